@@ -1,0 +1,47 @@
+# `make quickstart` and `make test` do all the set-up on a machine with Python 3.11 (or 3.12), pip and gcc.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help quickstart test test-fast lint format install install-dev clean
+
+help:  ## what the targets do
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One recipe a set of requirements; its stamp is newer than what it was installed from, or it runs again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[offline]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[offline,dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed  ## virtual environment with the product
+install-dev: $(VENV)/.installed-dev  ## … and what tests and checks need
+
+quickstart: install  ## four tasks on two ZeRO-2 workers on this machine's CPU
+	$(BIN)/orthoplex run configs/quickstart.yaml
+
+test: install-dev  ## the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: install-dev  ## without the end-to-end runs on Ray
+	$(BIN)/python -m pytest --ignore=tests/e2e
+
+lint: install-dev  ## formatting, style, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev  ## apply formatting and safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment, caches and the quickstart's store
+	rm -rf $(VENV) .orthoplex .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

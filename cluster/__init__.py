@@ -1,0 +1,1 @@
+"""Ray and bytes; knows no machine learning."""

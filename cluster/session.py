@@ -1,0 +1,81 @@
+"""A connection to Ray for as long as a block of code runs; what it starts on this machine it also removes."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.errors import ConfigError
+from cluster.resources import ClusterConfig
+
+NAMESPACE = "orthoplex"
+OBJECT_STORE_BYTES = 1 << 30
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def debugging() -> bool:
+    """True with ORTHOPLEX_DEBUG=1: worker output is shown and Ray's temporary folder is kept."""
+    return os.environ.get("ORTHOPLEX_DEBUG", "") not in ("", "0")
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig) -> Iterator[None]:
+    """Connects to the configured cluster, to $RAY_ADDRESS, or to a Ray of its own on this machine.
+
+    A Ray that this process is connected to already is used and left as it is.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    folder = None if address else tempfile.mkdtemp(prefix="orthoplex-ray-", dir="/tmp")
+    try:
+        _connect(cluster, address, folder)
+        yield
+    finally:
+        ray.shutdown()
+        if folder and not debugging():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:
+    import ray
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    common = {
+        "namespace": NAMESPACE,
+        "logging_level": logging.INFO if debugging() else logging.ERROR,
+        "log_to_driver": debugging(),
+        "runtime_env": {"env_vars": QUIET},
+    }
+    if folder is None:
+        try:
+            ray.init(address=address, **common)
+        except ConnectionError:
+            raise ConfigError(
+                f"cluster.address: no Ray cluster answers at {address!r}; start one, or set it to null (and unset "
+                "RAY_ADDRESS) to run on this machine"
+            ) from None
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+        **common,
+    )
