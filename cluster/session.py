@@ -71,6 +71,7 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
                 "RAY_ADDRESS) to run on this machine"
             ) from None
         return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 3 CPU-seconds, and one machine is not preempted
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker),

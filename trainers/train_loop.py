@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from cluster.errors import OrthoplexError, TrainingError
 from cluster.storage import open_store, upload_files
@@ -92,6 +91,7 @@ class Worker:
         self.backbone = load_backbone(job.model, device)
         self.modules = match_modules(self.backbone.model, job.adapter.target_modules)
         self.history = History(self.modules)
+        self.names = [task.name for task in tasks]
         self.labels = [self.backbone.embed_labels(task.labels) for task in tasks]
         self.splits = [{split: tokenize(self.backbone, *rows) for split, rows in task.splits.items()} for task in tasks]
 
@@ -150,6 +150,8 @@ class Worker:
                 if step % train.logging_steps == 0 or step == steps:
                     self.log_step(log, index, losses, len(batch), (step, steps))
             engine.destroy()
+            if not all(p.isfinite().all() for adapter in adapters.values() for p in adapter.parameters()):
+                raise self.diverged(index, f"the adapter is not finite after step {steps}")
             self.backbone.model.eval()
             if self.job.adapter.orthogonality.projects_input:
                 self.collect_moments(adapters, split)
@@ -187,25 +189,26 @@ class Worker:
         """Records loss over all ranks, penalty, overlap and budget, `at` = (step, of how many).
 
         Raises:
-            TrainingError: the loss is not finite, on all ranks alike.
+            TrainingError: a term is not finite, on all ranks alike.
         """
         step, steps = at
         total = losses.task_rows.clone()
         dist.all_reduce(total)
-        loss = float(total) / rows
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"task {index}: the loss is {loss} at step {step}; what was committed stands. "
-                f"Lower train.learning_rate (now {self.job.train.learning_rate}) or set train.max_grad_norm"
-            )
+        loss, orthogonality = float(total) / rows, float(losses.orthogonality)
         overlaps = [
             float(overlap(a.output_matrix(), a.gamma(), a.written)) for a in log.adapters.values() if a.written.shape[1]
         ]
-        log.add(step, loss, float(losses.orthogonality), float(losses.budget), float(np.mean(overlaps or [0.0])))
-        self.report(
-            Progress(
-                index, "train", step, steps, loss, log.last["orthogonality"], log.last["overlap"], log.last["mean_rank"]
-            )
+        if not np.isfinite([loss, orthogonality, *overlaps]).all():
+            raise self.diverged(index, f"the loss is {loss} at step {step}")
+        log.add(step, loss, orthogonality, float(losses.budget), float(np.mean(overlaps or [0.0])))
+        last = log.last
+        self.report(Progress(index, "train", step, steps, loss, orthogonality, last["overlap"], last["mean_rank"]))
+
+    def diverged(self, index: int, what: str) -> TrainingError:
+        """The error for training that left the finite numbers."""
+        return TrainingError(
+            f"task {self.names[index]!r}: {what}; what was committed stands. Give the run another `name` and lower "
+            f"train.learning_rate (now {self.job.train.learning_rate}) or train.max_grad_norm"
         )
 
     def evaluate_all(self, index: int, split: str) -> list[Score]:

@@ -100,6 +100,10 @@ def match_modules(model: nn.Module, target_modules: Sequence[str] | str) -> dict
             raise ConfigError(f"adapter.target_modules: {target_modules!r} is not a regex: {error}") from None
         chosen = {name: module for name, module in linears.items() if pattern.fullmatch(name)}
         if not chosen:
+            if any(_named(name, target_modules) for name in linears):
+                raise ConfigError(
+                    f"adapter.target_modules: a text is a regex over whole names; write [{target_modules}]"
+                )
             raise _no_match(target_modules, linears)
         return chosen
     for target in target_modules:

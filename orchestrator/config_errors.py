@@ -1,0 +1,177 @@
+"""What is wrong with a configuration, in its own words: pydantic's errors as one line each.
+
+`root` is the model of the whole configuration.
+"""
+
+import datetime
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+Root = type[BaseModel]
+
+
+SHOWN_CHARS = 60
+WORDS = {  # by pydantic's name of the error, where its own words are not the user's
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "should be a whole number"),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "should be a mapping of keys"),
+    **dict.fromkeys(("tuple_type", "list_type"), "should be a list"),
+    "path_type": "should be a path",
+    "string_pattern_mismatch": "use a-z, 0-9 and . _ -, with a letter or digit first",
+    "string_type": "should be a text",
+}
+
+
+class _Place(NamedTuple):
+    """A place in the configuration: `path` without pydantic's union tags, the models that could hold its last key, the
+    plain types its value could have, and whether the place has members of different types, as `list[str] | str`."""
+
+    path: list[int | str]
+    owners: list[Root]
+    kinds: list[Any]
+    mixed: bool
+
+
+def described(root: Root, errors: Sequence[Any], content: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `content`, a line each: pydantic's `errors` in it, and what pydantic takes without a word."""
+    truths = list(_misplaced_truths(root, content))
+    said = [_walk(root, error["loc"]).path for error in truths]
+    others = [error for error in errors if _walk(root, error["loc"]).path not in said]
+    return list(dict.fromkeys(_describe(root, error, content) for error in [*others, *truths]))
+
+
+def _describe(root: Root, error: Any, content: Mapping[str, Any]) -> str:
+    """One line for one error: path, value, message, and the nearest name where one is near."""
+    place, kind, value = _walk(root, error["loc"]), error["type"], error["input"]
+    where = ".".join(str(key) if str(key).isprintable() else shown(key) for key in place.path) or "configuration"
+    options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
+    if kind.startswith("union_tag_"):
+        where, value = f"{where}.source", value.get("source")
+        options = [tag for model in place.kinds for tag in _tags(model)]
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{_known_keys(root, str(place.path[-1]), place.owners)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{where}: required, but not given{'; ' if options else ''}{_one_of(options)}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        near = _near(value, options) if isinstance(value, str) and value not in options else ""
+        return f"{where}: {shown(value)}: {_one_of(options)}{near}"
+    if place.mixed:
+        members = str(place.owners[0].model_fields[str(place.path[-1])].annotation).replace(" | ", " or ")
+        return f"{where}: {shown(_value_at(content, place.path))}: should be {members}"
+    if kind == "value_error":
+        return _own_words(where, value, error["msg"].removeprefix("Value error, "))
+    message = WORDS.get(kind) or re.sub(r"^(Input|String) ", "", error["msg"])
+    quote = kind == "string_type" and isinstance(value, int | float | datetime.date)
+    return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}"
+
+
+def _own_words(where: str, value: Any, message: str) -> str:
+    """The message of a validator of ours, with path and value where it lacks them; it never repeats a secret."""
+    if message.startswith(where):
+        return message
+    told = not isinstance(value, str) or repr(value) in message
+    return f"{where}: {message}" if told else f"{where}: {shown(value)}: {message}"
+
+
+def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
+    """The dotted path of every key of a model and of the models in it; not of what stands in lists."""
+    for name, field in root.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from key_paths(field.annotation, f"{prefix}{name}.")
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it, on one line, at most SHOWN_CHARS characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, datetime.date):
+        text = str(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+
+
+def _one_of(options: Sequence[str]) -> str:
+    return f"use {'one of ' if len(options) > 1 else ''}{', '.join(options)}" if options else ""
+
+
+def _near(given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known_keys(root: Root, name: str, owners: Sequence[Root]) -> str:
+    """What to write for an unknown key: the same key of another section, the nearest one of its own, or any."""
+    known = sorted({key for model in owners for key in model.model_fields})
+    elsewhere = [path for path in key_paths(root) if path.endswith(f".{name}")]
+    if elsewhere:
+        return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
+    return _near(name, known) or f"; known here: {', '.join(known)}"
+
+
+def _misplaced_truths(root: Root, value: Any, loc: tuple[int | str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Errors, as pydantic's, for true and false where a number belongs: pydantic takes them for 1 and 0."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _misplaced_truths(root, inner, (*loc, key))
+    elif isinstance(value, bool):
+        kinds = _walk(root, loc).kinds
+        names = {int: "int_type", float: "float_type"}
+        found = [names[kind] for kind in kinds if kind in names]
+        found += ["literal_error" for kind in kinds for option in _literals(kind) if isinstance(option, int)]
+        if found and bool not in kinds:
+            yield {"type": found[0], "loc": loc, "input": value, "msg": ""}
+
+
+def _value_at(content: Any, path: Sequence[int | str]) -> Any:
+    for key in path:
+        content = content[key]
+    return content
+
+
+def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
+    """Follows pydantic's `loc`, which names a task's kind, and a union's member, beside the keys."""
+    kinds: list[Any] = [root]
+    owners: list[Root] = [root]
+    path: list[int | str] = []
+    for key in loc:
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        tagged = [model for model in models if key in _tags(model)]
+        if tagged and len(models) > 1:
+            kinds = tagged
+        elif isinstance(key, int):
+            path.append(key)
+        elif models:
+            fields = [model.model_fields[key] for model in models if key in model.model_fields]
+            owners, kinds = models, [kind for field in fields for kind in _plain(field.annotation)]
+            path.append(key)
+        else:
+            return _Place(path, owners, kinds, mixed=bool(kinds))
+    return _Place(path, owners, kinds, mixed=False)
+
+
+def _tags(model: Root) -> tuple[Any, ...]:
+    """What `source` may be in this kind of task; nothing where there is no such key."""
+    return _literals(model.model_fields["source"].annotation) if "source" in model.model_fields else ()
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def _plain(annotation: Any) -> Iterator[Any]:
+    """The plain types inside Annotated, unions, and containers."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        yield from _plain(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType, tuple, list):
+        for argument in typing.get_args(annotation):
+            yield from _plain(argument)
+    elif annotation is not Ellipsis:
+        yield annotation

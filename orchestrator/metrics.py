@@ -1,0 +1,67 @@
+"""What a stream learned and what it forgot, from its accuracy matrix.
+
+R[i][j] is the accuracy on task j after training task i, 0-based, a fraction; None where it was not evaluated. T tasks
+are trained so far. Means leave None out, and are None where nothing is left. Sources: Lopez-Paz and Ranzato,
+arXiv:1706.08840 (AA, BWT, FWT); Chaudhry et al., arXiv:1801.10112 (forgetting).
+"""
+
+from collections.abc import Sequence
+
+Row = Sequence[float | None]
+
+
+def average_accuracy(matrix: Sequence[Row]) -> float | None:
+    """AA (macro) = 1/T · Σ_{j<T} R[T−1][j]; None before the first task."""
+    return _mean([matrix[-1][j] for j in range(len(matrix))]) if matrix else None
+
+
+def micro_average_accuracy(matrix: Sequence[Row], rows: Sequence[int]) -> float | None:
+    """AA (micro) = Σ_{j<T} n_j · R[T−1][j] / Σ_{j<T} n_j with n_j the rows of task j's split."""
+    if not matrix:
+        return None
+    scored = [(rows[j], value) for j, value in enumerate(matrix[-1][: len(matrix)]) if value is not None]
+    return sum(n * value for n, value in scored) / sum(n for n, _ in scored) if scored else None
+
+
+def backward_transfer(matrix: Sequence[Row]) -> float | None:
+    """BWT = 1/(T−1) · Σ_{j<T−1} (R[T−1][j] − R[j][j]), not clipped; None for fewer than two tasks."""
+    last = len(matrix) - 1
+    return _mean([_minus(matrix[last][j], matrix[j][j]) for j in range(last)])
+
+
+def forgetting(matrix: Sequence[Row]) -> float | None:
+    """F = 1/(T−1) · Σ_{j<T−1} (max_{j≤l<T−1} R[l][j] − R[T−1][j]); None for fewer than two tasks."""
+    last = len(matrix) - 1
+    best = [max((v for row in matrix[j:last] if (v := row[j]) is not None), default=None) for j in range(max(last, 0))]
+    return _mean([_minus(best[j], matrix[last][j]) for j in range(last)])
+
+
+def forward_transfer(matrix: Sequence[Row], zero_shot: Row) -> float | None:
+    """FWT = 1/(T−1) · Σ_{1≤j<T} (R[j−1][j] − z_j), z_j the untrained model's; None for fewer than two tasks."""
+    return _mean([_minus(matrix[j - 1][j], zero_shot[j]) for j in range(1, len(matrix))])
+
+
+def learning_accuracy(matrix: Sequence[Row]) -> float | None:
+    """LA = 1/T · Σ_{j<T} R[j][j], what each task reached right after it was trained."""
+    return _mean([matrix[j][j] for j in range(len(matrix))])
+
+
+def summary(matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int]) -> dict[str, float | None]:
+    """All of the above by their short names. `rows` holds the split's size a task."""
+    return {
+        "aa": average_accuracy(matrix),
+        "aa_micro": micro_average_accuracy(matrix, rows),
+        "bwt": backward_transfer(matrix),
+        "forgetting": forgetting(matrix),
+        "fwt": forward_transfer(matrix, zero_shot),
+        "learning_accuracy": learning_accuracy(matrix),
+    }
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

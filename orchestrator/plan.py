@@ -1,0 +1,103 @@
+"""What a run would do: its tasks, layers, parameters, memory and store writes. Reads, and changes nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.storage import open_store
+from orchestrator.config import RunConfig
+from orchestrator.controller import describe_data
+from orchestrator.registry import Track
+from orchestrator.state import objections, replay
+from trainers.data import load_task
+from trainers.models import empty_model
+
+PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `orthoplex plan` prints. Sizes are in bytes a worker where the name says so."""
+
+    name: str
+    state: str
+    store: str
+    tasks: list[dict[str, Any]]
+    modules: dict[str, int]
+    base_parameters: int
+    trained_parameters: int
+    most_kept_parameters: int
+    steps: list[int]
+    workers: int
+    zero_stage: int
+    memory_per_worker_bytes: dict[str, int]
+    writes: list[str]
+    objections: list[str]
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Reads data, model shape and the run's log.
+
+    Raises:
+        ConfigError: as `run` would. What only a run that was begun otherwise objects to is in `objections`.
+    """
+    from trainers.adapters.layers import match_modules
+    from trainers.sources import quiet
+
+    entries = Track(open_store(config.store), config.team, config.name).entries()
+    state = replay(config.team, config.name, entries)
+    data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
+    with quiet():
+        model = empty_model(config.model)
+    widths = {name: linear.out_features for name, linear in match_modules(model, config.adapter.target_modules).items()}
+    base = sum(parameter.numel() for parameter in model.parameters())
+    rank, total_width = config.adapter.max_rank, sum(widths.values())
+    trained = rank * (2 * total_width) + (rank + 1) * len(widths)
+    train = config.train
+    descriptions = [describe_data(task) for task in data]
+    for index, description in enumerate(descriptions):
+        description["state"] = "done" if index < len(state.commits) else "pending"
+    prefix = f"t/{config.team}/{config.name}"
+    return Plan(
+        name=config.name,
+        state=state.state,
+        store=config.store,
+        tasks=descriptions,
+        modules=widths,
+        base_parameters=base,
+        trained_parameters=trained,
+        most_kept_parameters=rank * (2 * total_width + len(widths)),
+        steps=[-(-len(task.train) // train.batch_size) * train.epochs for task in data],
+        workers=config.cluster.num_workers,
+        zero_stage=config.deepspeed.zero_stage,
+        memory_per_worker_bytes=worker_memory(config, model.config, base, trained, total_width),
+        writes=[
+            f"{prefix}/log/*.json: one entry for the configuration, one a start, one a task, one at the end",
+            f"{prefix}/v/<uuid>/, one a task: adapter.safetensors, bases.safetensors, training.parquet, manifest.json",
+        ],
+        objections=objections(state, config.model_dump(mode="json"), descriptions),
+    )
+
+
+def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, total_width: int) -> dict[str, int]:
+    """Estimated peak bytes of one worker, by cause.
+
+    weights: base · bytes(dtype), plus a copy of the adapted layers as they were, counted with the weights;
+    adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by all workers from ZeRO 1 on,
+    gradients from ZeRO 2 on; activations: B·S·D·L·(34 + 5·H·S/D) bytes at two bytes a value (Korthikanti et al.,
+    arXiv:2205.05198, eq. 1); bases: at most 4·D·max_rank a module and task.
+    """
+    size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers, config.deepspeed.zero_stage
+    heads = getattr(architecture, "num_attention_heads", 1)
+    width, layers = architecture.hidden_size, architecture.num_hidden_layers
+    rows = max(1, config.train.batch_size // (workers * config.train.gradient_accumulation_steps))
+    length = min(config.model.max_length, getattr(architecture, "max_position_embeddings", config.model.max_length))
+    a_value = 34 * width + 5 * heads * length
+    moments, gradients = (workers if stage >= 1 else 1), (workers if stage >= 2 else 1)
+    return {
+        "process": PROCESS_BYTES,
+        "weights": 2 * base * size,
+        "adapter": trained * (4 + 4 // gradients + 8 // moments),
+        "activations": rows * length * layers * a_value * size // 2,
+        "bases": 4 * total_width * config.adapter.max_rank * max(0, len(config.tasks) - 1),
+    }

@@ -1,0 +1,170 @@
+"""Where a run stands: a pure function of its track's log.
+
+Entries of a run: `open` (configuration and data), `start` (a driver took it up), `commit` (one task, whole), and how
+the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import ConfigError
+from orchestrator import metrics
+from orchestrator.registry import Entry
+
+ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
+Matrix = list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order."""
+
+    team: str
+    name: str
+    state: str = "absent"
+    reason: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[Mapping[str, Any], ...] = ()
+    commits: tuple[Mapping[str, Any], ...] = ()
+    head: Entry | None = None
+
+    @property
+    def zero_shot(self) -> list[float | None]:
+        """Accuracy of the untrained model on each task's test split, (T,)."""
+        return self._padded(self.commits[0]["zero_shot"] if self.commits else [])
+
+    def matrix(self, split: str) -> Matrix:
+        """The T × T accuracy matrix on `validation` or `test`; rows of tasks not yet trained are None."""
+        rows = [self._padded(commit[split]) for commit in self.commits]
+        return rows + [[None] * len(self.tasks) for _ in range(len(self.tasks) - len(rows))]
+
+    def metrics(self, split: str) -> dict[str, float | None]:
+        """Accuracy metrics over the committed tasks, as fractions."""
+        sizes = [task["rows"][split] for task in self.tasks]
+        return metrics.summary(self.matrix(split)[: len(self.commits)], self.zero_shot, sizes)
+
+    def total(self, key: str) -> int:
+        """Sum over committed tasks of `active_parameters` or `stored_bytes`."""
+        return sum(commit[key] for commit in self.commits)
+
+    def reference(self, commit: Mapping[str, Any]) -> str:
+        """How a committed task is named in commands: team/track@vN."""
+        return f"{self.team}/{self.name}@v{commit['version']}"
+
+    def _padded(self, scores: Sequence[Mapping[str, int]]) -> list[float | None]:
+        row: list[float | None] = [score["correct"] / score["rows"] for score in scores]
+        return row + [None] * (len(self.tasks) - len(row))
+
+
+def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
+    """Reads a run's entries, oldest first, into its state."""
+    state, reason = "absent", None
+    config: Mapping[str, Any] = {}
+    tasks: tuple[Mapping[str, Any], ...] = ()
+    commits: list[Mapping[str, Any]] = []
+    for entry in entries:
+        if entry.op == "open":
+            config, tasks = entry.body["config"], tuple(entry.body["tasks"])
+        elif entry.op == "commit":
+            commits.append({**entry.body, "time": entry.time})
+        if entry.op in ("open", "start"):
+            state, reason = "running", None
+        if entry.op in ENDINGS:
+            state, reason = ENDINGS[entry.op], entry.body.get("reason")
+    return RunState(team, name, state, reason, config, tasks, tuple(commits), entries[-1] if entries else None)
+
+
+def status(state: RunState) -> dict[str, Any]:
+    """What `status RUN --json` prints. Values are fractions, null where not evaluated.
+
+    `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
+    """
+    return {
+        "name": state.name,
+        "team": state.team,
+        "state": state.state,
+        "reason": state.reason,
+        "tasks": [_task_status(state, index) for index in range(len(state.tasks))],
+        "matrix": state.matrix("test"),
+        "validation_matrix": state.matrix("validation"),
+        "zero_shot": state.zero_shot,
+        "metrics": {
+            **state.metrics("test"),
+            "active_parameters": state.total("active_parameters"),
+            "stored_bytes": state.total("stored_bytes"),
+        },
+        "validation_metrics": state.metrics("validation"),
+    }
+
+
+def _task_status(state: RunState, index: int) -> dict[str, Any]:
+    task = state.tasks[index]
+    common = {"name": task["name"], "labels": task["labels"], "rows": task["rows"]}
+    if index >= len(state.commits):
+        running = state.state == "running" and index == len(state.commits)
+        return {**common, "state": "running" if running else "pending"}
+    commit = state.commits[index]
+    kept = ("version", "active_parameters", "stored_bytes", "overlap", "budget", "cost")
+    return {**common, "state": "done", "ref": state.reference(commit), **{key: commit[key] for key in kept}}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Leaves where two configurations differ, as (dotted path, old value, new value); an absent one is None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            found
+            for key in sorted({*old, *new})
+            for found in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+HARMLESS = (  # keys, and sections as a whole
+    "cluster", "data_dir", "deepspeed", "guards", "store", "train.eval_batch_size",
+    "train.gradient_accumulation_steps", "train.logging_steps",
+)  # fmt: skip
+
+
+def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Changes that would make the stream's tasks incomparable, one readable line each.
+
+    Where it runs, how it is sharded and reported, and its guards may change between two starts of a run; tasks may be
+    appended. What is learned, on which data and in which order may not.
+    """
+    lines = [
+        f"{path}: was {before!r}, is now {after!r}"
+        for path, before, after in differences(_without_tasks(old), _without_tasks(new))
+        if not any(f"{path}.".startswith(f"{harmless}.") for harmless in HARMLESS)
+    ]
+    before, after = old["tasks"], new["tasks"]
+    if len(after) < len(before):
+        lines.append(f"tasks: had {len(before)}, now {len(after)}; tasks may only be appended")
+    for index, (a, b) in enumerate(zip(before, after, strict=False)):
+        lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in differences(a, b, f"tasks.{index}")]
+    return lines
+
+
+def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why the run cannot go on with this configuration and these `tasks` (descriptions of data), a line each."""
+    if not state.config:
+        return []
+    pairs = zip(state.tasks, tasks, strict=False)
+    changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]
+    return [
+        *forbidden_changes(state.config, config),
+        *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
+    ]
+
+
+def refuse(name: str, objections: Sequence[str]) -> None:
+    """Raises ConfigError where there is an objection to going on with the run `name`."""
+    if objections:
+        shown = "\n".join(f"  {objection}" for objection in objections)
+        raise ConfigError(
+            f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, or give the configuration another `name`"
+        )
+
+
+def _without_tasks(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "tasks"}

@@ -1,0 +1,218 @@
+"""The command line end to end: real Ray workers, DeepSpeed, MiniLM and docstrings, in a local store."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+REPO = Path(__file__).resolve().parents[2]
+TASKS = [{"name": name, "source": "docstrings", "task": name} for name in ("kind", "area", "library")]
+
+
+def config_file(folder: Path, tasks: int, store: Path) -> Path:
+    content = {
+        "name": "tiny",
+        "store": str(store),
+        "model": {"name": "minilm", "max_length": 16},
+        "adapter": {
+            "target_modules": ["output.dense"],
+            "max_rank": 4,
+            "threshold": 0.9,
+            "orthogonality": {"side": "both", "energy": 0.6},
+        },
+        "train": {"epochs": 2, "batch_size": 20, "warmup_steps": 2, "learning_rate": 5e-3, "logging_steps": 2},
+        "data": {"max_train_rows": 50, "max_validation_rows": 20, "max_test_rows": 30},
+        "cluster": {"num_workers": 2},
+        "tasks": TASKS[:tasks],
+    }
+    path = folder / f"tiny{tasks}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=REPO, capture_output=True, text=True, timeout=240, check=False)
+
+
+def status(store: Path) -> dict[str, Any]:
+    result = call("status", "tiny", "--store", str(store), "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def tensors(store: Path) -> list[dict[str, Any]]:
+    """Adapter and bases of every committed task, in order."""
+    listed = json.loads(call("adapters", "list", "--store", str(store), "--json").stdout)
+    return [
+        load_file(store / row["location"] / name)
+        for row in listed
+        for name in ("adapter.safetensors", "bases.safetensors")
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e2e")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A store whose run of two tasks went through undisturbed."""
+    store = folder / "whole"
+    run = call("run", str(config_file(folder, 2, store)))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "default/tiny: finished, 2 of 2 tasks" in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+    return store
+
+
+@contextmanager
+def running(config: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], None]]]:
+    """A run in progress, and a function that reads its output up to the line that begins so."""
+    with subprocess.Popen(
+        command("run", config), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as run:  # fmt: skip
+        assert run.stdout is not None and run.stderr is not None
+        seen: list[str] = []
+
+        def until(start: str) -> None:
+            for line in run.stdout or ():
+                seen.append(line)
+                if line.startswith(start):
+                    return
+            pytest.fail(f"no line {start!r} in:\n" + "".join(seen) + (run.stderr.read() if run.stderr else ""))
+
+        try:
+            yield run, until
+        finally:
+            run.kill()
+
+
+@pytest.fixture(scope="module")
+def disturbed(folder: Path) -> Path:
+    """A store whose run of the same two tasks got Ctrl-C after the first, was run again, and then lost a worker."""
+    store = folder / "disturbed"
+    config = str(config_file(folder, 2, store))
+    with running(config) as (run, until):
+        until("[1/2] kind: committed")
+        run.send_signal(signal.SIGINT)
+        _, message = run.communicate(timeout=60)
+        assert run.returncode == 130 and "Traceback" not in message, message
+        assert f"orthoplex run {config}" in message
+    state = status(store)
+    assert state["state"] == "interrupted"
+    assert [task["state"] for task in state["tasks"]] == ["done", "pending"]
+    with running(config) as (run, until):
+        until("default/tiny: 1 of 2 tasks are committed already")
+        until("[2/2] area: train")
+        workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+        workers[0].kill()
+        output, message = run.communicate(timeout=180)
+        assert run.returncode == 0, output + message
+    return store
+
+
+def test_status_is_complete_and_in_fractions(whole: Path) -> None:
+    state = status(whole)
+    assert state["name"] == "tiny" and state["state"] == "finished"
+    assert [task["name"] for task in state["tasks"]] == ["kind", "area"]
+    for key in ("matrix", "validation_matrix"):
+        assert [len(row) for row in state[key]] == [2, 2]
+        assert all(0 <= value <= 1 for row in state[key] for value in row)  # later tasks are evaluated too
+    (first, ahead), (kept, second) = state["matrix"]
+    assert state["metrics"]["aa"] == pytest.approx((kept + second) / 2)
+    assert state["metrics"]["bwt"] == pytest.approx(kept - first)
+    assert state["metrics"]["fwt"] == pytest.approx(ahead - state["zero_shot"][1])
+    parameters = sum(t.numel() for file in tensors(whole)[::2] for t in file.values())
+    assert state["metrics"]["active_parameters"] == parameters
+
+
+def test_only_active_dimensions_are_stored(whole: Path) -> None:
+    state = status(whole)
+    for task, stored in zip(state["tasks"], tensors(whole)[::2], strict=True):
+        for module, budget in task["budget"].items():
+            rank = stored[f"{module}.gamma"].numel() if f"{module}.gamma" in stored else 0
+            assert rank == budget["rank"] <= 4
+    assert any(b["rank"] < 4 for task in state["tasks"] for b in task["budget"].values())
+
+
+def test_a_disturbed_run_ends_where_an_undisturbed_one_does(whole: Path, disturbed: Path) -> None:
+    """After Ctrl-C and the SIGKILL of a worker, on the same number of workers: the same to the bit."""
+    for a, b in zip(tensors(whole), tensors(disturbed), strict=True):
+        assert a.keys() == b.keys()
+        assert all((a[key] == b[key]).all() for key in a)
+    for key in ("matrix", "validation_matrix", "zero_shot"):
+        assert status(whole)[key] == status(disturbed)[key]
+
+
+def test_a_finished_run_says_so_and_does_nothing(folder: Path, whole: Path) -> None:
+    before = sorted(whole.rglob("*"))
+    result = call("run", str(config_file(folder, 2, whole)))
+    assert result.returncode == 0 and "default/tiny: finished, 2 of 2 tasks" in result.stdout
+    assert sorted(whole.rglob("*")) == before
+
+
+def test_a_guard_stops_a_stream_before_its_next_task(folder: Path, disturbed: Path) -> None:
+    """A third task is appended to the finished run; the guard, read on validation, does not let it start."""
+    grown = str(config_file(folder, 3, disturbed))
+    result = call("run", grown, "--set", "guards.min_average_accuracy=1.0")
+    assert result.returncode == 3 and "min_average_accuracy" in result.stderr, result.stderr
+    state = status(disturbed)
+    assert state["state"] == "stopped" and "min_average_accuracy" in state["reason"]
+    assert [task["state"] for task in state["tasks"]] == ["done", "done", "pending"]
+    assert state["matrix"][0][2] is None  # the third task did not exist yet
+
+
+def test_another_configuration_is_refused_with_the_difference(folder: Path, whole: Path) -> None:
+    result = call("run", str(config_file(folder, 2, whole)), "--set", "adapter.threshold=0.1")
+    assert result.returncode == 2
+    assert "adapter.threshold: was 0.9, is now 0.1" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_explain_and_show_read_what_was_stored(whole: Path) -> None:
+    explained = call("explain", "tiny", "--store", str(whole))
+    assert explained.returncode == 0 and re.search(r"encoder\.layer\.0\.output\.dense .*→", explained.stdout), (
+        explained.stdout
+    )
+    shown = json.loads(call("adapters", "show", "default/tiny@v2", "--store", str(whole), "--json").stdout)
+    assert shown["task"] == "area" and len(shown["manifest"]["parents"]) == 1
+    assert {record["path"] for record in shown["manifest"]["files"]} == {
+        "adapter.safetensors", "bases.safetensors", "training.parquet",
+    }  # fmt: skip
+
+
+def test_divergence_fails_with_one_message_and_keeps_the_log(folder: Path) -> None:
+    store = folder / "diverged"
+    config = config_file(folder, 1, store)
+    settings = ("train.learning_rate=1e30", "train.budget_learning_rate_factor=1e-33", "cluster.num_workers=1")
+    result = call("run", str(config), *(word for setting in settings for word in ("--set", setting)))
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert re.search(r"loss is (nan|inf) at step \d+", result.stderr)
+    assert "Traceback" not in result.stderr
+    state = status(store)
+    assert state["state"] == "failed" and "train.learning_rate" in state["reason"]
+
+
+def test_nothing_is_left_running_or_lying_around(disturbed: Path) -> None:
+    left = [
+        p.info for p in psutil.process_iter(["cmdline"]) if str(disturbed.parent) in " ".join(p.info["cmdline"] or ())
+    ]
+    assert not left
+    assert not [path for path in disturbed.glob(".tmp/*") if path.is_file()]
+    assert not list(REPO.glob("orthoplex-t*"))

@@ -1,0 +1,112 @@
+"""Runs made without Ray: the log entries and files a controller would write, through the registry."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.storage import LocalStore, upload_files
+from orchestrator.config import RunConfig, parse_config
+from orchestrator.registry import Track
+from orchestrator.state import RunState, replay
+
+ROWS = {"train": 40, "validation": 10, "test": 20}
+MODULES = ("layer.0.dense", "layer.1.dense")
+Fractions = Sequence[float]
+
+
+def config_of(names: Sequence[str], **sections: Any) -> RunConfig:
+    """A valid configuration whose tasks have these names."""
+    tasks = [{"name": name, "source": "docstrings", "task": "library"} for name in names]
+    content = {"name": "stream", "adapter": {"target_modules": ["dense"]}, "tasks": tasks, **sections}
+    return parse_config(content, "test")
+
+
+class FakeRun:
+    """A run in the folder `root`; each task has 40 training, 10 validation and 20 test rows."""
+
+    def __init__(self, root: Path, names: Sequence[str], *, team: str, name: str, config: RunConfig | None) -> None:
+        self.root = root
+        self.config = config or config_of(names, name=name, team=team, store=str(root))
+        self.track = Track(LocalStore(root), team, name)
+        self.open(names)
+
+    @property
+    def state(self) -> RunState:
+        return replay(self.track.team, self.track.name, self.track.entries())
+
+    def append(self, op: str, body: dict[str, Any] | None = None) -> None:
+        self.track.append(op, body or {}, after=self.track.head())
+
+    def open(self, names: Sequence[str], tasks: Sequence[dict[str, Any]] = ()) -> None:
+        described = [
+            {"name": name, "labels": ["x", "y"], "fingerprint": "f" * 64, "rows": ROWS, "warnings": []}
+            for name in names
+        ]
+        self.append("open", {"config": self.config.model_dump(mode="json"), "tasks": list(tasks or described)})
+        self.append("start", {"versions": {}, "cluster": {}})
+
+    def commit(
+        self,
+        validation: Fractions,
+        test: Fractions | None = None,
+        *,
+        zero_shot: Fractions | None = None,
+        parameters: int = 100,
+        overlap: float = 0.25,
+    ) -> None:
+        """One task, with accuracy on every task; a split's scores are the fractions of its rows."""
+        index = len(self.state.commits)
+        prefix, files, budget = self.track.fresh_prefix(), self.root.parent / f"files-{index}", {}
+        for module in MODULES:
+            budget[module] = {"rank": 3, "max_rank": 4, "tau": 0.5}
+        write_log(files)
+        body = {
+            "version": index + 1,
+            "index": index,
+            "task": self.state.tasks[index]["name"],
+            "prefix": prefix,
+            "base_digest": "b" * 64,
+            "budget": budget,
+            "overlap": overlap,
+            "active_parameters": parameters,
+            "stored_bytes": 1000,
+            "validation": counts(validation, "validation"),
+            "test": counts(validation if test is None else test, "test"),
+            "cost": {"train_s": 1.5, "evaluate_s": 0.5, "workers": 2},
+        }
+        if index == 0:
+            body["zero_shot"] = counts(zero_shot or [0.0] * len(validation), "test")
+        metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64, "budget": budget}
+        records = upload_files(self.track.store, prefix, files)
+        body["manifest_sha256"] = self.track.write_manifest(prefix, metadata, records)
+        self.append("commit", body)
+
+
+def counts(fractions: Fractions, split: str) -> list[dict[str, int]]:
+    """Correct rows for each fraction of a split's rows."""
+    return [{"correct": round(fraction * ROWS[split]), "rows": ROWS[split]} for fraction in fractions]
+
+
+def write_log(folder: Path) -> None:
+    """A training.parquet of two steps, with a NaN as a diverging step would leave."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    columns: dict[str, list[Any]] = {"step": [10, 20], "loss": [0.5, math.nan], "overlap": [math.inf, 0.25]}
+    for module in MODULES:
+        columns |= {f"rank/{module}": [4, 3], f"tau/{module}": [0.5, 0.625]}
+    pq.write_table(pa.table(columns), folder / "training.parquet")
+
+
+@pytest.fixture
+def fake_run(tmp_path: Path) -> Callable[..., FakeRun]:
+    """Begins a run in `tmp_path`/store: fake_run("a", "b") has two tasks, none of them committed."""
+
+    def begin(*names: str, team: str = "default", name: str = "stream", config: RunConfig | None = None) -> FakeRun:
+        return FakeRun(tmp_path / "store", names, team=team, name=name, config=config)
+
+    return begin

@@ -1,0 +1,91 @@
+"""Imports go one way, nothing is too long to hold in the head, and asking for help does not load torch."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("orchestrator", "trainers", "cluster")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+HEAVY = {"torch", "ray", "transformers", "datasets", "boto3", "deepspeed", "pyarrow", "numpy"}
+MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def first_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+
+
+def loaded(code: str, tmp_path: Path) -> set[str]:
+    """Heavy packages that a fresh interpreter has imported after running `code`."""
+    report = "import atexit, sys; atexit.register(lambda: print('\\nLOADED', *sys.modules))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", report + code],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return HEAVY & set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_imports_go_one_way(tmp_path: Path) -> None:
+    code = (
+        "import sys; from importlinter.cli import lint_imports; "
+        f"sys.exit(lint_imports(config_filename={str(ROOT / 'pyproject.toml')!r}, no_cache=True))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 kept, 0 broken" in done.stdout
+
+
+def test_the_three_packages_are_there() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(PACKAGES) and len(MODULES) > 20
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= MOST_FILE_LINES
+    long = {
+        function.name: size
+        for function in functions(ast.parse(text))
+        if (size := (function.end_lineno or 0) - first_line(function) + 1) > MOST_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import orchestrator.cli",
+        "import orchestrator.config, orchestrator.state, orchestrator.guards, orchestrator.console",
+        "import sys; sys.argv = ['orthoplex', '--help']; from orchestrator.cli import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'run', '--help']; from orchestrator.cli import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'init']; from orchestrator.cli import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'adapters', 'list']; from orchestrator.cli import main; main()",
+    ],
+)
+def test_what_needs_no_torch_does_not_load_it(code: str, tmp_path: Path) -> None:
+    assert loaded(code, tmp_path) == set()
+
+
+def test_the_probe_sees_what_is_loaded(tmp_path: Path) -> None:
+    assert loaded("import numpy", tmp_path) == {"numpy"}

@@ -1,0 +1,182 @@
+"""What others rely on, frozen: a change here is a decision that shows in the diff."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+from cluster import errors
+from cluster.resources import ClusterConfig
+from cluster.storage import LocalStore, upload_files
+from orchestrator.cli import app
+from orchestrator.config import GuardConfig, RunConfig, parse_config
+from orchestrator.registry import Track
+from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, OrthogonalityConfig, TrainConfig
+from trainers.data import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
+
+# --- the command line
+
+VERBS = {
+    "": ["--version"],
+    "init": ["path", "--force"],
+    "plan": ["config", "--set", "--json"],
+    "run": ["config", "--set"],
+    "status": ["name", "--store", "--json"],
+    "explain": ["name", "--store", "--json"],
+    "adapters": [],
+    "adapters list": ["--store", "--json"],
+    "adapters show": ["reference", "--store", "--json"],
+}
+
+
+def verbs(command: Any, path: str = "") -> dict[str, list[str]]:
+    found = {path: [name for parameter in command.params for name in parameter.opts]}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= verbs(inner, f"{path} {name}".strip())
+    return found
+
+
+def test_verbs_and_options() -> None:
+    assert verbs(typer.main.get_command(app)) == VERBS
+
+
+def test_each_verb_has_a_summary() -> None:
+    command: Any = typer.main.get_command(app)
+    assert all(inner.get_short_help_str() for inner in command.commands.values())
+
+
+# --- exit codes
+
+EXIT_CODES = {
+    "OrthoplexError": 1,
+    "ConfigError": 2,
+    "DataError": 2,
+    "StoreError": 1,
+    "KeyAbsentError": 1,
+    "ConflictError": 1,
+    "IntegrityError": 1,
+    "TrainingError": 1,
+    "GuardStop": 3,
+    "Interrupted": 130,
+}
+
+
+def tree(error: type[errors.OrthoplexError]) -> dict[str, int]:
+    codes = {error.__name__: error.exit_code}
+    for inner in error.__subclasses__():
+        if inner.__module__ == errors.__name__:
+            codes |= tree(inner)
+    return codes
+
+
+def test_exit_codes() -> None:
+    assert tree(errors.OrthoplexError) == EXIT_CODES
+    for name, code in EXIT_CODES.items():  # the tree as the module's docstring draws it
+        (line,) = (line for line in (errors.__doc__ or "").splitlines() if f"{name} " in line)
+        assert line.split(name)[1].split()[0] == str(code)
+
+
+# --- the configuration: keys and their defaults; REQUIRED has none
+
+REQUIRED: Any = ...
+LIMITS = {"max_train_rows": None, "max_test_rows": None}
+COLUMNS = {"text_column": "text", "label_column": "label", "labels": None}
+SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
+    RunConfig: {
+        "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
+        "adapter": REQUIRED, "train": TrainConfig(), "data": DataConfig(), "deepspeed": DeepSpeedConfig(),
+        "cluster": ClusterConfig(), "guards": GuardConfig(), "tasks": REQUIRED,
+    },
+    ModelConfig: {
+        "name": "minilm", "task_type": "LABEL_EMBEDDING", "dtype": "float32", "max_length": 128, "revision": None,
+    },
+    AdapterConfig: {
+        "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01, "min_rank": 0,
+        "history": "folded", "orthogonality": OrthogonalityConfig(),
+    },
+    OrthogonalityConfig: {"weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95},
+    TrainConfig: {
+        "epochs": 3, "batch_size": 32, "gradient_accumulation_steps": 1, "eval_batch_size": 64,
+        "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20, "weight_decay": 0.0,
+        "max_grad_norm": 1.0, "logging_steps": 10, "seed": 0,
+    },
+    DataConfig: {
+        "validation_fraction": 0.1, "max_validation_rows": 500, "max_train_rows": None, "max_test_rows": None,
+    },
+    DeepSpeedConfig: {"zero_stage": 2},
+    ClusterConfig: {
+        "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "address": None, "max_failures": 2,
+    },
+    GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
+    DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},
+    ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **LIMITS},
+    FilesTask: {
+        "name": REQUIRED, "source": REQUIRED, "train": REQUIRED, "test": REQUIRED, "validation": None, **COLUMNS,
+        **LIMITS,
+    },
+    HubTask: {
+        "name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, "config_name": None, "train_split": "train",
+        "test_split": "test", "validation_split": None, **COLUMNS, **LIMITS,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_configuration_keys(section: type[BaseModel]) -> None:
+    defaults = {name: REQUIRED if f.is_required() else f.default for name, f in section.model_fields.items()}
+    assert defaults == SECTIONS[section]
+    assert section.model_config["extra"] == "forbid" and section.model_config["frozen"]
+
+
+# --- what a run leaves in the store
+
+MANIFEST = {"format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "parents"}
+COMMIT = {
+    "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "active_parameters", "stored_bytes",
+    "validation", "test", "zero_shot", "cost", "manifest_sha256",
+}  # fmt: skip
+
+
+class Silent:
+    """A reporter."""
+
+    def say(self, message: str) -> None: ...
+    def progress(self, task: str, progress: Any) -> None: ...
+    def committed(self, state: Any) -> None: ...
+
+
+def test_manifest_and_log(tmp_path: Path) -> None:
+    """The controller commits a task that a worker says is done."""
+    from orchestrator.controller import Controller
+    from trainers.data import TaskData
+    from trainers.messages import Score, TaskDone
+
+    content = yaml.safe_load(
+        "{name: s, adapter: {target_modules: a}, tasks: [{name: a, source: docstrings, task: kind}]}"
+    )
+    controller = Controller(parse_config({**content, "store": str(tmp_path / "store")}, "test"), Silent())
+    rows: Any = [{"text": "x", "label": 0}]
+    data = TaskData("a", ("x", "y"), rows, rows, rows, (), "f" * 64)
+    prefix = controller.track.fresh_prefix()
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "adapter.safetensors").write_bytes(b"\0")
+    files = upload_files(controller.store, prefix, tmp_path / "made")
+    budget = {"layer": {"rank": 3, "max_rank": 4, "tau": 0.5}}
+    scores = [Score(1, 1)]
+    done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, 10, scores, scores, scores, {"train_s": 1.0})
+    controller._open([data])
+    controller._commit(done, data)
+
+    track = Track(LocalStore(tmp_path / "store"), "default", "s")
+    opened, started, committed = track.entries()
+    assert [entry.op for entry in (opened, started, committed)] == ["open", "start", "commit"]
+    assert opened.body.keys() == {"config", "tasks"} and started.body.keys() == {"versions", "cluster"}
+    assert opened.body["config"].keys() == RunConfig.model_fields.keys()
+    assert opened.body["tasks"][0].keys() == {"name", "labels", "fingerprint", "rows", "warnings"}
+    assert committed.body.keys() == COMMIT
+    manifest = track.read_manifest(prefix, committed.body["manifest_sha256"])
+    assert manifest.keys() == MANIFEST and manifest["format_version"] == 1
+    assert manifest["task"].keys() == opened.body["tasks"][0].keys()
