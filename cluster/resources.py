@@ -1,5 +1,6 @@
 """What a run asks of the cluster."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,3 +24,13 @@ class ClusterConfig(Frozen):
     def worker_resources(self) -> dict[str, Any]:
         """Ray resources of one worker."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
+
+    def shortage(self, available: Mapping[str, float]) -> str:
+        """What all workers together need beyond `available` (Ray resource names to amounts); empty where they fit."""
+        needed = {name: amount * self.num_workers for name, amount in self.worker_resources().items()}
+        short = [
+            f"{amount} {name}s, there are {available.get(name, 0):.0f}"
+            for name, amount in needed.items()
+            if amount > available.get(name, 0)
+        ]
+        return f"{self.num_workers} workers need {' and '.join(short)}" if short else ""

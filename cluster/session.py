@@ -33,7 +33,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     A Ray that this process is connected to already is used and left as it is.
 
     Raises:
-        ConfigError: no cluster answers at the address.
+        ConfigError: no cluster answers at the address, or this machine is too small. A cluster may still grow.
     """
     import ray
 
@@ -44,6 +44,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     folder = None if address else tempfile.mkdtemp(prefix="orthoplex-ray-", dir="/tmp")
     try:
         _connect(cluster, address, folder)
+        if folder and (shortage := cluster.shortage(ray.cluster_resources())):
+            raise ConfigError(f"cluster: {shortage} on this machine; lower num_workers, or set use_gpu to false")
         yield
     finally:
         ray.shutdown()

@@ -115,6 +115,8 @@ class Controller:
         with ExitStack() as stack:
             self.reporter.say(f"starting {self.config.cluster.num_workers} workers")
             stack.enter_context(ray_session(self.config.cluster))
+            if shortage := self.config.cluster.shortage(ray.cluster_resources()):
+                self.reporter.say(f"waiting for the cluster to grow: {shortage}")
             check = stack.enter_context(stop_signals())
             history = [ray.put(self._files(commit)) for commit in self.state.commits]
             config = self.config
