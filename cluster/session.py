@@ -14,7 +14,7 @@ NAMESPACE = "orthoplex"
 OBJECT_STORE_BYTES = 1 << 30
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -62,12 +62,12 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
         "namespace": NAMESPACE,
         "logging_level": logging.INFO if debugging() else logging.ERROR,
         "log_to_driver": debugging(),
-        "runtime_env": {"env_vars": QUIET},
+        "runtime_env": {"env_vars": QUIET if cluster.use_gpu else {**QUIET, "DS_ACCELERATOR": "cpu"}},
     }
     if folder is None:
         try:
             ray.init(address=address, **common)
-        except ConnectionError:
+        except (ConnectionError, RuntimeError, ValueError):
             raise ConfigError(
                 f"cluster.address: no Ray cluster answers at {address!r}; start one, or set it to null (and unset "
                 "RAY_ADDRESS) to run on this machine"

@@ -160,8 +160,8 @@ def print_outcome(state: RunState, store: str) -> None:
     flag = f" --store {shlex.quote(store)}"
     out.print(
         "\nNext:\n"
-        f"  orthoplex status {state.name}{flag} --json\n"
-        f"  orthoplex explain {state.name}{flag}        why each layer got its budget\n"
+        f"  orthoplex status {state.team}/{state.name}{flag} --json\n"
+        f"  orthoplex explain {state.team}/{state.name}{flag}        why each layer got its budget\n"
         f"  orthoplex adapters list{flag}\n"
         f"  orthoplex run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
         markup=False,
@@ -180,6 +180,7 @@ def print_plan(plan: "Plan") -> None:
         table.add_row(escape(task["name"]), task["state"], *(f"{n:,}" for n in (len(task["labels"]), *sizes, steps)))
     print_table(table)
     for task in plan.tasks:
+        out.print(f"labels of {task['name']}: {', '.join(task['labels'])}", markup=False)
         for warning in task["warnings"]:
             out.print(f"warning: {warning}", markup=False)
     out.print(f"adapted layers: {len(plan.modules)}")
@@ -213,13 +214,15 @@ def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> Non
     )
     for commit, log in zip(state.commits, logs, strict=True):
         table = Table(title=escape(f"{commit['task']} ({state.reference(commit)})"), title_justify="left")
-        for column in ("module", "r_eff at start → end", "τ at start → end", "settled at step"):
+        for column in ("module", "max_rank → r_eff", "τ₀ → τ", "settled by step"):
             table.add_column(column)
         for module in commit["budget"]:
             ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
             settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
-            moved = f"{number(taus[0], '.3f')} → {number(taus[-1], '.3f')}"
-            table.add_row(escape(module), f"{ranks[0]} → {ranks[-1]}", moved, str(settled))
+            moved = f"{number(settings['threshold'], '.3f')} → {number(taus[-1], '.3f')}"
+            table.add_row(
+                escape(module), f"{commit['budget'][module]['max_rank']:.0f} → {ranks[-1]}", moved, str(settled)
+            )
         print_table(table)
         out.print(
             f"  overlap with earlier tasks {commit['overlap']:.2%}, parameters {commit['active_parameters']:,}, "

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Protocol
 
-from cluster.errors import GuardStop, IntegrityError, Interrupted, OrthoplexError, StoreError
+from cluster.errors import GuardStop, IntegrityError, Interrupted, OrthoplexError, StoreError, TrainingError
 from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
@@ -26,6 +26,7 @@ from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
 from trainers.data import TaskData, load_task
 from trainers.launch import WorkerGroup
 from trainers.messages import Order, Progress, Score, TaskDone
+from trainers.models import check_model
 from trainers.train_loop import Job, TaskRows
 
 PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
@@ -63,7 +64,10 @@ class Controller:
         self._check()
         if self.state.state == "finished" and len(self.config.tasks) == len(self.state.commits):
             return self.state
+        check_model(self.config.model, self.config.adapter)
         probe(self.store)
+        if self.state.state == "running" and (head := self.state.head):
+            self.reporter.say(f"taking over from {head.actor}, last heard of at {head.time}; if it is alive, stop it")
         self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
         data = self._load_data()
         self._open(data)
@@ -75,6 +79,9 @@ class Controller:
             raise
         except KeyboardInterrupt:
             self._leave(Interrupted("interrupted"))
+            raise
+        except Exception as error:
+            self._leave(TrainingError(f"{type(error).__name__}: {error}"))
             raise
         self._append("finish", {})
         return self.state
@@ -101,8 +108,9 @@ class Controller:
     def _open(self, data: list[TaskData]) -> None:
         """Logs what is about to run, where that is new, and that a driver has taken it up."""
         config = self.config.model_dump(mode="json")
-        if config != self.state.config:
-            self._append("open", {"config": config, "tasks": [describe_data(task) for task in data]})
+        tasks = [describe_data(task) for task in data]
+        if config != self.state.config or tasks != list(self.state.tasks):
+            self._append("open", {"config": config, "tasks": tasks})
         versions = {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()}
         self._append("start", {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")})
 
@@ -127,12 +135,14 @@ class Controller:
                 order = Order(index, self.track.version_root, tuple(history), zero_shot=index == 0)
                 name = config.tasks[index].name
                 done = group.train(order, partial(self.reporter.progress, name))
-                self._commit(done, data[index])
-                history.append(ray.put(self._files(self.state.commits[-1])))
+                history.append(ray.put(self._commit(done, data[index])))
                 self._guard()
 
-    def _commit(self, done: TaskDone, data: TaskData) -> None:
-        """One log entry makes adapter, new directions, metrics row and budget exist together."""
+    def _commit(self, done: TaskDone, data: TaskData) -> tuple[bytes, bytes]:
+        """One log entry makes adapter, new directions, metrics row and budget exist together.
+
+        Returns the task's adapter and directions, as they were read back from the store before the commit.
+        """
         self._check_base(done)
         body = {
             "version": done.index + 1,
@@ -159,8 +169,10 @@ class Controller:
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
         }
         body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
+        stored = self._files(body)
         self._append("commit", body)
         self.reporter.committed(self.state)
+        return stored
 
     def _check_base(self, done: TaskDone) -> None:
         earlier = self.state.commits[0]["base_digest"] if self.state.commits else done.base_digest

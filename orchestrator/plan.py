@@ -9,7 +9,7 @@ from orchestrator.controller import describe_data
 from orchestrator.registry import Track
 from orchestrator.state import objections, replay
 from trainers.data import load_task
-from trainers.models import empty_model
+from trainers.models import check_model
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -41,15 +41,11 @@ def make_plan(config: RunConfig) -> Plan:
     Raises:
         ConfigError: as `run` would. What only a run that was begun otherwise objects to is in `objections`.
     """
-    from trainers.adapters.layers import match_modules
-    from trainers.sources import quiet
-
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
     data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
-    with quiet():
-        model = empty_model(config.model)
-    widths = {name: linear.out_features for name, linear in match_modules(model, config.adapter.target_modules).items()}
+    model, modules = check_model(config.model, config.adapter)
+    widths = {name: linear.out_features for name, linear in modules.items()}
     base = sum(parameter.numel() for parameter in model.parameters())
     rank, total_width = config.adapter.max_rank, sum(widths.values())
     trained = rank * (2 * total_width) + (rank + 1) * len(widths)
@@ -70,7 +66,7 @@ def make_plan(config: RunConfig) -> Plan:
         steps=[-(-len(task.train) // train.batch_size) * train.epochs for task in data],
         workers=config.cluster.num_workers,
         zero_stage=config.deepspeed.zero_stage,
-        memory_per_worker_bytes=worker_memory(config, model.config, base, trained, total_width),
+        memory_per_worker_bytes=worker_memory(config, model.config, base, trained, list(widths.values())),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one a start, one a task, one at the end",
             f"{prefix}/v/<uuid>/, one a task: adapter.safetensors, bases.safetensors, training.parquet, manifest.json",
@@ -79,13 +75,14 @@ def make_plan(config: RunConfig) -> Plan:
     )
 
 
-def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, total_width: int) -> dict[str, int]:
+def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, widths: list[int]) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
     weights: base · bytes(dtype), plus a copy of the adapted layers as they were, counted with the weights;
     adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by all workers from ZeRO 1 on,
     gradients from ZeRO 2 on; activations: B·S·D·L·(34 + 5·H·S/D) bytes at two bytes a value (Korthikanti et al.,
-    arXiv:2205.05198, eq. 1); bases: at most 4·D·max_rank a module and task.
+    arXiv:2205.05198, eq. 1); bases: at most 4·D·max_rank a module and task for Q, three times (history, adapter,
+    batched), and with input-side protection at most 4·D² a module for P and as much for the second moment.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers, config.deepspeed.zero_stage
     heads = getattr(architecture, "num_attention_heads", 1)
@@ -99,5 +96,6 @@ def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int,
         "weights": 2 * base * size,
         "adapter": trained * (4 + 4 // gradients + 8 // moments),
         "activations": rows * length * layers * a_value * size // 2,
-        "bases": 4 * total_width * config.adapter.max_rank * max(0, len(config.tasks) - 1),
+        "bases": 3 * 4 * sum(widths) * config.adapter.max_rank * max(0, len(config.tasks) - 1)
+        + (8 * sum(width**2 for width in widths) if config.adapter.orthogonality.projects_input else 0),
     }

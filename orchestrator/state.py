@@ -146,8 +146,11 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 
 def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why the run cannot go on with this configuration and these `tasks` (descriptions of data), a line each."""
-    if not state.config:
+    """Why the run cannot go on with this configuration and these `tasks` (descriptions of data), a line each.
+
+    None where no task is committed yet: nothing would become incomparable.
+    """
+    if not state.commits:
         return []
     pairs = zip(state.tasks, tasks, strict=False)
     changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]

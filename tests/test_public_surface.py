@@ -1,5 +1,6 @@
 """What others rely on, frozen: a change here is a decision that shows in the diff."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +163,16 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     data = TaskData("a", ("x", "y"), rows, rows, rows, (), "f" * 64)
     prefix = controller.track.fresh_prefix()
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "adapter.safetensors").write_bytes(b"\0")
+    for name in ("adapter.safetensors", "bases.safetensors"):
+        (tmp_path / "made" / name).write_bytes(b"\0")
     files = upload_files(controller.store, prefix, tmp_path / "made")
     budget = {"layer": {"rank": 3, "max_rank": 4, "tau": 0.5}}
     scores = [Score(1, 1)]
     done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, 10, scores, scores, scores, {"train_s": 1.0})
     controller._open([data])
+    absent = replace(done, prefix=controller.track.fresh_prefix())
+    with pytest.raises(errors.IntegrityError, match="is missing"):
+        controller._commit(absent, data)  # its files are nowhere: nothing is committed
     controller._commit(done, data)
 
     track = Track(LocalStore(tmp_path / "store"), "default", "s")

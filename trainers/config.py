@@ -96,4 +96,4 @@ class TrainConfig(Frozen):
 class DeepSpeedConfig(Frozen):
     """The ZeRO stage under which every task's adapter is trained."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Literal[0, 1, 2] = 2

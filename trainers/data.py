@@ -115,6 +115,8 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     max_test_rows = task.max_test_rows or data.max_test_rows
     test = [row for row in test if max_test_rows is None or row.number <= max_test_rows]
     refuse_empty(task, raw, {"train": train, "validation": validation, "test": test})
+    if all(label.lstrip("-").isdecimal() for label in labels):
+        notes.append(f"its labels are numbers ({listed(labels)}), not words; name them in that order under `labels`")
     absent = sorted(set(range(len(labels))) - {row.label for row in train})
     count(notes, len(absent), f"label(s) without a training row: {listed(labels[label] for label in absent)}")
     return TaskData(

@@ -103,7 +103,6 @@ class WorkerGroup:
             ray.get(self.feed.put_order.remote(order))
             while True:
                 event = ray.get(self.feed.next_event.remote(POLL_S))
-                self.check()
                 match event:
                     case Progress():
                         on_progress(event)
@@ -111,6 +110,7 @@ class WorkerGroup:
                         return event
                     case Failed():
                         raise failure(event)
+                self.check()  # after the match: what is finished is not thrown away
         except ray.exceptions.RayError as error:
             raise TrainingError(f"Ray failed: {last_line(error)}") from error
 

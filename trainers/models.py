@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
-from trainers.config import ModelConfig
+from trainers.adapters.layers import match_modules
+from trainers.config import AdapterConfig, ModelConfig
+from trainers.sources import quiet
 
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
@@ -84,20 +86,30 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu") -> Ba
     return Backbone(model, tokenizer, config.max_length, weights_digest(model))
 
 
-def empty_model(config: ModelConfig) -> nn.Module:
-    """The model without its weights (on the `meta` device), for counting and naming its layers.
+def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Linear]]:
+    """The model without its weights (on the `meta` device) and the layers that would be adapted.
 
     Raises:
-        ConfigError: `model.name` has no readable configuration.
+        ConfigError: `model.name` has no readable configuration or is no encoder, `model.max_length` is beyond its
+            positions, or `adapter.target_modules` matches no layer.
     """
     from transformers import AutoConfig, AutoModel
 
-    try:
-        architecture = AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise unloadable(config, error) from None
+    with quiet():
+        try:
+            architecture = AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise unloadable(config, error) from None
+    if architecture.is_encoder_decoder:
+        raise ConfigError(f"model.name: {config.name!r} is an encoder-decoder; {config.task_type} takes an encoder")
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions and config.max_length > positions:
+        raise ConfigError(
+            f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
+        )
     with torch.device("meta"):
-        return AutoModel.from_config(architecture, dtype=getattr(torch, config.dtype))
+        model = AutoModel.from_config(architecture, dtype=getattr(torch, config.dtype))
+    return model, match_modules(model, adapter.target_modules)
 
 
 def unloadable(config: ModelConfig, error: Exception) -> ConfigError:

@@ -25,7 +25,7 @@ class TrainingLog:
     @torch.no_grad()
     def add(self, step: int, loss: float, orthogonality: float, budget: float, overlap: float) -> None:
         """Appends a row: the given losses, and r_eff and τ of every module as they stand."""
-        ranks = {name: int((a.gamma() != 0).sum()) for name, a in self.adapters.items()}
+        ranks = {name: int(a.active().sum()) for name, a in self.adapters.items()}
         self.rows.append(
             {
                 "step": step,

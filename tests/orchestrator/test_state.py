@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config import RunConfig
 from orchestrator.config_errors import key_paths
-from orchestrator.state import differences, forbidden_changes, replay, status
+from orchestrator.state import differences, forbidden_changes, objections, replay, status
 
 Begin = Callable[..., Any]
 NONE = [None, None, None]
@@ -203,3 +203,16 @@ def test_differences() -> None:
     new = {"a": 1, "b": {"c": [1, 3], "d": None, "e": False}, "new": None}
     assert differences(old, new) == [("b.c", [1, 2], [1, 3]), ("b.e", None, False), ("gone", 1, None)]
     assert differences(old, old) == []
+
+
+def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[..., Any]) -> None:
+    run = fake_run("a", "b")
+    other = run.config.model_dump(mode="json") | {"model": {"name": "other"}}
+    tasks = [dict(task) for task in run.state.tasks]
+    assert objections(run.state, other, tasks) == []
+    run.commit([0.5, 0.5], zero_shot=[0.5, 0.5])
+    assert objections(run.state, other, tasks)[0].startswith("model")
+    changed = [tasks[0] | {"fingerprint": "0" * 64}, tasks[1]]
+    assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
+        "task 'a': its rows differ from those the run was begun with"
+    ]

@@ -89,9 +89,8 @@ def extract(adapters: Mapping[str, OAAdapter], energy: float) -> TaskAdapter:
 
 @torch.no_grad()
 def active_part(adapter: OAAdapter) -> ModuleAdapter:
-    """The dimensions with γ ≠ 0 as they act, on the CPU in float32."""
-    gamma_R = adapter.gamma()
-    on = gamma_R != 0
+    """The active dimensions as they act, on the CPU in float32."""
+    gamma_R, on = adapter.gamma(), adapter.active()
     parts = adapter.input_matrix()[on], adapter.output_matrix()[:, on], gamma_R[on]
     return ModuleAdapter(*(part.detach().float().cpu().contiguous() for part in parts))
 

@@ -26,7 +26,8 @@ def soft_threshold(g_R: Tensor, tau: Tensor) -> Tensor:
 def floored_threshold(g_R: Tensor, tau: Tensor, min_rank: int) -> Tensor:
     """|τ|, capped by the (min_rank + 1)-th largest |g| so that at least `min_rank` dimensions stay on.
 
-    The cap passes τ's gradient straight through, so the active dimensions can pull τ down again and re-open the rest.
+    While τ is capped, gradients that lower it pass straight through, so the active dimensions can pull τ down again and
+    re-open the rest; those that would raise it further do not, or τ would wander off beyond recall.
     With min_rank = 0 this is |τ|, which is how τ ≥ 0 is held; τ₀ = 0 stays 0, the full budget.
 
     Args:
@@ -42,7 +43,10 @@ def floored_threshold(g_R: Tensor, tau: Tensor, min_rank: int) -> Tensor:
         return tau
     magnitudes_R = g_R.detach().abs().sort(descending=True).values
     cap = magnitudes_R[min_rank] if min_rank < g_R.numel() else magnitudes_R.new_zeros(())
-    return torch.minimum(tau, cap).detach() + (tau - tau.detach())  # the second term is 0 and carries the gradient
+    through = tau - tau.detach()  # 0, and carries the gradient
+    if through.requires_grad:
+        through.register_hook(lambda gradient: torch.where(tau > cap, gradient.clamp(min=0), gradient))
+    return torch.minimum(tau, cap).detach() + through
 
 
 def budget_loss(gammas: Iterable[Tensor]) -> Tensor:

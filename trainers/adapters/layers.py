@@ -57,6 +57,10 @@ class OAAdapter(nn.Module):
         """γ (R,) = soft_threshold(g, τ) with τ held by the floor `min_rank`."""
         return soft_threshold(self.g, self.threshold())
 
+    def active(self) -> Tensor:
+        """Which dimensions count (R,): γ ≠ 0 and a column of W2 that writes something."""
+        return (self.gamma() != 0) & self.output_matrix().ne(0).any(0)
+
     def threshold(self) -> Tensor:
         """τ (1,) as it acts: non-negative, capped so that `min_rank` dimensions stay on."""
         return floored_threshold(self.g, self.tau, self.min_rank)
