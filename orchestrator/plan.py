@@ -49,7 +49,6 @@ def make_plan(config: RunConfig) -> Plan:
     base = sum(parameter.numel() for parameter in model.parameters())
     rank, total_width = config.adapter.max_rank, sum(widths.values())
     trained = rank * (2 * total_width) + (rank + 1) * len(widths)
-    train = config.train
     descriptions = [describe_data(task) for task in data]
     for index, description in enumerate(descriptions):
         description["state"] = "done" if index < len(state.commits) else "pending"
@@ -63,7 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
         base_parameters=base,
         trained_parameters=trained,
         most_kept_parameters=rank * (2 * total_width + len(widths)),
-        steps=[-(-len(task.train) // train.batch_size) * train.epochs for task in data],
+        steps=[config.train.steps(len(task.train)) for task in data],
         workers=config.cluster.num_workers,
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, model.config, base, trained, list(widths.values())),

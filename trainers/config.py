@@ -92,6 +92,14 @@ class TrainConfig(Frozen):
     logging_steps: Positive = 10
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a task with that many training rows: ceil(rows / batch_size) an epoch."""
+        return -(-rows // self.batch_size) * self.epochs
+
+    def task_seed(self, index: int) -> int:
+        """The seed of task `index` (0-based), its own for every task and run seed."""
+        return self.seed * 1_000_003 + index
+
 
 class DeepSpeedConfig(Frozen):
     """The ZeRO stage under which every task's adapter is trained."""

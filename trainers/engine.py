@@ -26,7 +26,7 @@ from trainers.models import Backbone
 class Losses:
     """The terms of L = L_task + λ_orth · L_orth + λ_budget · L_budget of one micro-batch.
 
-    `task` is already divided by the rows of the whole effective batch, `task_rows` is this rank's sum of row losses.
+    `task_rows` is this rank's sum of row losses; `orthogonality` and `budget` come without their weights.
     """
 
     total: Tensor

@@ -42,21 +42,12 @@ def evaluate(backbone: Backbone, split: TokenizedSplit, labels_CD: Tensor, batch
         labels_CD: (C, D) unit label embeddings.
         batch_size: rows a forward pass, a rank.
     """
-    mine = np.argsort(split.lengths, kind="stable")[_rank() :: _world_size()]
+    mine = np.argsort(split.lengths, kind="stable")[dist.get_rank() :: dist.get_world_size()]
     correct = torch.zeros((), dtype=torch.int64, device=backbone.device)
     for start in range(0, len(mine), batch_size):
         rows = mine[start : start + batch_size]
         logits_BC = backbone.logits([split.token_ids[i] for i in rows], labels_CD)
         targets_B = torch.as_tensor(split.targets[rows], device=backbone.device)
         correct += (logits_BC.argmax(-1) == targets_B).sum()
-    if dist.is_initialized():
-        dist.all_reduce(correct)
+    dist.all_reduce(correct)
     return Score(int(correct), len(split.targets))
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1

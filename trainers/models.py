@@ -47,23 +47,23 @@ class Backbone:
     @torch.no_grad()
     def embed_labels(self, labels: Sequence[str]) -> Tensor:
         """Unit embeddings (C, D) of the label words. Call it before any task is folded into the weights."""
-        return self.embed(self.model, self.tokenize(list(labels)))
+        return self.embed(self.tokenize(labels))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with special tokens, cut at `max_length`."""
         return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
 
-    def embed(self, encoder: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Mean-pooled, L2-normalised embeddings (B, D) in float32; padded to the longest text of the batch."""
         batch = self.tokenizer.pad({"input_ids": list(token_ids)}, return_tensors="pt").to(self.device)
-        hidden_BSD = encoder(**batch).last_hidden_state.float()
+        hidden_BSD = self.model(**batch).last_hidden_state.float()
         mask_BS1 = batch["attention_mask"].unsqueeze(-1).to(hidden_BSD.dtype)
         pooled_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
         return nn.functional.normalize(pooled_BD, dim=-1)
 
     def logits(self, token_ids: Sequence[Sequence[int]], label_embeddings_CD: Tensor) -> Tensor:
         """20 · cos(text, label word): (B, C) in float32."""
-        return LOGIT_SCALE * self.embed(self.model, token_ids) @ label_embeddings_CD.T
+        return LOGIT_SCALE * self.embed(token_ids) @ label_embeddings_CD.T
 
 
 def load_backbone(config: ModelConfig, device: torch.device | str = "cpu") -> Backbone:

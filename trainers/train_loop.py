@@ -110,9 +110,9 @@ class Worker:
         zero_shot = self.evaluate_all(order.index, "test") if order.zero_shot else None
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
-            adapters, log, mean_overlap = self.train(order.index)
+            log = self.train(order.index)
             train_s = time.monotonic() - started
-            trained = artifact.extract(adapters, self.job.adapter.orthogonality.energy)
+            trained = artifact.extract(log.adapters, self.job.adapter.orthogonality.energy)
             self.history.extend(trained)
             prefix, files = self.upload(order, trained, log, Path(folder))
         started = time.monotonic()
@@ -124,7 +124,7 @@ class Worker:
             files=files,
             base_digest=self.backbone.digest,
             budget=log.budget(),
-            overlap=mean_overlap,
+            overlap=log.last["overlap"],
             active_parameters=trained.parameters,
             validation=validation,
             test=test,
@@ -132,17 +132,17 @@ class Worker:
             cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
         )
 
-    def train(self, index: int) -> tuple[dict[str, OAAdapter], TrainingLog, float]:
-        """One training stage; returns the adapters (taken off again), their log and the mean overlap at its end."""
+    def train(self, index: int) -> TrainingLog:
+        """One training stage; returns its log, which holds the adapters, taken off again."""
         train = self.job.train
         adapters = self.new_adapters(index)
         attach(self.modules, adapters)
-        torch.manual_seed((train.seed * 1_000_003 + index) * 1_009 + self.rank)  # dropout differs between ranks
+        torch.manual_seed(train.task_seed(index) * 1_009 + self.rank)  # dropout differs between ranks
         self.backbone.model.train()
         try:
             model = TaskModel(self.backbone, adapters, self.job.adapter)
             split = self.splits[index]["train"]
-            steps = -(-len(split.targets) // train.batch_size) * train.epochs
+            steps = train.steps(len(split.targets))
             engine = build_engine(model, train, self.job.deepspeed.zero_stage, self.world_size, steps)
             log = TrainingLog(adapters)
             for step, batch in enumerate(self.batches(split, index), start=1):
@@ -158,11 +158,11 @@ class Worker:
         finally:
             self.backbone.model.eval()
             detach(self.modules)
-        return adapters, log, log.last["overlap"]
+        return log
 
     def new_adapters(self, index: int) -> dict[str, OAAdapter]:
         """Adapters for task `index`: drawn on the CPU, so all ranks and devices start from the same values."""
-        generator = torch.Generator().manual_seed(self.job.train.seed * 1_000_003 + index)
+        generator = torch.Generator().manual_seed(self.job.train.task_seed(index))
         written, read = self.history.written, self.history.read
         return {
             name: OAAdapter(module.out_features, self.job.adapter, generator, written[name], read[name])
@@ -175,7 +175,7 @@ class Worker:
         for adapter in adapters.values():
             adapter.moment_DD = torch.zeros(adapter.W1.shape[1], adapter.W1.shape[1], device=adapter.W1.device)
         for rows in equal_length_batches(split.lengths, self.job.train.eval_batch_size)[self.rank :: self.world_size]:
-            self.backbone.embed(self.backbone.model, [split.token_ids[i] for i in rows])
+            self.backbone.embed([split.token_ids[i] for i in rows])
         for adapter in adapters.values():
             dist.all_reduce(adapter.moment_DD)
 
@@ -183,7 +183,7 @@ class Worker:
         """Effective batches of all epochs, as row indices."""
         train = self.job.train
         for epoch in range(train.epochs):
-            yield from epoch_batches(split.lengths, train.batch_size, train.seed * 1_000_003 + index, epoch)
+            yield from epoch_batches(split.lengths, train.batch_size, train.task_seed(index), epoch)
 
     def log_step(self, log: TrainingLog, index: int, losses: Losses, rows: int, at: tuple[int, int]) -> None:
         """Records loss over all ranks, penalty, overlap and budget, `at` = (step, of how many).
