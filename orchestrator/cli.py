@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,7 @@ Overrides = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
+Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN")]
 DEFAULT_STORE = ".orthoplex/store"
 
 
@@ -178,7 +179,7 @@ def list_adapters(store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> N
 
 @adapters.command("show")
 def show_adapter(
-    reference: Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN")],
+    reference: Reference,
     store: StoreUri = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -186,14 +187,7 @@ def show_adapter(
     from cluster.storage import open_store
     from orchestrator.registry import Track
 
-    name, _, number = reference.rpartition("@v")
-    if not name or not number.isdecimal():
-        raise ConfigError(f"ADAPTER {reference!r}: expected RUN@vN, as in quickstart@v1; see `orthoplex adapters list`")
-    state = read_run(name, store)
-    commit = next((c for c in state.commits if str(c["version"]) == number), None)
-    if commit is None:
-        have = ", ".join(f"v{c['version']}" for c in state.commits) or "none"
-        raise ConfigError(f"ADAPTER {reference!r}: no such version; {state.team}/{state.name} has {have}")
+    state, commit = read_version(reference, store)
     track = Track(open_store(store), state.team, state.name)
     manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
     shown = {**summarise(state, commit), "manifest": manifest}
@@ -206,6 +200,46 @@ def show_adapter(
     typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
     for record in manifest["files"]:
         typer.echo(f"  {record['path']}  {record['size']:,} bytes  sha256 {record['sha256']}")
+
+
+@adapters.command("export")
+def export_adapter(
+    reference: Reference,
+    form: Annotated[Literal["peft", "merged"], typer.Option("--format", help="a PEFT LoRA, or the whole model")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="a folder that is new or empty")],
+    store: StoreUri = DEFAULT_STORE,
+    model: Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")] = None,
+) -> None:
+    """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
+    state, commit = read_version(reference, store)
+    from cluster.storage import open_store
+    from orchestrator.export import export  # imports torch
+    from orchestrator.registry import Track
+
+    made = export(Track(open_store(store), state.team, state.name), state, commit, form, output, model=model)
+    ranks = made.ranks.values()
+    held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
+    count = f", {made.parameters:,} parameters" if made.parameters else ""
+    typer.echo(f"wrote {output}: {state.reference(commit)} with all tasks before it as {form}; {held}{count}")
+    for path, size in made.sizes_bytes.items():
+        typer.echo(f"  {path}  {size:,} bytes")
+
+
+def read_version(reference: str, store: str) -> tuple[Any, dict[str, Any]]:
+    """The run and the commit that `team/track@vN` or `track@vN` names.
+
+    Raises:
+        ConfigError: it is malformed, or there is no such run or version.
+    """
+    name, _, number = reference.rpartition("@v")
+    if not name or not number.isdecimal():
+        raise ConfigError(f"ADAPTER {reference!r}: expected RUN@vN, as in quickstart@v1; see `orthoplex adapters list`")
+    state = read_run(name, store)
+    commit = next((c for c in state.commits if str(c["version"]) == number), None)
+    if commit is None:
+        have = ", ".join(f"v{c['version']}" for c in state.commits) or "none"
+        raise ConfigError(f"ADAPTER {reference!r}: no such version; {state.team}/{state.name} has {have}")
+    return state, commit
 
 
 def read_run(name: str, store: str) -> Any:

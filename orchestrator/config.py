@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
@@ -57,6 +57,15 @@ class RunConfig(Frozen):
         if repeated:
             raise ValueError(f"task names must differ; repeated: {', '.join(repeated)}")
         return tasks
+
+    @model_validator(mode="after")
+    def _quantised_stays_untouched(self) -> "RunConfig":
+        if self.model.quantization and (self.adapter.history != "concatenated" or self.deepspeed.zero_stage == 3):
+            raise ValueError(
+                f"model.quantization {self.model.quantization}: its weights can be neither folded into nor shared out; "
+                "set adapter.history to concatenated and deepspeed.zero_stage to 2 or less"
+            )
+        return self
 
     @field_validator("store")
     @classmethod

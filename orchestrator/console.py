@@ -47,7 +47,7 @@ class RunReporter:
         out.print(escape(message))
 
     def progress(self, task: str, progress: Progress) -> None:
-        """Moves the bar, or prints a line at each quarter of training."""
+        """Moves the bar, or prints a line at each quarter of training and where a task is resumed."""
         title = f"[{progress.index + 1}/{self.tasks}] {task}: {progress.phase}"
         detail = ""
         if progress.phase == "train":
@@ -63,7 +63,9 @@ class RunReporter:
             )
             return
         quarter = (progress.index, 4 * progress.step // progress.total_steps)
-        if progress.phase == "train" and quarter != self.quarter:
+        if progress.phase == "resume":
+            out.print(escape(f"{title} {progress.step}/{progress.total_steps}  from its checkpoint"))
+        elif progress.phase == "train" and quarter != self.quarter:
             self.quarter = quarter
             out.print(escape(f"{title} {progress.step}/{progress.total_steps}  {detail}"))
 

@@ -19,15 +19,15 @@ from cluster.errors import GuardStop, IntegrityError, Interrupted, OrthoplexErro
 from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
-from orchestrator.guards import decide
-from orchestrator.registry import Track
-from orchestrator.state import RunState, objections, refuse, replay
+from orchestrator.guards import decide, forecast
+from orchestrator.registry import Track, digest
+from orchestrator.state import HARMLESS, RunState, objections, refuse, replay, without
 from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
 from trainers.data import TaskData, load_task
 from trainers.launch import WorkerGroup
-from trainers.messages import Order, Progress, Score, TaskDone
+from trainers.messages import Job, Order, Progress, Score, TaskDone, TaskRows
 from trainers.models import check_model
-from trainers.train_loop import Job, TaskRows
+from trainers.prompts import Prompt, prompt_for
 
 PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
 
@@ -126,17 +126,41 @@ class Controller:
             if shortage := self.config.cluster.shortage(ray.cluster_resources()):
                 self.reporter.say(f"waiting for the cluster to grow: {shortage}")
             check = stack.enter_context(stop_signals())
-            history = [ray.put(self._files(commit)) for commit in self.state.commits]
+            files = [self._files(commit) for commit in self.state.commits]
+            history, digests = [ray.put(pair) for pair in files], [digests_of(pair) for pair in files]
+            del files
             config = self.config
-            refs = tuple(ray.put(task_rows(task)) for task in data)
+            prompts = [prompt_for(config.model.prompt, t, d.labels) for t, d in zip(config.tasks, data, strict=True)]
+            refs = tuple(ray.put(task_rows(*pair)) for pair in zip(data, prompts, strict=True))
             job = Job(config.model, config.adapter, config.train, config.deepspeed, self.store.uri, refs)
             group = stack.enter_context(WorkerGroup(job, config.cluster, check))
             for index in pending:
-                order = Order(index, self.track.version_root, tuple(history), zero_shot=index == 0)
+                order = Order(
+                    index, self.track.version_root, tuple(history), tuple(digests), self.track.checkpoint_key,
+                    self._identity(index), zero_shot=index == 0,
+                )  # fmt: skip
                 name = config.tasks[index].name
                 done = group.train(order, partial(self.reporter.progress, name))
-                history.append(ray.put(self._commit(done, data[index])))
+                pair = self._commit(done, data[index])
+                history.append(ray.put(pair))
+                digests.append(digests_of(pair))
+                self._announce()
                 self._guard()
+
+    def _identity(self, index: int) -> dict[str, Any]:
+        """What must be the same for a checkpoint of task `index` to be resumed from."""
+        return {
+            "index": index,
+            "fingerprint": self.state.tasks[index]["fingerprint"],
+            "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
+        }
+
+    def _announce(self) -> None:
+        """Says which layers will have no room left before the stream's tasks are done."""
+        left = len(self.config.tasks) - len(self.state.commits)
+        for warning in forecast(self.config.adapter.orthogonality, self.state, left):
+            self.reporter.say(f"warning: {warning}")
 
     def _commit(self, done: TaskDone, data: TaskData) -> tuple[bytes, bytes]:
         """One log entry makes adapter, new directions, metrics row and budget exist together.
@@ -152,6 +176,7 @@ class Controller:
             "base_digest": done.base_digest,
             "budget": done.budget,
             "overlap": done.overlap,
+            "occupancy": done.occupancy,
             "active_parameters": done.active_parameters,
             "stored_bytes": sum(record.size for record in done.files),
             "validation": scores(done.validation),
@@ -166,6 +191,8 @@ class Controller:
             "adapter": self.config.adapter.model_dump(mode="json"),
             "task": describe_data(data),
             "budget": done.budget,
+            "occupancy": done.occupancy,
+            "principal_angles": done.angles,
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
         }
         body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
@@ -189,7 +216,8 @@ class Controller:
         return adapter, bases
 
     def _guard(self) -> None:
-        decision = decide(self.config.guards, self.state)
+        left = len(self.config.tasks) - len(self.state.commits)
+        decision = decide(self.config.guards, self.config.adapter.orthogonality, self.state, left)
         if not decision.go_on:
             raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
 
@@ -228,6 +256,11 @@ def stop_signals() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
+def digests_of(files: tuple[bytes, bytes]) -> tuple[str, str]:
+    """The sha256 of each file."""
+    return digest(files[0]), digest(files[1])
+
+
 def describe_data(task: TaskData) -> dict[str, Any]:
     """A task's data as the log keeps it."""
     return {
@@ -239,10 +272,11 @@ def describe_data(task: TaskData) -> dict[str, Any]:
     }
 
 
-def task_rows(task: TaskData) -> TaskRows:
+def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
     """A task's rows as workers get them."""
     splits = {split: getattr(task, split) for split in ("train", "validation", "test")}
-    return TaskRows(task.name, task.labels, {k: (list(v["text"]), list(v["label"])) for k, v in splits.items()})
+    rows = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
+    return TaskRows(task.name, task.labels, rows, prompt)
 
 
 def scores(row: list[Score]) -> list[dict[str, int]]:

@@ -8,6 +8,8 @@ from orchestrator.config import RunConfig
 from orchestrator.controller import describe_data
 from orchestrator.registry import Track
 from orchestrator.state import objections, replay
+from trainers.adapters.bank import ceiling
+from trainers.adapters.layers import width as layer_width
 from trainers.data import load_task
 from trainers.models import check_model
 
@@ -45,10 +47,10 @@ def make_plan(config: RunConfig) -> Plan:
     state = replay(config.team, config.name, entries)
     data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
     model, modules = check_model(config.model, config.adapter)
-    widths = {name: linear.out_features for name, linear in modules.items()}
+    widths = {name: layer_width(layer) for name, layer in modules.items()}
     base = sum(parameter.numel() for parameter in model.parameters())
-    rank, total_width = config.adapter.max_rank, sum(widths.values())
-    trained = rank * (2 * total_width) + (rank + 1) * len(widths)
+    kept = sum(ceiling(name, config.adapter) * (2 * width + 1) for name, width in widths.items())
+    trained = kept + len(widths)  # and one τ a layer
     descriptions = [describe_data(task) for task in data]
     for index, description in enumerate(descriptions):
         description["state"] = "done" if index < len(state.commits) else "pending"
@@ -61,7 +63,7 @@ def make_plan(config: RunConfig) -> Plan:
         modules=widths,
         base_parameters=base,
         trained_parameters=trained,
-        most_kept_parameters=rank * (2 * total_width + len(widths)),
+        most_kept_parameters=min(kept, config.adapter.max_parameters or kept),
         steps=[config.train.steps(len(task.train)) for task in data],
         workers=config.cluster.num_workers,
         zero_stage=config.deepspeed.zero_stage,
@@ -77,11 +79,12 @@ def make_plan(config: RunConfig) -> Plan:
 def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, widths: list[int]) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
-    weights: base · bytes(dtype), plus a copy of the adapted layers as they were, counted with the weights;
-    adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by all workers from ZeRO 1 on,
-    gradients from ZeRO 2 on; activations: B·S·D·L·(34 + 5·H·S/D) bytes at two bytes a value (Korthikanti et al.,
-    arXiv:2205.05198, eq. 1); bases: at most 4·D·max_rank a module and task for Q, three times (history, adapter,
-    batched), and with input-side protection at most 4·D² a module for P and as much for the second moment.
+    weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,
+    where the history is folded; adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by
+    all workers from ZeRO 1 on, gradients from ZeRO 2, values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at
+    two bytes a value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
+    gradient_checkpointing; bases: at most 4·D·max_rank a module and task for Q, three times (history, bank, one in
+    transit), and with input-side protection at most 4·D² a module for P and as much for the second moment.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers, config.deepspeed.zero_stage
     heads = getattr(architecture, "num_attention_heads", 1)
@@ -89,12 +92,16 @@ def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int,
     rows = max(1, config.train.batch_size // (workers * config.train.gradient_accumulation_steps))
     length = min(config.model.max_length, getattr(architecture, "max_position_embeddings", config.model.max_length))
     a_value = 34 * width + 5 * heads * length
-    moments, gradients = (workers if stage >= 1 else 1), (workers if stage >= 2 else 1)
+    moments, gradients, parameters = (workers if stage >= least else 1 for least in (1, 2, 3))
+    weights = base * (1 if config.model.quantization else size) // parameters
+    kept = 2 * width * (layers - 1) + a_value if config.train.gradient_checkpointing else layers * a_value
+    activations = rows * length * kept
     return {
         "process": PROCESS_BYTES,
-        "weights": 2 * base * size,
-        "adapter": trained * (4 + 4 // gradients + 8 // moments),
-        "activations": rows * length * layers * a_value * size // 2,
+        "weights": weights,
+        "originals": weights if config.adapter.history == "folded" else 0,
+        "adapter": trained * (4 // parameters + 4 // gradients + 8 // moments),
+        "activations": activations * size // 2,
         "bases": 3 * 4 * sum(widths) * config.adapter.max_rank * max(0, len(config.tasks) - 1)
         + (8 * sum(width**2 for width in widths) if config.adapter.orthogonality.projects_input else 0),
     }

@@ -2,6 +2,7 @@
 
     t/<team>/<track>/log/<10^9 − seq, ten digits>.json   entries: {seq, prev_sha256, nonce, actor, time, op, …}
     t/<team>/<track>/v/<uuid>/…                          files of one version, and manifest.json
+    t/<team>/<track>/checkpoint.safetensors              the task in training, replaced as a whole; no entry names it
 
 Entries are canonical JSON, never change, and each holds the digest of the one before. The newest is the first key in
 the log. What no entry names does not exist. A chain vouches for what came before: an edit of the newest entry, or the
@@ -61,6 +62,7 @@ class Track:
                 raise ConfigError(f"{key}: {value!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
         self.store, self.team, self.name = store, team, name
         self.root, self.version_root = f"t/{team}/{name}", f"t/{team}/{name}/v"
+        self.checkpoint_key = f"{self.root}/checkpoint.safetensors"
 
     def fresh_prefix(self) -> str:
         """A key prefix for a new version: version_root/<uuid4 hex>."""

@@ -105,8 +105,8 @@ def _task_status(state: RunState, index: int) -> dict[str, Any]:
         running = state.state == "running" and index == len(state.commits)
         return {**common, "state": "running" if running else "pending"}
     commit = state.commits[index]
-    kept = ("version", "active_parameters", "stored_bytes", "overlap", "budget", "cost")
-    return {**common, "state": "done", "ref": state.reference(commit), **{key: commit[key] for key in kept}}
+    kept = ("version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost")
+    return {**common, "state": "done", "ref": state.reference(commit), **{key: commit.get(key) for key in kept}}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -122,7 +122,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 
 HARMLESS = (  # keys, and sections as a whole
     "cluster", "data_dir", "deepspeed", "guards", "store", "train.eval_batch_size",
-    "train.gradient_accumulation_steps", "train.logging_steps",
+    "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
+    "train.logging_steps",
 )  # fmt: skip
 
 
@@ -134,8 +135,8 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     """
     lines = [
         f"{path}: was {before!r}, is now {after!r}"
-        for path, before, after in differences(_without_tasks(old), _without_tasks(new))
-        if not any(f"{path}.".startswith(f"{harmless}.") for harmless in HARMLESS)
+        for path, before, after in differences(without(old, ["tasks"]), without(new, ["tasks"]))
+        if not within(path, HARMLESS)
     ]
     before, after = old["tasks"], new["tasks"]
     if len(after) < len(before):
@@ -143,6 +144,21 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for index, (a, b) in enumerate(zip(before, after, strict=False)):
         lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in differences(a, b, f"tasks.{index}")]
     return lines
+
+
+def within(path: str, keys: Sequence[str]) -> bool:
+    """Whether a dotted path is one of the keys or below one."""
+    return any(f"{path}.".startswith(f"{key}.") for key in keys)
+
+
+def without(config: Mapping[str, Any], keys: Sequence[str], path: str = "") -> dict[str, Any]:
+    """A configuration without the keys, given as dotted paths, and what is below them."""
+    kept = {}
+    for name, value in config.items():
+        dotted = f"{path}.{name}" if path else name
+        if not within(dotted, keys):
+            kept[name] = without(value, keys, dotted) if isinstance(value, Mapping) else value
+    return kept
 
 
 def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -167,7 +183,3 @@ def refuse(name: str, objections: Sequence[str]) -> None:
         raise ConfigError(
             f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, or give the configuration another `name`"
         )
-
-
-def _without_tasks(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "tasks"}

@@ -30,6 +30,7 @@ VERBS = {
     "adapters": [],
     "adapters list": ["--store", "--json"],
     "adapters show": ["reference", "--store", "--json"],
+    "adapters export": ["reference", "--format", "--output", "--store", "--model"],
 }
 
 
@@ -83,7 +84,7 @@ def test_exit_codes() -> None:
 # --- the configuration: keys and their defaults; REQUIRED has none
 
 REQUIRED: Any = ...
-LIMITS = {"max_train_rows": None, "max_test_rows": None}
+LIMITS = {"instruction": None, "max_train_rows": None, "max_test_rows": None}
 COLUMNS = {"text_column": "text", "label_column": "label", "labels": None}
 SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
@@ -92,17 +93,22 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "cluster": ClusterConfig(), "guards": GuardConfig(), "tasks": REQUIRED,
     },
     ModelConfig: {
-        "name": "minilm", "task_type": "LABEL_EMBEDDING", "dtype": "float32", "max_length": 128, "revision": None,
+        "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
+        "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
     AdapterConfig: {
         "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01, "min_rank": 0,
-        "history": "folded", "orthogonality": OrthogonalityConfig(),
+        "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded",
+        "orthogonality": OrthogonalityConfig(),
     },
-    OrthogonalityConfig: {"weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95},
+    OrthogonalityConfig: {
+        "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",
+    },
     TrainConfig: {
         "epochs": 3, "batch_size": 32, "gradient_accumulation_steps": 1, "eval_batch_size": 64,
         "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20, "weight_decay": 0.0,
-        "max_grad_norm": 1.0, "logging_steps": 10, "seed": 0,
+        "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None, "gradient_checkpointing": False,
+        "compile": False, "seed": 0,
     },
     DataConfig: {
         "validation_fraction": 0.1, "max_validation_rows": 500, "max_train_rows": None, "max_test_rows": None,
@@ -127,17 +133,21 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
 def test_configuration_keys(section: type[BaseModel]) -> None:
-    defaults = {name: REQUIRED if f.is_required() else f.default for name, f in section.model_fields.items()}
+    fields = section.model_fields.items()
+    defaults = {name: REQUIRED if f.is_required() else f.get_default(call_default_factory=True) for name, f in fields}
     assert defaults == SECTIONS[section]
     assert section.model_config["extra"] == "forbid" and section.model_config["frozen"]
 
 
 # --- what a run leaves in the store
 
-MANIFEST = {"format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "parents"}
+MANIFEST = {
+    "format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "occupancy",
+    "principal_angles", "parents",
+}  # fmt: skip
 COMMIT = {
-    "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "active_parameters", "stored_bytes",
-    "validation", "test", "zero_shot", "cost", "manifest_sha256",
+    "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "occupancy", "active_parameters",
+    "stored_bytes", "validation", "test", "zero_shot", "cost", "manifest_sha256",
 }  # fmt: skip
 
 
@@ -168,7 +178,7 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     files = upload_files(controller.store, prefix, tmp_path / "made")
     budget = {"layer": {"rank": 3, "max_rank": 4, "tau": 0.5}}
     scores = [Score(1, 1)]
-    done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, 10, scores, scores, scores, {"train_s": 1.0})
+    done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, {}, [], 10, scores, scores, scores, {"train_s": 1.0})
     controller._open([data])
     absent = replace(done, prefix=controller.track.fresh_prefix())
     with pytest.raises(errors.IntegrityError, match="is missing"):

@@ -1,10 +1,12 @@
 """What a training job is asked to do: frozen, validated sections of the run's configuration."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.schema import Frozen
+from trainers.prompts import check_template
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -14,14 +16,24 @@ class ModelConfig(Frozen):
     """The frozen base model.
 
     `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra where it is
-    installed, else from the hub).
+    installed, else from the hub). `prompt` stands around every text, see `trainers.prompts`; `scoring` is how answers
+    of a language model are judged, see `trainers.backbones.TextToText.predict`.
     """
 
     name: str = "minilm"
-    task_type: Literal["LABEL_EMBEDDING"] = "LABEL_EMBEDDING"
+    task_type: Literal["LABEL_EMBEDDING", "SEQ_2_SEQ_LM", "CAUSAL_LM"] = "LABEL_EMBEDDING"
+    prompt: Annotated[str, AfterValidator(check_template)] = "{text}"
+    scoring: Literal["likelihood", "generation"] = "likelihood"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["float8"] | None = None
     max_length: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     revision: str | None = None
+
+    @model_validator(mode="after")
+    def _generates(self) -> "ModelConfig":
+        if self.scoring == "generation" and self.task_type == "LABEL_EMBEDDING":
+            raise ValueError("scoring generation: a LABEL_EMBEDDING model generates no text; use likelihood")
+        return self
 
 
 class OrthogonalityConfig(Frozen):
@@ -29,12 +41,16 @@ class OrthogonalityConfig(Frozen):
 
     Output side: W2 against the directions they write, by L_orth scaled with `weight`, or exactly (`mode: projection`).
     Input side: W1 rows stay out of the directions that carry a share `energy` of what their layers saw, exactly.
+    A basis may fill a share `max_occupancy` of its layer's width; then `saturation` stops the stream or drops the
+    directions of least singular value.
     """
 
     weight: NonNegative = 5.0
     mode: Literal["penalty", "projection"] = "penalty"
     side: Literal["output", "input", "both"] = "output"
     energy: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    max_occupancy: Annotated[float, Field(gt=0, le=1)] = 0.9
+    saturation: Literal["stop", "drop"] = "stop"
 
     @property
     def penalises(self) -> bool:
@@ -53,14 +69,21 @@ class OrthogonalityConfig(Frozen):
 
 
 class AdapterConfig(Frozen):
-    """The adapter of one task: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`)."""
+    """The adapter of one task: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
+
+    A layer's ceiling and floor are `max_rank` and `min_rank`, or what `rank_pattern` and `min_rank_pattern` say of it
+    (regex of the end of its name → dimensions). `max_parameters` bounds what the whole task keeps.
+    """
 
     target_modules: list[str] | str
     max_rank: Positive = 16
     threshold: NonNegative = 0.5
     budget_weight: NonNegative = 0.01
     min_rank: Annotated[int, Field(ge=0)] = 0
-    history: Literal["folded"] = "folded"
+    rank_pattern: dict[str, Positive] = Field(default_factory=dict)
+    min_rank_pattern: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    max_parameters: Positive | None = None
+    history: Literal["folded", "concatenated"] = "folded"
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
 
     @field_validator("target_modules")
@@ -68,6 +91,16 @@ class AdapterConfig(Frozen):
     def _not_empty(cls, value: list[str] | str) -> list[str] | str:
         if not value or any(not name for name in value):
             raise ValueError("name at least one module, for instance [output.dense]")
+        return value
+
+    @field_validator("rank_pattern", "min_rank_pattern")
+    @classmethod
+    def _regex(cls, value: dict[str, int]) -> dict[str, int]:
+        for key in value:
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"{key!r} is not a regex: {error}") from None
         return value
 
     @model_validator(mode="after")
@@ -78,7 +111,11 @@ class AdapterConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches."""
+    """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches.
+
+    Every `checkpoint_steps` updates the task in training is kept, to be resumed from. `gradient_checkpointing` computes
+    activations twice instead of keeping them; `compile` runs the model's repeated blocks through `torch.compile`.
+    """
 
     epochs: Positive = 3
     batch_size: Positive = 32
@@ -90,6 +127,9 @@ class TrainConfig(Frozen):
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     logging_steps: Positive = 10
+    checkpoint_steps: Positive | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def steps(self, rows: int) -> int:
@@ -102,6 +142,6 @@ class TrainConfig(Frozen):
 
 
 class DeepSpeedConfig(Frozen):
-    """The ZeRO stage under which every task's adapter is trained."""
+    """The ZeRO stage of every task: 3 also shares out the frozen model itself, which is never whole on any worker."""
 
-    zero_stage: Literal[0, 1, 2] = 2
+    zero_stage: Literal[0, 1, 2, 3] = 2

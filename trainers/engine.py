@@ -4,7 +4,7 @@ The engine owns the adapters only. The frozen base stays outside it, in its own 
 and a task leaves nothing behind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +13,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.adapters.budget import budget_loss
-from trainers.adapters.layers import OAAdapter
-from trainers.adapters.orthogonality import BatchedBases
+from trainers.adapters.bank import AdapterBank
+from trainers.adapters.layers import use
+from trainers.backbones import Backbone, Labels
 from trainers.batching import micro_batches
-from trainers.config import AdapterConfig, TrainConfig
+from trainers.config import TrainConfig
 from trainers.evaluate import TokenizedSplit
-from trainers.models import Backbone
 
 
 @dataclass(frozen=True)
 class Losses:
     """The terms of L = L_task + λ_orth · L_orth + λ_budget · L_budget of one micro-batch.
 
-    `task_rows` is this rank's sum of row losses; `orthogonality` and `budget` come without their weights.
+    `task` is this rank's sum of loss terms; `orthogonality` and `budget` come without their weights.
     """
 
     total: Tensor
-    task_rows: Tensor
+    task: Tensor
     orthogonality: Tensor
     budget: Tensor
 
@@ -39,37 +38,35 @@ class TaskModel(nn.Module):
     """Frozen backbone with one task's adapters. Only the adapters are registered, hence trained, moved and stored."""
 
     backbone: Backbone
-    named: dict[str, OAAdapter]
+    modules_by_name: dict[str, nn.Module]
 
-    def __init__(self, backbone: Backbone, adapters: dict[str, OAAdapter], config: AdapterConfig) -> None:
-        """`adapters` maps module names to the adapters attached to the backbone."""
+    def __init__(
+        self, backbone: Backbone, modules: Mapping[str, nn.Module], bank: AdapterBank, dtype: torch.dtype
+    ) -> None:
+        """`modules` are the backbone's target layers, attached; `dtype` is that of their outputs."""
         super().__init__()
-        self.adapters = nn.ModuleDict({name.replace(".", "/"): adapter for name, adapter in adapters.items()})
-        self.__dict__.update(backbone=backbone, named=adapters)
-        bases = {name: adapter.written for name, adapter in adapters.items()}
-        self.batched = BatchedBases(bases if config.orthogonality.penalises else {})
-        self.orthogonality_weight = config.orthogonality.weight
-        self.budget_weight = config.budget_weight
+        self.bank, self.dtype = bank, dtype
+        self.__dict__.update(backbone=backbone, modules_by_name=dict(modules))
 
     def forward(
-        self, token_ids: Sequence[Sequence[int]], targets_B: Tensor, weights_B: Tensor, labels_CD: Tensor, scale: float
-    ) -> Losses:
-        """Loss of one micro-batch.
+        self, token_ids: list[list[int]], targets: np.ndarray, labels: Labels, scale: float
+    ) -> tuple[Tensor, ...]:
+        """The fields of `Losses` for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else.
 
         Args:
             token_ids: B rows of token ids.
-            targets_B: (B,) label indices.
-            weights_B: (B,) 1 for a real row, 0 for one that only keeps this rank in step.
-            labels_CD: (C, D) unit label embeddings.
-            scale: what the sum of row losses is multiplied by, so that averaging over ranks and micro-batches gives
-                the mean over the rows of the effective batch.
+            targets: (B,) label indices, on the host.
+            labels: as the backbone encodes them.
+            scale: what the sum of loss terms is multiplied by, so that averaging over ranks and micro-batches gives
+                the mean over the terms of the effective batch; 0 for rows that only keep this rank in step.
         """
-        logits_BC = self.backbone.logits(token_ids, labels_CD)
-        rows_B = nn.functional.cross_entropy(logits_BC, targets_B, reduction="none") * weights_B
-        orthogonality = self.batched.penalty({name: adapter.W2 for name, adapter in self.named.items()})
-        budget = budget_loss(adapter.gamma() for adapter in self.named.values())
-        total = rows_B.sum() * scale + self.orthogonality_weight * orthogonality + self.budget_weight * budget
-        return Losses(total, rows_B.sum().detach(), orthogonality.detach(), budget.detach())
+        outputs = self.bank(self.dtype)
+        use(self.modules_by_name, self.bank.pairs(outputs))
+        *_, orthogonality, budget = outputs
+        task = self.backbone.row_losses(token_ids, targets, labels).sum()
+        weights = self.bank.config.orthogonality.weight, self.bank.config.budget_weight
+        total = task * scale + weights[0] * orthogonality + weights[1] * budget
+        return total, task.detach() * float(scale > 0), orthogonality.detach(), budget.detach()
 
 
 def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -80,56 +77,71 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> floa
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
 
 
+def deepspeed_settings(train: TrainConfig, zero_stage: int, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a task's engine."""
+    return {
+        "train_micro_batch_size_per_gpu": max(1, train.batch_size // (world_size * train.gradient_accumulation_steps)),
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "gradient_clipping": train.max_grad_norm,
+        "zero_optimization": {"stage": zero_stage, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+
+
 def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_size: int, total_steps: int) -> Any:
     """A DeepSpeed engine over the adapters: AdamW, g and τ at their own rate and without weight decay."""
     import deepspeed
 
     # On CPUs DeepSpeed would compile a shared-memory all-reduce at first use: two minutes and a compiler. gloo serves.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    matrices = [p for a in model.named.values() for p in (a.W1, a.W2)]
-    gates = [p for a in model.named.values() for p in (a.g, a.tau)]
+    named = list(model.bank.named_parameters())
     optimizer = torch.optim.AdamW(
         [
-            {"params": matrices, "lr": train.learning_rate, "weight_decay": train.weight_decay},
-            {"params": gates, "lr": train.learning_rate * train.budget_learning_rate_factor, "weight_decay": 0.0},
+            {
+                "params": [parameter for name, parameter in named if name.startswith("W")],
+                "lr": train.learning_rate,
+                "weight_decay": train.weight_decay,
+            },
+            {
+                "params": [parameter for name, parameter in named if not name.startswith("W")],
+                "lr": train.learning_rate * train.budget_learning_rate_factor,
+                "weight_decay": 0.0,
+            },
         ]
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, train.warmup_steps, total_steps)
     )
-    micro = max(1, train.batch_size // (world_size * train.gradient_accumulation_steps))
-    settings = {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "gradient_clipping": train.max_grad_norm,
-        "zero_optimization": {"stage": zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31,
-    }
+    settings = deepspeed_settings(train, zero_stage, world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
     return engine
 
 
-def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels_CD: Tensor, accumulation: int) -> Losses:
+def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels: Labels, accumulation: int) -> Losses:
     """Forward, backward and update over one effective batch, dealt to all ranks and `accumulation` micro-batches.
 
-    Every row weighs the same, however unevenly the batch divides: DeepSpeed averages gradients over ranks and
-    micro-batches, so each row's loss is multiplied by their number and divided by the rows of the batch.
+    Every loss term (a row, or a target token) weighs the same, however unevenly the batch divides: DeepSpeed averages
+    gradients over ranks and micro-batches, so each is multiplied by their number and divided by the terms of the batch.
 
     Returns:
-        The terms of the last micro-batch; `task_rows` is this rank's sum over all of them.
+        The terms of the last micro-batch; `task` is this rank's sum over all of them.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    device = labels_CD.device
-    scale = world_size * accumulation / len(batch)
-    row_losses = torch.zeros((), device=device)
+    backbone: Backbone = engine.module.backbone
+    scale = world_size * accumulation / terms(backbone, split, batch, labels)
+    task = torch.zeros((), device=backbone.device)
     for rows in micro_batches(batch, accumulation, rank, world_size):
         present = rows if len(rows) else batch[:1]
-        weights_B = torch.full((len(present),), float(len(rows) > 0), device=device)
-        targets_B = torch.as_tensor(split.targets[present], device=device)
-        losses = engine([split.token_ids[i] for i in present], targets_B, weights_B, labels_CD, scale)
+        token_ids = [split.token_ids[i] for i in present]
+        losses = Losses(*engine(token_ids, split.targets[present], labels, scale if len(rows) else 0.0))
         engine.backward(losses.total)
         engine.step()
-        row_losses += losses.task_rows
-    return Losses(losses.total, row_losses, losses.orthogonality, losses.budget)
+        task += losses.task
+    return Losses(losses.total, task, losses.orthogonality, losses.budget)
+
+
+def terms(backbone: Backbone, split: TokenizedSplit, batch: np.ndarray, labels: Labels) -> int:
+    """Loss terms of a batch over all ranks: its rows, or the tokens of their answers."""
+    return int(backbone.units(labels)[split.targets[batch]].sum())

@@ -1,7 +1,4 @@
-"""Accuracy of the model as it stands on one split, over all ranks.
-
-Shape suffixes: C classes, D model width.
-"""
+"""Accuracy of the model as it stands on one split, over all ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from trainers.backbones import Backbone, Labels
 from trainers.messages import Score
-from trainers.models import Backbone
+from trainers.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,30 @@ class TokenizedSplit:
         return np.fromiter(map(len, self.token_ids), dtype=np.int64, count=len(self.token_ids))
 
 
-def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int]) -> TokenizedSplit:
-    """Token ids of every text, cut at the model's `max_length`."""
-    return TokenizedSplit(backbone.tokenize(texts), np.asarray(targets, dtype=np.int64))
+def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt) -> TokenizedSplit:
+    """Token ids of every text in its prompt, cut at the model's `max_length`."""
+    return TokenizedSplit(backbone.tokenize(texts, prompt), np.asarray(targets, dtype=np.int64))
 
 
 @torch.no_grad()
-def evaluate(backbone: Backbone, split: TokenizedSplit, labels_CD: Tensor, batch_size: int) -> Score:
-    """Rows whose nearest label word, among the task's own labels, is the right one. Each rank takes every n-th row.
+def evaluate(backbone: Backbone, split: TokenizedSplit, labels: Labels, batch_size: int) -> Score:
+    """Rows whose predicted label, among the task's own, is the right one. Each rank takes every n-th row.
+
+    All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call; where one has no row
+    left it repeats one that does not count.
 
     Args:
         split: the same on all ranks.
-        labels_CD: (C, D) unit label embeddings.
-        batch_size: rows a forward pass, a rank.
+        labels: as the backbone encodes them.
+        batch_size: texts a forward pass, a rank.
     """
-    mine = np.argsort(split.lengths, kind="stable")[dist.get_rank() :: dist.get_world_size()]
+    order, ranks = np.argsort(split.lengths, kind="stable"), dist.get_world_size()
     correct = torch.zeros((), dtype=torch.int64, device=backbone.device)
-    for start in range(0, len(mine), batch_size):
-        rows = mine[start : start + batch_size]
-        logits_BC = backbone.logits([split.token_ids[i] for i in rows], labels_CD)
-        targets_B = torch.as_tensor(split.targets[rows], device=backbone.device)
-        correct += (logits_BC.argmax(-1) == targets_B).sum()
+    for start in range(0, len(order), batch_size * ranks):
+        dealt = order[start : start + batch_size * ranks]
+        mine = dealt[dist.get_rank() :: ranks]
+        rows = np.resize(mine if len(mine) else dealt, -(-len(dealt) // ranks))
+        guesses_B = backbone.predict([split.token_ids[i] for i in rows], labels, batch_size)
+        correct += (guesses_B == backbone.to_device(split.targets[rows]))[: len(mine)].sum()
     dist.all_reduce(correct)
     return Score(int(correct), len(split.targets))

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from cluster.errors import OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
-from trainers.messages import Event, Failed, Order, Progress, TaskDone
-from trainers.train_loop import Job, train_loop
+from trainers.messages import Event, Failed, Job, Order, Progress, TaskDone
+from trainers.train_loop import train_loop
 
 POLL_S = 0.5
 

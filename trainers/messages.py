@@ -1,9 +1,33 @@
-"""What the controller and the workers say to each other through the feed. In transit only; nothing here is stored."""
+"""What the controller and the workers say to each other. In transit only; nothing here is stored."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.storage import FileRecord
+from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """One task as workers get it: label words; for each split, texts and label indices; what stands around a text."""
+
+    name: str
+    labels: tuple[str, ...]
+    splits: dict[str, tuple[list[str], list[int]]]
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs that does not change between tasks. `tasks` are references to `TaskRows`."""
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    train: TrainConfig
+    deepspeed: DeepSpeedConfig
+    store_uri: str
+    tasks: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -11,12 +35,17 @@ class Order:
     """Train task `index`.
 
     `history` holds one reference a committed task, to its (adapter, bases) bytes in Ray's object store; a worker reads
-    those it does not hold already. `version_root` is the key prefix under which a fresh folder is written.
+    those it does not hold already, and checks them against `digests`, their sha256. `version_root` is the key prefix
+    under which a fresh folder is written, `checkpoint` the key of the task in training; one found there is resumed from
+    where its identity is equal to `identity`.
     """
 
     index: int
     version_root: str
     history: tuple[Any, ...]
+    digests: tuple[tuple[str, str], ...]
+    checkpoint: str
+    identity: dict[str, Any]
     zero_shot: bool
 
 
@@ -52,6 +81,8 @@ class TaskDone:
     base_digest: str
     budget: dict[str, dict[str, float]]
     overlap: float
+    occupancy: dict[str, dict[str, float]]
+    angles: list[dict[str, float]]
     active_parameters: int
     validation: list[Score]
     test: list[Score]

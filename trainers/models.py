@@ -1,25 +1,25 @@
-"""The frozen base model, and how a task is scored on it.
-
-Shape suffixes: B batch, S sequence, D model width, C classes.
-"""
+"""Loading the frozen base model, and checking beforehand that it can be."""
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
 from cluster.errors import ConfigError
-from trainers.adapters.layers import match_modules
+from trainers.adapters.bank import check_ranks
+from trainers.adapters.layers import match_modules, width
+from trainers.backbones import FAMILIES, Backbone, TextToText
 from trainers.config import AdapterConfig, ModelConfig
+from trainers.partition import gather_on_use, gathered, partitioned_loading
+from trainers.quantise import quantise
 from trainers.sources import quiet
 
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
 
 
 def resolve_name(name: str) -> str:
@@ -30,86 +30,104 @@ def resolve_name(name: str) -> str:
     return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen encoder with its tokenizer; `digest` identifies the weights."""
-
-    model: nn.Module
-    tokenizer: Any
-    max_length: int
-    digest: str
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
-
-    @torch.no_grad()
-    def embed_labels(self, labels: Sequence[str]) -> Tensor:
-        """Unit embeddings (C, D) of the label words. Call it before any task is folded into the weights."""
-        return self.embed(self.tokenize(labels))
-
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with special tokens, cut at `max_length`."""
-        return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Mean-pooled, L2-normalised embeddings (B, D) in float32; padded to the longest text of the batch."""
-        batch = self.tokenizer.pad({"input_ids": list(token_ids)}, return_tensors="pt").to(self.device)
-        hidden_BSD = self.model(**batch).last_hidden_state.float()
-        mask_BS1 = batch["attention_mask"].unsqueeze(-1).to(hidden_BSD.dtype)
-        pooled_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
-        return nn.functional.normalize(pooled_BD, dim=-1)
-
-    def logits(self, token_ids: Sequence[Sequence[int]], label_embeddings_CD: Tensor) -> Tensor:
-        """20 · cos(text, label word): (B, C) in float32."""
-        return LOGIT_SCALE * self.embed(token_ids) @ label_embeddings_CD.T
-
-
-def load_backbone(config: ModelConfig, device: torch.device | str = "cpu") -> Backbone:
-    """Loads model and tokenizer, frozen and in evaluation mode, on `device`.
+def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, partitioned: bool = False) -> Backbone:
+    """Loads model and tokenizer, frozen and in evaluation mode, on `device`; `partitioned` over all ranks, see
+    `trainers.partition`.
 
     Raises:
         ConfigError: `model.name` cannot be loaded.
     """
-    from transformers import AutoModel, AutoTokenizer
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    source = resolve_name(config.name)
+    source, dtype = resolve_name(config.name), getattr(torch, config.dtype)
+    family, auto_class = FAMILIES[config.task_type]
+    auto: Any = getattr(transformers, auto_class)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
-        model = AutoModel.from_pretrained(source, revision=config.revision, dtype=getattr(torch, config.dtype))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=config.revision)
+        with partitioned_loading(dtype) if partitioned else nullcontext():
+            model = auto.from_pretrained(source, revision=config.revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise unloadable(config, error) from None
-    model.eval().requires_grad_(False).to(device)
-    return Backbone(model, tokenizer, config.max_length, weights_digest(model))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if issubclass(family, TextToText) and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model.name: the tokenizer of {config.name!r} has no eos_token, which ends an answer; set one"
+        )
+    if issubclass(family, TextToText):
+        start = getattr(model.config, "decoder_start_token_id", None)
+        # instead of the checkpoint's, which may ask for sampling, beams or penalties: greedy decoding is what is scored
+        model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
+    model.eval().requires_grad_(False)
+    if not partitioned:
+        model.to(device)
+    digest = weights_digest(model)  # of the weights as they are published, whatever they are kept in
+    if config.quantization:
+        quantise(model)
+    if partitioned:
+        gather_on_use(model, dtype)
+    return family(model, tokenizer, config.max_length, digest, config.scoring)
 
 
-def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Linear]]:
+def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Module]]:
     """The model without its weights (on the `meta` device) and the layers that would be adapted.
 
     Raises:
-        ConfigError: `model.name` has no readable configuration or is no encoder, `model.max_length` is beyond its
-            positions, or `adapter.target_modules` matches no layer.
+        ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, `model.max_length` is
+            beyond its positions, `adapter.target_modules` matches no layer, or ranks and floors contradict each other.
     """
-    from transformers import AutoConfig, AutoModel
+    import transformers
 
     with quiet():
         try:
-            architecture = AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
+            architecture = transformers.AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
         except (OSError, ValueError) as error:
             raise unloadable(config, error) from None
-    if architecture.is_encoder_decoder:
-        raise ConfigError(f"model.name: {config.name!r} is an encoder-decoder; {config.task_type} takes an encoder")
+    check_task_type(config, architecture)
     positions = getattr(architecture, "max_position_embeddings", None)
     if positions and config.max_length > positions:
         raise ConfigError(
             f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
         )
+    auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
     with torch.device("meta"):
-        model = AutoModel.from_config(architecture, dtype=getattr(torch, config.dtype))
-    return model, match_modules(model, adapter.target_modules)
+        model = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    modules = match_modules(model, adapter.target_modules)
+    check_ranks({name: width(module) for name, module in modules.items()}, adapter)
+    return model, modules
+
+
+def check_task_type(config: ModelConfig, architecture: Any) -> None:
+    """Raises ConfigError where `model.task_type` does not fit the architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    kind = architecture.model_type
+    reads_both_ways = kind in MASKED and not getattr(architecture, "is_decoder", False)
+    if architecture.is_encoder_decoder:
+        fitting = "SEQ_2_SEQ_LM"
+    elif kind in CAUSAL and not reads_both_ways and config.task_type != "LABEL_EMBEDDING":
+        fitting = "CAUSAL_LM"
+    else:
+        fitting = "LABEL_EMBEDDING"
+    if config.task_type != fitting:
+        raise ConfigError(f"model.task_type: {config.task_type} does not fit {config.name!r} (a {kind}); use {fitting}")
+
+
+def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
+    """Compiles the model's repeated blocks (the members of its outermost module lists), which share their code.
+
+    With `dynamic`, one compilation serves batches of every size and length.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    for module in model.children():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.compile(dynamic=dynamic)
+        else:
+            compile_blocks(module, dynamic=dynamic)
 
 
 def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
@@ -124,9 +142,16 @@ def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of the state dict in name order: equal weights, equal digest."""
+    """sha256 over names, dtypes, shapes and bytes of the state dict in name order: equal weights, equal digest.
+
+    Collective where the model is partitioned: one tensor is whole at a time, and only rank 0 hashes.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        with gathered([tensor]):
+            if partitioned and dist.get_rank() != 0:
+                continue
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

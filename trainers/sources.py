@@ -25,9 +25,10 @@ LISTED = 12  # how many names an error message lists
 
 
 class TaskBase(Frozen):
-    """What every task has. The row limits override those of the `data` section."""
+    """What every task has. The row limits override those of the `data` section, `instruction` what a prompt says."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    instruction: str | None = None
     max_train_rows: Positive | None = None
     max_test_rows: Positive | None = None
 

@@ -31,7 +31,8 @@ def config_file(folder: Path, tasks: int, store: Path) -> Path:
             "threshold": 0.9,
             "orthogonality": {"side": "both", "energy": 0.6},
         },
-        "train": {"epochs": 2, "batch_size": 20, "warmup_steps": 2, "learning_rate": 5e-3, "logging_steps": 2},
+        "train": {"epochs": 2, "batch_size": 20, "warmup_steps": 2, "learning_rate": 5e-3, "logging_steps": 2}
+        | {"checkpoint_steps": 2},
         "data": {"max_train_rows": 50, "max_validation_rows": 20, "max_test_rows": 30},
         "cluster": {"num_workers": 2},
         "tasks": TASKS[:tasks],
@@ -143,11 +144,12 @@ def disturbed(folder: Path) -> Path:
     assert [task["state"] for task in state["tasks"]] == ["done", "pending"]
     with running(config) as (run, until):
         until("default/tiny: 1 of 2 tasks are committed already")
-        until("[2/2] area: train")
+        until("[2/2] area: train 4/6")
         workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "RayTrainWorker" in p.name()]
         workers[0].kill()
         output, message = run.communicate(timeout=180)
         assert run.returncode == 0, output + message
+        assert re.search(r"\[2/2\] area: resume [24]/6", output), output  # mid-task, not from its start
     return store
 
 

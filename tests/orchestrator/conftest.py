@@ -1,7 +1,7 @@
 """Runs made without Ray: the log entries and files a controller would write, through the registry."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class FakeRun:
         zero_shot: Fractions | None = None,
         parameters: int = 100,
         overlap: float = 0.25,
+        occupancy: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """One task, with accuracy on every task; a split's scores are the fractions of its rows."""
         index = len(self.state.commits)
@@ -71,6 +72,7 @@ class FakeRun:
             "base_digest": "b" * 64,
             "budget": budget,
             "overlap": overlap,
+            "occupancy": occupancy or {m: {"written": 0.1, "read": 0.0, "free": 9, "dropped": 0.0} for m in MODULES},
             "active_parameters": parameters,
             "stored_bytes": 1000,
             "validation": counts(validation, "validation"),

@@ -142,9 +142,9 @@ WRONG = {
     "train: {epochs: yes}": "train.epochs: true: should be a whole number",
     "train: {learning_rate: false}": "train.learning_rate: false: should be a number",
     "guards: {max_forgetting: true}": "guards.max_forgetting: true: should be a number",
-    "deepspeed: {zero_stage: true}": "deepspeed.zero_stage: true: use one of 0, 1, 2",
-    "deepspeed: {zero_stage: 4}": "deepspeed.zero_stage: 4: use one of 0, 1, 2",
-    "deepspeed: {zero_stage: '2'}": 'deepspeed.zero_stage: "2": use one of 0, 1, 2',
+    "deepspeed: {zero_stage: true}": "deepspeed.zero_stage: true: use one of 0, 1, 2, 3",
+    "deepspeed: {zero_stage: 4}": "deepspeed.zero_stage: 4: use one of 0, 1, 2, 3",
+    "deepspeed: {zero_stage: '2'}": 'deepspeed.zero_stage: "2": use one of 0, 1, 2, 3',
     "train: {epochs: 1.5}": "train.epochs: 1.5: should be a whole number",
     "train: {epochs: abc}": 'train.epochs: "abc": should be a whole number',
     "train: {epochs: 0}": "train.epochs: 0: should be greater than 0",
@@ -217,7 +217,7 @@ WRONG_TASKS = {
         "tasks.0.taks: unknown key; did you mean 'task'?",
     ],
     "tasks: [{name: a, source: docstrings, task: area, dataset: x}]": [
-        "tasks.0.dataset: unknown key; known here: max_test_rows, max_train_rows, name, source, task"
+        "tasks.0.dataset: unknown key; known here: instruction, max_test_rows, max_train_rows, name, source, task"
     ],
     "tasks: [{name: a, source: docstrings, task: area, max_train_rows: true}]": [
         "tasks.0.max_train_rows: true: should be a whole number"
@@ -400,7 +400,7 @@ def test_the_template_is_valid_as_it_is(load: Load) -> None:
 
 def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -413,7 +413,7 @@ def test_the_template_shows_every_key(load: Load) -> None:
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
     config = load(commented)
     assert [task.source for task in config.tasks] == ["docstrings"] * 4 + ["cl_benchmark", "files", "hub"]
-    limits = {"max_train_rows", "max_test_rows"}  # shown once
+    limits = {"instruction", "max_train_rows", "max_test_rows"}  # shown once
     for task in config.tasks[4:]:
         assert type(task).model_fields.keys() - limits <= task.model_fields_set
     assert limits <= config.tasks[4].model_fields_set

@@ -121,7 +121,7 @@ def test_status_of_tasks(two_of_three: Any) -> None:
     common = {"name", "state", "labels", "rows"}
     assert last.keys() == common
     assert first.keys() == common | {
-        "ref", "version", "active_parameters", "stored_bytes", "overlap", "budget", "cost",
+        "ref", "version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost",
     }  # fmt: skip
     assert (first["ref"], first["version"], first["name"]) == ("default/stream@v1", 1, "a")
     two_of_three.append("interrupt", {"reason": "Ctrl-C"})
@@ -142,7 +142,8 @@ HARMLESS = {
     "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.max_failures", "cluster.num_workers",
     "cluster.use_gpu", "data_dir", "deepspeed", "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
     "guards.max_forgetting", "guards.min_average_accuracy", "store", "train.eval_batch_size",
-    "train.gradient_accumulation_steps", "train.logging_steps",
+    "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
+    "train.logging_steps",
 }  # fmt: skip
 
 

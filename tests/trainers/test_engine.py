@@ -1,4 +1,4 @@
-"""Two real processes under ZeRO 0, 1 and 2 against one process of plain PyTorch on the whole batch."""
+"""Two real processes under ZeRO 0 to 3 against one process of plain PyTorch on the whole batch."""
 
 import os
 import socket
@@ -10,80 +10,131 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.zero_pair import ADAPTER, BATCHES, CASES, ROWS, STEPS, new_adapters, setting, train_config
-from trainers.adapters.layers import attach, detach, match_modules
+from tests.trainers.zero_pair import BATCHES, CASES, RESUMED, ROWS, STEPS, Case, Setting, train_config
+from trainers.adapters.layers import use
 from trainers.adapters.orthogonality import penalty
 from trainers.engine import learning_rate_factor
 
 REPO = Path(__file__).resolve().parents[2]
+Tensors = dict[str, torch.Tensor]
+
+
+def launch(folder: Path, ranks: int) -> None:
+    """Runs zero_pair in that many processes to its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "tests.trainers.zero_pair", str(folder)]
+    processes = [
+        subprocess.Popen(
+            command, cwd=REPO, env={**common, "LOCAL_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-6000:]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_SIZE": "2"}
-    command = [sys.executable, "-m", "tests.trainers.zero_pair", str(folder)]
-    processes = [
-        subprocess.Popen(
-            command, cwd=REPO, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
+    launch(folder, 2)
+    launch(folder, 1)  # goes on alone from what two have left
     return folder
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, torch.Tensor]:
-    """The same steps written out: mean loss over the batch, dense penalty, torch's own clipping and AdamW."""
-    backbone, split, labels = setting()
-    modules = match_modules(backbone.model, ADAPTER.target_modules)
-    adapters = new_adapters({name: module.out_features for name, module in modules.items()})
-    attach(modules, adapters)
-    train = train_config(1)
-    matrices = [p for a in adapters.values() for p in (a.W1, a.W2)]
-    gates = [p for a in adapters.values() for p in (a.g, a.tau)]
+def references(pair: Path) -> dict[tuple[str, str, str], Tensors]:
+    """Of each family, history and dtype once: the same steps in plain PyTorch."""
+    found: dict[tuple[str, str, str], Tensors] = {}
+    for case in CASES:
+        key = case.family, case.history, case.dtype
+        if key not in found:
+            found[key] = reference(Setting(case, pair, partitioned=False))
+    return found
+
+
+def reference(setting: Setting) -> Tensors:
+    """Mean loss over the batch's terms, dense penalty module by module, torch's own clipping and AdamW."""
+    bank, train = setting.bank(), train_config(1)
+    matrices = [p for n, p in bank.named_parameters() if n.startswith("W")]
+    gates = [p for n, p in bank.named_parameters() if not n.startswith("W")]
     rates = (train.learning_rate, train.learning_rate * train.budget_learning_rate_factor)
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": r, "weight_decay": 0.0} for p, r in zip((matrices, gates), rates, strict=True)]
     )
-    first: dict[str, torch.Tensor] = {}
+    units = torch.as_tensor(setting.backbone.units(setting.labels))
+    first: Tensors = {}
     for step, batch in enumerate(BATCHES):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, train.warmup_steps, STEPS)
-        logits = backbone.logits([split.token_ids[i] for i in batch], labels)
-        task = torch.nn.functional.cross_entropy(logits, torch.as_tensor(split.targets[batch]))
-        orthogonality = sum(penalty(a.W2[None], a.written[None]) for a in adapters.values())
-        budget = sum(a.gamma().abs().sum() for a in adapters.values()) / len(adapters)
-        first = first or {"task": task.detach(), "orthogonality": orthogonality.detach(), "budget": budget.detach()}
+        outputs = bank(setting.dtype)
+        use(setting.modules, bank.pairs(outputs))
+        targets = setting.split.targets[batch]
+        losses = setting.backbone.row_losses([setting.split.token_ids[i] for i in batch], targets, setting.labels)
+        task = losses.sum() / units[targets].sum()
+        names, written = list(setting.modules), setting.history.columns("written")
+        orthogonality = sum(penalty(bank.W2_0[i][None], written[name][None]) for i, name in enumerate(names))
+        budget = (bank.g_0.sign() * torch.relu(bank.g_0.abs() - bank.tau_0.abs()[:, None])).abs().sum() / len(names)
+        if not first:
+            first = {"loss/task": losses.sum().detach(), "loss/orthogonality": orthogonality.detach()}
+            first["loss/budget"] = budget.detach()
         optimizer.zero_grad()
-        (task + ADAPTER.orthogonality.weight * orthogonality + ADAPTER.budget_weight * budget).backward()
+        (
+            task + setting.adapter.orthogonality.weight * orthogonality + setting.adapter.budget_weight * budget
+        ).backward()
         torch.nn.utils.clip_grad_norm_([*matrices, *gates], train.max_grad_norm)
         optimizer.step()
-    detach(modules)
-    return first | {f"{n}.{k}": p.detach() for n, a in adapters.items() for k, p in a.named_parameters()}
+    use(setting.modules, {})
+    with torch.no_grad():
+        targets = setting.split.targets
+        first["eval/rows"] = setting.backbone.row_losses(setting.split.token_ids, targets, setting.labels)
+    guesses = setting.backbone.predict(setting.split.token_ids, setting.labels, 64)
+    first["eval/correct"] = (guesses == torch.as_tensor(targets)).sum().float()
+    return first | {name: parameter.detach() for name, parameter in bank.named_parameters()}
 
 
-@pytest.mark.parametrize(("stage", "accumulation"), CASES)
-def test_zero_equals_one_process(pair: Path, reference: dict[str, torch.Tensor], stage: int, accumulation: int) -> None:
-    """Losses of the first step and every parameter after three steps, with ranks that hold unequal rows or none.
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_zero_equals_one_process(pair: Path, references: dict[tuple[str, str, str], Tensors], case: Case) -> None:
+    """Losses of the first step, every parameter after three steps, and scores without adapters, with ranks that hold
+    unequal rows, unequal tokens, or none.
 
     Adam divides small gradients by themselves, so their rounding shows: 5e-5 is half a percent of one step (lr 1e-2).
+    In bfloat16 the batch is cut otherwise, so products round otherwise: losses to 2^-6, and of the parameters nine in
+    ten within half a step; where a gradient is rounding noise, Adam still takes a whole one.
     """
-    result = load_file(pair / f"{stage}_{accumulation}.safetensors")
-    assert result.keys() == reference.keys()
-    assert reference["orthogonality"] > 0.01 and ROWS % 2
-    for name, expected in reference.items():
-        assert torch.allclose(result[name], expected, rtol=1e-4, atol=5e-5), name
+    result, expected = load_file(pair / f"{case.name}.safetensors"), references[case.family, case.history, case.dtype]
+    assert result.keys() == expected.keys()
+    assert expected["loss/orthogonality"] > 0.01 and ROWS % 2
+    for name, value in expected.items():
+        if case.dtype == "float32":
+            assert torch.allclose(result[name], value.float(), rtol=1e-4, atol=5e-5), name
+        elif "/" in name:
+            assert torch.allclose(result[name], value.float(), rtol=2**-6, atol=2**-6), name
+        else:
+            close = (result[name] - value).abs() <= 5e-3
+            assert close.float().mean() > 0.9, name
+
+
+@pytest.mark.parametrize(("family", "before", "after"), RESUMED)
+@pytest.mark.parametrize("ranks", [2, 1])
+def test_a_checkpoint_resumes_on_another_stage_and_number_of_ranks(
+    pair: Path, family: str, before: int, after: int, ranks: int
+) -> None:
+    """Parameters after the last step equal those of the run that was never interrupted."""
+    if ranks == 1 and after == 3:
+        pytest.skip("one rank has nobody to share the model with")
+    result = load_file(pair / f"resumed_{family}_{before}_{after}_{ranks}.safetensors")
+    whole = load_file(pair / f"{Case(family, before, 2).name}.safetensors")
+    for name, value in whole.items():
+        if "/" not in name:
+            assert torch.allclose(result[name], value, rtol=1e-4, atol=5e-5), name
 
 
 def test_learning_rate_warms_up_then_falls_to_zero() -> None:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from trainers.adapters.layers import OAAdapter
-from trainers.adapters.subspace import extend_basis, leading_directions
+from trainers.adapters.bank import ModuleState
+from trainers.adapters.subspace import Basis, extend_basis, leading_directions
 
 ADAPTER_FILE = "adapter.safetensors"
 BASES_FILE = "bases.safetensors"
@@ -49,20 +48,12 @@ class ModuleAdapter:
 
 
 @dataclass(frozen=True)
-class Directions:
-    """What one task adds to a module's basis: orthonormal columns (D, N) and the spectrum (N,) they came with."""
-
-    columns_DN: Tensor
-    spectrum_N: Tensor
-
-
-@dataclass(frozen=True)
 class TaskAdapter:
     """One task's adapter over all modules that kept at least one dimension, and the directions it adds to Q and P."""
 
     modules: dict[str, ModuleAdapter]
-    written: dict[str, Directions]
-    read: dict[str, Directions]
+    written: dict[str, Basis]
+    read: dict[str, Basis]
 
     @property
     def parameters(self) -> int:
@@ -70,29 +61,29 @@ class TaskAdapter:
         return sum(module.parameters for module in self.modules.values())
 
 
-def extract(adapters: Mapping[str, OAAdapter], energy: float) -> TaskAdapter:
-    """Drops the dimensions with γ = 0 and finds what the task adds to the bases that the adapters were trained against.
+def extract(
+    states: Mapping[str, ModuleState],
+    written: Mapping[str, Basis],
+    read: Mapping[str, Basis],
+    moments: Mapping[str, Tensor],
+    energy: float,
+) -> TaskAdapter:
+    """Drops the dimensions with γ = 0 and finds what the task adds to the bases that it was trained against.
 
     What a module reads counts, up to the share `energy`, also where it kept no dimension: a later adapter there would
-    disturb this task all the same. It is known where `moment_DD` was collected.
+    disturb this task all the same. `moments` holds Σ h hᵀ (D, D) where input-side protection collected it.
     """
-    modules, written, read = {}, {}, {}
-    for name, adapter in adapters.items():
-        active = active_part(adapter)
-        if active.rank:
-            modules[name] = active
-            written[name] = Directions(*extend_basis(adapter.written.cpu(), active.written_DR))
-        if adapter.moment_DD is not None:
-            read[name] = Directions(*leading_directions(adapter.read.cpu(), adapter.moment_DD.cpu(), energy))
-    return TaskAdapter(modules, written, read)
+    modules = {name: active_part(state) for name, state in states.items()}
+    modules = {name: module for name, module in modules.items() if module.rank}
+    added = {n: extend_basis(written[n].columns_DH, module.written_DR) for n, module in modules.items()}
+    seen = {n: leading_directions(read[n].columns_DH, moment.cpu(), energy) for n, moment in moments.items()}
+    return TaskAdapter(modules, added, seen)
 
 
-@torch.no_grad()
-def active_part(adapter: OAAdapter) -> ModuleAdapter:
-    """The active dimensions as they act, on the CPU in float32."""
-    gamma_R, on = adapter.gamma(), adapter.active()
-    parts = adapter.input_matrix()[on], adapter.output_matrix()[:, on], gamma_R[on]
-    return ModuleAdapter(*(part.detach().float().cpu().contiguous() for part in parts))
+def active_part(state: ModuleState) -> ModuleAdapter:
+    """The active dimensions as they act."""
+    on = state.active_R
+    return ModuleAdapter(state.w1_RD[on].contiguous(), state.w2_DR[:, on].contiguous(), state.gamma_R[on].contiguous())
 
 
 def save(adapter: TaskAdapter, directory: Path) -> None:
@@ -104,7 +95,7 @@ def save(adapter: TaskAdapter, directory: Path) -> None:
     bases: dict[str, Tensor] = {}
     for directions, columns, spectrum in ((adapter.written, *WRITTEN), (adapter.read, *READ)):
         for name, added in directions.items():
-            bases |= {f"{name}.{columns}": added.columns_DN, f"{name}.{spectrum}": added.spectrum_N}
+            bases |= {f"{name}.{columns}": added.columns_DH, f"{name}.{spectrum}": added.spectrum_H}
     save_file(bases, directory / BASES_FILE)
 
 
@@ -118,8 +109,8 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
     return TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ))
 
 
-def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Directions]:
-    return {n: Directions(bases[f"{n}.{columns}"], bases[f"{n}.{spectrum}"]) for n in _owners(bases, columns)}
+def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Basis]:
+    return {n: Basis(bases[f"{n}.{columns}"], bases[f"{n}.{spectrum}"]) for n in _owners(bases, columns)}
 
 
 def _owners(tensors: Mapping[str, Tensor], suffix: str) -> list[str]:

@@ -1,141 +1,182 @@
-"""The adapter itself and how it sits on a frozen linear layer.
+"""How an adapter sits on a frozen linear layer, and which layers those are.
 
     h_t = (I + U_t) h_{t−1},   U_t = W2 · diag(γ) · W1,   h_{t−1} = what the layer gives with all earlier tasks in it
 
-Shape suffixes: B batch, D output width of the adapted layer, R rank, K input width of the layer.
+Shape suffixes: N tokens, D output width of the adapted layer, R rank, C rank of a concatenated history.
 Source: Wan et al., arXiv:2505.22358. The adapter reads the layer's output, so W1 is (R, D), not (R, K).
 """
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
-from trainers.adapters.budget import floored_threshold, soft_threshold
-from trainers.adapters.orthogonality import project_out
-from trainers.config import AdapterConfig
+
+Pair = tuple[Tensor, Tensor]
+Layer = Any  # an nn.Linear or a quantised subclass of it, or GPT-2's Conv1D
 
 
-class OAAdapter(nn.Module):
-    """U h = W2 · diag(γ) · W1 · h for one module.
+class LowRank(torch.autograd.Function):
+    """h + up (down h) for h (…, D), down (R, D), up (D, R), in five passes over tokens × D forward and backward.
 
-    Trained: W1 (R, D) ~ N(0, 1/D), W2 (D, R) = 0, g (R,) ~ N(1, 0.1²), τ (1,) = τ₀. U is 0 at the start.
+    Autograd's own formula writes dz·down apart and adds it in another pass; here both additions ride on their product.
     """
 
-    written: Tensor
-    read: Tensor
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
+        """Saves h only where `down` is trained: a frozen pair needs no activation in the backward pass."""
+        h_ND = h.reshape(-1, h.shape[-1])
+        z_NR = h_ND @ down_RD.T
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        ctx.save_for_backward(*((h_ND, z_NR) if trained else ()), down_RD, up_DR)
+        return torch.addmm(h_ND, z_NR, up_DR.T).view(h.shape)
 
-    def __init__(
-        self, width: int, config: AdapterConfig, generator: torch.Generator, written_DH: Tensor, read_DH: Tensor
-    ) -> None:
-        """Draws the initial values from `generator`; the bases Q and P of the history are (D, H), H ≥ 0 each."""
-        super().__init__()
-        rank = config.max_rank
-        self.W1 = nn.Parameter(torch.randn(rank, width, generator=generator) * width**-0.5)
-        self.W2 = nn.Parameter(torch.zeros(width, rank))
-        self.g = nn.Parameter(1 + 0.1 * torch.randn(rank, generator=generator))
-        self.tau = nn.Parameter(torch.full((1,), config.threshold))
-        self.min_rank = config.min_rank
-        self.projects_output = config.orthogonality.projects_output and written_DH.shape[1] > 0
-        self.projects_input = config.orthogonality.projects_input and read_DH.shape[1] > 0
-        self.register_buffer("written", written_DH, persistent=False)
-        self.register_buffer("read", read_DH, persistent=False)
-        self.moment_DD: Tensor | None = None
-
-    def forward(self, h: Tensor) -> Tensor:
-        """h (…, D) → U h (…, D), computed in h's dtype. Adds Σ h hᵀ to `moment_DD` where that is set."""
-        if self.moment_DD is not None:
-            rows = h.detach().reshape(-1, h.shape[-1]).float()
-            self.moment_DD += rows.T @ rows
-        scaled = nn.functional.linear(h, self.input_matrix().to(h.dtype)) * self.gamma().to(h.dtype)
-        return nn.functional.linear(scaled, self.output_matrix().to(h.dtype))
-
-    def gamma(self) -> Tensor:
-        """γ (R,) = soft_threshold(g, τ) with τ held by the floor `min_rank`."""
-        return soft_threshold(self.g, self.threshold())
-
-    def active(self) -> Tensor:
-        """Which dimensions count (R,): γ ≠ 0 and a column of W2 that writes something."""
-        return (self.gamma() != 0) & self.output_matrix().ne(0).any(0)
-
-    def threshold(self) -> Tensor:
-        """τ (1,) as it acts: non-negative, capped so that `min_rank` dimensions stay on."""
-        return floored_threshold(self.g, self.tau, self.min_rank)
-
-    def input_matrix(self) -> Tensor:
-        """W1 (R, D) as it acts: with input-side protection, the part of its rows outside P."""
-        return project_out(self.W1.T, self.read).T if self.projects_input else self.W1
-
-    def output_matrix(self) -> Tensor:
-        """W2 (D, R) as it acts: under `mode: projection`, the part of its columns outside Q."""
-        return project_out(self.W2, self.written) if self.projects_output else self.W2
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """dh = dy + dz·down, ddown = dzᵀh, dup = dyᵀz, with dz = dy·up."""
+        *activations, down_RD, up_DR = ctx.saved_tensors
+        dy_ND = gradients[0].reshape(-1, gradients[0].shape[-1])
+        dz_NR = dy_ND @ up_DR
+        dh = torch.addmm(dy_ND, dz_NR, down_RD).view(gradients[0].shape) if ctx.needs_input_grad[0] else None
+        if not activations:
+            return dh, None, None
+        h_ND, z_NR = activations
+        return dh, dz_NR.T @ h_ND, dy_ND.T @ z_NR
 
 
-class OALinear(nn.Linear):
-    """A frozen `nn.Linear` that adds its adapter's output; it still answers `.weight` and `.bias`."""
+def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
+    """h + up (down h). A compiler is given the formula: it fuses the additions with what stands around the layer."""
+    if torch.compiler.is_compiling():
+        return h + (h @ down_RD.T) @ up_DR.T
+    return LowRank.apply(h, down_RD, up_DR)
 
-    adapter: OAAdapter
+
+class Adapted:
+    """Mixed into a frozen linear layer: adds what the history (where concatenated) and the task in training write.
+
+    `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment_DD`, where
+    set, sums h_{t−1} h_{t−1}ᵀ.
+    """
+
+    history: Pair | None = None
+    pair: Pair | None = None
+    moment_DD: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, …, K) → h + U h (B, …, D) with h = W x + b."""
-        h = super().forward(x)
-        return h + self.adapter(h)
+        """x (…, K) → h_t (…, D)."""
+        h: Tensor = super().forward(x)  # type: ignore[misc]
+        if self.history is not None:
+            h = low_rank(h, *self.history)
+        if self.moment_DD is not None:
+            rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
+            self.moment_DD += rows_ND.T @ rows_ND
+        return h if self.pair is None else low_rank(h, *self.pair)
 
 
-def match_modules(model: nn.Module, target_modules: Sequence[str] | str) -> dict[str, nn.Linear]:
+@cache
+def adapted_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """`kind` with `Adapted` before it; instances keep their parameters, names, hooks and `.weight`."""
+    return type(f"Adapted{kind.__name__}", (Adapted, kind), {})
+
+
+def attach(modules: Mapping[str, Layer]) -> None:
+    """Makes the layers ready for adapters by swapping their class; until `use`, they give what they gave before."""
+    for module in modules.values():
+        if not isinstance(module, Adapted):
+            module.__class__ = adapted_class(type(module))  # type: ignore[arg-type]
+
+
+def detach(modules: Mapping[str, Layer]) -> None:
+    """Gives the layers their class back and forgets adapters and history."""
+    for module in modules.values():
+        if isinstance(module, Adapted):
+            module.__class__ = type(module).__mro__[2]
+            for name in ("history", "pair", "moment_DD"):
+                module.__dict__.pop(name, None)
+
+
+def use(modules: Mapping[str, Layer], pairs: Mapping[str, Pair]) -> None:
+    """Puts a task's effective matrices on its layers; layers not in `pairs` add nothing."""
+    for name, module in modules.items():
+        module.__dict__["pair"] = pairs.get(name)
+
+
+def width(module: Layer) -> int:
+    """Output width D of a linear layer or of a GPT-2 `Conv1D`."""
+    return int(module.nf if hasattr(module, "nf") else module.out_features)
+
+
+def is_transposed(module: Layer) -> bool:
+    """Whether the layer keeps its weight as (K, D), as GPT-2's `Conv1D` does."""
+    return hasattr(module, "nf")
+
+
+def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, Layer]:
     """Linear layers named by `target_modules` with PEFT's rules, in the model's order.
 
     A list holds whole names or suffixes after a dot; a string is a regex over whole names; `all-linear` takes every
-    linear layer.
+    linear layer but the output head. GPT-2's `Conv1D` counts as linear.
 
     Raises:
-        ConfigError: an entry matches no linear layer; the message suggests near names.
+        ConfigError: an entry matches no linear layer (the message suggests near names), or one whose weight is tied to
+            the embeddings.
     """
-    linears = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    linears = linear_layers(model)
     if target_modules == "all-linear":
-        return linears
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        return {name: module for name, module in linears.items() if module is not head}
     if isinstance(target_modules, str):
-        try:
-            pattern = re.compile(target_modules)
-        except re.error as error:
-            raise ConfigError(f"adapter.target_modules: {target_modules!r} is not a regex: {error}") from None
-        chosen = {name: module for name, module in linears.items() if pattern.fullmatch(name)}
-        if not chosen:
-            if any(_named(name, target_modules) for name in linears):
-                raise ConfigError(
-                    f"adapter.target_modules: a text is a regex over whole names; write [{target_modules}]"
-                )
-            raise _no_match(target_modules, linears)
-        return chosen
-    for target in target_modules:
-        if not any(_named(name, target) for name in linears):
-            raise _no_match(target, linears)
-    return {name: m for name, m in linears.items() if any(_named(name, target) for target in target_modules)}
+        chosen = _matching(target_modules, linears)
+    else:
+        for target in target_modules:
+            if not any(_named(name, target) for name in linears):
+                raise _no_match(target, linears)
+        chosen = {name: m for name, m in linears.items() if any(_named(name, target) for target in target_modules)}
+    _refuse_tied(model, chosen)
+    return chosen
+
+
+def linear_layers(model: nn.Module) -> dict[str, Layer]:
+    """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def _matching(regex: str, linears: Mapping[str, Layer]) -> dict[str, Layer]:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"adapter.target_modules: {regex!r} is not a regex: {error}") from None
+    chosen = {name: module for name, module in linears.items() if pattern.fullmatch(name)}
+    if not chosen:
+        if any(_named(name, regex) for name in linears):
+            raise ConfigError(f"adapter.target_modules: a text is a regex over whole names; write [{regex}]")
+        raise _no_match(regex, linears)
+    return chosen
+
+
+def _refuse_tied(model: nn.Module, chosen: Mapping[str, Layer]) -> None:
+    embeddings = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    for name, module in chosen.items():
+        if id(module.weight) in embeddings:
+            raise ConfigError(
+                f"adapter.target_modules: {name!r} shares its weight with the embedding "
+                f"{embeddings[id(module.weight)]!r}, which would change with it; leave it out"
+            )
 
 
 def _named(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
 
 
-def _no_match(target: str, linears: dict[str, nn.Linear]) -> ConfigError:
+def _no_match(target: str, linears: Mapping[str, Layer]) -> ConfigError:
     suffixes = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linears})
     near = difflib.get_close_matches(target, suffixes, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"linear layers here: {', '.join(suffixes)}"
     return ConfigError(f"adapter.target_modules: {target!r} matches no linear layer of the model; {hint}")
-
-
-def attach(modules: dict[str, nn.Linear], adapters: dict[str, OAAdapter]) -> None:
-    """Puts each adapter on its layer by swapping the layer's class; parameter names of the base do not change."""
-    for name, linear in modules.items():
-        linear.__class__ = OALinear
-        linear.adapter = adapters[name].to(linear.weight.device)
-
-
-def detach(modules: dict[str, nn.Linear]) -> None:
-    """Takes the adapters off and gives each layer its class back."""
-    for linear in modules.values():
-        linear.__class__ = nn.Linear
-        del linear.adapter

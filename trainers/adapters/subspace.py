@@ -3,11 +3,59 @@
 Shape suffixes: D output width, R rank of one adapter, H rank of the history, N new directions.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def extend_basis(basis_DH: Tensor, columns_DR: Tensor, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Basis:
+    """Orthonormal columns (D, H) and the singular values or eigenvalues (H,) they came with."""
+
+    columns_DH: Tensor
+    spectrum_H: Tensor
+
+    @staticmethod
+    def empty(width: int) -> "Basis":
+        """No direction of a space of that width."""
+        return Basis(torch.zeros(width, 0), torch.zeros(0))
+
+    @property
+    def occupancy(self) -> float:
+        """H / D, the share of the space that is taken."""
+        return self.columns_DH.shape[1] / self.columns_DH.shape[0]
+
+    def joined(self, added: "Basis") -> "Basis":
+        """Both, this one first; `added` must be orthogonal to it."""
+        return Basis(torch.cat([self.columns_DH, added.columns_DH], 1), torch.cat([self.spectrum_H, added.spectrum_H]))
+
+    def limited(self, most: int) -> "Basis":
+        """The `most` directions of largest singular value, in their order; all where there are no more."""
+        if self.spectrum_H.numel() <= most:
+            return self
+        kept = self.spectrum_H.argsort(descending=True, stable=True)[:most].sort().values
+        return Basis(self.columns_DH[:, kept].contiguous(), self.spectrum_H[kept])
+
+
+def principal_angles(a_DR: Tensor, b_DS: Tensor) -> Tensor:
+    """Angles between the column spaces of two matrices of full column rank, in degrees, smallest first.
+
+    θ_i = arccos σ_i(Q_aᵀ Q_b); small ones from sines, since the cosine is flat there. Source: Björck and Golub,
+    Mathematics of Computation 27 (1973), algorithm 1 and section 4.
+
+    Returns:
+        (min(R, S),) float64 in [0, 90].
+    """
+    q_DR, q_DS = (torch.linalg.qr(matrix.double()).Q for matrix in (a_DR, b_DS))
+    if q_DR.shape[1] < q_DS.shape[1]:
+        q_DR, q_DS = q_DS, q_DR
+    cosines = torch.linalg.svdvals(q_DR.T @ q_DS).clamp(max=1)
+    sines = torch.linalg.svdvals(q_DS - q_DR @ (q_DR.T @ q_DS)).flip(0).clamp(max=1)
+    return torch.where(cosines > 0.7, sines.asin(), cosines.acos()).rad2deg()
+
+
+def extend_basis(basis_DH: Tensor, columns_DR: Tensor, tolerance: float = 1e-6) -> Basis:
     """New orthonormal directions that `columns_DR` adds to the span of `basis_DH`.
 
     The residual (I − QQᵀ)A is taken twice (re-orthogonalised) and decomposed as UΣVᵀ in float64; a direction is kept
@@ -23,17 +71,17 @@ def extend_basis(basis_DH: Tensor, columns_DR: Tensor, tolerance: float = 1e-6) 
     """
     a_DR = columns_DR.double()
     if not a_DR.numel() or not a_DR.any():
-        return columns_DR.new_zeros(columns_DR.shape[0], 0).float(), columns_DR.new_zeros(0).float()
+        return Basis.empty(columns_DR.shape[0])
     q_DH = basis_DH.double()
     residual_DR = a_DR - q_DH @ (q_DH.T @ a_DR)
     residual_DR = residual_DR - q_DH @ (q_DH.T @ residual_DR)
     u_DR, sigma_R, _ = torch.linalg.svd(residual_DR, full_matrices=False)
     room = basis_DH.shape[0] - basis_DH.shape[1]
     kept = min(int((sigma_R > tolerance * torch.linalg.matrix_norm(a_DR, 2)).sum()), room)
-    return u_DR[:, :kept].float().contiguous(), sigma_R[:kept].float().contiguous()
+    return Basis(u_DR[:, :kept].float().contiguous(), sigma_R[:kept].float().contiguous())
 
 
-def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> Basis:
     """New orthonormal directions that bring the share of a second moment covered by `basis_DH` up to `energy`.
 
     With C = E[h hᵀ] (uncentred), the residual (I − PPᵀ) C (I − PPᵀ) is decomposed in float64 and its eigenvectors join,
@@ -54,4 +102,4 @@ def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> tu
     values_D, vectors_DD = values_D.flip(0).clamp_min(0), vectors_DD.flip(1)
     needed = int((values_D.cumsum(0) < lacking).sum()) + 1 if lacking > 0 else 0
     kept = min(needed, basis_DH.shape[0] - basis_DH.shape[1])
-    return vectors_DD[:, :kept].float().contiguous(), values_D[:kept].float().contiguous()
+    return Basis(vectors_DD[:, :kept].float().contiguous(), values_D[:kept].float().contiguous())
