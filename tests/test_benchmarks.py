@@ -1,0 +1,113 @@
+"""The benchmark scripts at a minuscule shape: what they run, keep and print. Never how long anything takes."""
+
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "vocab_size": 1000}
+LLAMA = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 1000,
+}  # fmt: skip
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`benchmarks.step_time` with minuscule shapes and one step of warm-up."""
+    pytest.importorskip("peft")
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    module = importlib.import_module("benchmarks.step_time")
+    cells = importlib.import_module("benchmarks.step_cells")
+    shapes = {
+        "t5": cells.Shape(partial(cells.t5, **T5), *cells.T5_LAYERS, batch=2, length=16),
+        "llama": cells.Shape(partial(cells.llama, **LLAMA), *cells.LLAMA_LAYERS, batch=2, length=16),
+    }
+    for name, shape in shapes.items():
+        monkeypatch.setitem(module.SHAPES, name, shape)
+    monkeypatch.setattr(module, "WARM_UP", 1)
+    return module
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Cell → the other columns of a Markdown table."""
+    cells = [[part.strip() for part in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    return {first: rest for first, *rest in cells[2:]}
+
+
+def test_a_finished_cell_is_not_run_again_and_keeps_the_ratios_of_its_own_command(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    first = rows_of(bench.run(["ours@1"], ["eager"], "t5", CPU, steps=1, path=path))
+    assert list(first) == ["limit", "lora", "ours@1"]
+    for mode, ms, tokens, _, to_limit, to_lora in first.values():
+        assert mode == "eager" and float(ms) > 0 and float(tokens.replace(",", "")) > 0
+        assert float(to_limit) > 0 and float(to_lora) > 0
+    assert first["limit"][4] == first["lora"][5] == "1.000"
+
+    ran = []
+
+    def counted(cell: str, *_: Any) -> dict[str, float]:
+        ran.append(cell)
+        return {"ms": 1.0, "gib": 2.0}
+
+    monkeypatch.setattr(bench, "run_cell", counted)
+    assert rows_of(bench.run(["ours@1"], ["eager"], "t5", CPU, steps=1, path=path)) == first
+    assert ran == []
+    second = rows_of(bench.run(["ours@1", "forward"], ["eager"], "t5", CPU, steps=1, path=path))
+    assert ran == ["limit", "lora", "forward"]
+    assert second["ours@1"] == first["ours@1"]
+    assert second["forward"] == second["limit"] == ["eager", "1.0", "32,000", "2.0", "1.000", "1.000"]
+
+
+def test_a_failing_cell_stands_in_the_table_with_its_reason_and_is_tried_again(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room | none\nmore")
+
+    path = tmp_path / "results.json"
+    with monkeypatch.context() as patch:
+        patch.setitem(bench.BUILDERS, "adalora", broken)
+        rows = rows_of(bench.run(["adalora", "bank@1"], ["eager"], "t5", CPU, steps=1, path=path))
+    assert rows["adalora"][:2] == ["eager", "OutOfMemoryError: no room / none"]
+    assert float(rows["bank@1"][1]) > 0
+    assert float(rows_of(bench.run(["adalora"], ["eager"], "t5", CPU, steps=1, path=path))["adalora"][1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("t5", ["forward", "adalora", "olora@15", "ours-concat@1"]), ("llama", ["adalora", "ours@0", "bank@15"])],
+)
+def test_every_kind_of_cell_runs(bench: Any, name: str, cells: list[str]) -> None:
+    rows = rows_of(bench.run(cells, ["eager"], name, CPU, steps=1, path=None))
+    assert list(rows) == ["limit", "lora", *cells]
+    for cell, (_, ms, *_) in rows.items():
+        assert ms.replace(".", "").isdigit(), f"{cell}: {ms}"
+
+
+@pytest.mark.parametrize(("name", "cell", "graphs"), [("t5", "ours@15", 4), ("llama", "lora", 2)])
+def test_compiled_blocks_share_their_code(
+    bench: Any, name: str, cell: str, graphs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block of an encoder, of a decoder or of both, and all others: no break, nothing layer by layer."""
+    from torch._dynamo.utils import counters
+
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda block, **options: compiled(block, backend="eager", **options))
+    torch._dynamo.reset()
+    counters.clear()
+    step = bench.cell_step(cell, bench.Bench(bench.SHAPES[name], CPU, torch.float32, True))
+    for _ in range(2):
+        step()
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
