@@ -76,7 +76,7 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 3 CPU-seconds, and one machine is not preempted
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker),
+        num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=folder,

@@ -73,14 +73,20 @@ class Track:
 
         Raises IntegrityError, which names the entry, where one is missing, malformed or was changed.
         """
+        return self.since(None)
+
+    def since(self, after: Entry | None) -> list[Entry]:
+        """What was written after the entry `after` (None: all), oldest first. Raises as `entries` does."""
         head, found = self.head(), list[Entry]()
-        end = head.seq + 1 if head else 1
+        begin, end = after.seq + 1 if after else 1, head.seq + 1 if head else 1
+        last = after.sha256 if after else ""
         with ThreadPoolExecutor(READERS) as pool:
-            for start in range(1, end, BATCH):
+            for start in range(begin, end, BATCH):
                 for entry in pool.map(self._read, range(start, min(start + BATCH, end))):
-                    if entry.prev_sha256 != (found[-1].sha256 if found else ""):
+                    if entry.prev_sha256 != last:
                         raise self._broken(entry.seq, "does not follow the one before; one of the two was changed")
                     found.append(entry)
+                    last = entry.sha256
         return found
 
     def head(self) -> Entry | None:
