@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+import orchestrator.cli_upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
 from orchestrator.cli_adapters import adapters
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run

@@ -1,7 +1,8 @@
 """Where a run stands: a pure function of its track's log.
 
 Entries of a run: `open` (configuration and data), `start` (a driver took it up), `commit` (one task, whole), and how
-the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`.
+the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that others leave in the log, those of
+the garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from orchestrator import metrics
-from orchestrator.registry import Entry
+from orchestrator.entries import Entry
 
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
 Matrix = list[list[float | None]]
@@ -28,6 +29,7 @@ class RunState:
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: tuple[Mapping[str, Any], ...] = ()
     head: Entry | None = None
+    deleted: frozenset[int] = frozenset()
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -63,16 +65,22 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     config: Mapping[str, Any] = {}
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: list[Mapping[str, Any]] = []
+    aborted, deleted = set[str](), set[int]()
     for entry in entries:
         if entry.op == "open":
             config, tasks = entry.body["config"], tuple(entry.body["tasks"])
-        elif entry.op == "commit":
+        elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
             commits.append({**entry.body, "time": entry.time})
+        elif entry.op == "abort":
+            aborted.update(entry.body["prefixes"])
+        elif entry.op == "delete":
+            deleted.update(entry.body["versions"])
         if entry.op in ("open", "start"):
             state, reason = "running", None
         if entry.op in ENDINGS:
             state, reason = ENDINGS[entry.op], entry.body.get("reason")
-    return RunState(team, name, state, reason, config, tasks, tuple(commits), entries[-1] if entries else None)
+    head = entries[-1] if entries else None
+    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted))
 
 
 def status(state: RunState) -> dict[str, Any]:
@@ -173,6 +181,10 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     return [
         *forbidden_changes(state.config, config),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
+        *(
+            f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"
+            for version in sorted(state.deleted)
+        ),
     ]
 
 
