@@ -1,7 +1,7 @@
 """The driver of a run: takes it from its last commit to its end. It may die at any instant and be started again.
 
-It is the only writer of the run's log. Workers put a task's files under a prefix of their own; the task exists from the
-moment its `commit` entry stands in the log.
+No other driver may write to the run's log meanwhile; promotions and housekeeping may. Workers put a task's files under
+a prefix of their own; the task exists from the moment its `commit` entry stands in the log.
 """
 
 import platform
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
 from orchestrator.guards import decide, forecast
+from orchestrator.lineage import PACKAGES, code_version, package_version, trained_against
 from orchestrator.registry import Track, digest
 from orchestrator.state import HARMLESS, RunState, objections, refuse, replay, without
 from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
@@ -28,8 +28,6 @@ from trainers.launch import WorkerGroup
 from trainers.messages import Job, Order, Progress, Score, TaskDone, TaskRows
 from trainers.models import check_model
 from trainers.prompts import Prompt, prompt_for
-
-PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
 
 
 class Reporter(Protocol):
@@ -194,6 +192,11 @@ class Controller:
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "trained_against": trained_against(self.track, self.state.commits, BASES_FILE),
+            "config": self.config.model_dump(mode="json"),
+            "code": code_version(),
+            "metrics": {split: body[split] for split in ("validation", "test")},
+            "cost": done.cost,
         }
         body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
         stored = self._files(body)
@@ -282,11 +285,3 @@ def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
 def scores(row: list[Score]) -> list[dict[str, int]]:
     """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
     return [asdict(score) for score in row]
-
-
-def package_version(name: str) -> str:
-    """The installed version, or `source` where the code runs without being installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "source"

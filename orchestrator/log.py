@@ -24,6 +24,7 @@ from orchestrator.entries import ASIDE, FIELDS, SIGNATURE, Entry, actor, canonic
 from orchestrator.seen import Seen
 
 Rule = Callable[[Sequence[Entry]], None]
+Body = dict[str, Any] | Callable[[Sequence[Entry]], dict[str, Any]]
 NEWEST_FIRST = 10**9
 READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
@@ -97,21 +98,19 @@ class Log:
         self.check(found)
         return found
 
-    def append(self, op: str, body: dict[str, Any], *, after: Entry | None, valid: Rule | None = None) -> Entry:
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
         """Commits an entry on top of the log. `after` is the newest entry its writer has read (None: an empty log).
 
         `valid` is called with the entries that others wrote since, in order, before each attempt, and raises
         ConflictError where one of them forbids this entry; then nothing was written. By default all do but those of
-        ASIDE, which do not concern a run's driver. Raises ValueError where `body` holds the name of a field, NaN or
-        infinity.
+        ASIDE, which do not concern a run's driver. A `body` that depends on those entries is a function of them. Raises
+        ValueError where it holds the name of a field, NaN or infinity.
         """
-        if clash := sorted({*FIELDS, SIGNATURE} & body.keys()):
-            raise ValueError(f"entry {op!r}: the body may not hold {', '.join(clash)}")
         rule, since = valid or self._no_other_driver, list[Entry]()
         for attempt in range(TRIES):
             rule(since)
             newest = since[-1] if since else after
-            data = self._composed(op, body, newest)
+            data = self._composed(op, body(since) if callable(body) else body, newest)
             if self.store.put_if_absent(self._key(newest.seq + 1 if newest else 1), data):
                 entry = parse_entry(data)
                 self.seen.remember(entry.seq, entry.sha256)
@@ -193,6 +192,8 @@ class Log:
         return found
 
     def _composed(self, op: str, body: dict[str, Any], newest: Entry | None) -> bytes:
+        if clash := sorted({*FIELDS, SIGNATURE} & body.keys()):
+            raise ValueError(f"entry {op!r}: the body may not hold {', '.join(clash)}")
         seq, before = (newest.seq + 1, newest.sha256) if newest else (1, "")
         chained = {"seq": seq, "prev_sha256": before, "nonce": uuid.uuid4().hex}
         written = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "op": op}

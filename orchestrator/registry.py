@@ -20,7 +20,7 @@ from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsent
 from cluster.storage import FileRecord, Store, is_key
 from orchestrator import signing
 from orchestrator.entries import NAME, SHA256, Entry, canonical, digest
-from orchestrator.log import READERS, Log, Rule
+from orchestrator.log import READERS, Body, Log, Rule
 from orchestrator.rules import RulesLog, TeamRules, Unsigned
 from orchestrator.signing import Trust
 
@@ -63,11 +63,11 @@ class Track(Log):
         self._read_to, self._aborted = (found[-1] if found else None), aborted(found)
         return found
 
-    def append(self, op: str, body: dict[str, Any], *, after: Entry | None, valid: Rule | None = None) -> Entry:
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
         """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone."""
         if op != "commit":
             return super().append(op, body, after=after, valid=valid)
-        rule, prefix = valid or self._no_other_driver, body.get("prefix")
+        rule, prefix = valid or self._no_other_driver, (body([]) if callable(body) else body).get("prefix")
         if after and after.seq > (self._read_to.seq if self._read_to else 0):
             found = self.since(self._read_to)
             self._read_to, self._aborted = found[-1], self._aborted | aborted(found)

@@ -151,7 +151,7 @@ def test_configuration_keys(section: type[BaseModel]) -> None:
 
 MANIFEST = {
     "format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "occupancy",
-    "principal_angles", "parents",
+    "principal_angles", "parents", "trained_against", "config", "code", "metrics", "cost",
 }  # fmt: skip
 COMMIT = {
     "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "occupancy", "active_parameters",
