@@ -62,7 +62,8 @@ def moves(entries: Sequence[Entry]) -> list[Alias]:
 
 def aliases(entries: Sequence[Entry]) -> dict[str, Alias]:
     """The aliases of a track, by name."""
-    return dict(sorted((move.name, move) for move in moves(entries)))
+    last = {move.name: move for move in moves(entries)}
+    return {name: last[name] for name in sorted(last)}
 
 
 def at(entries: Sequence[Entry], name: str, moment: str) -> Alias | None:

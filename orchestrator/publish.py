@@ -13,7 +13,7 @@ from orchestrator.state import replay
 def publish(track: Track, directory: Path, body: Mapping[str, Any], metadata: Mapping[str, Any]) -> Entry:
     """Uploads the files below `directory` and commits them as the track's next version; returns its log entry.
 
-    The entry holds `body` (at least `task`) with `version`, `prefix`, `manifest_sha256` and `stored_bytes`; the manifest
+    The entry holds `body` (at least `task`), `version`, `prefix`, `manifest_sha256` and `stored_bytes`; the manifest
     holds `metadata`. Until the entry stands, nobody sees anything; cut at any instant, it leaves files that gc removes.
     A run is not for this: its driver wants to be alone, and to know of a driver that is not.
     """
