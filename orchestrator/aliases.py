@@ -135,7 +135,9 @@ def rollback(track: Track, alias: str, *, expect: int | None = None, why: str = 
 
     def compose(entries: Sequence[Entry], before: Alias | None) -> int:
         if before is None or len(before.trail) < 2:
-            raise ConfigError(f"{track.label}@{alias}: nothing to go back to; `adapters list` shows what there is")
+            raise ConfigError(
+                f"{track.label}: the alias {alias!r} has nothing to go back to; `adapters list` shows what there is"
+            )
         check_version(_state(track, entries), before.trail[-2])
         return before.trail[-2]
 

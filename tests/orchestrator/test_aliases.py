@@ -41,9 +41,9 @@ def test_promote_and_roll_back(track: Track) -> None:
     promote(track, 3, "production", expect=5)
     assert rollback(track, "production").body["version"] == 2
     assert rollback(track, "production", why="worse").body["version"] == 1
-    with pytest.raises(ConfigError, match="nothing to go back to"):
+    with pytest.raises(ConfigError, match="has nothing to go back to"):
         rollback(track, "production")
-    with pytest.raises(ConfigError, match="nothing to go back to"):
+    with pytest.raises(ConfigError, match="has nothing to go back to"):
         rollback(track, "other")
     promote(track, 3, "production")
     assert rollback(track, "production").body["version"] == 1
