@@ -1,7 +1,7 @@
 """The driver of a run: takes it from its last commit to its end. It may die at any instant and be started again.
 
-It is the only writer of the run's log. Workers put a task's files under a prefix of their own; the task exists from the
-moment its `commit` entry stands in the log.
+No other driver may write to the run's log meanwhile; promotions and housekeeping may. Workers put a task's files under
+a prefix of their own; the task exists from the moment its `commit` entry stands in the log.
 """
 
 import platform
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +18,7 @@ from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
 from orchestrator.guards import decide, forecast
+from orchestrator.lineage import PACKAGES, code_version, package_version, trained_against
 from orchestrator.registry import Track, digest
 from orchestrator.retries import Attempt, decide_retry
 from orchestrator.run_log import RunLog
@@ -33,7 +33,6 @@ from trainers.models import check_model
 from trainers.prompts import Prompt, prompt_for
 
 READERS = 16
-PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
 
 
 class Controller:
@@ -225,6 +224,11 @@ class Controller:
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "trained_against": trained_against(self.track, self.state.commits, BASES_FILE),
+            "config": self.config.model_dump(mode="json"),
+            "code": code_version(),
+            "metrics": {split: body[split] for split in ("validation", "test")},
+            "cost": done.cost,
         }
         body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
         stored = self._files(body)
@@ -286,11 +290,3 @@ def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
 def scores(row: list[Score]) -> list[dict[str, int]]:
     """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
     return [asdict(score) for score in row]
-
-
-def package_version(name: str) -> str:
-    """The installed version, or `source` where the code runs without being installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "source"

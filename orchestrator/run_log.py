@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cluster.errors import ConflictError, StoreError
+from orchestrator.entries import Entry
 from orchestrator.lease import as_json, standing, this_process
-from orchestrator.registry import Entry, Track
+from orchestrator.registry import Track
 from orchestrator.state import ENDINGS, RunState, replay
 
 RENEWALS = 3  # a lease is renewed this many times in the time it lasts
@@ -37,13 +38,8 @@ class RunLog:
             start = {**body, "driver": as_json(this_process()), "lease_s": lease_s}
             while self.lease is None:
                 self._wait_for_driver(say)
-                try:
-                    entry = self.track.append("start", start, after=self.state.head)
-                except ConflictError:
-                    self._refresh()
-                    continue
-                self._take_in([entry])
-                self.lease = entry.seq
+                with suppress(ConflictError):  # somebody was quicker: look again
+                    self.lease = self._appended("start", start, self.state.driver).seq
 
     def append(self, op: str, body: Mapping[str, Any]) -> None:
         """Appends an entry under the lease; what others than drivers wrote meanwhile is taken in first.
@@ -52,17 +48,28 @@ class RunLog:
             ConflictError: another driver has taken the run over; nothing was written.
         """
         with self.lock:
-            while True:
-                self.check()
-                try:
-                    entry = self.track.append(op, {**body, "lease": self.lease}, after=self.state.head)
-                except ConflictError:
-                    self._refresh()
-                    continue
-                self._take_in([entry])
-                if op in ENDINGS:
-                    self.lease = None
-                return
+            self.check()
+            self._appended(op, {**body, "lease": self.lease}, self.state.driver)
+            if op in ENDINGS:
+                self.lease = None
+
+    def _appended(self, op: str, body: dict[str, Any], driver: Mapping[str, Any] | None) -> Entry:
+        """The entry, appended while `driver` holds the run. Raises ConflictError where another does."""
+        others: list[Entry] = []
+
+        def unchanged(since: Sequence[Entry]) -> None:
+            others[:] = since
+            now = replay(self.track.team, self.track.name, [*self.entries, *since]).driver
+            if now != driver:
+                raise self._taken_over(now)
+
+        try:
+            entry = self.track.append(op, body, after=self.state.head, valid=unchanged)
+        except ConflictError:
+            self._take_in(others)
+            raise
+        self._take_in([*others, entry])
+        return entry
 
     def check(self) -> None:
         """Raises ConflictError where another driver has taken the run over."""
@@ -121,6 +128,9 @@ class RunLog:
             f"{self._name}: {self._shown(driver)} is at work on this run; let it finish, stop it, or give the "
             "configuration another `name`"
         )
+
+    def _taken_over(self, driver: Mapping[str, Any] | None) -> ConflictError:
+        return ConflictError(f"{self._name}: {self._shown(driver)} has taken the run over; leave it to that one")
 
     @property
     def _name(self) -> str:

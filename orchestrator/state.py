@@ -2,8 +2,8 @@
 
 Entries of a run: `start` (a driver took it up), `open` (configuration and data), `workers` (a worker group is there),
 `retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew` (the driver is alive), and how the
-driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Entries of other kinds belong to others, and are passed
-over.
+driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that others leave in the log, those of the
+garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from orchestrator import metrics
 from orchestrator.config import RunConfig
-from orchestrator.registry import Entry
+from orchestrator.entries import Entry
 
 DRIVERS = ("start", "open", "workers", "retry", "commit", "renew")
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
@@ -36,6 +36,7 @@ class RunState:
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: tuple[Mapping[str, Any], ...] = ()
     head: Entry | None = None
+    deleted: frozenset[int] = frozenset()
     driver: Mapping[str, Any] | None = None
     heard: Entry | None = None
 
@@ -75,22 +76,27 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     commits: list[Mapping[str, Any]] = []
     driver: Mapping[str, Any] | None = None
     heard, lease = None, None
+    aborted, deleted = set[str](), set[int]()
     for entry in entries:
-        if entry.body.get("lease", lease) != lease or entry.op not in (*DRIVERS, *ENDINGS):
-            continue  # written by a driver that was taken over from, or by no driver
-        heard = entry
+        if entry.body.get("lease", lease) != lease:
+            continue  # written by a driver that was taken over from
+        heard = entry if entry.op in (*DRIVERS, *ENDINGS) else heard
         if entry.op == "open":
             config, tasks = entry.body["config"], tuple(entry.body["tasks"])
-        elif entry.op == "commit":
+        elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
             commits.append({**entry.body, "time": entry.time})
         elif entry.op == "start":
             driver, lease = {**entry.body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
+        elif entry.op == "abort":
+            aborted.update(entry.body["prefixes"])
+        elif entry.op == "delete":
+            deleted.update(entry.body["versions"])
         if entry.op in ("open", "start"):
             state, reason = "running", None
         if entry.op in ENDINGS:
             state, reason, driver = ENDINGS[entry.op], entry.body.get("reason"), None
     head = entries[-1] if entries else None
-    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, driver, heard)
+    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard)
 
 
 def status(state: RunState) -> dict[str, Any]:
@@ -193,6 +199,10 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     return [
         *forbidden_changes(completed(state.config), config),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
+        *(
+            f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"
+            for version in sorted(state.deleted)
+        ),
     ]
 
 

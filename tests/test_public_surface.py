@@ -28,8 +28,16 @@ VERBS = {
     "status": ["name", "--store", "--json"],
     "explain": ["name", "--store", "--json"],
     "adapters": [],
-    "adapters list": ["--store", "--json"],
-    "adapters show": ["reference", "--store", "--json"],
+    "adapters list": ["--store", "--json", "--team", "--task"],
+    "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
+    "adapters promote": ["reference", "--alias", "--store", "--expect", "--why"],
+    "adapters rollback": ["reference", "--store", "--expect", "--why"],
+    "adapters pull": ["reference", "directory", "--store", "--stream"],
+    "adapters verify": ["track", "--store", "--team", "--json"],
+    "adapters gc": ["track", "--store", "--team", "--yes", "--grace", "--delete", "--why"],
+    "adapters index": ["track", "--store", "--team"],
+    "adapters rules": ["team", "--store", "--set", "--expect", "--why"],
+    "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
 }
 
@@ -144,7 +152,7 @@ def test_configuration_keys(section: type[BaseModel]) -> None:
 
 MANIFEST = {
     "format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "occupancy",
-    "principal_angles", "parents",
+    "principal_angles", "parents", "trained_against", "config", "code", "metrics", "cost",
 }  # fmt: skip
 COMMIT = {
     "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "occupancy", "active_parameters",

@@ -352,7 +352,8 @@ def test_ctrl_c_anywhere(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("orchestrator.config.load_config", interrupt)
-    monkeypatch.setattr("orchestrator.registry.list_tracks", interrupt)
+    for module in ("registry", "references"):
+        monkeypatch.setattr(f"orchestrator.{module}.list_tracks", interrupt)
     assert orthoplex(*argv) == (130, "", "orthoplex: interrupted\n")
 
 
@@ -484,8 +485,8 @@ def test_adapters_show(orthoplex: Orthoplex, begun: Any) -> None:
     [
         ("stream@v3", "ADAPTER 'stream@v3': no such version; default/stream has v1, v2"),
         ("stream@v01", "ADAPTER 'stream@v01': no such version; default/stream has v1, v2"),
-        ("stream", "ADAPTER 'stream': expected RUN@vN, as in quickstart@v1; see `orthoplex adapters list`"),
-        ("stream@latest", "ADAPTER 'stream@latest': expected RUN@vN"),
+        ("stream", "ADAPTER 'stream': expected RUN@vN or RUN@ALIAS, as in quickstart@v1"),
+        ("stream@latest", "ADAPTER 'stream@latest': no such alias; default/stream has none"),
         ("@v1", "ADAPTER '@v1': expected RUN@vN"),
         ("strem@v1", "RUN 'strem': not in the store"),
     ],
