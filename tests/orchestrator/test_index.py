@@ -87,9 +87,9 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
 def test_what_follows_an_index_is_verified(track: Track) -> None:
     path = Path(track.store.uri) / f"t/team/stream/log/{10**9 - 24:010d}.json"
     path.write_bytes(path.read_bytes().replace(b'"overlap":0.0', b'"overlap":0.5'))
-    with pytest.raises(IntegrityError, match="entry 25 .* does not follow"):
+    with pytest.raises(IntegrityError, match=r"entry 25 .* does not follow"):
         track.entries()
-    with pytest.raises(IntegrityError, match="entry 25 .* does not follow"):
+    with pytest.raises(IntegrityError, match=r"entry 25 .* does not follow"):
         track.brief()
 
 

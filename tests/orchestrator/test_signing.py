@@ -59,7 +59,7 @@ def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_others_are_not_believed(
-    signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str | None, op: str, message: str
+    signed: Track, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str | None, op: str, message: str
 ) -> None:
     monkeypatch.delenv("ORTHOPLEX_SIGNING_KEY")
     if who:
