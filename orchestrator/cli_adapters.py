@@ -32,7 +32,7 @@ def list_adapters(
 
     opened = open_store(store)
     tracks = [Track(opened, *names) for names in list_tracks(opened, team)]
-    rows = [row for track in tracks for row in rows_of(track.label, track.brief()) if task in (None, row["task"])]
+    rows = [row for track in tracks for row in rows_of(track.label, *track.brief(), task)]
     if as_json:
         print_json(rows)
         return
@@ -56,7 +56,7 @@ def show_adapter(
 ) -> None:
     """Show one adapter's manifest. Base, task, budget, files with their digests."""
     from cluster.storage import open_store
-    from orchestrator.catalog import rows
+    from orchestrator.catalog import rows_of
     from orchestrator.lineage import tree, tree_lines
     from orchestrator.references import resolve
 
@@ -67,7 +67,7 @@ def show_adapter(
         print_json(content) if as_json else typer.echo("\n".join(tree_lines(content)))
         return
     manifest = found.track.read_manifest(found.commit["prefix"], found.commit["manifest_sha256"])
-    (row,) = (row for row in rows(found.track.label, found.entries) if row["version"] == found.commit["version"])
+    (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit["version"])
     if as_json:
         print_json({**row, "manifest": manifest})
     else:

@@ -7,14 +7,16 @@ BRIEF out of the entry's body, null where it has none.
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.entries import Entry, canonical, digest, parse_entry
 
-BRIEF: dict[str, str] = {
-    "version": "int32", "task": "string", "prefix": "string", "active_parameters": "int64", "stored_bytes": "int64",
-    "overlap": "float64", "manifest_sha256": "string", "alias": "string", "expect": "int32", "why": "string",
+COMMIT = {
+    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
+    "prefix": "string",
 }  # fmt: skip
+BRIEF = {**COMMIT, "alias": "string", "expect": "int32", "why": "string"}
 HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
 LISTS = {"prefixes": "string", "versions": "int32"}
 ROWS_A_GROUP = 10_000
@@ -38,41 +40,62 @@ def encode(entries: Sequence[Entry]) -> bytes:
     return sink.getvalue()
 
 
-def decode(data: bytes) -> list[Entry]:
-    """The entries of a file that `encode` made. Raises ValueError where they are no chain that begins at 1."""
+@dataclass(frozen=True)
+class Indexed:
+    """What an index holds: entries, in order, and the digests of all, where `brief` made it without the commits; those
+    are in `commits`, rows of (seq, time, *COMMIT)."""
+
+    digests: Sequence[str] = ()
+    entries: Sequence[Entry] = ()
+    commits: Sequence[tuple[Any, ...]] = ()
+
+
+def decode(data: bytes) -> Indexed:
+    """All that a file holds that `encode` made. Raises ValueError where its entries are no chain that begins at 1."""
     found = list[Entry]()
-    for each in read(data, ["entry"])["entry"]:
+    for each in read(data, ["entry"])["entry"].to_pylist():
         entry = parse_entry(each, known_canonical=True)
         if (entry.seq, entry.prev_sha256) != (len(found) + 1, found[-1].sha256 if found else ""):
             raise ValueError(f"entry {entry.seq} does not follow")
         found.append(entry)
-    return found
+    return Indexed([entry.sha256 for entry in found], found)
 
 
-def brief(data: bytes) -> list[Entry]:
-    """The entries of a file that `encode` made, of each body only the keys of BRIEF: ten times faster than `decode`."""
-    columns = read(data, [*HEADER, *BRIEF, *LISTS])
-    header = zip(*(columns[name] for name in HEADER), strict=True)
-    names = [*BRIEF, *LISTS]
-    bodies = zip(*(columns[name] for name in names), strict=True)
-    return [
-        Entry(seq, "", "", actor, time, op, {k: v for k, v in zip(names, body, strict=True) if v is not None}, sha256)
-        for (seq, sha256, time, actor, op), body in zip(header, bodies, strict=True)
-    ]
+def brief(data: bytes) -> Indexed:
+    """What a list of versions takes: commits as rows, other entries with only the keys of BRIEF and LISTS of each body.
+
+    100,000 entries take a fifth of the time of `decode`.
+    """
+    import pyarrow.compute as pc
+
+    table = read(data, [*HEADER, *BRIEF, *LISTS])
+    is_commit = pc.equal(table["op"], "commit")
+    commits = table.filter(is_commit).select(["seq", "time", *COMMIT])
+    others = table.filter(pc.invert(is_commit)).to_pylist()
+    return Indexed(
+        table["sha256"].to_pylist(),
+        [_brief_entry(row) for row in others],
+        list(zip(*(column.to_pylist() for column in commits.columns), strict=True)),
+    )
 
 
-def read(data: bytes, names: list[str]) -> dict[str, list[Any]]:
-    """Columns of a Parquet file. Raises ValueError where it has not all of them or is damaged."""
+def _brief_entry(row: dict[str, Any]) -> Entry:
+    body = {name: value for name in (*BRIEF, *LISTS) if (value := row[name]) is not None}
+    return Entry(row["seq"], "", "", row["actor"], row["time"], row["op"], body, row["sha256"])
+
+
+def read(data: bytes, names: list[str]) -> Any:
+    """Columns of a Parquet file, as a table. Raises ValueError where it has not all of them or is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        columns: dict[str, list[Any]] = pq.read_table(pa.BufferReader(data), columns=names).to_pydict()
+        table = pq.read_table(pa.BufferReader(data), columns=names)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"no index: {type(error).__name__}") from None
-    if columns.keys() != set(names):
+    if table.column_names != names:
         raise ValueError("no index: columns are missing")
-    return columns
+    return table
 
 
 def raw(entry: Entry) -> bytes:

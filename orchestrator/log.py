@@ -21,6 +21,7 @@ from cluster.errors import ConflictError, IntegrityError, KeyAbsentError
 from cluster.storage import LocalStore, Store
 from orchestrator import index, signing
 from orchestrator.entries import ASIDE, FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
+from orchestrator.index import Indexed
 from orchestrator.seen import Seen
 
 Rule = Callable[[Sequence[Entry]], None]
@@ -58,7 +59,7 @@ class Log:
         self.check([head])
         if head.seq < seen[0]:
             raise self._older(seen[0])
-        self._same(head, seen)
+        self._same(head.seq, head.sha256, seen)
         return head
 
     def entries(self) -> list[Entry]:
@@ -68,25 +69,25 @@ class Log:
         the rules ask, or where this machine has seen a longer or another log. Entries below an index are read from it.
         """
         seen, (below, above) = self.seen.recall(), self._read_all(index.decode)
-        entries = below + above
+        entries = [*below.entries, *above]
         self.check(entries)
-        self._same_chain(entries, seen)
+        self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
         return entries
 
-    def brief(self) -> list[Entry]:
-        """`entries`, but those in an index hold only what `index.BRIEF` keeps of their bodies, on the word of whoever
-        wrote the log's `index` entry."""
+    def brief(self) -> tuple[Indexed, list[Entry]]:
+        """`entries` as a list of versions needs them, see `index.brief`: what an index holds, on the word of whoever
+        wrote the log's `index` entry, and the entries after it."""
         seen, (below, above) = self.seen.recall(), self._read_all(index.brief)
         self.check(above)
-        self._same_chain(below + above, seen)
-        return below + above
+        self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
+        return below, above
 
     def raw_entries(self) -> list[Entry]:
         """`entries`, every one read from the log itself."""
         seen, head = self.seen.recall(), self.head()
         entries = self._span(None, head.seq) if head else []
         self.check(entries)
-        self._same_chain(entries, seen)
+        self._same_chain([entry.sha256 for entry in entries], seen)
         return entries
 
     def since(self, after: Entry | None) -> list[Entry]:
@@ -144,37 +145,38 @@ class Log:
         if entry.seq % INDEX_EVERY == 0 and entry.op != "index":
             self.write_index()
 
-    def _read_all(self, decode: Callable[[bytes], list[Entry]]) -> tuple[list[Entry], list[Entry]]:
-        """The entries that an index holds, and those after it, chained."""
+    def _read_all(self, decode: Callable[[bytes], Indexed]) -> tuple[Indexed, list[Entry]]:
+        """What an index holds, and the entries after it, chained."""
         if (head := self.head()) is None:
-            return [], []
+            return Indexed(), []
         for upto in self.indices()[:2] if head.seq > INDEX_EVERY else ():
             tail = self._span(None, head.seq, first=upto + 1)
             if tail and (below := self._below(upto, tail, decode)):
                 return below, tail
-        return [], self._span(None, head.seq)
+        return Indexed(), self._span(None, head.seq)
 
-    def _below(self, upto: int, tail: list[Entry], decode: Callable[[bytes], list[Entry]]) -> list[Entry]:
-        """What the index holds; nothing where it is not the one that the log names, and so cannot be relied on."""
+    def _below(self, upto: int, tail: list[Entry], decode: Callable[[bytes], Indexed]) -> Indexed | None:
+        """What the index holds; None where it is not the one that the log names, and so cannot be relied on."""
         named = [e.body.get("index_sha256") for e in tail if e.op == "index" and e.body.get("upto") == upto]
         try:
             data = self.store.get(self.index_key(upto))
-            entries = decode(data) if digest(data) in named else []
+            found = decode(data) if digest(data) in named else Indexed()
         except (KeyAbsentError, ValueError):
-            return []
-        whole = len(entries) == upto and entries[-1].sha256 == tail[0].prev_sha256
-        return entries if whole else []
+            return None
+        whole = len(found.digests) == upto and found.digests[-1] == tail[0].prev_sha256
+        return found if whole else None
 
-    def _same_chain(self, entries: list[Entry], seen: tuple[int, str]) -> None:
-        if 0 < seen[0] <= len(entries):
-            self._same(entries[seen[0] - 1], seen)
-        if entries:
-            self.seen.remember(entries[-1].seq, entries[-1].sha256)
+    def _same_chain(self, digests: Sequence[str], seen: tuple[int, str]) -> None:
+        """Raises where what was seen is not in the chain of these digests, and remembers its end."""
+        if 0 < seen[0] <= len(digests):
+            self._same(seen[0], digests[seen[0] - 1], seen)
+        if digests:
+            self.seen.remember(len(digests), digests[-1])
 
-    def _same(self, entry: Entry, seen: tuple[int, str]) -> None:
-        if entry.seq == seen[0] and entry.sha256 != seen[1]:
+    def _same(self, seq: int, sha256: str, seen: tuple[int, str]) -> None:
+        if seq == seen[0] and sha256 != seen[1]:
             fault = f"is not the one seen here before (sha256 {seen[1]}); where that was meant, remove {self.seen.path}"
-            raise self._broken(entry.seq, fault)
+            raise self._broken(seq, fault)
 
     def _span(self, after: Entry | None, last: int, *, first: int = 1) -> list[Entry]:
         """Entries seq(after) + 1 (or `first`) to `last`, each chained to the one before."""

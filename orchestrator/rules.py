@@ -7,7 +7,7 @@ and why stands beside it, and the revision that a promotion was judged by can be
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -15,7 +15,6 @@ from cluster.errors import ConfigError, ConflictError, IntegrityError
 from cluster.schema import Frozen
 from cluster.storage import Store
 from orchestrator import signing
-from orchestrator.config_errors import described
 from orchestrator.entries import NAME, Entry
 from orchestrator.log import Log
 from orchestrator.signing import PublicKey, Trust
@@ -129,6 +128,10 @@ def parse_rules(content: object, origin: str) -> TeamRules:
     try:
         return TeamRules.model_validate(content)
     except ValidationError as error:
-        known = content if isinstance(content, dict) else {}
-        lines = described(TeamRules, error.errors(), known)
+        lines = [_line(each) for each in error.errors(include_input=False)]  # which may hold a private key
         raise ConfigError("\n  ".join([f"{origin}: {len(lines)} error(s) in the rules", *lines])) from None
+
+
+def _line(error: Any) -> str:
+    said = "unknown key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(str(key) for key in error['loc']) or 'rules'}: {said}"

@@ -1,4 +1,4 @@
-"""The policies, judged by an evaluator of our own that follows AWS's rules: an explicit deny, else an allow, else no."""
+"""The policies, judged by an evaluator of our own by AWS's rules: an explicit deny, else an allow, else no."""
 
 import fnmatch
 from typing import Any
@@ -28,10 +28,8 @@ def allows(document: dict[str, Any], action: str, key: str = "", **context: str)
 
 
 def holds(operator: str, wanted: dict[str, Any], context: dict[str, str]) -> bool:
-    (name, patterns), value = (
-        next(iter(wanted.items())),
-        context.get(next(iter(wanted)).replace("s3:", "").replace("-", "_")),
-    )
+    ((name, patterns),) = wanted.items()
+    value = context.get(name.removeprefix("s3:").replace("-", "_"))
     if operator == "Null":
         return (value is None) == (patterns == "true")
     return value is not None and any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)

@@ -12,7 +12,7 @@ import pytest
 from cluster.errors import ConfigError, ConflictError
 from cluster.storage import upload_files
 from orchestrator.aliases import promote
-from orchestrator.catalog import rows
+from orchestrator.catalog import rows_of
 from orchestrator.entries import Entry
 from orchestrator.garbage import Collector, Decision, decide, sweep_temporary
 from orchestrator.registry import Track
@@ -144,7 +144,7 @@ def test_gc_without_grace_while_others_publish(tmp_path: Path) -> None:
             continue
     assert [ended(child) for child in children] == [0] * 3
     track = folder_track(root)
-    found = {row["location"] for row in rows(track.label, track.entries())}
+    found = {row["location"] for row in rows_of(track.label, track.entries())}
     assert collected and found and set(told.read_text().split()) == found
     assert verify(track).faults == []
 
@@ -158,7 +158,7 @@ def test_versions_are_deleted_from_the_end(track: Track, tmp_path: Path) -> None
     publish_one(track, tmp_path)
     assert collector.doomed(3) == [3, 4]
     assert collector.delete(3, "wrong data").body["versions"] == [3, 4]
-    assert [row["version"] for row in rows(track.label, track.entries())] == [1, 2]
+    assert [row["version"] for row in rows_of(track.label, track.entries())] == [1, 2]
     with pytest.raises(ConfigError, match="was deleted"):
         promote(track, 3, "candidate")
     assert collector.collect().remove == () and verify(track).versions == 2

@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import IntegrityError
 from orchestrator import index, log
 from orchestrator.aliases import aliases, promote
-from orchestrator.catalog import rows
+from orchestrator.catalog import rows, rows_of
 from orchestrator.registry import Track, list_tracks
 from orchestrator.verify import verify
 from tests.orchestrator.registries import BODY, folder_track, publish_one
@@ -44,11 +44,12 @@ def test_reads_from_the_index_and_on(track: Track, monkeypatch: pytest.MonkeyPat
     entries = track.entries()
     assert entries == raw and len(raw) == 26
     assert len(keys) == 1 + 6 + 1  # the head, 21 to 26, the index
-    brief = track.brief()
-    assert [(e.seq, e.op, e.time, e.actor, e.sha256) for e in brief] == [
-        (e.seq, e.op, e.time, e.actor, e.sha256) for e in raw
-    ]
-    assert rows(track.label, brief) == rows(track.label, raw) and aliases(brief) == aliases(raw)
+    below, above = track.brief()
+    assert [*below.digests, *(entry.sha256 for entry in above)] == [entry.sha256 for entry in raw]
+    assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.commits) == 18
+    assert rows(track.label, below, above) == rows_of(track.label, raw) and len(rows_of(track.label, raw)) == 23
+    assert aliases([*below.entries, *above]) == aliases(raw)
+    assert rows(track.label, below, above, "b") == []
     keys.clear()
     assert track.head() == raw[-1] and len(keys) == 1
 
@@ -75,7 +76,8 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
             "another": index.encode([*raw[:19], raw[0]]),
         }  # fmt: skip
         newest.write_bytes(changed[fault])
-    assert track.entries() == raw and len(track.brief()) == 26
+    below, above = track.brief()
+    assert track.entries() == raw and rows(track.label, below, above) == rows_of(track.label, raw)
     faults = verify(track).faults
     assert len(faults) == (fault not in ("absent", "unnamed"))
     for path in (newest, older):
@@ -87,9 +89,9 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
 def test_what_follows_an_index_is_verified(track: Track) -> None:
     path = Path(track.store.uri) / f"t/team/stream/log/{10**9 - 24:010d}.json"
     path.write_bytes(path.read_bytes().replace(b'"overlap":0.0', b'"overlap":0.5'))
-    with pytest.raises(IntegrityError, match="entry 25 .* does not follow"):
+    with pytest.raises(IntegrityError, match=r"entry 25 .* does not follow"):
         track.entries()
-    with pytest.raises(IntegrityError, match="entry 25 .* does not follow"):
+    with pytest.raises(IntegrityError, match=r"entry 25 .* does not follow"):
         track.brief()
 
 

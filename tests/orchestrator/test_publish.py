@@ -12,7 +12,7 @@ import pytest
 
 import cluster.storage
 from cluster.storage import LocalStore, S3Store
-from orchestrator.catalog import rows
+from orchestrator.catalog import rows_of
 from orchestrator.garbage import Collector
 from orchestrator.registry import Track
 from orchestrator.verify import verify
@@ -109,7 +109,7 @@ def test_publishers_killed_at_random_instants(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0.005, 0.06))
         os.kill(child, signal.SIGKILL)
         assert ended(child) == 0
-    committed = [row["location"] for row in rows(track.label, track.entries())]
+    committed = [row["location"] for row in rows_of(track.label, track.entries())]
     told = acknowledged.read_text().split()
     assert len(told) > 20 and set(told) <= set(committed) and len(committed) <= len(told) + 50
     assert verify(track).faults == []
@@ -120,7 +120,7 @@ def test_publishers_killed_at_random_instants(tmp_path: Path) -> None:
 def check_gc_removes_the_orphans(root: Path) -> None:
     track = folder_track(root)
     before = read_everything(track.store)
-    kept = {row["location"] for row in rows(track.label, track.entries())}
+    kept = {row["location"] for row in rows_of(track.label, track.entries())}
     removed = Collector(track, timedelta(0)).collect().remove
     assert removed and not kept & set(removed)
     left = {path.name for path in (root / track.version_root).iterdir() if any(path.rglob("*.*"))}

@@ -102,7 +102,7 @@ def test_what_is_not_right_is_not_pulled(track: Track, tmp_path: Path, fault: st
     path.unlink()
     if fault != "absent":
         path.write_bytes(data + b"\0" if fault == "longer" else data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="was changed|is missing"):
+    with pytest.raises(IntegrityError, match=r"was changed|is missing"):
         pull(track, {"": commit}, tmp_path / "out")
     assert not [each for each in tmp_path.iterdir() if "out" in each.name]
     assert not [each for each in (state / "files").rglob("*") if each.is_file() and "parquet" not in str(each)][1:]
