@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from orchestrator import cli_cluster
 
 app = typer.Typer(
     name="orthoplex",
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(adapters, name="adapters")
+cli_cluster.register(app)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
 Overrides = Annotated[
