@@ -1,6 +1,7 @@
 """Jobs on a cluster, through its job server: submit, look, follow, stop."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def job_client(address: str) -> Any:
         raise ConfigError("--address: a URL with '@' may hold a password; use RAY_AUTH_MODE=token instead")
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     with explained(address):
         return JobSubmissionClient(address)
 

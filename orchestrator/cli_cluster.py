@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs to the command."""
     app.command("submit")(submit)
     app.add_typer(jobs, name="jobs")
+    app.command("doctor")(doctor)
 
 
 def submit(
@@ -198,3 +199,29 @@ def stop(job: JobId, address: JobServer) -> None:
     if ended.exit_code is None:
         raise OrthoplexError(f"job {job}: still {ended.status.lower()}; look again with `orthoplex jobs status {job}`")
     typer.echo(f"job {job}: {ended.status.lower()}")
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="takes store and cluster from it")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="a Ray address: host:6379, or auto")] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what this machine, a cluster or a store lacks. Each finding names what mends it."""
+    from cluster.checks import findings
+    from cluster.doctor import gather
+    from orchestrator.config import load_config
+
+    loaded = load_config(config) if config else None
+    facts = gather(address, loaded.cluster if loaded else None, store or (loaded.store if loaded else None))
+    found = findings(facts)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+    for finding in () if as_json else found:
+        typer.echo(f"{finding.level:<5}{finding.what}")
+        if finding.mend:
+            typer.echo(f"     → {finding.mend}")
+    if any(finding.level == "fail" for finding in found):
+        raise typer.Exit(1)

@@ -27,7 +27,8 @@ def path_findings(
     `content` is the mapping as written, since validation makes `store` absolute here. `shipped` has the files of the
     copy, `env` the job's variables.
     """
-    found = [judge_store(str(content.get("store", RunConfig.model_fields["store"].default)))]
+    store = str(content.get("store", RunConfig.model_fields["store"].default))
+    found: list[PathFinding | None] = [judge_store(store)]
     found += [judge_path(key, path, directory, shipped) for key, path in read_paths(config, directory, env)]
     address = config.cluster.address
     if address not in (None, "auto"):
