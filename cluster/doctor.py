@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ PACKAGES = (
     "safetensors", "torch", "transformers", "typer",
 )  # fmt: skip
 ANSWER_S = 60.0  # a node may have to start a worker process first
+CONNECT_S = 5.0
 PINGS = 3
 
 
@@ -54,6 +56,8 @@ def gather_cluster(facts: Facts, store: str | None) -> Facts:
     """The facts with those of the cluster at their address."""
     import ray
 
+    if facts.address and (silence := unreachable(facts.address)):
+        return replace(facts, address_error=silence)
     asked = (facts.asked or ClusterConfig()).model_copy(update={"address": facts.address})
     with ExitStack() as stack:
         try:
@@ -61,6 +65,18 @@ def gather_cluster(facts: Facts, store: str | None) -> Facts:
         except OrthoplexError as error:
             return replace(facts, address_error=str(error))
         return replace(facts, nodes=gather_nodes(store), resources=ray.cluster_resources())
+
+
+def unreachable(address: str) -> str | None:
+    """Why nothing listens at host:port, told in seconds where Ray itself would try for minutes; None elsewhere."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        return f"cluster.address: nothing answers at {address!r}: {error}"
+    return None
 
 
 def gather_nodes(store: str | None) -> tuple[Node, ...]:
