@@ -10,7 +10,12 @@ from cluster.resources import ClusterConfig
 
 GIB = 1 << 30
 PYTHONS = ("3.11", "3.12")
-MUST_AGREE = ("ray", "torch", "deepspeed", "transformers")  # between driver and nodes; others may differ, with a warning
+MUST_AGREE = (
+    "ray",
+    "torch",
+    "deepspeed",
+    "transformers",
+)  # between driver and nodes; others may differ, with a warning
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 30.0
 SHM_SHARE = 0.3  # of the memory, which Ray's object store takes by default
 DISK_FULL_SHARE, DISK_LOW_BYTES = 0.05, 10 * GIB  # Ray stops writing objects to a disk that is 95% full
@@ -96,7 +101,9 @@ def check_pins(facts: Facts) -> Iterator[Finding]:
     if other:
         yield Finding("warn", f"other versions than in constraints.txt: {', '.join(other)}", INSTALL)
     if not facts.pins:
-        yield Finding("warn", "no constraints.txt found, so versions were not compared", "run in the project's checkout")
+        yield Finding(
+            "warn", "no constraints.txt found, so versions were not compared", "run in the project's checkout"
+        )
     elif not missing and not other:
         yield Finding("ok", f"{len(facts.packages)} packages as in constraints.txt")
 
@@ -107,7 +114,9 @@ def check_address(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "no cluster address given: this machine only")
         return
     if facts.address_error:
-        mend = "ray status --address HOST:6379 on a node; `ray start --head` starts a cluster, `make cluster-up` two nodes"
+        mend = (
+            "ray status --address HOST:6379 on a node; `ray start --head` starts a cluster, `make cluster-up` two nodes"
+        )
         yield Finding("fail", facts.address_error, mend)
         return
     yield Finding("ok", f"Ray at {facts.address}: {len(facts.nodes)} nodes")
@@ -176,7 +185,9 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
             yield Finding("warn", what, f"ray start --num-gpus={len(there['gpus'])} … on that node")
     if len(set(builds.values())) > 1:
         shown = ", ".join(f"{label} {version}" for label, version in builds.items())
-        yield Finding("fail", f"NCCL differs between nodes: {shown}", "install the same torch everywhere, from one image")
+        yield Finding(
+            "fail", f"NCCL differs between nodes: {shown}", "install the same torch everywhere, from one image"
+        )
     if not builds:
         yield Finding("ok", "no GPUs: workers train on CPUs with gloo")
 

@@ -79,7 +79,9 @@ def submission_id(run: str, name: str | None = None) -> str:
     return name or f"{run}-{uuid.uuid4().hex[:8]}"
 
 
-def job_environment(asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False) -> dict[str, str]:
+def job_environment(
+    asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False
+) -> dict[str, str]:
     """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* set here, and what Ray is told.
 
     `asked` has `NAME`, whose value is taken from `environ`, and `NAME=VALUE`. After a stop the job has `grace_s`

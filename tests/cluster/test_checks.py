@@ -59,9 +59,9 @@ def there(ray_gpus: float = 0.0, clock: Clock | None = Clock(0.0), **changed: An
 
 PACKAGES = GOOD["packages"]
 CASES: list[tuple[Facts, str, str]] = [
-    (here(python="3.10.2"), "fail", "Python 3.10.2"),
+    (replace(here(python="3.10.2"), nodes=()), "fail", "Python 3.10.2"),
     (here(packages={"ray": "2.60.0", "torch": "2.13.0"}), "fail", "not installed: rich"),
-    (here(packages={**PACKAGES, "rich": "14.0.0"}), "warn", "rich 14.0.0 (pinned: 15.0.0)"),
+    (replace(here(packages={**PACKAGES, "rich": "14.0.0"}), nodes=()), "warn", "rich 14.0.0 (pinned: 15.0.0)"),
     (replace(HEALTHY, pins={}), "warn", "no constraints.txt"),
     (replace(HEALTHY, address_error="nothing answers", nodes=()), "fail", "nothing answers"),
     (here(auth_mode=""), "warn", "RAY_AUTH_MODE is not set"),

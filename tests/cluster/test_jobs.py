@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, OrthoplexError
-from cluster.jobs import LOST_CONNECTIONS, exit_code, follow, job_client, list_jobs, look, shown, stop, submit, translated
+from cluster.jobs import (
+    LOST_CONNECTIONS,
+    exit_code,
+    follow,
+    job_client,
+    list_jobs,
+    look,
+    shown,
+    stop,
+    submit,
+    translated,
+)
 
 
 def details(status: str = "RUNNING", code: int | None = None, **more: Any) -> SimpleNamespace:
@@ -91,7 +102,9 @@ def test_only_submitted_jobs_are_listed_the_latest_first() -> None:
     assert [job.id for job in list_jobs(client)] == ["b", "a"]
 
 
-@pytest.mark.parametrize("address", ["auto", "127.0.0.1:6379", "ray://host:10001", "http://", "http://user:hunter2@host"])
+@pytest.mark.parametrize(
+    "address", ["auto", "127.0.0.1:6379", "ray://host:10001", "http://", "http://user:hunter2@host"]
+)
 def test_addresses_that_are_no_job_server(address: str) -> None:
     with pytest.raises(ConfigError, match="--address") as refusal:
         job_client(address)

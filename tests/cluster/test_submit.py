@@ -31,7 +31,8 @@ def test_variables_are_passed_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY=hunter2", "DB_PASSWORD=hunter2", "PROXY=http://a:hunter2@b"]
+    "asked",
+    ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY=hunter2", "DB_PASSWORD=hunter2", "PROXY=http://a:hunter2@b"],
 )
 def test_secrets_are_refused_and_not_repeated(asked: str) -> None:
     with pytest.raises(ConfigError, match="looks like a secret") as refusal:
@@ -69,7 +70,9 @@ def test_pip_gives_workers_time_to_install() -> None:
 
 def test_request_reserves_nothing_on_the_head() -> None:
     package = Package(Path("/tmp/a.zip"), frozenset(), 1)
-    made = Submission("id-1", ("python", "-m", "orchestrator", "run", "a b.yaml"), {"A": "1"}, ("x==1",), {"run": "t/r"})
+    made = Submission(
+        "id-1", ("python", "-m", "orchestrator", "run", "a b.yaml"), {"A": "1"}, ("x==1",), {"run": "t/r"}
+    )
     assert made.request(package) == {
         "entrypoint": "python -m orchestrator run 'a b.yaml'",
         "submission_id": "id-1",
@@ -87,7 +90,17 @@ def test_submission_ids() -> None:
 
 
 def test_package_leaves_out_what_is_ignored(tmp_path: Path) -> None:
-    for name in ("a.yaml", "sub/b.py", ".env", "sub/server.pem", ".git/config", "data/big", "logs/x", ".venv/y", "z.log"):
+    for name in (
+        "a.yaml",
+        "sub/b.py",
+        ".env",
+        "sub/server.pem",
+        ".git/config",
+        "data/big",
+        "logs/x",
+        ".venv/y",
+        "z.log",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("content")
     (tmp_path / ".rayignore").write_text("/data/\n")
@@ -114,7 +127,11 @@ def test_package_too_large_names_the_files(tmp_path: Path, monkeypatch: pytest.M
 def test_the_projects_upload_has_what_a_run_needs() -> None:
     root = Path(__file__).parents[2]
     with packaged(root) as package:
-        assert {"orchestrator/__main__.py", "orchestrator/templates/config.yaml", "configs/quickstart.yaml"} <= package.files
+        assert {
+            "orchestrator/__main__.py",
+            "orchestrator/templates/config.yaml",
+            "configs/quickstart.yaml",
+        } <= package.files
         assert not [name for name in package.files if name.startswith(("tests/", "docs/", ".git/", ".venv/"))]
         assert package.size_bytes < 5 << 20
 
