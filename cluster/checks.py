@@ -155,7 +155,8 @@ def differences(label: str, there: Mapping[str, Any], here: Mapping[str, Any]) -
     if there["python"] != here["python"]:
         same = minor(there["python"]) == minor(here["python"])
         yield Finding("warn" if same else "fail", f"{label}: Python {there['python']}, here {here['python']}", image)
-    grave, slight = [], []
+    grave: list[str] = []
+    slight: list[str] = []
     for name, version in here["packages"].items():
         theirs = there["packages"].get(name)
         if theirs is None or public(theirs) != public(version):

@@ -36,8 +36,8 @@ def gather(address: str | None = None, asked: ClusterConfig | None = None, store
     address = address or (asked.address if asked else None) or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith(("http://", "https://")):
         raise ConfigError(
-            f"--address {address}: is a job server; give Ray's own address (host:6379, or auto on a node), or run it there:"
-            f" ray job submit --address {address} --working-dir . -- python -m orchestrator doctor --address auto"
+            f"--address {address}: is a job server; give Ray's own address (host:6379, or auto on a node), or run it "
+            f"there: ray job submit --address {address} --working-dir . -- python -m orchestrator doctor --address auto"
         )
     uri = open_store(store).uri if store else None
     facts = Facts(

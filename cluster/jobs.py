@@ -106,7 +106,7 @@ def list_jobs(client: Any) -> list[Job]:
 def shown(details: Any) -> Job:
     """A job from Ray's JobDetails. Its runtime environment, which has values of variables, is left out."""
     status = str(getattr(details.status, "value", details.status))
-    message = (details.message or "").strip().splitlines()
+    message = (details.message or "").partition(", last available logs")[0].strip().splitlines()
     return Job(
         id=details.submission_id,
         status=status,

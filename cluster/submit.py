@@ -111,8 +111,8 @@ def checked(name: str, value: str | None) -> str:
         raise ConfigError(f"--env {name}: not set here; set it, or give --env {name}=VALUE")
     if is_secret(name, value):
         raise ConfigError(
-            f"--env {name}: looks like a secret, and whoever sees the job would read it; put it on the cluster's nodes, "
-            'as a mounted file or in their environment: see "Secrets" in docs/operations.md'
+            f"--env {name}: looks like a secret, and whoever sees the job would read it; put it on the cluster's "
+            'nodes, as a mounted file or in their environment: see "Secrets" in docs/operations.md'
         )
     return value
 
@@ -193,8 +193,8 @@ def too_large(directory: Path, size: int, limit: int, entries: Sequence[zipfile.
     largest = sorted(entries, key=lambda entry: -entry.compress_size)[:3]
     named = ", ".join(f"{entry.filename} ({entry.compress_size / 2**20:,.0f} MiB)" for entry in largest)
     return (
-        f"--working-dir {directory}: {size / 2**20:,.0f} MiB to upload, Ray takes {limit / 2**20:,.0f}; largest: {named}. "
-        "Name what the run does not need in .rayignore, and keep data in a folder that the cluster mounts"
+        f"--working-dir {directory}: {size / 2**20:,.0f} MiB to upload, Ray takes {limit / 2**20:,.0f}; largest: "
+        f"{named}. Name what the run does not need in .rayignore, and keep data in a folder that the cluster mounts"
     )
 
 

@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     config: ConfigPath,
+    *,
     address: JobServer,
     overrides: Overrides = [],  # noqa: B006
     follow: Follow = True,
