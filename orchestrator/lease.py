@@ -12,34 +12,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.processes import start_time
+
 
 @dataclass(frozen=True)
-class Process:
+class DriverProcess:
     """A driver's process. `space` names the process table that knows `pid` (boot and namespace), empty where that
     cannot be told; `started` is when it began, in that kernel's ticks, so that a reused pid is another process."""
 
     host: str
     pid: int
     space: str
-    started: str
+    started: int
 
 
-def this_process() -> Process:
+def this_process() -> DriverProcess:
     """The process that runs this code."""
-    return Process(socket.gethostname(), os.getpid(), _space(), _started(os.getpid()) or "")
+    return DriverProcess(socket.gethostname(), os.getpid(), _space(), start_time(os.getpid()))
 
 
-def standing(driver: Mapping[str, Any], here: Process) -> Literal["alive", "gone", "unknown"]:
+def standing(driver: Mapping[str, Any], here: DriverProcess) -> Literal["alive", "gone", "unknown"]:
     """Whether the driver of a `start` entry still runs, as far as this machine can tell."""
-    other = Process(**driver)
+    other = DriverProcess(**driver)
     if not here.space or other.space != here.space:
         return "unknown"
     if other.pid == here.pid:
         return "gone"  # an earlier run of this very process
-    return "alive" if _started(other.pid) == other.started else "gone"
+    return "alive" if start_time(other.pid) == other.started else "gone"
 
 
-def as_json(process: Process) -> dict[str, Any]:
+def as_json(process: DriverProcess) -> dict[str, Any]:
     """For a `start` entry."""
     return asdict(process)
 
@@ -50,12 +52,3 @@ def _space() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, field 22 of /proc/<pid>/stat; None where there is none, or a dead one not yet reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]

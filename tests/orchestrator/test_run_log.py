@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConflictError
+from cluster.processes import start_time
 from cluster.storage import LocalStore
-from orchestrator.lease import Process, _started, as_json, standing, this_process
+from orchestrator.lease import DriverProcess, as_json, standing, this_process
 from orchestrator.registry import Track
 from orchestrator.run_log import RunLog
 from orchestrator.state import replay
 
-ELSEWHERE = Process("far", 7, "another boot", "1")
+ELSEWHERE = DriverProcess("far", 7, "another boot", 1)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def silent(_: str) -> None: ...
 
 
-def started_by(track: Track, process: Process, lease_s: float = 0.4) -> None:
+def started_by(track: Track, process: DriverProcess, lease_s: float = 0.4) -> None:
     track.append("start", {"driver": as_json(process), "lease_s": lease_s}, after=track.head())
 
 
@@ -44,9 +45,9 @@ def ops(track: Track) -> list[str]:
 
 def test_a_process_is_told_from_its_successor(sleeper: subprocess.Popen[bytes]) -> None:
     here = this_process()
-    other = replace(here, pid=sleeper.pid, started=_started(sleeper.pid) or "")
+    other = replace(here, pid=sleeper.pid, started=start_time(sleeper.pid))
     assert standing(as_json(other), here) == "alive"
-    assert standing(as_json(replace(other, started="5")), here) == "gone"  # the pid was used again
+    assert standing(as_json(replace(other, started=5)), here) == "gone"  # the pid was used again
     assert standing(as_json(replace(other, space="container")), here) == "unknown"
     sleeper.kill()
     time.sleep(0.1)
@@ -54,7 +55,7 @@ def test_a_process_is_told_from_its_successor(sleeper: subprocess.Popen[bytes]) 
 
 
 def test_a_live_driver_is_left_alone(track: Track, sleeper: subprocess.Popen[bytes]) -> None:
-    started_by(track, replace(this_process(), pid=sleeper.pid, started=_started(sleeper.pid) or ""), 600)
+    started_by(track, replace(this_process(), pid=sleeper.pid, started=start_time(sleeper.pid)), 600)
     with pytest.raises(ConflictError, match=rf"pid {sleeper.pid}, since .* is at work on this run"):
         RunLog(track).take({}, 120, silent)
     sleeper.kill()
