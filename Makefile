@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart cluster-up cluster-down test test-fast lint format install install-dev clean
+.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults lint format install install-dev clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -38,6 +38,9 @@ test: install-dev  ## the whole suite
 
 test-fast: install-dev  ## without the end-to-end runs on Ray
 	$(BIN)/python -m pytest --ignore=tests/e2e
+
+test-faults: install-dev  ## kills of driver, workers and nodes at 21 instants: about half an hour
+	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
 
 lint: install-dev  ## formatting, style, types, import directions
 	$(BIN)/ruff format --check .

@@ -1,0 +1,134 @@
+"""Kills at seeded random instants of a run of three tasks on two Ray nodes: it always ends as if nothing had happened.
+
+Three instants by default, all of them with ORTHOPLEX_FAULTS=1 (`make test-faults`).
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.numpy import load
+
+from cluster import local
+from cluster.processes import identify
+from cluster.storage import LocalStore
+from orchestrator.registry import Track
+from orchestrator.state import RunState, replay
+from tests.e2e.tiny import REPO, command, config_file
+
+INSTANTS = [(what, seed) for seed in range(7) for what in ("worker", "driver", "node")]
+CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]
+TIMEOUT_S = 240
+
+
+class Nodes:
+    """The cluster of `cluster.local`, whose second node may be killed and replaced."""
+
+    def __init__(self, state: Path) -> None:
+        self.state, self.cluster = state, local.up(state)
+
+    def processes(self, node: int) -> list[psutil.Process]:
+        process = psutil.Process(self.cluster.processes[node].pid)
+        return [process, *process.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        found = (process for node in range(2) for process in self.processes(node))
+        return [process for process in found if "RayTrainWorker" in process.name()]
+
+    def lose_node(self) -> None:
+        for process in reversed(self.processes(1)):
+            process.kill()
+        os.waitpid(self.cluster.processes[1].pid, 0)
+
+    def add_node(self) -> None:
+        pid = local.start_node([f"--address={self.cluster.address}"], Path(self.cluster.folder) / "node1.log")
+        self.cluster = local.LocalCluster(
+            **{**vars(self.cluster), "processes": (self.cluster.processes[0], identify(pid))}
+        )
+        local.write(self.state, self.cluster)
+        local.wait_for_nodes(self.cluster, 2)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    state = tmp_path_factory.mktemp("cluster") / "cluster.json"
+    try:
+        yield Nodes(state)
+    finally:
+        local.down(state)
+
+
+def start(nodes: Nodes, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    words = ["--set", f"cluster.address={nodes.cluster.address}", "--set", "cluster.max_failures=5"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command("run", str(config_file(folder, 3, folder / "store")), *words),
+        cwd=REPO, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def read(folder: Path) -> RunState:
+    return replay("default", "tiny", Track(LocalStore(folder / "store"), "default", "tiny").entries())
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must not depend on what happened: scores, adapters, bases."""
+    track, state = Track(LocalStore(folder / "store"), "default", "tiny"), read(folder)
+    files = []
+    for commit in state.commits:
+        manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
+        for name in ("adapter.safetensors", "bases.safetensors"):
+            tensors = load(track.read_file(commit["prefix"], manifest, name))
+            files.append({key: (value.shape, value.tobytes()) for key, value in sorted(tensors.items())})
+    scores = [state.matrix("test"), state.matrix("validation"), state.zero_shot]
+    return {"state": state.state, "scores": scores, "files": files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    """What a run comes to, and how long it takes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = time.monotonic()
+    assert start(nodes, folder, folder / "log").wait(TIMEOUT_S) == 0, (folder / "log").read_text()
+    took = time.monotonic() - started
+    result = outcome(folder)
+    assert result["state"] == "finished" and len(result["files"]) == 6
+    return result, took
+
+
+@pytest.mark.parametrize(("what", "seed"), CHOSEN)
+def test_a_kill_changes_nothing(
+    nodes: Nodes, undisturbed: tuple[dict[str, Any], float], tmp_path: Path, what: str, seed: int
+) -> None:
+    expected, took = undisturbed
+    instant = random.Random(f"{what} {seed}").uniform(0.15, 0.95) * took
+    log = tmp_path / "log"
+    run = start(nodes, tmp_path, log)
+    try:
+        time.sleep(instant)
+        if what == "driver":
+            run.kill()
+            run.wait()
+            run = start(nodes, tmp_path, log)
+        elif what == "worker":
+            while run.poll() is None and not (workers := nodes.workers()):
+                time.sleep(0.2)
+            if run.poll() is None:
+                random.Random(seed).choice(workers).send_signal(signal.SIGKILL)
+        else:
+            nodes.lose_node()
+            time.sleep(3)
+            nodes.add_node()
+        assert run.wait(TIMEOUT_S) == 0, f"{what} killed after {instant:.1f} s\n{log.read_text()}"
+    finally:
+        run.kill()
+    assert outcome(tmp_path) == expected, f"{what} killed after {instant:.1f} s\n{log.read_text()}"
+    print(json.dumps({"killed": what, "after_s": round(instant, 1), "of_s": round(took, 1)}))
