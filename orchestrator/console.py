@@ -138,8 +138,8 @@ def print_status(state: RunState) -> None:
     out.print(f"{state.team}/{state.name}: {state.state}, {done} of {len(state.tasks)} tasks", markup=False)
     if state.reason:
         out.print(f"  reason: {state.reason}", markup=False)
-    if state.state == "running" and state.head:
-        out.print(f"  last heard of at {state.head.time} from {state.head.actor}", markup=False)
+    if state.state == "running" and state.heard:
+        out.print(f"  last heard of at {state.heard.time} from {state.heard.actor}", markup=False)
     if not done:
         return
     names = [task["name"] for task in state.tasks]
@@ -173,7 +173,8 @@ def print_outcome(state: RunState, store: str) -> None:
 def print_plan(plan: "Plan") -> None:
     """The plan as tables."""
     state = "not begun" if plan.state == "absent" else plan.state
-    out.print(f"{plan.name}: {state}; {plan.workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
+    workers = plan.workers if isinstance(plan.workers, int) else "{min} to {max}".format(**plan.workers)
+    out.print(f"{plan.name}: {state}; {workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
     table = Table(title="Tasks", title_justify="left")
     for column in ("task", "state", "labels", "train", "validation", "test", "steps"):
         table.add_column(column, justify="left" if column in ("task", "state") else "right")

@@ -1,8 +1,9 @@
 """Where a run stands: a pure function of its track's log.
 
-Entries of a run: `open` (configuration and data), `start` (a driver took it up), `commit` (one task, whole), and how
-the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that others leave in the log, those of
-the garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
+Entries of a run: `start` (a driver took it up), `open` (configuration and data), `workers` (a worker group is there),
+`retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew` (the driver is alive), and how the
+driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that others leave in the log, those of the
+garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,21 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from orchestrator import metrics
+from orchestrator.config import RunConfig
 from orchestrator.entries import Entry
 
+DRIVERS = ("start", "open", "workers", "retry", "commit", "renew")
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
 Matrix = list[list[float | None]]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order."""
+    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order.
+
+    `driver` is the `start` entry of the driver that holds the run, None where it has left: its body with seq, actor and
+    time; `heard` is the newest entry of any driver, `head` the newest of all.
+    """
 
     team: str
     name: str
@@ -30,6 +37,8 @@ class RunState:
     commits: tuple[Mapping[str, Any], ...] = ()
     head: Entry | None = None
     deleted: frozenset[int] = frozenset()
+    driver: Mapping[str, Any] | None = None
+    heard: Entry | None = None
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -65,12 +74,19 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     config: Mapping[str, Any] = {}
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: list[Mapping[str, Any]] = []
+    driver: Mapping[str, Any] | None = None
+    heard, lease = None, None
     aborted, deleted = set[str](), set[int]()
     for entry in entries:
+        if entry.body.get("lease", lease) != lease:
+            continue  # written by a driver that was taken over from
+        heard = entry if entry.op in (*DRIVERS, *ENDINGS) else heard
         if entry.op == "open":
             config, tasks = entry.body["config"], tuple(entry.body["tasks"])
         elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
             commits.append({**entry.body, "time": entry.time})
+        elif entry.op == "start":
+            driver, lease = {**entry.body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
         elif entry.op == "abort":
             aborted.update(entry.body["prefixes"])
         elif entry.op == "delete":
@@ -78,9 +94,9 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
         if entry.op in ("open", "start"):
             state, reason = "running", None
         if entry.op in ENDINGS:
-            state, reason = ENDINGS[entry.op], entry.body.get("reason")
+            state, reason, driver = ENDINGS[entry.op], entry.body.get("reason"), None
     head = entries[-1] if entries else None
-    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted))
+    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard)
 
 
 def status(state: RunState) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 HARMLESS = (  # keys, and sections as a whole
     "cluster", "data_dir", "deepspeed", "guards", "store", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
-    "train.logging_steps",
+    "train.logging_steps", "train.on_out_of_memory",
 )  # fmt: skip
 
 
@@ -150,7 +166,9 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     if len(after) < len(before):
         lines.append(f"tasks: had {len(before)}, now {len(after)}; tasks may only be appended")
     for index, (a, b) in enumerate(zip(before, after, strict=False)):
-        lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in differences(a, b, f"tasks.{index}")]
+        place = f"tasks.{index}"
+        changed = differences(without(a, ["resources"]), without(b, ["resources"]), place)
+        lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in changed]
     return lines
 
 
@@ -179,13 +197,21 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     pairs = zip(state.tasks, tasks, strict=False)
     changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]
     return [
-        *forbidden_changes(state.config, config),
+        *forbidden_changes(completed(state.config), config),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
         *(
             f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"
             for version in sorted(state.deleted)
         ),
     ]
+
+
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored configuration with the defaults of keys that came later; as it is, where it is none of today's."""
+    try:
+        return RunConfig.model_validate(config).model_dump(mode="json")
+    except ValueError:
+        return config
 
 
 def refuse(name: str, objections: Sequence[str]) -> None:
