@@ -13,7 +13,7 @@ from cluster.errors import IntegrityError
 from trainers.adapters.artifact import parse
 
 TENSORS = {"m.W1": torch.ones(2, 3), "m.W2": torch.ones(3, 2), "m.gamma": torch.ones(2)}
-BASES = {"m.Q": torch.eye(3)[:, :2], "m.singular_values": torch.ones(2)}
+BASES = {"m.Q": torch.eye(3)[:, :2].contiguous(), "m.singular_values": torch.ones(2)}
 
 
 def file_of(header: Any, data: bytes = b"\0" * 64, length: int | None = None) -> bytes:
@@ -41,9 +41,6 @@ HEADERS = [
 def test_hostile_headers(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="do not use this version"):
         parse(data, save(BASES))
-    if data[8:10] != b"{}":
-        with pytest.raises(IntegrityError, match="do not use this version"):
-            parse(save(TENSORS), data.replace(b'"m.gamma"', b'"m.ev.P" '))
 
 
 def test_headers_with_a_byte_changed() -> None:
