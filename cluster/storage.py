@@ -194,7 +194,7 @@ class LocalStore:
         """See Store."""
         with self._explained("list", _checked(prefix, "prefix")) as top:
             try:
-                names = [entry.name for entry in os.scandir(top) if entry.is_dir()]
+                names = [entry.name for entry in top.iterdir() if any(path.is_file() for path in entry.rglob("*"))]
             except FileNotFoundError:
                 names = []
         return sorted(name for name in names if is_key(name))
@@ -203,9 +203,6 @@ class LocalStore:
         """See Store."""
         with self._explained("delete", _checked(key)) as path:
             path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder == self.root or not _remove_empty(folder):
-                    break
 
     def download(self, key: str, path: Path) -> Content:
         """See Store."""
@@ -254,14 +251,6 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync(folder.parent)
-
-
-def _remove_empty(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 def _save(chunks: Iterable[bytes], path: Path) -> Content:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, ConflictError, StoreError
+from cluster.errors import ConfigError, ConflictError
 from cluster.storage import upload_files
 from orchestrator.aliases import promote
 from orchestrator.catalog import rows_of
@@ -130,7 +130,7 @@ def test_gc_without_grace_while_others_publish(tmp_path: Path) -> None:
         while time.monotonic() < until:
             try:
                 prefix = publish_one(folder_track(root), tmp_path, os.getpid()).body["prefix"]
-            except StoreError:  # refused, or its folder went while it wrote
+            except ConflictError:
                 continue
             with told.open("a") as stream:
                 stream.write(f"{prefix}\n")
