@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test test-fast lint format install install-dev clean
+.PHONY: help quickstart cluster-up cluster-down test test-fast lint format install install-dev clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,12 @@ install-dev: $(VENV)/.installed-dev  ## … and what tests and checks need
 
 quickstart: install  ## four tasks on two ZeRO-2 workers on this machine's CPU
 	$(BIN)/orthoplex run configs/quickstart.yaml
+
+cluster-up: install  ## two Ray nodes with a job server on this machine, to try `orthoplex submit` on
+	$(BIN)/python -m cluster.local up
+
+cluster-down:  ## end exactly what cluster-up started
+	$(BIN)/python -m cluster.local down
 
 test: install-dev  ## the whole suite
 	$(BIN)/python -m pytest

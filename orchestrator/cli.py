@@ -10,12 +10,13 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import orchestrator.cli_upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from orchestrator import cli_cluster
 from orchestrator.cli_adapters import adapters
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
 
@@ -28,7 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(adapters, name="adapters")
+cli_cluster.register(app)
 
+WATCH_S = 5.0
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
@@ -90,17 +93,29 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    fork: Annotated[
+        str | None, typer.Option("--fork", metavar="NAME", help="a new run from this one's tasks, which stays as it is")
+    ] = None,
+    from_task: Annotated[
+        int | None, typer.Option("--from-task", metavar="N", help="with --fork: train again from task number N on")
+    ] = None,
+) -> None:
     """Run the task sequence, or go on with it. A finished run says so and does nothing."""
     from orchestrator.config import load_config
 
     started = time.monotonic()
-    loaded = load_config(config, overrides)
+    if from_task is not None and fork is None:
+        raise ConfigError(f"--from-task {from_task}: needs --fork NAME, since committed tasks are never replaced")
+    named = [f"name={fork}"] if fork else []
+    loaded, source = load_config(config, [*overrides, *named]), load_config(config, overrides)
     from orchestrator.console import RunReporter, print_outcome
     from orchestrator.controller import Controller
 
     with RunReporter(len(loaded.tasks)) as reporter:
-        controller = Controller(loaded, reporter)
+        controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:
             done = f"{len(begun.commits)} of {len(loaded.tasks)} tasks are committed already"
@@ -108,18 +123,34 @@ def run(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
         try:
             state = controller.run()
         except (Interrupted, KeyboardInterrupt):
-            again = ["orthoplex", "run", str(config), *(word for each in overrides for word in ("--set", each))]
+            words = [word for each in overrides for word in ("--set", each)]
+            words += ["--fork", fork] if fork else []
+            words += ["--from-task", str(from_task)] if from_task else []
             raise Interrupted(
                 f"interrupted; {len(controller.state.commits)} of {len(loaded.tasks)} tasks are committed. "
-                f"Go on with: {shlex.join(again)}"
+                f"Go on with: {shlex.join(['orthoplex', 'run', str(config), *words])}"
             ) from None
         took = f"finished in {time.monotonic() - started:.0f} s"
         reporter.say("finished before; nothing is left to do" if state is begun else took)
     print_outcome(state, loaded.store)
 
 
+def forked(source: Any, from_task: int | None) -> Any:
+    """The first tasks of the run that a configuration names, as the beginning of another."""
+    from cluster.storage import open_store
+    from orchestrator.fork import plan_fork
+    from orchestrator.registry import Track
+
+    return plan_fork(Track(open_store(source.store), source.team, source.name), from_task)
+
+
 @app.command()
-def status(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def status(
+    name: RunName,
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
+) -> None:
     """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
     from orchestrator.state import status as describe
 
@@ -127,8 +158,13 @@ def status(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fal
     if as_json:
         print_json(describe(state))
         return
-    from orchestrator.console import print_status
+    from orchestrator.console import out, print_status
 
+    while watch and state.state == "running":
+        out.clear()
+        print_status(state)
+        time.sleep(WATCH_S)
+        state = read_run(name, store)
     print_status(state)
 
 

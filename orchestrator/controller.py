@@ -17,6 +17,7 @@ from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
+from orchestrator.fork import Fork, take_over
 from orchestrator.guards import decide, forecast
 from orchestrator.lineage import PACKAGES, code_version, package_version, trained_against
 from orchestrator.registry import Track, digest
@@ -36,10 +37,11 @@ READERS = 16
 
 
 class Controller:
-    """Runs one configuration to its end. `run` is idempotent by name."""
+    """Runs one configuration to its end, from the first tasks of another stream with `fork`. `run` is idempotent by
+    name."""
 
-    def __init__(self, config: RunConfig, reporter: Reporter) -> None:
-        self.config, self.reporter = config, reporter
+    def __init__(self, config: RunConfig, reporter: Reporter, fork: Fork | None = None) -> None:
+        self.config, self.reporter, self.fork = config, reporter, fork
         self.store = open_store(config.store)
         self.track = Track(self.store, config.team, config.name)
         self.log = RunLog(self.track)
@@ -69,6 +71,8 @@ class Controller:
         self.log.take(start, lease_s, self.reporter.say)
         try:
             with self.log.kept(lease_s):
+                if self.fork:
+                    take_over(self.log, self.fork)
                 self._check()  # as the log stands now that nobody else writes it
                 self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
                 data = self._load_data()

@@ -26,6 +26,7 @@ class RunLog:
         self.lost: ConflictError | None = None
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
+        self.progress: Mapping[str, Any] | None = None  # of the task in training, for those who read the log
         self.state: RunState = self._replayed()
 
     def take(self, body: Mapping[str, Any], lease_s: float, say: Callable[[str], None]) -> None:
@@ -96,7 +97,7 @@ class RunLog:
     def _renew(self, done: threading.Event, every_s: float) -> None:
         while not done.wait(max(0.1, self.spoke + every_s - time.monotonic())):
             try:
-                self.append("renew", {})
+                self.append("renew", {"progress": self.progress} if self.progress else {})
             except ConflictError:
                 return  # and `check` raises it where it can be acted on
             except StoreError:

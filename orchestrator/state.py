@@ -1,8 +1,9 @@
 """Where a run stands: a pure function of its track's log.
 
-Entries of a run: `start` (a driver took it up), `open` (configuration and data), `workers` (a worker group is there),
-`retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew` (the driver is alive), and how the
-driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that others leave in the log, those of the
+Entries of a run: `start` (a driver took it up), `fork` (it begins as another stream), `open` (configuration and data),
+`workers` (a worker group is there), `retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew`
+(the driver is alive), and how the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that
+others leave in the log, those of the
 garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
 """
 
@@ -15,7 +16,7 @@ from orchestrator import metrics
 from orchestrator.config import RunConfig
 from orchestrator.entries import Entry
 
-DRIVERS = ("start", "open", "workers", "retry", "commit", "renew")
+DRIVERS = ("start", "fork", "open", "workers", "retry", "commit", "renew")
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
 Matrix = list[list[float | None]]
 
@@ -25,7 +26,8 @@ class RunState:
     """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order.
 
     `driver` is the `start` entry of the driver that holds the run, None where it has left: its body with seq, actor and
-    time; `heard` is the newest entry of any driver, `head` the newest of all.
+    time; `heard` is the newest entry of any driver, `head` the newest of all; `fork` says as what stream it began.
+    `progress` is where the task in training stood when its driver last renewed: index, phase, step, total_steps, loss.
     """
 
     team: str
@@ -39,6 +41,8 @@ class RunState:
     deleted: frozenset[int] = frozenset()
     driver: Mapping[str, Any] | None = None
     heard: Entry | None = None
+    fork: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None = None
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -59,6 +63,17 @@ class RunState:
         """Sum over committed tasks of `active_parameters` or `stored_bytes`."""
         return sum(commit[key] for commit in self.commits)
 
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until the stream is done, if the tasks left take as long a training row as those done; None before
+        the first."""
+        sizes = [task["rows"]["train"] for task in self.tasks]
+        done = len(self.commits)
+        if not done or not sum(sizes[:done]):
+            return None
+        spent = sum(commit["cost"]["train_s"] + commit["cost"]["evaluate_s"] for commit in self.commits)
+        return float(spent * sum(sizes[done:]) / sum(sizes[:done]))
+
     def reference(self, commit: Mapping[str, Any]) -> str:
         """How a committed task is named in commands: team/track@vN."""
         return f"{self.team}/{self.name}@v{commit['version']}"
@@ -75,14 +90,15 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: list[Mapping[str, Any]] = []
     driver: Mapping[str, Any] | None = None
-    heard, lease = None, None
+    heard, lease, fork, progress = None, None, None, None
     aborted, deleted = set[str](), set[int]()
     for entry in entries:
         if entry.body.get("lease", lease) != lease:
             continue  # written by a driver that was taken over from
-        heard = entry if entry.op in (*DRIVERS, *ENDINGS) else heard
         if entry.op == "open":
             config, tasks = entry.body["config"], tuple(entry.body["tasks"])
+        elif entry.op == "fork":
+            fork, tasks = entry.body, tuple(entry.body["described"])
         elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
             commits.append({**entry.body, "time": entry.time})
         elif entry.op == "start":
@@ -91,12 +107,17 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
             aborted.update(entry.body["prefixes"])
         elif entry.op == "delete":
             deleted.update(entry.body["versions"])
+        if entry.op in (*DRIVERS, *ENDINGS):
+            heard, progress = entry, entry.body.get("progress")
         if entry.op in ("open", "start"):
             state, reason = "running", None
         if entry.op in ENDINGS:
             state, reason, driver = ENDINGS[entry.op], entry.body.get("reason"), None
     head = entries[-1] if entries else None
-    return RunState(team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard)
+    return RunState(
+        team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard, fork,
+        progress,
+    )  # fmt: skip
 
 
 def status(state: RunState) -> dict[str, Any]:
@@ -104,11 +125,17 @@ def status(state: RunState) -> dict[str, Any]:
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
     """
+    driver = None
+    if state.driver and state.heard:
+        driver = {key: state.driver[key] for key in ("actor", "time", "lease_s")} | {"heard": state.heard.time}
     return {
         "name": state.name,
         "team": state.team,
         "state": state.state,
         "reason": state.reason,
+        "driver": driver,
+        "progress": state.progress,
+        "time_left_s": state.time_left_s,
         "tasks": [_task_status(state, index) for index in range(len(state.tasks))],
         "matrix": state.matrix("test"),
         "validation_matrix": state.matrix("validation"),
@@ -197,7 +224,7 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     pairs = zip(state.tasks, tasks, strict=False)
     changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]
     return [
-        *forbidden_changes(completed(state.config), config),
+        *(forbidden_changes(completed(state.config), config) if state.config else []),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
         *(
             f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"
@@ -219,5 +246,6 @@ def refuse(name: str, objections: Sequence[str]) -> None:
     if objections:
         shown = "\n".join(f"  {objection}" for objection in objections)
         raise ConfigError(
-            f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, or give the configuration another `name`"
+            f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, give the "
+            "configuration another `name`, or go on from its tasks in a new run, with --fork NAME"
         )

@@ -41,6 +41,7 @@ class Watch:
                 self.waiting = False
                 if event.phase == "resume" and event.step > self.kept:
                     self.kept, self.failures = event.step, 0  # it got further since the failure before
+                self.log.progress = {key: getattr(event, key) for key in ("index", "phase", "step", "total_steps")}
                 self.reporter.progress(self.task, event)
             case None if self.waiting and time.time() - self.asked > PATIENCE_S:
                 self.waiting = False

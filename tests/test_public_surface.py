@@ -24,8 +24,8 @@ VERBS = {
     "": ["--version"],
     "init": ["path", "--force"],
     "plan": ["config", "--set", "--json"],
-    "run": ["config", "--set"],
-    "status": ["name", "--store", "--json"],
+    "run": ["config", "--set", "--fork", "--from-task"],
+    "status": ["name", "--store", "--json", "--watch"],
     "explain": ["name", "--store", "--json"],
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task"],
@@ -38,8 +38,17 @@ VERBS = {
     "adapters index": ["track", "--store", "--team"],
     "adapters rules": ["team", "--store", "--set", "--expect", "--why"],
     "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
+    "submit": [
+        "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
+    ],
+    "jobs": [],
+    "jobs list": ["--address", "--json"],
+    "jobs status": ["job", "--address", "--json"],
+    "jobs logs": ["job", "--address", "--follow"],
+    "jobs stop": ["job", "--address"],
+    "doctor": ["config", "--address", "--store", "--json"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
-}
+}  # fmt: skip
 
 
 def verbs(command: Any, path: str = "") -> dict[str, list[str]]:

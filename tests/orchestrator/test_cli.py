@@ -273,7 +273,8 @@ def test_plan_says_what_run_would_refuse(orthoplex: Orthoplex, config: Path, res
     assert err == (
         "orthoplex: the run 'stream' was begun otherwise:\n"
         + "".join(f"  {line}\n" for line in changed)
-        + "Put these back, or give the configuration another `name`\n"
+        + "Put these back, give the configuration another `name`, or go on from its tasks in a new run, with "
+        "--fork NAME\n"
     )
 
 
@@ -369,7 +370,9 @@ def test_status(orthoplex: Orthoplex, begun: Any) -> None:
     code, out, err = orthoplex("status", "stream", "--store", begun.root)
     assert (code, err) == (0, "")
     head = begun.track.head()
-    assert out.startswith(f"default/stream: running, 2 of 2 tasks\n  last heard of at {head.time} from {head.actor}\n")
+    assert out.startswith(
+        f"default/stream: running, 2 of 2 tasks\n  driven by {head.actor}, last heard of at {head.time}\n"
+    )
     for shown_line in (
         "│ (untrained)    │ 50.0 │  5.0 │",
         "│ a              │ 80.0 │ 25.0 │",

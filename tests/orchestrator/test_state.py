@@ -100,7 +100,7 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
     shown = json.loads(json.dumps(status(two_of_three.state), allow_nan=False))
     assert shown == status(two_of_three.state)
     promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
-    assert shown.keys() == promised | {"team", "reason", "validation_metrics"}
+    assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
     for matrix in (shown["matrix"], shown["validation_matrix"]):
         assert [len(row) for row in matrix] == [3, 3, 3]  # T × T
@@ -221,3 +221,29 @@ def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[...,
     assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
         "task 'a': its rows differ from those the run was begun with"
     ]
+
+
+# --- what a driver at work says
+
+
+def test_progress_is_that_of_the_last_renewal(fake_run: Begin) -> None:
+    run = fake_run("a", "b")
+    assert run.state.progress is None and run.state.time_left_s is None
+    at = {"index": 0, "phase": "train", "step": 3, "total_steps": 9}
+    run.append("renew", {"progress": at})
+    run.append("promote", {"alias": "production"})
+    shown = status(run.state)
+    assert shown["progress"] == at and shown["driver"]["lease_s"] == 0.2
+    assert run.state.heard and shown["driver"]["heard"] == run.state.heard.time and run.state.heard.op == "renew"
+    run.commit([0.5, 0.5])
+    assert run.state.progress is None
+
+
+def test_time_left_is_by_training_rows(fake_run: Begin) -> None:
+    run = fake_run("a", "b", "c")  # 40 rows each; a commit says 1.5 s of training and 0.5 s of evaluation
+    run.commit([0.5, 0.1, 0.1])
+    assert run.state.time_left_s == pytest.approx(4.0)
+    run.commit([0.5, 0.5, 0.1])
+    assert run.state.time_left_s == pytest.approx(2.0)
+    run.commit([0.5, 0.5, 0.5])
+    assert run.state.time_left_s == 0

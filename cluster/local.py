@@ -1,0 +1,249 @@
+"""A Ray cluster of two nodes on this machine, to try `orthoplex submit` and `ray job submit` on.
+
+    python -m cluster.local up | down
+
+`up` writes down each process it started, by id and start time; `down` ends exactly those and what they started, so that
+other Rays on this machine are left alone, as `ray stop` would not. Everything listens on 127.0.0.1 only.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster.errors import ConfigError, OrthoplexError
+
+STATE = Path(".orthoplex/cluster.json")
+HOST = "127.0.0.1"
+OBJECT_STORE_BYTES = 512 << 20  # a node
+START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told from a later one of the same id by `start`, its start time in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """What `up` started: a Ray address, the URL of its dashboard and job server, a folder with its logs."""
+
+    address: str
+    dashboard: str
+    folder: str
+    processes: tuple[Process, ...]
+
+
+def up(state: Path = STATE, nodes: int = 2) -> LocalCluster:
+    """Starts a head and `nodes` − 1 further nodes and waits until the job server and all of them are there.
+
+    Raises:
+        ConfigError: one that `state` names is running. OrthoplexError: a node does not start; nothing is left behind.
+    """
+    before = read(state)
+    if before and any(map(alive, before.processes)):
+        raise ConfigError(f"{state}: a local cluster is running at {before.dashboard}; end it with `make cluster-down`")
+    if before:
+        down(state)
+    gcs, dashboard = free_port(6379), free_port(8265)
+    folder = tempfile.mkdtemp(prefix="orthoplex-cluster-", dir="/tmp")
+    head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port(10001)}"]
+    head += ["--include-dashboard=true", f"--dashboard-host={HOST}", f"--temp-dir={folder}"]
+    started = LocalCluster(f"{HOST}:{gcs}", f"http://{HOST}:{dashboard}", folder, ())
+    try:
+        for index in range(nodes):
+            words = head if index == 0 else [f"--address={started.address}"]
+            pid = start_node(words, Path(folder) / f"node{index}.log")
+            started = LocalCluster(**{**vars(started), "processes": (*started.processes, identify(pid))})
+            write(state, started)
+            wait_for_nodes(started, index + 1)
+    except BaseException:
+        down(state)
+        raise
+    return started
+
+
+def down(state: Path = STATE) -> list[Process]:
+    """Ends what `state` names and everything those processes started, then removes their folder; what was ended."""
+    cluster = read(state)
+    if cluster is None:
+        return []
+    living = [process for process in cluster.processes if alive(process)]
+    descended = [child for process in living for child in descendants(process.pid)]
+    for process in reversed(living):
+        kill(process, signal.SIGTERM)
+    wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
+    for process in [*living, *descended]:
+        kill(process, signal.SIGKILL)
+    wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
+    shutil.rmtree(cluster.folder, ignore_errors=True)
+    state.unlink(missing_ok=True)
+    return living
+
+
+def start_node(words: list[str], log: Path) -> int:
+    """Starts `ray start --block` in a session of its own; its process id. Ends with it: all it starts."""
+    cpus = max(1, (os.cpu_count() or 1) // 2)
+    common = ["--block", "--disable-usage-stats", f"--node-ip-address={HOST}", f"--num-cpus={cpus}"]
+    common += [f"--dashboard-agent-listen-port={free_port(52365)}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, *common]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, cwd=log.parent,
+            env=node_environment(os.environ),
+        )  # fmt: skip
+    return process.pid
+
+
+def node_environment(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
+    """This environment, where `python` is this Python, without what points to other clusters or to source folders.
+
+    RAY_AUTH_MODE is always set: left alone, Ray turns token authentication on or off by what lies in ~/.ray.
+    """
+    kept = {key: value for key, value in environment.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return {"RAY_AUTH_MODE": "disabled", **kept, "PATH": path}
+
+
+def wait_for_nodes(cluster: LocalCluster, nodes: int) -> None:
+    """Waits until the job server answers and counts `nodes` living nodes.
+
+    Raises:
+        OrthoplexError: a node's process ended, or START_TIMEOUT_S went by; the message has the end of its log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while living_nodes(cluster) < nodes:
+        if time.monotonic() > deadline or not all(map(alive, cluster.processes)):
+            log = Path(cluster.folder) / f"node{nodes - 1}.log"
+            tail = "\n  ".join(log.read_text("utf-8", "replace").splitlines()[-8:])
+            raise OrthoplexError(f"Ray node {nodes} of the local cluster did not start:\n  {tail}")
+        time.sleep(0.5)
+
+
+def living_nodes(cluster: LocalCluster) -> int:
+    """How many nodes the dashboard says are alive; 0 where it does not answer yet."""
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    url = f"{cluster.dashboard}/nodes?view=summary"
+    request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+            summary = json.load(answer)["data"]["summary"]
+    except (OSError, ValueError, KeyError):
+        return 0
+    return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in summary)
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` where nothing listens there, else any free port of this machine."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OrthoplexError(f"no free port on {HOST}; end something that listens there")
+
+
+def identify(pid: int) -> Process:
+    """The process with this id as it is now; `start` is −1 where there is none."""
+    return Process(pid, start_time(pid))
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of a process (field 22 of /proc/PID/stat); −1 for none or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return -1 if fields[0] == "Z" else int(fields[19])
+
+
+def alive(process: Process) -> bool:
+    """Whether this very process, not a later one under its id, is running."""
+    return process.start >= 0 and start_time(process.pid) == process.start
+
+
+def descendants(pid: int) -> list[Process]:
+    """All processes that `pid` started, and those they started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [process for child in children for process in (identify(child), *descendants(child))]
+
+
+def kill(process: Process, number: signal.Signals) -> None:
+    """Sends a signal to the process where it is still that one."""
+    if alive(process):
+        os.kill(process.pid, number)
+
+
+def wait_until_gone(processes: list[Process], timeout_s: float) -> None:
+    """Returns when none of the processes is alive, or after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        for process in processes:
+            reap(process.pid)
+        time.sleep(0.1)
+
+
+def reap(pid: int) -> None:
+    """Collects the exit status of an ended child of ours; nothing for other processes."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def read(state: Path) -> LocalCluster | None:
+    """What `up` wrote down; None where there is no file."""
+    try:
+        content = json.loads(state.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return LocalCluster(**{**content, "processes": tuple(Process(**each) for each in content["processes"])})
+
+
+def write(state: Path, cluster: LocalCluster) -> None:
+    """Replaces the state file, whole or not at all."""
+    state.parent.mkdir(parents=True, exist_ok=True)
+    fresh = state.with_suffix(".tmp")
+    fresh.write_text(json.dumps(asdict(cluster), indent=2) + "\n", "utf-8")
+    fresh.replace(state)
+
+
+def main() -> None:
+    """`up` prints how to use the cluster; `down` says what was ended."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.local", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("up", "down"))
+    parser.add_argument("--state", type=Path, default=STATE, help=f"file that records what was started ({STATE})")
+    arguments = parser.parse_args()
+    try:
+        if arguments.what == "up":
+            started = up(arguments.state)
+            print(f"two Ray nodes at {started.address}; dashboard and job server: {started.dashboard}")
+            print(f"orthoplex submit configs/quickstart.yaml --set store=$PWD/.orthoplex/store "
+                  f"--address {started.dashboard}")  # fmt: skip
+        else:
+            print(f"ended {len(down(arguments.state))} nodes")
+    except OrthoplexError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()

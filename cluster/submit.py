@@ -1,0 +1,206 @@
+"""What a job takes to a cluster: a command, the files of a working directory, variables, pinned packages.
+
+Secrets never travel: whoever may look at a job sees its command and its variables in plain text. They are put on the
+cluster itself (docs/operations.md), and here variables are passed on by name, where the name is no secret's.
+"""
+
+import os
+import re
+import shlex
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.errors import ConfigError
+from cluster.session import QUIET
+
+EXCLUDED = (
+    ".git", ".venv/", "venv/", ".orthoplex/", "__pycache__/", ".*_cache/", "*.egg-info/",
+    ".env", ".env.*", ".netrc", ".aws/", ".ssh/", "*.pem", "*.key",
+)  # fmt: skip
+PASSED = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+PASSED_PREFIX = "ORTHOPLEX_"
+SECRET_WORDS = {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "KEY", "AUTH"}
+PLACE_WORDS = {"FILE", "PATH", "DIR"}  # the last word of a name that says where a secret lies, not what it is
+OURS = {*QUIET, "DS_ACCELERATOR", "RAY_ADDRESS", "RAY_JOB_STOP_WAIT_TIME_S"}
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+GROUP_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PIP_START_S = 900  # a worker's start waits for its packages; Ray Train's own patience is 60 s
+SUBMISSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip of a working directory: its path, the files in it relative to the directory, its size."""
+
+    path: Path
+    files: frozenset[str]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job as it is handed to Ray. `environment` and `pip` reach the driver and every worker."""
+
+    submission_id: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    pip: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
+
+    def request(self, package: Package) -> dict[str, Any]:
+        """Keyword arguments of `JobSubmissionClient.submit_job`; the driver reserves no CPU and no GPU."""
+        runtime_env: dict[str, Any] = {"working_dir": str(package.path), "env_vars": dict(self.environment)}
+        if self.pip:
+            runtime_env["pip"] = list(self.pip)
+        return {
+            "entrypoint": shlex.join(self.command),
+            "submission_id": self.submission_id,
+            "entrypoint_num_cpus": 0,
+            "runtime_env": runtime_env,
+            "metadata": dict(self.metadata or {}),
+        }
+
+
+def submission_id(run: str, name: str | None = None) -> str:
+    """`name`, or a fresh id that begins with the run's name.
+
+    Raises:
+        ConfigError: `name` has characters that do not belong into a URL.
+    """
+    if name is not None and not SUBMISSION_ID.fullmatch(name):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-', a letter or digit first")
+    return name or f"{run}-{uuid.uuid4().hex[:8]}"
+
+
+def job_environment(
+    asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False
+) -> dict[str, str]:
+    """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* set here, and what Ray is told.
+
+    `asked` has `NAME`, whose value is taken from `environ`, and `NAME=VALUE`. After a stop the job has `grace_s`
+    seconds to keep its state before Ray kills it.
+
+    Raises:
+        ConfigError: a name is unset, is a secret's or Orthoplex's own, or a value is a URL with a password. No message
+            holds a value.
+    """
+    known = [name for name in environ if name in PASSED or name.startswith(PASSED_PREFIX)]
+    chosen = {name: environ[name] for name in sorted(known) if not is_secret(name, environ[name])}
+    for each in asked:
+        name, given, value = each.partition("=")
+        chosen[name] = checked(name, value if given else environ.get(name))
+    if pip:
+        chosen.setdefault(GROUP_START, str(PIP_START_S))
+    return {**chosen, STOP_WAIT: str(grace_s)}
+
+
+def checked(name: str, value: str | None) -> str:
+    """The value of a variable that was asked for. Raises ConfigError as `job_environment` says."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ConfigError("--env: expected NAME or NAME=VALUE, with letters, digits and '_' in the name")
+    if name in OURS:
+        raise ConfigError(f"--env {name}: is set by Orthoplex itself; leave it out")
+    if value is None:
+        raise ConfigError(f"--env {name}: not set here; set it, or give --env {name}=VALUE")
+    if is_secret(name, value):
+        raise ConfigError(
+            f"--env {name}: looks like a secret, and whoever sees the job would read it; put it on the cluster's "
+            'nodes, as a mounted file or in their environment: see "Secrets" in docs/operations.md'
+        )
+    return value
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable seems to hold a secret: by the words of its name, or a URL with a user in its value."""
+    words = name.upper().split("_")
+    try:
+        user = "@" in urlsplit(value).netloc
+    except ValueError:
+        user = "@" in value
+    return user or (words[-1] not in PLACE_WORDS and bool(SECRET_WORDS & set(words)))
+
+
+def pinned(requirements: Sequence[str]) -> tuple[str, ...]:
+    """The requirements, those in files a line each, every one with an exact version.
+
+    Raises:
+        ConfigError: one is malformed, has no exact version, or is Ray, whose version is the cluster's.
+    """
+    return tuple(pin for each in requirements for pin in map(exact, lines_of(each)))
+
+
+def lines_of(requirement: str) -> list[str]:
+    """A requirement itself, or those in the file of that name without comments."""
+    path = Path(requirement)
+    if not path.is_file():
+        return [requirement]
+    lines = (line.partition(" #")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def exact(line: str) -> str:
+    """The requirement, where it has one exact version and is not Ray; ConfigError elsewhere."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement:
+        raise ConfigError(f"--pip {line!r}: expected NAME==VERSION, or a file of such lines") from None
+    pins = [pin for pin in requirement.specifier if pin.operator == "==" and not pin.version.endswith(".*")]
+    if len(pins) != 1:
+        raise ConfigError(f"--pip {line!r}: give the exact version, as in {requirement.name}==1.2.3")
+    if requirement.name.lower() == "ray":
+        raise ConfigError(f"--pip {line!r}: Ray's version is the cluster's; use an image that has this one")
+    return line
+
+
+@contextmanager
+def packaged(directory: Path, excluded: Sequence[str] = EXCLUDED) -> Iterator[Package]:
+    """Zips a directory as Ray does for a job, without what .gitignore, .rayignore and `excluded` name.
+
+    Raises:
+        ConfigError: there is no such directory, or the zip is larger than what Ray takes.
+    """
+    import logging
+
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
+
+    if not directory.is_dir():
+        raise ConfigError(f"--working-dir {directory}: no such folder")
+    gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    names = [*get_runtime_env_default_excludes(), *excluded]
+    quiet = logging.Logger("orthoplex.package", logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="orthoplex-submit-") as folder:
+        path = Path(folder) / f"{directory.resolve().name or 'working_dir'}.zip"
+        create_package(str(directory.resolve()), path, include_gitignore=gitignore, excludes=names, logger=quiet)
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if path.stat().st_size > GCS_STORAGE_MAX_SIZE:
+            raise ConfigError(too_large(directory, path.stat().st_size, GCS_STORAGE_MAX_SIZE, entries))
+        yield Package(path, frozenset(entry.filename for entry in entries), path.stat().st_size)
+
+
+def too_large(directory: Path, size: int, limit: int, entries: Sequence[zipfile.ZipInfo]) -> str:
+    """What to tell about a package beyond Ray's limit (both in bytes), with its three largest files."""
+    largest = sorted(entries, key=lambda entry: -entry.compress_size)[:3]
+    named = ", ".join(f"{entry.filename} ({entry.compress_size / 2**20:,.0f} MiB)" for entry in largest)
+    return (
+        f"--working-dir {directory}: {size / 2**20:,.0f} MiB to upload, Ray takes {limit / 2**20:,.0f}; largest: "
+        f"{named}. Name what the run does not need in .rayignore, and keep data in a folder that the cluster mounts"
+    )
+
+
+def inside(directory: Path, path: Path) -> str | None:
+    """`path` relative to `directory`, with slashes, links followed; None where it lies elsewhere."""
+    try:
+        return path.resolve().relative_to(directory.resolve()).as_posix()
+    except (ValueError, OSError, RuntimeError):
+        return None
