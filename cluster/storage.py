@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from cluster.errors import ConfigError, KeyAbsentError, StoreError
@@ -29,6 +29,13 @@ SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+"
 PATH = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+class Content(NamedTuple):
+    """What was moved: its `size` in bytes and its `sha256` in hex, taken of the bytes as they passed."""
+
+    size: int
+    sha256: str
 
 
 class Store(Protocol):
@@ -61,8 +68,8 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Removes the object; one that is absent is fine."""
 
-    def download(self, key: str, path: Path) -> str:
-        """Streams the object into a new file and returns its sha256. Raises KeyAbsentError where there is none."""
+    def download(self, key: str, path: Path) -> Content:
+        """`get` into the file `path`, streamed; what arrived. Raises KeyAbsentError where there is none."""
 
 
 def open_store(uri: str) -> Store:
@@ -187,7 +194,7 @@ class LocalStore:
         """See Store."""
         with self._explained("list", _checked(prefix, "prefix")) as top:
             try:
-                names = [entry.name for entry in os.scandir(top) if entry.is_dir()]
+                names = [entry.name for entry in top.iterdir() if any(path.is_file() for path in entry.rglob("*"))]
             except FileNotFoundError:
                 names = []
         return sorted(name for name in names if is_key(name))
@@ -196,11 +203,8 @@ class LocalStore:
         """See Store."""
         with self._explained("delete", _checked(key)) as path:
             path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder == self.root or not _remove_empty(folder):
-                    break
 
-    def download(self, key: str, path: Path) -> str:
+    def download(self, key: str, path: Path) -> Content:
         """See Store."""
         with self._explained("read", _checked(key)) as source:
             try:
@@ -249,21 +253,13 @@ def _make_folder(folder: Path) -> None:
         _sync(folder.parent)
 
 
-def _remove_empty(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def _save(chunks: Iterable[bytes], path: Path) -> str:
-    found = hashlib.sha256()
+def _save(chunks: Iterable[bytes], path: Path) -> Content:
+    found, size = hashlib.sha256(), 0
     with path.open("wb") as target:
         for chunk in chunks:
             found.update(chunk)
-            target.write(chunk)
-    return found.hexdigest()
+            size += target.write(chunk)
+    return Content(size, found.hexdigest())
 
 
 def _sync(path: Path) -> None:
@@ -372,7 +368,7 @@ class S3Store:
         with self._explained("delete", _checked(key)) as target:
             self.client.delete_object(**target)
 
-    def download(self, key: str, path: Path) -> str:
+    def download(self, key: str, path: Path) -> Content:
         """See Store."""
         with self._explained("read", _checked(key)) as target:
             return _save(self.client.get_object(**target)["Body"].iter_chunks(2**20), path)

@@ -26,6 +26,7 @@ EXCLUDED = (
 )  # fmt: skip
 PASSED = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 PASSED_PREFIX = "ORTHOPLEX_"
+STAYS = ("ORTHOPLEX_STATE",)  # a folder of this machine
 SECRET_WORDS = {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "KEY", "AUTH"}
 PLACE_WORDS = {"FILE", "PATH", "DIR"}  # the last word of a name that says where a secret lies, not what it is
 OURS = {*QUIET, "DS_ACCELERATOR", "RAY_ADDRESS", "RAY_JOB_STOP_WAIT_TIME_S"}
@@ -82,7 +83,7 @@ def submission_id(run: str, name: str | None = None) -> str:
 def job_environment(
     asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False
 ) -> dict[str, str]:
-    """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* set here, and what Ray is told.
+    """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* but STAYS set here, and what Ray is told.
 
     `asked` has `NAME`, whose value is taken from `environ`, and `NAME=VALUE`. After a stop the job has `grace_s`
     seconds to keep its state before Ray kills it.
@@ -91,7 +92,7 @@ def job_environment(
         ConfigError: a name is unset, is a secret's or Orthoplex's own, or a value is a URL with a password. No message
             holds a value.
     """
-    known = [name for name in environ if name in PASSED or name.startswith(PASSED_PREFIX)]
+    known = [name for name in environ if name in PASSED or (name.startswith(PASSED_PREFIX) and name not in STAYS)]
     chosen = {name: environ[name] for name in sorted(known) if not is_secret(name, environ[name])}
     for each in asked:
         name, given, value = each.partition("=")

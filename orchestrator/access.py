@@ -4,12 +4,14 @@ All entries of a log lie under one prefix, so S3 cannot tell a promotion from a 
 the log but no files, can do harm only with signatures off; with them on, `signing` holds each key to its role.
 """
 
+import re
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
-from cluster.storage import BUCKET, PATH, PROBE_KEY
+from cluster.storage import PROBE_KEY, is_key
 from orchestrator.entries import NAME
 
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 Role = Literal["reader", "publisher", "promoter", "gc", "admin"]
 WRITES = {
     "reader": (),
@@ -36,7 +38,7 @@ def policy(
     `append_only` also refuses to overwrite the log (`s3:if-none-match`, which AWS knows and Ceph 16 does not). Raises
     ConfigError where a name is none.
     """
-    if not (NAME.fullmatch(team) and BUCKET.fullmatch(bucket) and (not prefix or PATH.fullmatch(prefix))):
+    if not (NAME.fullmatch(team) and BUCKET.fullmatch(bucket) and (not prefix or is_key(prefix))):
         raise ConfigError(f"policy: team {team!r}, bucket {bucket!r} or prefix {prefix!r} is no name; correct it")
     top, arn = f"{prefix}/" if prefix else "", f"arn:aws:s3:::{bucket}"
     mine = f"{top}t/{team}"

@@ -26,6 +26,19 @@ def read_run(name: str, store: str) -> Any:
     return replay(track.team, track.name, track.entries())
 
 
+def read_version(reference: str, store: str) -> tuple[Any, Any]:
+    """The state of the run and the commit that `team/track@vN` or `team/track@ALIAS` names.
+
+    Raises:
+        ConfigError: it is malformed, or there is no such run, version or alias.
+    """
+    from cluster.storage import open_store
+    from orchestrator.references import resolve
+
+    found = resolve(open_store(store), reference)
+    return found.state, found.commit
+
+
 def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[Any]]:
     """The columns of a committed task's training.parquet, its digest checked."""
     import pyarrow.parquet as pq

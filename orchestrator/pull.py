@@ -82,7 +82,7 @@ def cached(track: Track, record: FileRecord) -> Path:
     temporary = kept.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         found = track.store.download(record.path, temporary)
-        if (temporary.stat().st_size, found) != (record.size, record.sha256):
+        if (found.size, found.sha256) != (record.size, record.sha256):
             raise IntegrityError(f"{record.path}: differs from its manifest (sha256 {record.sha256}); it was changed")
         temporary.chmod(0o444)
         temporary.replace(kept)

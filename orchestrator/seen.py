@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import StoreError
+from cluster.errors import ConfigError, StoreError
 from orchestrator.entries import digest
 
 STATE_VARIABLE = "ORTHOPLEX_STATE"
@@ -20,7 +20,12 @@ STATE_VARIABLE = "ORTHOPLEX_STATE"
 
 def state_folder() -> Path:
     """Where this machine keeps what it saw and what it has pulled."""
-    return Path(os.environ.get(STATE_VARIABLE) or Path.home() / ".cache" / "orthoplex")
+    if named := os.environ.get(STATE_VARIABLE):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "orthoplex"
+    except RuntimeError:
+        raise ConfigError(f"{STATE_VARIABLE}: this user has no home folder; name one there") from None
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Seen:
         try:
             content: dict[str, Any] = json.loads(self.path.read_bytes())
             return int(content["seq"]), str(content["sha256"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0, ""
         except (OSError, ValueError, KeyError, TypeError):
             raise StoreError(

@@ -56,7 +56,7 @@ def _file_fault(track: Track, folder: Path, key: str, record: Any) -> str | None
     path = folder / digest(key.encode())
     try:
         found = track.store.download(key, path)
-        same = (path.stat().st_size, found) == (record.size, record.sha256)
+        same = (found.size, found.sha256) == (record.size, record.sha256)
         return None if same else f"{key}: differs from its manifest (sha256 {record.sha256}); it was changed"
     except KeyAbsentError:
         return f"{key}: is missing; restore it from a backup"

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from cluster.errors import IntegrityError
 from trainers.adapters.bank import ModuleState
 from trainers.adapters.subspace import Basis, extend_basis, leading_directions
 
@@ -100,13 +102,36 @@ def save(adapter: TaskAdapter, directory: Path) -> None:
 
 
 def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
-    """The adapter in the bytes of the two files; the inverse of `save`, exact."""
-    tensors, bases = load(adapter_bytes), load(bases_bytes)
-    modules = {
-        name: ModuleAdapter(tensors[f"{name}.W1"], tensors[f"{name}.W2"], tensors[f"{name}.gamma"])
-        for name in _owners(tensors, "gamma")
-    }
-    return TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ))
+    """The adapter in the bytes of the two files; the inverse of `save`, exact.
+
+    Raises IntegrityError where they are no safetensors, a tensor is missing, of another shape or not finite.
+    """
+    try:
+        tensors, bases = load(adapter_bytes), load(bases_bytes)
+        modules = {
+            name: ModuleAdapter(tensors[f"{name}.W1"], tensors[f"{name}.W2"], tensors[f"{name}.gamma"])
+            for name in _owners(tensors, "gamma")
+        }
+        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ))
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
+    if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
+        raise IntegrityError(f"adapter: {wrong[0]!r} has odd shapes or is not finite; do not use this version")
+    for name, basis in [*found.written.items(), *found.read.items()]:
+        columns, spectrum = basis.columns_DH, basis.spectrum_H
+        if columns.ndim != 2 or spectrum.shape != columns.shape[1:] or not _finite(columns, spectrum):
+            raise IntegrityError(f"bases: {name!r} has odd shapes or is not finite; do not use this version")
+    return found
+
+
+def _sound(module: ModuleAdapter) -> bool:
+    w1, w2, gamma = module.w1_RD, module.w2_DR, module.gamma_R
+    shaped = gamma.ndim == 1 and w1.ndim == w2.ndim == 2 and w1.shape[0] == w2.shape[1] == gamma.shape[0]
+    return shaped and w1.shape[1] == w2.shape[0] and _finite(w1, w2, gamma)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Basis]:
