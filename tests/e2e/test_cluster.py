@@ -16,7 +16,7 @@ from cluster.local import LocalCluster, alive, down, read, up
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}
-ENVIRONMENT |= {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT |= {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
 CONFIG = {
     "name": "submitted",
     "model": {"name": "minilm", "max_length": 16},
@@ -32,8 +32,9 @@ CONFIG = {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     state = tmp_path_factory.mktemp("cluster") / "state.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_AUTH_MODE", raising=False)
         started = up(state)
+        ENVIRONMENT.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=started.token_path)
         yield started
         down(state)
     assert not any(map(alive, started.processes)) and read(state) is None and not Path(started.folder).exists()
@@ -64,6 +65,15 @@ def call(cluster: LocalCluster, folder: Path, *arguments: str) -> subprocess.Com
         timeout=240,
         check=False,
     )
+
+
+def test_without_the_token_nothing_is_done(cluster: LocalCluster, folder: Path) -> None:
+    bare = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("RAY_AUTH")}
+    looked = subprocess.run(
+        words(cluster, "jobs", "list"), cwd=folder, env={**bare, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert looked.returncode == 2 and "asks for a token" in looked.stderr, looked.stderr
 
 
 def test_submit_stop_and_resume(cluster: LocalCluster, folder: Path) -> None:
