@@ -3,8 +3,8 @@
     python -m cluster.local up | down
 
 `up` writes down each process it started, by id and start time; `down` ends exactly those and what they started, so that
-other Rays on this machine are left alone, as `ray stop` would not. Ray's own servers listen on every interface, whatever
-address they are given, so the cluster asks for a token, a new one each time, unless RAY_AUTH_MODE says otherwise.
+other Rays on this machine are left alone, as `ray stop` would not. Ray's own servers listen on every interface,
+whatever address they are given, so the cluster asks for a token, a new one each time, unless RAY_AUTH_MODE is set.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cluster.errors import ConfigError, OrthoplexError
 STATE = Path(".orthoplex/cluster.json")
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 512 << 20  # a node
-START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 10.0
+START_TIMEOUT_S, STOP_TIMEOUT_S, CHILDREN_TIMEOUT_S = 90.0, 20.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def down(state: Path = STATE) -> list[Process]:
     descended = [child for process in living for child in descendants(process.pid)]
     for process in reversed(living):
         kill(process, signal.SIGTERM)
-    wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
+    wait_until_gone(living, STOP_TIMEOUT_S)
+    wait_until_gone(descended, CHILDREN_TIMEOUT_S)
     for process in [*living, *descended]:
         kill(process, signal.SIGKILL)
     wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
