@@ -254,7 +254,7 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     if compiled:
         compile_blocks(backbone.model)
     job = Job(ModelConfig(name=setting.model), adapter, setting.train, DeepSpeedConfig(zero_stage=2), "", ())
-    order = Order(0, "", (), (), "", {}, False)
+    order = Order(0, 1, "", (), (), "", {}, False)
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(
         job, order, task.name, backbone, modules, history, train, labels, nowhere, lambda _: None,

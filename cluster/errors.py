@@ -12,6 +12,8 @@ OrthoplexError              1   base of everything raised on purpose
 └── Interrupted           130   Ctrl-C or SIGTERM; what was committed stands
 """
 
+from typing import Any
+
 
 class OrthoplexError(Exception):
     """Base class; its message names the key, the value and the fix."""
@@ -46,7 +48,9 @@ class IntegrityError(StoreError):
 
 
 class TrainingError(OrthoplexError):
-    """A worker failed or training diverged."""
+    """A worker failed or training diverged; `evidence`, JSON, goes into the run's log."""
+
+    evidence: dict[str, Any] = {}  # noqa: RUF012
 
 
 class GuardStop(OrthoplexError):

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
@@ -46,11 +47,37 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         _connect(cluster, address, folder)
         if folder and (shortage := cluster.shortage(ray.cluster_resources())):
             raise ConfigError(f"cluster: {shortage} on this machine; lower num_workers, or set use_gpu to false")
+        reap()
         yield
     finally:
         ray.shutdown()
         if folder and not debugging():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def reap() -> list[str]:
+    """Removes placement groups of this namespace whose driver is dead, and returns their ids.
+
+    Ray frees them itself, except some that were still waiting for room when their driver was told to stop: those would
+    hold whatever comes free for ever.
+    """
+    import ray._private.state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    groups = [PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
+    left = [group for group in groups if orphaned(group)]
+    for group in left:
+        remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    return [group.placement_group_id.hex() for group in left]
+
+
+def orphaned(group: Any) -> bool:
+    """Whether a placement group (Ray's PlacementGroupTableData) is ours and nobody will use it again."""
+    gone = group.state == type(group).REMOVED
+    return group.ray_namespace == NAMESPACE and group.creator_job_dead and not group.is_detached and not gone
 
 
 def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:
@@ -76,7 +103,7 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 3 CPU-seconds, and one machine is not preempted
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, cluster.num_workers * cluster.cpus_per_worker),
+        num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _temp_dir=folder,

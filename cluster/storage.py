@@ -11,10 +11,10 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +54,15 @@ class Store(Protocol):
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:
         """The first `limit` keys (default: all) that begin with `prefix`, in ascending byte order; no unsafe names."""
+
+    def list_folders(self, prefix: str) -> Keys:
+        """The names directly below `prefix`/ that have keys below them, sorted; what lies in them is not listed."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; one that is absent is fine."""
+
+    def download(self, key: str, path: Path) -> str:
+        """Streams the object into a new file and returns its sha256. Raises KeyAbsentError where there is none."""
 
 
 def open_store(uri: str) -> Store:
@@ -174,6 +183,32 @@ class LocalStore:
                 raise grave[0]
         return sorted(key for key in keys if key.startswith(prefix) and is_key(key))[:limit]
 
+    def list_folders(self, prefix: str) -> Keys:
+        """See Store."""
+        with self._explained("list", _checked(prefix, "prefix")) as top:
+            try:
+                names = [entry.name for entry in os.scandir(top) if entry.is_dir()]
+            except FileNotFoundError:
+                names = []
+        return sorted(name for name in names if is_key(name))
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        with self._explained("delete", _checked(key)) as path:
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self.root or not _remove_empty(folder):
+                    break
+
+    def download(self, key: str, path: Path) -> str:
+        """See Store."""
+        with self._explained("read", _checked(key)) as source:
+            try:
+                with source.open("rb") as stream:
+                    return _save(iter(partial(stream.read, 2**20), b""), path)
+            except (FileNotFoundError, IsADirectoryError):
+                raise KeyAbsentError(f"store {self.uri}: no object {key!r}") from None
+
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[Path]:
         """Yields the path of a key, which a link may not lead out of the folder, and explains errors of the disk."""
@@ -212,6 +247,23 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync(folder.parent)
+
+
+def _remove_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _save(chunks: Iterable[bytes], path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("wb") as target:
+        for chunk in chunks:
+            found.update(chunk)
+            target.write(chunk)
+    return found.hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -305,6 +357,25 @@ class S3Store:
             )
             keys = (item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", ()))
             return list(islice(filter(is_key, keys), limit))
+
+    def list_folders(self, prefix: str) -> Keys:
+        """See Store."""
+        with self._explained("list", _checked(prefix, "prefix")) as target:
+            top = f"{target['Key'].removesuffix('/')}/" if prefix or self.prefix else ""
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=top, Delimiter="/")
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
+            names = [name.removeprefix(top).removesuffix("/") for name in found]
+            return sorted(name for name in names if is_key(name))
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        with self._explained("delete", _checked(key)) as target:
+            self.client.delete_object(**target)
+
+    def download(self, key: str, path: Path) -> str:
+        """See Store."""
+        with self._explained("read", _checked(key)) as target:
+            return _save(self.client.get_object(**target)["Body"].iter_chunks(2**20), path)
 
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[dict[str, str]]:

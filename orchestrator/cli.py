@@ -2,10 +2,7 @@
 130 interrupted (state kept)."""
 
 import dataclasses
-import difflib
 import io
-import json
-import math
 import shlex
 import sys
 import time
@@ -13,12 +10,15 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+import orchestrator.cli_upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
 from orchestrator import cli_cluster
+from orchestrator.cli_adapters import adapters
+from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
 
 app = typer.Typer(
     name="orthoplex",
@@ -28,19 +28,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(adapters, name="adapters")
 cli_cluster.register(app)
 
+WATCH_S = 5.0
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
-StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
-Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN")]
-DEFAULT_STORE = ".orthoplex/store"
 
 
 def print_version(wanted: bool) -> None:
@@ -97,17 +93,29 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    fork: Annotated[
+        str | None, typer.Option("--fork", metavar="NAME", help="a new run from this one's tasks, which stays as it is")
+    ] = None,
+    from_task: Annotated[
+        int | None, typer.Option("--from-task", metavar="N", help="with --fork: train again from task number N on")
+    ] = None,
+) -> None:
     """Run the task sequence, or go on with it. A finished run says so and does nothing."""
     from orchestrator.config import load_config
 
     started = time.monotonic()
-    loaded = load_config(config, overrides)
+    if from_task is not None and fork is None:
+        raise ConfigError(f"--from-task {from_task}: needs --fork NAME, since committed tasks are never replaced")
+    named = [f"name={fork}"] if fork else []
+    loaded, source = load_config(config, [*overrides, *named]), load_config(config, overrides)
     from orchestrator.console import RunReporter, print_outcome
     from orchestrator.controller import Controller
 
     with RunReporter(len(loaded.tasks)) as reporter:
-        controller = Controller(loaded, reporter)
+        controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:
             done = f"{len(begun.commits)} of {len(loaded.tasks)} tasks are committed already"
@@ -115,18 +123,34 @@ def run(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
         try:
             state = controller.run()
         except (Interrupted, KeyboardInterrupt):
-            again = ["orthoplex", "run", str(config), *(word for each in overrides for word in ("--set", each))]
+            words = [word for each in overrides for word in ("--set", each)]
+            words += ["--fork", fork] if fork else []
+            words += ["--from-task", str(from_task)] if from_task else []
             raise Interrupted(
                 f"interrupted; {len(controller.state.commits)} of {len(loaded.tasks)} tasks are committed. "
-                f"Go on with: {shlex.join(again)}"
+                f"Go on with: {shlex.join(['orthoplex', 'run', str(config), *words])}"
             ) from None
         took = f"finished in {time.monotonic() - started:.0f} s"
         reporter.say("finished before; nothing is left to do" if state is begun else took)
     print_outcome(state, loaded.store)
 
 
+def forked(source: Any, from_task: int | None) -> Any:
+    """The first tasks of the run that a configuration names, as the beginning of another."""
+    from cluster.storage import open_store
+    from orchestrator.fork import plan_fork
+    from orchestrator.registry import Track
+
+    return plan_fork(Track(open_store(source.store), source.team, source.name), from_task)
+
+
 @app.command()
-def status(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def status(
+    name: RunName,
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
+) -> None:
     """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
     from orchestrator.state import status as describe
 
@@ -134,8 +158,13 @@ def status(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fal
     if as_json:
         print_json(describe(state))
         return
-    from orchestrator.console import print_status
+    from orchestrator.console import out, print_status
 
+    while watch and state.state == "running":
+        out.clear()
+        print_status(state)
+        time.sleep(WATCH_S)
+        state = read_run(name, store)
     print_status(state)
 
 
@@ -155,171 +184,6 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
         )
     else:
         print_explanation(state, logs)
-
-
-@adapters.command("list")
-def list_adapters(store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List every committed adapter of every track."""
-    from cluster.storage import open_store
-    from orchestrator.registry import list_tracks
-
-    opened = open_store(store)
-    rows = [
-        summarise(state, commit)
-        for team, track in list_tracks(opened)
-        for state in [read_track(opened, team, track)]
-        for commit in state.commits
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        typer.echo(f"{row['ref']}  {row['task']}  {row['active_parameters']:,} parameters  {row['committed_at']}")
-    if not rows:
-        typer.echo(f"no adapters in {opened.uri}")
-
-
-@adapters.command("show")
-def show_adapter(
-    reference: Reference,
-    store: StoreUri = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Show one adapter's manifest. Base, task, budget, files with their digests."""
-    from cluster.storage import open_store
-    from orchestrator.registry import Track
-
-    state, commit = read_version(reference, store)
-    track = Track(open_store(store), state.team, state.name)
-    manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-    shown = {**summarise(state, commit), "manifest": manifest}
-    if as_json:
-        print_json(shown)
-        return
-    for key in ("ref", "task", "committed_at", "location"):
-        typer.echo(f"{key}: {shown[key]}")
-    typer.echo(f"parameters: {shown['active_parameters']:,}; overlap with earlier tasks: {shown['overlap']:.2%}")
-    typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
-    for record in manifest["files"]:
-        typer.echo(f"  {record['path']}  {record['size']:,} bytes  sha256 {record['sha256']}")
-
-
-@adapters.command("export")
-def export_adapter(
-    reference: Reference,
-    form: Annotated[Literal["peft", "merged"], typer.Option("--format", help="a PEFT LoRA, or the whole model")],
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="a folder that is new or empty")],
-    store: StoreUri = DEFAULT_STORE,
-    model: Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")] = None,
-) -> None:
-    """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
-    state, commit = read_version(reference, store)
-    from cluster.storage import open_store
-    from orchestrator.export import export  # imports torch
-    from orchestrator.registry import Track
-
-    made = export(Track(open_store(store), state.team, state.name), state, commit, form, output, model=model)
-    ranks = made.ranks.values()
-    held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
-    count = f", {made.parameters:,} parameters" if made.parameters else ""
-    typer.echo(f"wrote {output}: {state.reference(commit)} with all tasks before it as {form}; {held}{count}")
-    for path, size in made.sizes_bytes.items():
-        typer.echo(f"  {path}  {size:,} bytes")
-
-
-def read_version(reference: str, store: str) -> tuple[Any, dict[str, Any]]:
-    """The run and the commit that `team/track@vN` or `track@vN` names.
-
-    Raises:
-        ConfigError: it is malformed, or there is no such run or version.
-    """
-    name, _, number = reference.rpartition("@v")
-    if not name or not number.isdecimal():
-        raise ConfigError(f"ADAPTER {reference!r}: expected RUN@vN, as in quickstart@v1; see `orthoplex adapters list`")
-    state = read_run(name, store)
-    commit = next((c for c in state.commits if str(c["version"]) == number), None)
-    if commit is None:
-        have = ", ".join(f"v{c['version']}" for c in state.commits) or "none"
-        raise ConfigError(f"ADAPTER {reference!r}: no such version; {state.team}/{state.name} has {have}")
-    return state, commit
-
-
-def read_run(name: str, store: str) -> Any:
-    """The state of a run named `name` or `team/name` in a store.
-
-    Raises:
-        ConfigError: no run has the name, or several teams have one.
-    """
-    from cluster.storage import open_store
-    from orchestrator.registry import list_tracks
-    from trainers.sources import listed
-
-    opened = open_store(store)
-    known = list_tracks(opened)
-    found = [(team, track) for team, track in known if name in (track, f"{team}/{track}")]
-    if len(found) == 1:
-        return read_track(opened, *found[0])
-    names = [f"{team}/{track}" for team, track in known]
-    if found:
-        shown = ", ".join(f"{team}/{track}" for team, track in found)
-        raise ConfigError(f"RUN {name!r}: several teams have one; give one of {shown}")
-    near = difflib.get_close_matches(name, [*names, *(track for _, track in known)], n=1, cutoff=0.5)
-    hint = f"which holds {listed(names)}" if names else "which holds no runs"
-    if near:
-        hint = f"did you mean {near[0]!r}?"
-    raise ConfigError(f"RUN {name!r}: not in the store {opened.uri}, {hint} (--store names another store)")
-
-
-def read_track(store: Any, team: str, track: str) -> Any:
-    """The replayed state of one track."""
-    from orchestrator.registry import Track
-    from orchestrator.state import replay
-
-    return replay(team, track, Track(store, team, track).entries())
-
-
-def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[Any]]:
-    """The columns of a committed task's training.parquet, its digest checked."""
-    import pyarrow.parquet as pq
-
-    from cluster.storage import open_store
-    from orchestrator.registry import Track
-
-    track = Track(open_store(store), state.team, state.name)
-    manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-    table = pq.read_table(io.BytesIO(track.read_file(commit["prefix"], manifest, "training.parquet")))
-    columns: dict[str, list[Any]] = table.to_pydict()
-    return columns
-
-
-def summarise(state: Any, commit: dict[str, Any]) -> dict[str, Any]:
-    """A committed adapter as `adapters list --json` shows it."""
-    return {
-        "ref": state.reference(commit),
-        "name": f"{state.team}/{state.name}",
-        "version": commit["version"],
-        "aliases": [],
-        "task": commit["task"],
-        "active_parameters": commit["active_parameters"],
-        "stored_bytes": commit["stored_bytes"],
-        "overlap": commit["overlap"],
-        "location": commit["prefix"],
-        "committed_at": commit["time"],
-    }
-
-
-def print_json(value: Any) -> None:
-    """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def finite(value: Any) -> Any:
-    """The value with None for every NaN and infinity in it."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:

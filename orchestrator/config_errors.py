@@ -82,10 +82,11 @@ def _own_words(where: str, value: Any, message: str) -> str:
 
 
 def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key of a model and of the models in it; not of what stands in lists."""
+    """The dotted path of every key of a model and of the models in it; not of what stands in lists, or is one value
+    in several forms."""
     for name, field in root.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and not field.metadata:
             yield from key_paths(field.annotation, f"{prefix}{name}.")
 
 

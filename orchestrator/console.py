@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -75,10 +76,12 @@ class RunReporter:
         row = state.matrix("test")[len(state.commits) - 1]
         seen = "  ".join(percent(value) for value in row[: len(state.commits)])
         ranks = [module["rank"] for module in commit["budget"].values()]
+        seconds = state.time_left_s
+        left = f"; about {duration(seconds)} left" if seconds else ""
         out.print(
             f"[{len(state.commits)}/{self.tasks}] {commit['task']}: committed as {state.reference(commit)}; accuracy "
             f"on tasks so far {seen}; mean r_eff {sum(ranks) / len(ranks):.1f}; "
-            f"{commit['cost']['train_s']:.0f} s training",
+            f"{commit['cost']['train_s']:.0f} s training{left}",
             markup=False,
         )
 
@@ -138,8 +141,8 @@ def print_status(state: RunState) -> None:
     out.print(f"{state.team}/{state.name}: {state.state}, {done} of {len(state.tasks)} tasks", markup=False)
     if state.reason:
         out.print(f"  reason: {state.reason}", markup=False)
-    if state.state == "running" and state.head:
-        out.print(f"  last heard of at {state.head.time} from {state.head.actor}", markup=False)
+    if state.state == "running" and state.heard:
+        print_running(state, state.heard.time)
     if not done:
         return
     names = [task["name"] for task in state.tasks]
@@ -151,6 +154,27 @@ def print_status(state: RunState) -> None:
     out.print(f"  {'active adapter parameters':<32}{state.total('active_parameters'):>8,}")
     out.print(f"  {'stored bytes':<32}{state.total('stored_bytes'):>8,}\n")
     print_table(budget_table(state))
+
+
+def print_running(state: RunState, heard: str) -> None:
+    """Who drives a run, what it trains, and how long that may take."""
+    if at := state.progress:
+        place = f"[{at['index'] + 1}/{len(state.tasks)}] {state.tasks[at['index']]['name']}"
+        out.print(f"  {place}: {at['phase']} {at['step']}/{at['total_steps']}", markup=False)
+    if left := state.time_left_s:
+        out.print(f"  about {duration(left)} of training and evaluation left for the tasks not committed")
+    if driver := state.driver:
+        out.print(f"  driven by {driver['actor']}, last heard of at {heard}", markup=False)
+        silent = (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds()
+        if silent > driver["lease_s"]:
+            out.print(f"  silent for {duration(silent)}: it may be gone; `orthoplex run` takes over where it is")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_outcome(state: RunState, store: str) -> None:
@@ -173,7 +197,8 @@ def print_outcome(state: RunState, store: str) -> None:
 def print_plan(plan: "Plan") -> None:
     """The plan as tables."""
     state = "not begun" if plan.state == "absent" else plan.state
-    out.print(f"{plan.name}: {state}; {plan.workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
+    workers = plan.workers if isinstance(plan.workers, int) else "{min} to {max}".format(**plan.workers)
+    out.print(f"{plan.name}: {state}; {workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
     table = Table(title="Tasks", title_justify="left")
     for column in ("task", "state", "labels", "train", "validation", "test", "steps"):
         table.add_column(column, justify="left" if column in ("task", "state") else "right")

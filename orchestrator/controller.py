@@ -1,64 +1,63 @@
 """The driver of a run: takes it from its last commit to its end. It may die at any instant and be started again.
 
-It is the only writer of the run's log. Workers put a task's files under a prefix of their own; the task exists from the
-moment its `commit` entry stands in the log.
+No other driver may write to the run's log meanwhile; promotions and housekeeping may. Workers put a task's files under
+a prefix of their own; the task exists from the moment its `commit` entry stands in the log.
 """
 
 import platform
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from types import FrameType
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from itertools import groupby
+from typing import Any
 
 from cluster.errors import GuardStop, IntegrityError, Interrupted, OrthoplexError, StoreError, TrainingError
+from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
+from orchestrator.fork import Fork, take_over
 from orchestrator.guards import decide, forecast
+from orchestrator.lineage import PACKAGES, code_version, package_version, trained_against
 from orchestrator.registry import Track, digest
-from orchestrator.state import HARMLESS, RunState, objections, refuse, replay, without
+from orchestrator.retries import Attempt, decide_retry
+from orchestrator.run_log import RunLog
+from orchestrator.state import HARMLESS, RunState, objections, refuse, without
+from orchestrator.stopping import stop_signals
+from orchestrator.watch import Reporter, Watch
 from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
 from trainers.data import TaskData, load_task
-from trainers.launch import WorkerGroup
-from trainers.messages import Job, Order, Progress, Score, TaskDone, TaskRows
+from trainers.launch import WorkerGroup, WorkersLost
+from trainers.messages import Job, Order, Score, TaskDone, TaskRows
 from trainers.models import check_model
 from trainers.prompts import Prompt, prompt_for
 
-PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
-
-
-class Reporter(Protocol):
-    """Shows a run as it goes."""
-
-    def say(self, message: str) -> None:
-        """One line about what happens now."""
-
-    def progress(self, task: str, progress: Progress) -> None:
-        """A task moved on."""
-
-    def committed(self, state: RunState) -> None:
-        """A task was committed; it is the last of `state.commits`."""
+READERS = 16
 
 
 class Controller:
-    """Runs one configuration to its end. `run` is idempotent by name."""
+    """Runs one configuration to its end, from the first tasks of another stream with `fork`. `run` is idempotent by
+    name."""
 
-    def __init__(self, config: RunConfig, reporter: Reporter) -> None:
-        self.config, self.reporter = config, reporter
+    def __init__(self, config: RunConfig, reporter: Reporter, fork: Fork | None = None) -> None:
+        self.config, self.reporter, self.fork = config, reporter, fork
         self.store = open_store(config.store)
         self.track = Track(self.store, config.team, config.name)
-        self.state = self._read()
+        self.log = RunLog(self.track)
+        self.accumulation = config.train.gradient_accumulation_steps
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self.log.state
 
     def run(self) -> RunState:
         """Continues from the last committed task; returns at once where the run is finished.
 
         Raises:
             ConfigError: the configuration or its data differs from what the stream was begun with.
+            ConflictError: another driver is at work on the run.
             GuardStop: a guard stopped the stream. Interrupted: Ctrl-C or SIGTERM. TrainingError, StoreError: as named.
         """
         self._check()
@@ -66,14 +65,20 @@ class Controller:
             return self.state
         check_model(self.config.model, self.config.adapter)
         probe(self.store)
-        if self.state.state == "running" and (head := self.state.head):
-            self.reporter.say(f"taking over from {head.actor}, last heard of at {head.time}; if it is alive, stop it")
-        self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
-        data = self._load_data()
-        self._open(data)
+        lease_s = self.config.cluster.lease_s
+        versions = {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        start = {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")}
+        self.log.take(start, lease_s, self.reporter.say)
         try:
-            self._guard()
-            self._train(data)
+            with self.log.kept(lease_s):
+                if self.fork:
+                    take_over(self.log, self.fork)
+                self._check()  # as the log stands now that nobody else writes it
+                self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
+                data = self._load_data()
+                self._open(data)
+                self._guard()
+                self._train(data)
         except OrthoplexError as error:
             self._leave(error)
             raise
@@ -83,15 +88,8 @@ class Controller:
         except Exception as error:
             self._leave(TrainingError(f"{type(error).__name__}: {error}"))
             raise
-        self._append("finish", {})
+        self.log.append("finish", {})
         return self.state
-
-    def _read(self) -> RunState:
-        return replay(self.config.team, self.config.name, self.track.entries())
-
-    def _append(self, op: str, body: dict[str, Any]) -> None:
-        self.track.append(op, body, after=self.state.head)
-        self.state = self._read()
 
     def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
         refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
@@ -106,46 +104,82 @@ class Controller:
         return data
 
     def _open(self, data: list[TaskData]) -> None:
-        """Logs what is about to run, where that is new, and that a driver has taken it up."""
+        """Logs what is about to run, where that is new."""
         config = self.config.model_dump(mode="json")
         tasks = [describe_data(task) for task in data]
         if config != self.state.config or tasks != list(self.state.tasks):
-            self._append("open", {"config": config, "tasks": tasks})
-        versions = {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()}
-        self._append("start", {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")})
+            self.log.append("open", {"config": config, "tasks": tasks})
 
     def _train(self, data: list[TaskData]) -> None:
+        """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
         import ray
 
         pending = range(len(self.state.commits), len(data))
         if not pending:
             return
         with ExitStack() as stack:
-            self.reporter.say(f"starting {self.config.cluster.num_workers} workers")
             stack.enter_context(ray_session(self.config.cluster))
-            if shortage := self.config.cluster.shortage(ray.cluster_resources()):
-                self.reporter.say(f"waiting for the cluster to grow: {shortage}")
-            check = stack.enter_context(stop_signals())
-            files = [self._files(commit) for commit in self.state.commits]
+            stop = stack.enter_context(stop_signals(self.reporter.say))
+            with ThreadPoolExecutor(READERS) as pool:
+                files = list(pool.map(self._files, self.state.commits))
             history, digests = [ray.put(pair) for pair in files], [digests_of(pair) for pair in files]
             del files
-            config = self.config
-            prompts = [prompt_for(config.model.prompt, t, d.labels) for t, d in zip(config.tasks, data, strict=True)]
-            refs = tuple(ray.put(task_rows(*pair)) for pair in zip(data, prompts, strict=True))
-            job = Job(config.model, config.adapter, config.train, config.deepspeed, self.store.uri, refs)
-            group = stack.enter_context(WorkerGroup(job, config.cluster, check))
-            for index in pending:
-                order = Order(
-                    index, self.track.version_root, tuple(history), tuple(digests), self.track.checkpoint_key,
-                    self._identity(index), zero_shot=index == 0,
-                )  # fmt: skip
-                name = config.tasks[index].name
-                done = group.train(order, partial(self.reporter.progress, name))
-                pair = self._commit(done, data[index])
-                history.append(ray.put(pair))
-                digests.append(digests_of(pair))
-                self._announce()
-                self._guard()
+            job = self._job([ray.put(rows) for rows in self._rows(data)])
+
+            def check() -> None:
+                self.log.check()
+                stop()
+
+            for cluster, indices in groupby(pending, self._cluster):
+                self.reporter.say(f"starting {cluster.num_workers} workers")
+                if shortage := cluster.shortage(ray.cluster_resources()):
+                    self.reporter.say(f"waiting for the cluster to grow: {shortage}")
+                with WorkerGroup(job, cluster, check) as group:
+                    for index in indices:
+                        done = self._trained(group, self._order(index, history, digests))
+                        pair = self._commit(done, data[index])
+                        history.append(ray.put(pair))
+                        digests.append(digests_of(pair))
+                        self._announce()
+                        self._guard()
+
+    def _cluster(self, index: int) -> ClusterConfig:
+        """What task `index` asks of the cluster."""
+        return self.config.cluster.with_resources(self.config.tasks[index].resources)
+
+    def _rows(self, data: list[TaskData]) -> Iterator[TaskRows]:
+        for config, task in zip(self.config.tasks, data, strict=True):
+            yield task_rows(task, prompt_for(self.config.model.prompt, config, task.labels))
+
+    def _job(self, refs: Sequence[Any]) -> Job:
+        config = self.config
+        return Job(config.model, config.adapter, config.train, config.deepspeed, self.store.uri, tuple(refs))
+
+    def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, str]]) -> Order:
+        return Order(
+            index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
+            self.track.checkpoint_key, self._identity(index), zero_shot=index == 0,
+        )  # fmt: skip
+
+    def _trained(self, group: WorkerGroup, order: Order) -> TaskDone:
+        """Has a task trained, again where the group breaks and the policy says so.
+
+        Raises:
+            TrainingError: the policy gives up.
+        """
+        watch = Watch(self.config.tasks[order.index].name, group.cluster, self.reporter, self.log)
+        while True:
+            try:
+                return group.train(replace(order, accumulation=self.accumulation), watch)
+            except WorkersLost as error:
+                watch.failures += 1
+                attempt = Attempt(watch.failures, self.accumulation, watch.workers)
+                retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
+                if not retry.again:
+                    raise TrainingError(retry.reason) from None
+                self.log.append("retry", {"index": order.index, "reason": retry.reason, "kind": error.lost.kind})
+                self.reporter.say(f"[{order.index + 1}/{len(self.config.tasks)}] {watch.task}: {retry.reason}")
+                self.accumulation = retry.accumulation
 
     def _identity(self, index: int) -> dict[str, Any]:
         """What must be the same for a checkpoint of task `index` to be resumed from."""
@@ -194,10 +228,15 @@ class Controller:
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "trained_against": trained_against(self.track, self.state.commits, BASES_FILE),
+            "config": self.config.model_dump(mode="json"),
+            "code": code_version(),
+            "metrics": {split: body[split] for split in ("validation", "test")},
+            "cost": done.cost,
         }
         body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
         stored = self._files(body)
-        self._append("commit", body)
+        self.log.append("commit", body)
         self.reporter.committed(self.state)
         return stored
 
@@ -222,38 +261,11 @@ class Controller:
             raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
 
     def _leave(self, error: OrthoplexError) -> None:
-        """Logs why the driver leaves. Where even that fails, the log simply lacks it."""
+        """Logs why the driver leaves. Where even that fails, or another has taken over, the log simply lacks it."""
         op = {GuardStop: "stop", Interrupted: "interrupt"}.get(type(error), "fail")
+        evidence = getattr(error, "evidence", {})
         with suppress(StoreError):
-            self._append(op, {"reason": str(error)})
-
-
-@contextmanager
-def stop_signals() -> Iterator[Any]:
-    """Turns SIGINT and SIGTERM into `Interrupted`, raised by the yielded check; a second one ends at once.
-
-    To be entered after `ray.init`, which sets handlers of its own. Outside the main thread it does nothing.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    def check() -> None:
-        if received:
-            raise Interrupted(f"interrupted by {signal.Signals(received[0]).name}")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            self.log.append(op, {"reason": str(error), **({"evidence": evidence} if evidence else {})})
 
 
 def digests_of(files: tuple[bytes, bytes]) -> tuple[str, str]:
@@ -282,11 +294,3 @@ def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
 def scores(row: list[Score]) -> list[dict[str, int]]:
     """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
     return [asdict(score) for score in row]
-
-
-def package_version(name: str) -> str:
-    """The installed version, or `source` where the code runs without being installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "source"

@@ -30,7 +30,7 @@ class Plan:
     trained_parameters: int
     most_kept_parameters: int
     steps: list[int]
-    workers: int
+    workers: int | dict[str, int]
     zero_stage: int
     memory_per_worker_bytes: dict[str, int]
     writes: list[str]
@@ -65,7 +65,7 @@ def make_plan(config: RunConfig) -> Plan:
         trained_parameters=trained,
         most_kept_parameters=min(kept, config.adapter.max_parameters or kept),
         steps=[config.train.steps(len(task.train)) for task in data],
-        workers=config.cluster.num_workers,
+        workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, model.config, base, trained, list(widths.values())),
         writes=[
@@ -86,7 +86,7 @@ def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int,
     gradient_checkpointing; bases: at most 4·D·max_rank a module and task for Q, three times (history, bank, one in
     transit), and with input-side protection at most 4·D² a module for P and as much for the second moment.
     """
-    size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers, config.deepspeed.zero_stage
+    size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
     heads = getattr(architecture, "num_attention_heads", 1)
     width, layers = architecture.hidden_size, architecture.num_hidden_layers
     rows = max(1, config.train.batch_size // (workers * config.train.gradient_accumulation_steps))

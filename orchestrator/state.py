@@ -1,7 +1,10 @@
 """Where a run stands: a pure function of its track's log.
 
-Entries of a run: `open` (configuration and data), `start` (a driver took it up), `commit` (one task, whole), and how
-the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`.
+Entries of a run: `start` (a driver took it up), `fork` (it begins as another stream), `open` (configuration and data),
+`workers` (a worker group is there), `retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew`
+(the driver is alive), and how the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that
+others leave in the log, those of the
+garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +13,22 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from orchestrator import metrics
-from orchestrator.registry import Entry
+from orchestrator.config import RunConfig
+from orchestrator.entries import Entry
 
+DRIVERS = ("start", "fork", "open", "workers", "retry", "commit", "renew")
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
 Matrix = list[list[float | None]]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order."""
+    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order.
+
+    `driver` is the `start` entry of the driver that holds the run, None where it has left: its body with seq, actor and
+    time; `heard` is the newest entry of any driver, `head` the newest of all; `fork` says as what stream it began.
+    `progress` is where the task in training stood when its driver last renewed: index, phase, step, total_steps, loss.
+    """
 
     team: str
     name: str
@@ -28,6 +38,11 @@ class RunState:
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: tuple[Mapping[str, Any], ...] = ()
     head: Entry | None = None
+    deleted: frozenset[int] = frozenset()
+    driver: Mapping[str, Any] | None = None
+    heard: Entry | None = None
+    fork: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None = None
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -48,6 +63,17 @@ class RunState:
         """Sum over committed tasks of `active_parameters` or `stored_bytes`."""
         return sum(commit[key] for commit in self.commits)
 
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until the stream is done, if the tasks left take as long a training row as those done; None before
+        the first."""
+        sizes = [task["rows"]["train"] for task in self.tasks]
+        done = len(self.commits)
+        if not done or not sum(sizes[:done]):
+            return None
+        spent = sum(commit["cost"]["train_s"] + commit["cost"]["evaluate_s"] for commit in self.commits)
+        return float(spent * sum(sizes[done:]) / sum(sizes[:done]))
+
     def reference(self, commit: Mapping[str, Any]) -> str:
         """How a committed task is named in commands: team/track@vN."""
         return f"{self.team}/{self.name}@v{commit['version']}"
@@ -63,16 +89,35 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     config: Mapping[str, Any] = {}
     tasks: tuple[Mapping[str, Any], ...] = ()
     commits: list[Mapping[str, Any]] = []
+    driver: Mapping[str, Any] | None = None
+    heard, lease, fork, progress = None, None, None, None
+    aborted, deleted = set[str](), set[int]()
     for entry in entries:
+        if entry.body.get("lease", lease) != lease:
+            continue  # written by a driver that was taken over from
         if entry.op == "open":
             config, tasks = entry.body["config"], tuple(entry.body["tasks"])
-        elif entry.op == "commit":
+        elif entry.op == "fork":
+            fork, tasks = entry.body, tuple(entry.body["described"])
+        elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
             commits.append({**entry.body, "time": entry.time})
+        elif entry.op == "start":
+            driver, lease = {**entry.body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
+        elif entry.op == "abort":
+            aborted.update(entry.body["prefixes"])
+        elif entry.op == "delete":
+            deleted.update(entry.body["versions"])
+        if entry.op in (*DRIVERS, *ENDINGS):
+            heard, progress = entry, entry.body.get("progress")
         if entry.op in ("open", "start"):
             state, reason = "running", None
         if entry.op in ENDINGS:
-            state, reason = ENDINGS[entry.op], entry.body.get("reason")
-    return RunState(team, name, state, reason, config, tasks, tuple(commits), entries[-1] if entries else None)
+            state, reason, driver = ENDINGS[entry.op], entry.body.get("reason"), None
+    head = entries[-1] if entries else None
+    return RunState(
+        team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard, fork,
+        progress,
+    )  # fmt: skip
 
 
 def status(state: RunState) -> dict[str, Any]:
@@ -80,11 +125,17 @@ def status(state: RunState) -> dict[str, Any]:
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
     """
+    driver = None
+    if state.driver and state.heard:
+        driver = {key: state.driver[key] for key in ("actor", "time", "lease_s")} | {"heard": state.heard.time}
     return {
         "name": state.name,
         "team": state.team,
         "state": state.state,
         "reason": state.reason,
+        "driver": driver,
+        "progress": state.progress,
+        "time_left_s": state.time_left_s,
         "tasks": [_task_status(state, index) for index in range(len(state.tasks))],
         "matrix": state.matrix("test"),
         "validation_matrix": state.matrix("validation"),
@@ -123,7 +174,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 HARMLESS = (  # keys, and sections as a whole
     "cluster", "data_dir", "deepspeed", "guards", "store", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
-    "train.logging_steps",
+    "train.logging_steps", "train.on_out_of_memory",
 )  # fmt: skip
 
 
@@ -142,7 +193,9 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     if len(after) < len(before):
         lines.append(f"tasks: had {len(before)}, now {len(after)}; tasks may only be appended")
     for index, (a, b) in enumerate(zip(before, after, strict=False)):
-        lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in differences(a, b, f"tasks.{index}")]
+        place = f"tasks.{index}"
+        changed = differences(without(a, ["resources"]), without(b, ["resources"]), place)
+        lines += [f"{path}: was {x!r}, is now {y!r}" for path, x, y in changed]
     return lines
 
 
@@ -171,9 +224,21 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     pairs = zip(state.tasks, tasks, strict=False)
     changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]
     return [
-        *forbidden_changes(state.config, config),
+        *(forbidden_changes(completed(state.config), config) if state.config else []),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
+        *(
+            f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"
+            for version in sorted(state.deleted)
+        ),
     ]
+
+
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored configuration with the defaults of keys that came later; as it is, where it is none of today's."""
+    try:
+        return RunConfig.model_validate(config).model_dump(mode="json")
+    except ValueError:
+        return config
 
 
 def refuse(name: str, objections: Sequence[str]) -> None:
@@ -181,5 +246,6 @@ def refuse(name: str, objections: Sequence[str]) -> None:
     if objections:
         shown = "\n".join(f"  {objection}" for objection in objections)
         raise ConfigError(
-            f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, or give the configuration another `name`"
+            f"the run {name!r} was begun otherwise:\n{shown}\nPut these back, give the "
+            "configuration another `name`, or go on from its tasks in a new run, with --fork NAME"
         )

@@ -1,5 +1,7 @@
 """An S3 server for tests: moto's, one request at a time, because its conditional writes check and then set."""
 
+import os
+import tempfile
 import threading
 import urllib.request
 import uuid
@@ -18,6 +20,15 @@ S3_ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1",
     "no_proxy": "127.0.0.1",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder() -> Iterator[None]:
+    """What this machine sees of logs and pulls stays in a folder of the session, in child processes too."""
+    with tempfile.TemporaryDirectory(prefix="orthoplex-state-") as folder:
+        os.environ["ORTHOPLEX_STATE"] = folder
+        yield
+        del os.environ["ORTHOPLEX_STATE"]
 
 
 @pytest.fixture(scope="session")

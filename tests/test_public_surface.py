@@ -24,12 +24,20 @@ VERBS = {
     "": ["--version"],
     "init": ["path", "--force"],
     "plan": ["config", "--set", "--json"],
-    "run": ["config", "--set"],
-    "status": ["name", "--store", "--json"],
+    "run": ["config", "--set", "--fork", "--from-task"],
+    "status": ["name", "--store", "--json", "--watch"],
     "explain": ["name", "--store", "--json"],
     "adapters": [],
-    "adapters list": ["--store", "--json"],
-    "adapters show": ["reference", "--store", "--json"],
+    "adapters list": ["--store", "--json", "--team", "--task"],
+    "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
+    "adapters promote": ["reference", "--alias", "--store", "--expect", "--why"],
+    "adapters rollback": ["reference", "--store", "--expect", "--why"],
+    "adapters pull": ["reference", "directory", "--store", "--stream"],
+    "adapters verify": ["track", "--store", "--team", "--json"],
+    "adapters gc": ["track", "--store", "--team", "--yes", "--grace", "--delete", "--why"],
+    "adapters index": ["track", "--store", "--team"],
+    "adapters rules": ["team", "--store", "--set", "--expect", "--why"],
+    "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
     "submit": [
         "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
     ],
@@ -93,7 +101,7 @@ def test_exit_codes() -> None:
 # --- the configuration: keys and their defaults; REQUIRED has none
 
 REQUIRED: Any = ...
-LIMITS = {"instruction": None, "max_train_rows": None, "max_test_rows": None}
+LIMITS = {"resources": None, "instruction": None, "max_train_rows": None, "max_test_rows": None}
 COLUMNS = {"text_column": "text", "label_column": "label", "labels": None}
 SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
@@ -117,14 +125,15 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "epochs": 3, "batch_size": 32, "gradient_accumulation_steps": 1, "eval_batch_size": 64,
         "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20, "weight_decay": 0.0,
         "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None, "gradient_checkpointing": False,
-        "compile": False, "seed": 0,
+        "compile": False, "on_out_of_memory": "stop", "seed": 0,
     },
     DataConfig: {
         "validation_fraction": 0.1, "max_validation_rows": 500, "max_train_rows": None, "max_test_rows": None,
     },
     DeepSpeedConfig: {"zero_stage": 2},
     ClusterConfig: {
-        "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "address": None, "max_failures": 2,
+        "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "address": None, "max_failures": 2, "grace_s": 20,
+        "lease_s": 120,
     },
     GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},
@@ -152,11 +161,11 @@ def test_configuration_keys(section: type[BaseModel]) -> None:
 
 MANIFEST = {
     "format_version", "files", "base_model", "base_digest", "adapter", "task", "budget", "occupancy",
-    "principal_angles", "parents",
+    "principal_angles", "parents", "trained_against", "config", "code", "metrics", "cost",
 }  # fmt: skip
 COMMIT = {
     "version", "index", "task", "prefix", "base_digest", "budget", "overlap", "occupancy", "active_parameters",
-    "stored_bytes", "validation", "test", "zero_shot", "cost", "manifest_sha256",
+    "stored_bytes", "validation", "test", "zero_shot", "cost", "manifest_sha256", "lease",
 }  # fmt: skip
 
 
@@ -188,6 +197,7 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     budget = {"layer": {"rank": 3, "max_rank": 4, "tau": 0.5}}
     scores = [Score(1, 1)]
     done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, {}, [], 10, scores, scores, scores, {"train_s": 1.0})
+    controller.log.take({"versions": {}, "cluster": {}}, 120, Silent().say)
     controller._open([data])
     absent = replace(done, prefix=controller.track.fresh_prefix())
     with pytest.raises(errors.IntegrityError, match="is missing"):
@@ -195,9 +205,10 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     controller._commit(done, data)
 
     track = Track(LocalStore(tmp_path / "store"), "default", "s")
-    opened, started, committed = track.entries()
-    assert [entry.op for entry in (opened, started, committed)] == ["open", "start", "commit"]
-    assert opened.body.keys() == {"config", "tasks"} and started.body.keys() == {"versions", "cluster"}
+    started, opened, committed = track.entries()
+    assert [entry.op for entry in (started, opened, committed)] == ["start", "open", "commit"]
+    assert started.body.keys() == {"versions", "cluster", "driver", "lease_s"}
+    assert opened.body.keys() == {"config", "tasks", "lease"}
     assert opened.body["config"].keys() == RunConfig.model_fields.keys()
     assert opened.body["tasks"][0].keys() == {"name", "labels", "fingerprint", "rows", "warnings"}
     assert committed.body.keys() == COMMIT

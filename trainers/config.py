@@ -114,7 +114,8 @@ class TrainConfig(Frozen):
     """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches.
 
     Every `checkpoint_steps` updates the task in training is kept, to be resumed from. `gradient_checkpointing` computes
-    activations twice instead of keeping them; `compile` runs the model's repeated blocks through `torch.compile`.
+    activations twice instead of keeping them; `compile` runs the model's repeated blocks through `torch.compile`. Where
+    a device's memory does not suffice, `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
     """
 
     epochs: Positive = 3
@@ -130,6 +131,7 @@ class TrainConfig(Frozen):
     checkpoint_steps: Positive | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
+    on_out_of_memory: Literal["stop", "halve"] = "stop"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def steps(self, rows: int) -> int:

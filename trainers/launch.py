@@ -1,23 +1,32 @@
 """One Ray Train worker group for a whole stream, fed task by task through a small actor.
 
-The feed is the only thing that controller and workers share. Workers ask it for the next task after the last one they
-finished, so a restarted worker group goes on where the controller stands. `TorchTrainer.fit()` runs in the feed's
-process: a driver that leaves in the middle takes the feed, and with it the trainer, down.
+The feed is the only thing that controller and workers share. Workers ask it for orders; when the group breaks, Ray
+starts another at once, and the feed lets it wait until the controller has decided how to go on. `TorchTrainer.fit()`
+runs in the feed's process: a driver that leaves in the middle takes the feed, and with it the trainer, down.
 """
 
 import asyncio
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from cluster.errors import OrthoplexError, TrainingError
+from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
-from trainers.messages import Event, Failed, Job, Order, Progress, TaskDone
+from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 from trainers.train_loop import train_loop
 
 POLL_S = 0.5
+
+
+class WorkersLost(Exception):
+    """The worker group broke while it trained; another is on its way. Whether it gets an order is for a policy."""
+
+    def __init__(self, lost: Lost) -> None:
+        super().__init__(lost.reason)
+        self.lost = lost
 
 
 class Feed:
@@ -25,24 +34,37 @@ class Feed:
 
     def __init__(self) -> None:
         self.order: Order | None = None
-        self.closed = False
+        self.number, self.ready = 0, False
+        self.leaving = self.told = False
         self.changed = asyncio.Condition()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def put_order(self, order: Order | None) -> None:
         """Sets the task to train now; None ends the stream."""
         async with self.changed:
-            self.order, self.closed = order, order is None
+            self.number, self.order, self.ready = self.number + 1, order, True
             self.changed.notify_all()
 
-    async def next_order(self, done: int) -> Order | None:
-        """Waits for an order beyond task index `done`; None when the stream has ended."""
+    async def next_order(self, after: int) -> tuple[int, Order | None]:
+        """Waits for an order with a number above `after`; the order is None when the stream has ended."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.closed or (self.order is not None and self.order.index > done))
-            return self.order
+            await self.changed.wait_for(lambda: self.ready and self.number > after)
+            return self.number, self.order
+
+    async def leave(self) -> None:
+        """Asks the workers to keep the task in training and to end."""
+        self.leaving = True
+
+    async def is_leaving(self) -> bool:
+        """Whether they are asked to."""
+        return self.leaving
 
     async def report(self, event: Event) -> None:
-        """Adds an event from a worker."""
+        """Adds an event from a worker. A group that breaks is one event, and its successor gets no order yet."""
+        if isinstance(event, Lost):
+            self.ready, told, self.told = False, self.told, event.kind != "workers"
+            if told:
+                return
         await self.events.put(event)
 
     async def fit(self, job: Job, cluster: ClusterConfig, folder: str) -> None:
@@ -69,6 +91,7 @@ class WorkerGroup:
     def __init__(self, job: Job, cluster: ClusterConfig, check: Callable[[], None] = lambda: None) -> None:
         """`check` is called at least every half second while waiting and may raise to leave."""
         self.job, self.cluster, self.check = job, cluster, check
+        self.training = False
 
     def __enter__(self) -> Self:
         import ray
@@ -91,60 +114,98 @@ class WorkerGroup:
         ray.kill(self.feed)
         self.folder.cleanup()
 
-    def train(self, order: Order, on_progress: Callable[[Progress], None]) -> TaskDone:
-        """Has the group train one task and waits for it.
+    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+        """Has the group train one task and waits for it; `on_event` gets what happens, None while nothing does.
+
+        Where `check` raises Interrupted while the task is in training, the workers have `grace_s` seconds to keep it.
 
         Raises:
-            OrthoplexError: a worker gave up with a message for the user, or the group failed for good.
+            WorkersLost: the group broke; call again to go on. OrthoplexError: a worker gave up with a message for the
+            user, or the group failed for good.
         """
         import ray
 
         try:
             ray.get(self.feed.put_order.remote(order))
-            while True:
-                event = ray.get(self.feed.next_event.remote(POLL_S))
-                match event:
-                    case Progress():
-                        on_progress(event)
-                    case TaskDone(index=index) if index == order.index:
-                        return event
-                    case Failed():
-                        raise failure(event)
-                self.check()  # after the match: what is finished is not thrown away
+            return self._wait(order, on_event)
         except ray.exceptions.RayError as error:
             raise TrainingError(f"Ray failed: {last_line(error)}") from error
+        finally:
+            self.training = False
+
+    def _wait(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+        import ray
+
+        leaving, deadline = None, float("inf")
+        while True:
+            event = ray.get(self.feed.next_event.remote(POLL_S))
+            match event:
+                case None | Started() | Progress():
+                    on_event(event)
+                    self.training = isinstance(event, Progress) or (event is None and self.training)
+                case TaskDone(index=order.index):
+                    return event
+                case Lost():
+                    raise WorkersLost(event)
+                case Failed():
+                    raise failure(event)
+            if leaving and (isinstance(event, Saved) or time.monotonic() > deadline):
+                raise leaving
+            if leaving is None:  # after the match: what is finished is not thrown away
+                leaving, deadline = self._interruption()
+
+    def _interruption(self) -> tuple[Interrupted | None, float]:
+        """What `check` raises, and until when the workers may take to keep their task; raises it where none trains."""
+        try:
+            self.check()
+        except Interrupted as error:
+            if not self.training:
+                raise
+            self.feed.leave.remote()
+            return error, time.monotonic() + self.cluster.grace_s
+        return None, float("inf")
 
 
 def fit(job: Job, cluster: ClusterConfig, feed: Any, folder: str) -> None:
     """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, stays empty: the store's commits count."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.callback import UserCallback
 
+    class Witness(UserCallback):
+        """Tells the feed that the group broke; it must never raise, since that would end the run."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+            said = (f"rank {rank}: {last_line(error)}" for rank, error in sorted(worker_exceptions.items()))
+            feed.report.remote(Lost("workers", "; ".join(said)))
+
+    workers = cluster.num_workers
     TorchTrainer(
         train_loop,
         train_loop_config={"job": job, "feed": feed},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=(workers.min, workers.max) if workers.elastic else workers.max,
             use_gpu=cluster.use_gpu,
             resources_per_worker=cluster.worker_resources(),
         ),
         run_config=RunConfig(
             name=f"orthoplex-{uuid.uuid4().hex[:12]}",
             storage_path=folder,
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # the controller's policy decides, see orchestrator.retries
+            callbacks=[Witness()],
         ),
     ).fit()
 
 
 def failure(event: Failed) -> OrthoplexError:
-    """The exception for a worker's message, with its exit code."""
+    """The exception for a worker's message, with its exit code and evidence."""
     error = TrainingError(event.message)
-    error.exit_code = event.exit_code
+    error.exit_code, error.evidence = event.exit_code, event.evidence
     return error
 
 
 def last_line(error: Exception) -> str:
     """The last non-empty line of an error's text, where Ray puts the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    return lines[-1] if lines else type(error).__name__

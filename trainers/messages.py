@@ -32,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Order:
-    """Train task `index`.
+    """Train task `index`, in `accumulation` micro-batches an update.
 
     `history` holds one reference a committed task, to its (adapter, bases) bytes in Ray's object store; a worker reads
     those it does not hold already, and checks them against `digests`, their sha256. `version_root` is the key prefix
@@ -41,6 +41,7 @@ class Order:
     """
 
     index: int
+    accumulation: int
     version_root: str
     history: tuple[Any, ...]
     digests: tuple[tuple[str, str], ...]
@@ -91,11 +92,38 @@ class TaskDone:
 
 
 @dataclass(frozen=True)
+class Started:
+    """`workers` workers are there; `began` is when rank 0 came to life (Unix time), `seconds` what it then spent on
+    what."""
+
+    workers: int
+    began: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Task `index` was kept at `step` because the driver is leaving; the workers are leaving too."""
+
+    index: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The worker group broke; Ray starts another, which waits for an order. `kind` is `out_of_memory` or `workers`."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Failed:
-    """A worker met an error that a retry does not mend; `message` is for the user."""
+    """A worker met an error that a retry does not mend; `message` is for the user, `evidence` for the log."""
 
     message: str
     exit_code: int
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Progress | TaskDone | Failed
+Event = Started | Progress | Saved | TaskDone | Lost | Failed

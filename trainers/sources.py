@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from cluster.errors import DataError
+from cluster.resources import TaskResources
 from cluster.schema import Frozen
 from trainers.config import Positive
 from trainers.docstrings import DocstringTask, docstring_rows
@@ -25,12 +26,14 @@ LISTED = 12  # how many names an error message lists
 
 
 class TaskBase(Frozen):
-    """What every task has. The row limits override those of the `data` section, `instruction` what a prompt says."""
+    """What every task has. The row limits override those of the `data` section, `instruction` what a prompt says, and
+    `resources` what the `cluster` section asks for."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     instruction: str | None = None
     max_train_rows: Positive | None = None
     max_test_rows: Positive | None = None
+    resources: TaskResources | None = None
 
 
 class DocstringsTask(TaskBase):

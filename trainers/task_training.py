@@ -25,12 +25,17 @@ from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, TrainConfig
 from trainers.engine import Losses, TaskModel, build_engine, terms, train_batch
 from trainers.evaluate import TokenizedSplit
-from trainers.messages import Job, Order, Progress
+from trainers.messages import Job, Order, Progress, Saved
 from trainers.training_log import TrainingLog
 
 Report = Callable[[Any], None]
 PENALTY_TOLERANCE = 1e-3  # relative, between the penalty in the step and its dense reference; TF32 rounds to 5e-4
 LOG = "log/"
+EVIDENCE_ROWS = 10
+
+
+class Leaving(Exception):
+    """The driver is leaving; the task in training is kept. Raised on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,13 @@ class TaskTraining:
     labels: Labels
     store: Store
     report: Report
+    leaving: Callable[[], bool] = lambda: False
     log: TrainingLog = field(default_factory=TrainingLog)
 
-    @property
+    @cached_property
     def config(self) -> TrainConfig:
-        """How to optimise."""
-        return self.job.train
+        """How to optimise; micro-batches are as the order says."""
+        return self.job.train.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -73,6 +79,7 @@ class TaskTraining:
 
         Raises:
             TrainingError: a loss or the adapter is not finite, or the penalty is not what it should be; on all ranks.
+            Leaving: the task is kept as it stands, since the driver leaves; on all ranks.
         """
         self.backbone.model.train()
         try:
@@ -88,7 +95,7 @@ class TaskTraining:
             use(self.modules, {})
             self.engine.destroy()
         if not all(t.isfinite().all() for s in states.values() for t in (s.w1_RD, s.w2_DR, s.gamma_R)):
-            raise self.diverged(f"the adapter is not finite after step {self.steps}")
+            raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps)
         return Trained(states, moments, self.log)
 
     @cached_property
@@ -133,7 +140,7 @@ class TaskTraining:
             self.check_penalty(float(losses.orthogonality), expected)
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
-        if config.checkpoint_steps and step % config.checkpoint_steps == 0 and step < self.steps:
+        if config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == self.steps):
             self.save(step)
 
     def dense_penalty(self) -> float:
@@ -155,17 +162,21 @@ class TaskTraining:
         """Records loss over all ranks, penalty, overlap and budget.
 
         Raises:
-            TrainingError: a term is not finite, on all ranks alike.
+            TrainingError: a term is not finite, on all ranks alike. Leaving: the driver leaves; the task was kept.
         """
-        total = losses.task.clone()
-        dist.all_reduce(total)
-        loss = float(total) / terms(self.backbone, self.split, batch, self.labels)
+        sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
+        dist.all_reduce(sums)
+        loss, leaving = float(sums[0]) / terms(self.backbone, self.split, batch, self.labels), bool(sums[1])
         orthogonality, modules = float(losses.orthogonality), self.bank.report()
         if not np.isfinite([loss, orthogonality, *(module.overlap for module in modules.values())]).all():
-            raise self.diverged(f"the loss is {loss} at step {step}")
+            raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
         self.log.add(step, loss, orthogonality, float(losses.budget), modules)
         last, index = self.log.last, self.order.index
         self.report(Progress(index, "train", step, self.steps, loss, orthogonality, last["overlap"], last["mean_rank"]))
+        if leaving:
+            self.save(step)
+            self.report(Saved(index, step))
+            raise Leaving
 
     @torch.no_grad()
     def collect_moments(self) -> dict[str, Tensor]:
@@ -212,9 +223,9 @@ class TaskTraining:
         return checkpoint.step
 
     def stored(self) -> bytes:
-        """The stored checkpoint as rank 0 reads it, empty where none is or none is kept; the same on all ranks."""
+        """The stored checkpoint as rank 0 reads it, empty where there is none; the same on all ranks."""
         data = b""
-        if dist.get_rank() == 0 and self.config.checkpoint_steps:
+        if dist.get_rank() == 0:
             try:
                 data = self.store.get(self.order.checkpoint)
             except KeyAbsentError:
@@ -233,12 +244,17 @@ class TaskTraining:
             self.engine.backward(total * 0.0)
             self.engine.step()
 
-    def diverged(self, what: str) -> TrainingError:
-        """The error for training that left the finite numbers."""
-        return TrainingError(
+    def diverged(self, what: str, step: int, batch: np.ndarray | None = None) -> TrainingError:
+        """The error for training that left the finite numbers, with what led there as evidence."""
+        error = TrainingError(
             f"task {self.name!r}: {what}; what was committed stands. Give the run another `name` and lower "
             f"train.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
         )
+        scalars = ("step", "loss", "orthogonality", "overlap", "mean_rank")
+        rows = [] if batch is None else [int(row) for row in batch]
+        before = [{key: row[key] for key in scalars} for row in self.log.rows[-EVIDENCE_ROWS:]]
+        error.evidence = {"task": self.name, "step": step, "training_rows": rows, "log_before": before}
+        return error
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from trainers.adapters.artifact import TaskAdapter
 from trainers.adapters.history import History
 from trainers.adapters.layers import attach, match_modules
 from trainers.evaluate import evaluate, tokenize
-from trainers.messages import Failed, Job, Order, Progress, Score, TaskDone, TaskRows
+from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone, TaskRows
 from trainers.models import compile_blocks, load_backbone
-from trainers.task_training import Report, TaskTraining
+from trainers.task_training import Leaving, Report, TaskTraining
 from trainers.training_log import TrainingLog
 
 
@@ -31,35 +32,73 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray
     import ray.train.torch
 
-    feed = config["feed"]
-    rank = ray.train.get_context().get_world_rank()
+    feed, began = config["feed"], time.time()
 
     def report(event: Any) -> None:
-        if rank == 0:
+        if dist.get_rank() == 0:
             ray.get(feed.report.remote(event))
 
+    def leaving() -> bool:
+        return dist.get_rank() == 0 and bool(ray.get(feed.is_leaving.remote()))
+
     try:
-        worker = Worker(config["job"], ray.get(list(config["job"].tasks)), ray.train.torch.get_device(), report)
-        done = -1
-        while (order := ray.get(feed.next_order.remote(done))) is not None:
+        worker = Worker(
+            config["job"], ray.get(list(config["job"].tasks)), ray.train.torch.get_device(), report, leaving
+        )
+        report(Started(dist.get_world_size(), began, worker.seconds))
+        number, order = agreed_order(feed, 0, worker.device)
+        while order is not None:
             worker.catch_up(ray.get(list(order.history[worker.known :])), order)
             report(worker.run(order))
-            done = order.index
+            number, order = agreed_order(feed, number, worker.device)
+    except Leaving:
+        return
     except OrthoplexError as error:
-        ray.get(feed.report.remote(Failed(str(error), error.exit_code)))
+        evidence = getattr(error, "evidence", {})
+        ray.get(feed.report.remote(Failed(str(error), error.exit_code, evidence)))
         raise
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            ray.get(feed.report.remote(Lost("out_of_memory", str(error).splitlines()[0])))
+        raise
+
+
+def agreed_order(feed: Any, after: int, device: torch.device) -> tuple[int, Order | None]:
+    """The next order with a number above `after`, the same on all ranks, which may ask while it is replaced."""
+    import ray
+
+    while True:
+        number, order = ray.get(feed.next_order.remote(after))
+        bounds = torch.tensor([number, -number], device=device)
+        dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+        newest, oldest = int(bounds[0]), -int(bounds[1])
+        if newest == oldest:
+            return number, order
+        after = newest - 1
 
 
 class Worker:
     """One rank: frozen base, tokenised tasks and history, alive for the whole stream."""
 
-    def __init__(self, job: Job, tasks: list[TaskRows], device: torch.device, report: Report) -> None:
-        """Loads the base onto `device`, encodes all label words with it and tokenises every task."""
-        self.job, self.report = job, report
+    def __init__(
+        self,
+        job: Job,
+        tasks: list[TaskRows],
+        device: torch.device,
+        report: Report,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Loads the base onto `device`, encodes all label words with it and tokenises every task.
+
+        `report` takes events of rank 0; `leaving` says, on rank 0, whether the task in training is to be kept and left.
+        """
+        started = time.monotonic()
+        self.job, self.device, self.report, self.leaving = job, device, report, leaving
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.backbone = load_backbone(job.model, device, partitioned=job.deepspeed.zero_stage == 3)
         self.modules = match_modules(self.backbone.model, job.adapter.target_modules)
         self.history = History(self.modules, job.adapter, getattr(torch, job.model.dtype))
+        loaded = time.monotonic()
         self.names = [task.name for task in tasks]
         self.labels = [self.backbone.encode_labels(task.labels) for task in tasks]
         self.splits = [
@@ -71,6 +110,7 @@ class Worker:
             self.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if job.train.compile:
             compile_blocks(self.backbone.model)
+        self.seconds = {"load": loaded - started, "tokenise": time.monotonic() - loaded}
 
     @property
     def known(self) -> int:
@@ -130,7 +170,7 @@ class Worker:
         rows, labels = self.splits[index]["train"], self.labels[index]
         return TaskTraining(
             self.job, order, self.names[index], self.backbone, self.modules, self.history, rows, labels, store,
-            self.report,
+            self.report, self.leaving,
         )  # fmt: skip
 
     def evaluate_all(self, index: int, split: str) -> list[Score]:

@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError
-from cluster.local import (
-    LocalCluster,
-    Process,
-    alive,
-    descendants,
-    down,
-    free_port,
-    identify,
-    node_environment,
-    up,
-    write,
-    write_token,
-)
+from cluster.local import LocalCluster, down, free_port, node_environment, up, write, write_token
+from cluster.processes import Process, alive, descendants, identify
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 PARENT = [sys.executable, "-c", f"import subprocess; subprocess.run({SLEEP!r})"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.local import LocalCluster, alive, down, read, up
+from cluster.local import LocalCluster, down, read, up
+from cluster.processes import alive
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}

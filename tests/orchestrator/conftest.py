@@ -45,8 +45,9 @@ class FakeRun:
             {"name": name, "labels": ["x", "y"], "fingerprint": "f" * 64, "rows": ROWS, "warnings": []}
             for name in names
         ]
+        driver = {"host": "here", "pid": 1, "space": "", "started": -1}
+        self.append("start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 0.2})
         self.append("open", {"config": self.config.model_dump(mode="json"), "tasks": list(tasks or described)})
-        self.append("start", {"versions": {}, "cluster": {}})
 
     def commit(
         self,

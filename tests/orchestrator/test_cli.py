@@ -273,7 +273,8 @@ def test_plan_says_what_run_would_refuse(orthoplex: Orthoplex, config: Path, res
     assert err == (
         "orthoplex: the run 'stream' was begun otherwise:\n"
         + "".join(f"  {line}\n" for line in changed)
-        + "Put these back, or give the configuration another `name`\n"
+        + "Put these back, give the configuration another `name`, or go on from its tasks in a new run, with "
+        "--fork NAME\n"
     )
 
 
@@ -352,7 +353,8 @@ def test_ctrl_c_anywhere(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("orchestrator.config.load_config", interrupt)
-    monkeypatch.setattr("orchestrator.registry.list_tracks", interrupt)
+    for module in ("registry", "references"):
+        monkeypatch.setattr(f"orchestrator.{module}.list_tracks", interrupt)
     assert orthoplex(*argv) == (130, "", "orthoplex: interrupted\n")
 
 
@@ -368,7 +370,9 @@ def test_status(orthoplex: Orthoplex, begun: Any) -> None:
     code, out, err = orthoplex("status", "stream", "--store", begun.root)
     assert (code, err) == (0, "")
     head = begun.track.head()
-    assert out.startswith(f"default/stream: running, 2 of 2 tasks\n  last heard of at {head.time} from {head.actor}\n")
+    assert out.startswith(
+        f"default/stream: running, 2 of 2 tasks\n  driven by {head.actor}, last heard of at {head.time}\n"
+    )
     for shown_line in (
         "│ (untrained)    │ 50.0 │  5.0 │",
         "│ a              │ 80.0 │ 25.0 │",
@@ -484,8 +488,8 @@ def test_adapters_show(orthoplex: Orthoplex, begun: Any) -> None:
     [
         ("stream@v3", "ADAPTER 'stream@v3': no such version; default/stream has v1, v2"),
         ("stream@v01", "ADAPTER 'stream@v01': no such version; default/stream has v1, v2"),
-        ("stream", "ADAPTER 'stream': expected RUN@vN, as in quickstart@v1; see `orthoplex adapters list`"),
-        ("stream@latest", "ADAPTER 'stream@latest': expected RUN@vN"),
+        ("stream", "ADAPTER 'stream': expected RUN@vN or RUN@ALIAS, as in quickstart@v1"),
+        ("stream@latest", "ADAPTER 'stream@latest': no such alias; default/stream has none"),
         ("@v1", "ADAPTER '@v1': expected RUN@vN"),
         ("strem@v1", "RUN 'strem': not in the store"),
     ],
@@ -503,6 +507,99 @@ def test_a_file_changed_in_the_store(refused: Callable[..., tuple[int, str]], be
     (begun.root / prefix / "manifest.json").unlink()
     code, said = refused("adapters", "show", "stream@v1", "--store", begun.root)
     assert code == 1 and "is missing" in said
+
+
+def test_promote_list_and_roll_back(orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any) -> None:
+    store = ("--store", begun.root)
+    first = orthoplex("adapters", "promote", "stream@v1", "--alias", "production", "--why", "first", *store)
+    assert first == (0, "default/stream@production is v1 now (entry 5)\n", "")
+    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--expect", 5, *store)
+    code, said = refused("adapters", "promote", "stream@v1", "--alias", "production", "--expect", 5, *store)
+    assert code == 1 and "expected entry 5 to have moved it last, but entry 6" in said
+    rows = json.loads(orthoplex("adapters", "list", "--json", *store).out)
+    assert [row["aliases"] for row in rows] == [[], ["production"]]
+    assert rows[1]["alias_revisions"] == {"production": 6}
+    assert "production (moved by entry 6)" in orthoplex("adapters", "list", *store).out.splitlines()[1]
+    assert json.loads(orthoplex("adapters", "show", "stream@production", "--json", *store).out)["version"] == 2
+    out = orthoplex("adapters", "rollback", "default/stream@production", *store).out
+    assert out == "default/stream@production is v1 again (entry 7)\n"
+    assert "ref: default/stream@v1\n" in orthoplex("adapters", "show", "stream", "--alias", "production", *store).out
+    code, said = refused("adapters", "rollback", "stream", *store)
+    assert code == 2 and said.startswith("ALIAS 'stream': expected RUN@ALIAS")
+
+
+def test_what_was_in_production(orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any) -> None:
+    store = ("--store", begun.root)
+    orthoplex("adapters", "promote", "stream@v1", "--alias", "production", *store)
+    moved = begun.track.head().time
+    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", *store)
+    show = ("adapters", "show", "stream", "--alias", "production", *store)
+    assert json.loads(orthoplex(*show, "--json", "--at", "2999-01-01").out)["version"] == 2
+    assert json.loads(orthoplex(*show, "--json", "--at", moved).out)["version"] == 1
+    code, said = refused(*show, "--at", "2000-01-01")
+    assert code == 2 and "default/stream@production named nothing yet" in said
+    code, said = refused("adapters", "show", "stream@v1", "--at", moved, *store)
+    assert code == 2 and "always names the same version" in said
+
+
+def test_the_tree(orthoplex: Orthoplex, begun: Any) -> None:
+    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--store", begun.root)
+    lines = orthoplex("adapters", "show", "stream@v1", "--tree", "--store", begun.root).out.splitlines()
+    assert lines[0] == f"minilm  sha256 {'b' * 64}"
+    first, second = (line.split() for line in lines[1:])
+    assert first[1:3] == ["default/stream@v1", "a"] and second[1:3] == ["default/stream@v2", "b"]
+    assert second[-1] == "production" and first[3] == begun.state.commits[0]["manifest_sha256"][:12]
+
+
+def test_pull(orthoplex: Orthoplex, begun: Any, tmp_path: Path) -> None:
+    code, out, err = orthoplex("adapters", "pull", "stream@v2", tmp_path / "out", "--stream", "--store", begun.root)
+    size = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.parquet"))
+    assert (code, out, err) == (0, f"{tmp_path / 'out'}: default/stream@v2, {size:,} bytes\n", "")
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert found == [f"v0000000{n}/{name}" for n in (1, 2) for name in ("manifest.json", "training.parquet")]
+
+
+def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
+    store = ("--store", begun.root)
+    code, out, err = orthoplex("adapters", "verify", *store)
+    assert (code, err) == (0, "") and out.startswith("default/stream: 4 entries, 2 versions, 2 files, ")
+    orphan = begun.root / begun.track.fresh_prefix() / "file"
+    orphan.parent.mkdir()
+    orphan.touch()
+    assert (
+        "would remove 0 versions that no commit names, 0 old indices; 1 more in 24h"
+        in orthoplex("adapters", "gc", *store).out
+    )
+    assert "would remove 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", *store).out and orphan.exists()
+    assert "removed 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", "--yes", *store).out
+    assert not orphan.exists() and orthoplex("adapters", "verify", "stream", *store).code == 0
+    assert "would delete v2" in orthoplex("adapters", "gc", "stream", "--delete", 2, *store).out
+    assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 2
+    assert "deleted v2" in orthoplex("adapters", "gc", "stream", "--delete", 2, "--yes", *store).out
+    assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 1
+    (begun.root / begun.state.commits[0]["prefix"] / "training.parquet").write_bytes(b"x")
+    code, out, err = orthoplex("adapters", "verify", *store)
+    assert code == 1 and "1 faults found" in err and "training.parquet: differs" in err
+    assert json.loads(orthoplex("adapters", "verify", "--json", *store).out)[0]["faults"]
+
+
+def test_rules_and_policy(
+    orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any, tmp_path: Path
+) -> None:
+    store = ("--store", begun.root)
+    (tmp_path / "rules.yaml").write_text("promotion: {production: {min_average_accuracy: 0.99}}")
+    out = orthoplex("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", *store).out
+    assert out == "default: revision 1 of the rules holds now\n"
+    shown = json.loads(orthoplex("adapters", "rules", "default", *store).out)
+    assert shown["revision"] == 1 and shown["rules"]["promotion"]["production"]["min_average_accuracy"] == 0.99
+    code, said = refused("adapters", "promote", "stream@v2", "--alias", "production", *store)
+    assert code == 2 and "is below min_average_accuracy 0.99" in said
+    code, said = refused("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", "--expect", 0, *store)
+    assert code == 1 and "at revision 1" in said
+    made = json.loads(orthoplex("adapters", "policy", "--team", "default", "--role", "gc", "--bucket", "abc").out)
+    assert made["Version"] == "2012-10-17" and len(made["Statement"]) == 6
+    for grace in ("1", "h", "-1h", "1w"):
+        assert refused("adapters", "gc", "--grace", grace, *store)[0] == 2
 
 
 # --- as other programs see it

@@ -217,7 +217,8 @@ WRONG_TASKS = {
         "tasks.0.taks: unknown key; did you mean 'task'?",
     ],
     "tasks: [{name: a, source: docstrings, task: area, dataset: x}]": [
-        "tasks.0.dataset: unknown key; known here: instruction, max_test_rows, max_train_rows, name, source, task"
+        "tasks.0.dataset: unknown key; known here: instruction, max_test_rows, max_train_rows, name, resources, "
+        "source, task"
     ],
     "tasks: [{name: a, source: docstrings, task: area, max_train_rows: true}]": [
         "tasks.0.max_train_rows: true: should be a whole number"
@@ -413,7 +414,7 @@ def test_the_template_shows_every_key(load: Load) -> None:
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
     config = load(commented)
     assert [task.source for task in config.tasks] == ["docstrings"] * 4 + ["cl_benchmark", "files", "hub"]
-    limits = {"instruction", "max_train_rows", "max_test_rows"}  # shown once
+    limits = {"instruction", "max_train_rows", "max_test_rows", "resources"}  # shown once
     for task in config.tasks[4:]:
         assert type(task).model_fields.keys() - limits <= task.model_fields_set
     assert limits <= config.tasks[4].model_fields_set

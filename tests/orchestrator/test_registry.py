@@ -19,7 +19,8 @@ import pytest
 
 from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord, LocalStore, S3Store, Store, upload_files
-from orchestrator.registry import Entry, Track, canonical, list_tracks
+from orchestrator.entries import Entry, canonical
+from orchestrator.registry import Track, list_tracks
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_entries_and_head(kind: str, tmp_path: Path, request: pytest.FixtureRequ
 
 
 def test_more_entries_than_are_read_at_once(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.registry.BATCH", 4)
+    monkeypatch.setattr("orchestrator.log.BATCH", 4)
     entries = fill(track, 9)
     assert track.entries() == entries
     file_of(track, 5).unlink()
@@ -249,7 +250,7 @@ def version(track: Track, tmp_path: Path) -> tuple[str, str]:
     return prefix, track.write_manifest(prefix, {"task": "täsk"}, upload_files(track.store, prefix, folder))
 
 
-def test_a_version_comes_back(track: Track, version: tuple[str, str], tmp_path: Path) -> None:
+def test_a_version_comes_back(track: Track, version: tuple[str, str]) -> None:
     prefix, sha256 = version
     assert prefix.startswith("t/team/stream/v/") and len(prefix.rpartition("/")[2]) == 32
     data = track.store.get(f"{prefix}/manifest.json")
@@ -265,12 +266,6 @@ def test_a_version_comes_back(track: Track, version: tuple[str, str], tmp_path: 
     manifest = track.read_manifest(prefix, sha256)
     assert manifest == json.loads(data)
     assert track.read_file(prefix, manifest, "sub/log.parquet") == b"rows"
-    track.fetch(prefix, manifest, tmp_path / "new" / "copy")
-    found = {path.relative_to(tmp_path / "new"): path for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert {str(name): path.read_bytes() for name, path in found.items()} == {
-        "copy/adapter.safetensors": b"\0\1\2",
-        "copy/sub/log.parquet": b"rows",
-    }
     assert track.fresh_prefix() != track.fresh_prefix()
     assert list_tracks(track.store) == []
 
@@ -287,19 +282,16 @@ def test_a_changed_manifest_is_refused(track: Track, version: tuple[str, str]) -
 
 
 @pytest.mark.parametrize("change", [b"\0\1\3", b"\0\1\2\0", b"", None])
-def test_a_changed_file_is_refused_and_leaves_nothing(
-    track: Track, version: tuple[str, str], tmp_path: Path, change: bytes | None
-) -> None:
+def test_a_changed_file_is_refused(track: Track, version: tuple[str, str], change: bytes | None) -> None:
     prefix, sha256 = version
     manifest = track.read_manifest(prefix, sha256)
     if change is None:
         (Path(track.store.uri) / prefix / "sub" / "log.parquet").unlink()
     else:
         track.store.put(f"{prefix}/adapter.safetensors", change)
-    (tmp_path / "new").mkdir()
+    path = "sub/log.parquet" if change is None else "adapter.safetensors"
     with pytest.raises(IntegrityError, match=r"sub/log.parquet is missing|adapter.safetensors: differs"):
-        track.fetch(prefix, manifest, tmp_path / "new" / "copy")
-    assert list((tmp_path / "new").iterdir()) == []
+        track.read_file(prefix, manifest, path)
     with pytest.raises(KeyAbsentError, match="lists no file"):
         track.read_file(prefix, manifest, "manifest.json")
 
@@ -314,7 +306,6 @@ def test_hostile_paths_in_a_manifest_are_refused(track: Track, tmp_path: Path, p
     track.store.put(f"{prefix}/manifest.json", data)
     for call in (
         lambda: track.read_manifest(prefix, hashlib.sha256(data).hexdigest()),
-        lambda: track.fetch(prefix, manifest, tmp_path / "copy"),
         lambda: track.write_manifest(prefix, {}, [FileRecord(path, 0, record["sha256"])]),
     ):
         with pytest.raises(IntegrityError, match="unsafe"):
@@ -350,14 +341,3 @@ def test_manifests_that_are_not_written(track: Track) -> None:
     with pytest.raises(IntegrityError, match="repeated"):
         track.write_manifest(track.fresh_prefix(), {}, [record, record])
     assert track.store.list("") == []
-
-
-def test_fetch_into_an_existing_directory(track: Track, version: tuple[str, str], tmp_path: Path) -> None:
-    manifest = track.read_manifest(*version)
-    (tmp_path / "empty").mkdir()
-    track.fetch(version[0], manifest, tmp_path / "empty")
-    before = sorted(tmp_path.iterdir())
-    for taken in (tmp_path / "empty", tmp_path / "empty" / "adapter.safetensors"):
-        with pytest.raises(StoreError, match="choose a folder that is new"):
-            track.fetch(version[0], manifest, taken)
-    assert sorted(tmp_path.iterdir()) == before

@@ -100,7 +100,7 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
     shown = json.loads(json.dumps(status(two_of_three.state), allow_nan=False))
     assert shown == status(two_of_three.state)
     promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
-    assert shown.keys() == promised | {"team", "reason", "validation_metrics"}
+    assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
     for matrix in (shown["matrix"], shown["validation_matrix"]):
         assert [len(row) for row in matrix] == [3, 3, 3]  # T × T
@@ -139,11 +139,12 @@ def test_status_before_the_first_task(fake_run: Begin) -> None:
 # --- what may change between two starts
 
 HARMLESS = {
-    "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.max_failures", "cluster.num_workers",
-    "cluster.use_gpu", "data_dir", "deepspeed", "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
+    "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.grace_s", "cluster.lease_s",
+    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
+    "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
     "guards.max_forgetting", "guards.min_average_accuracy", "store", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
-    "train.logging_steps",
+    "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
 
 
@@ -152,7 +153,9 @@ def begun(fake_run: Begin) -> dict[str, Any]:
     return fake_run("a", "b").config.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("path", [path for path in key_paths(RunConfig) if path != "tasks"])
+@pytest.mark.parametrize(
+    "path", [p for p in key_paths(RunConfig) if p != "tasks" and not p.startswith("cluster.num_workers.")]
+)
 def test_each_key(begun: dict[str, Any], path: str) -> None:
     now = copy.deepcopy(begun)
     *sections, key = path.split(".")
@@ -190,6 +193,7 @@ def test_tasks_may_be_appended_and_nothing_else(begun: dict[str, Any]) -> None:
     assert changes(b, a) == ["tasks.0.name: was 'a', is now 'b'", "tasks.1.name: was 'b', is now 'a'"]
     assert changes({**a, "max_train_rows": 5}, b) == ["tasks.0.max_train_rows: was None, is now 5"]
     assert changes(a, {**b, "task": "area"}, c) == ["tasks.1.task: was 'library', is now 'area'"]
+    assert changes({**a, "resources": {"num_workers": 4}}, b) == []
     assert changes(c) == ["tasks: had 2, now 1; tasks may only be appended", "tasks.0.name: was 'a', is now 'c'"]
 
 
@@ -217,3 +221,29 @@ def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[...,
     assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
         "task 'a': its rows differ from those the run was begun with"
     ]
+
+
+# --- what a driver at work says
+
+
+def test_progress_is_that_of_the_last_renewal(fake_run: Begin) -> None:
+    run = fake_run("a", "b")
+    assert run.state.progress is None and run.state.time_left_s is None
+    at = {"index": 0, "phase": "train", "step": 3, "total_steps": 9}
+    run.append("renew", {"progress": at})
+    run.append("promote", {"alias": "production"})
+    shown = status(run.state)
+    assert shown["progress"] == at and shown["driver"]["lease_s"] == 0.2
+    assert run.state.heard and shown["driver"]["heard"] == run.state.heard.time and run.state.heard.op == "renew"
+    run.commit([0.5, 0.5])
+    assert run.state.progress is None
+
+
+def test_time_left_is_by_training_rows(fake_run: Begin) -> None:
+    run = fake_run("a", "b", "c")  # 40 rows each; a commit says 1.5 s of training and 0.5 s of evaluation
+    run.commit([0.5, 0.1, 0.1])
+    assert run.state.time_left_s == pytest.approx(4.0)
+    run.commit([0.5, 0.5, 0.1])
+    assert run.state.time_left_s == pytest.approx(2.0)
+    run.commit([0.5, 0.5, 0.5])
+    assert run.state.time_left_s == 0

@@ -1,0 +1,49 @@
+"""Processes of this machine, told from later ones under the same id."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told from a later one of the same id by `start`, its start time in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+def identify(pid: int) -> Process:
+    """The process with this id as it is now; `start` is −1 where there is none."""
+    return Process(pid, start_time(pid))
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of a process (field 22 of /proc/PID/stat); −1 for none or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return -1 if fields[0] == "Z" else int(fields[19])
+
+
+def alive(process: Process) -> bool:
+    """Whether this very process, not a later one under its id, is running."""
+    return process.start >= 0 and start_time(process.pid) == process.start
+
+
+def descendants(pid: int) -> list[Process]:
+    """All processes that `pid` started, and those they started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [process for child in children for process in (identify(child), *descendants(child))]
+
+
+def kill(process: Process, number: signal.Signals) -> None:
+    """Sends a signal to the process where it is still that one."""
+    if alive(process):
+        os.kill(process.pid, number)

@@ -1,0 +1,54 @@
+"""What the verbs share: their common options, how runs are found in a store, how JSON is printed."""
+
+import io
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+
+StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
+DEFAULT_STORE = ".orthoplex/store"
+
+
+def read_run(name: str, store: str) -> Any:
+    """The state of a run named `name` or `team/name` in a store.
+
+    Raises:
+        ConfigError: no run has the name, or several teams have one.
+    """
+    from cluster.storage import open_store
+    from orchestrator.references import find_track
+    from orchestrator.state import replay
+
+    track = find_track(open_store(store), name)
+    return replay(track.team, track.name, track.entries())
+
+
+def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[Any]]:
+    """The columns of a committed task's training.parquet, its digest checked."""
+    import pyarrow.parquet as pq
+
+    from cluster.storage import open_store
+    from orchestrator.registry import Track
+
+    track = Track(open_store(store), state.team, state.name)
+    manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
+    table = pq.read_table(io.BytesIO(track.read_file(commit["prefix"], manifest, "training.parquet")))
+    columns: dict[str, list[Any]] = table.to_pydict()
+    return columns
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
+    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every NaN and infinity in it."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

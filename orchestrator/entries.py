@@ -1,0 +1,77 @@
+"""What a log entry is: canonical JSON with a sequence number, the digest of the entry before, and who wrote it when."""
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+FIELDS = {"seq": int, "prev_sha256": str, "nonce": str, "actor": str, "time": str, "op": str}
+SIGNATURE = "signature"
+ASIDE = frozenset({"promote", "rollback", "orphans", "abort", "delete", "index"})  # ops that are no run's driver
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One log entry. `time` is ISO 8601 UTC, `sha256` the digest of its bytes, `prev_sha256` that of entry seq − 1's.
+
+    `body` holds everything that is not a field. `signature`, where there is one, covers all but itself: `unsigned` is
+    the digest it was made over.
+    """
+
+    seq: int
+    prev_sha256: str
+    nonce: str
+    actor: str
+    time: str
+    op: str
+    body: dict[str, Any]
+    sha256: str
+    signature: Mapping[str, str] | None = None
+    unsigned: str = ""
+
+
+def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
+    """The entry in canonical JSON bytes; raises ValueError where they are none.
+
+    `known_canonical` skips that comparison, for bytes whose digest is vouched for.
+    """
+    content = json.loads(data)
+    if not isinstance(content, dict) or not (known_canonical or canonical(content) == data):
+        raise ValueError("not canonical JSON")
+    if wrong := [name for name, kind in FIELDS.items() if type(content.get(name)) is not kind]:
+        raise ValueError(f"no valid {', '.join(wrong)}")
+    sha256 = unsigned = digest(data)
+    if (signature := content.pop(SIGNATURE, None)) is not None:
+        if not (isinstance(signature, dict) and all(type(value) is str for value in signature.values())):
+            raise ValueError("no valid signature")
+        unsigned = digest(canonical(content))
+    fields = {name: content.pop(name) for name in FIELDS}
+    return Entry(**fields, body=content, sha256=sha256, signature=signature, unsigned=unsigned)
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON as UTF-8 bytes: keys are strings, sorted; no spaces; NaN and infinity raise ValueError."""
+    plain = json.loads(json.dumps(content, allow_nan=False))  # keys become strings before they are sorted
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes JSON's own escape for it
+
+
+def digest(data: bytes) -> str:
+    """The sha256 of bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def actor() -> str:
+    """Who writes: user@host, or uid<number>@host where the user has no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,154 @@
+"""A run's log as its driver holds it: read once, written to under a lease, never by two."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from cluster.errors import ConflictError, StoreError
+from orchestrator.entries import Entry
+from orchestrator.lease import as_json, standing, this_process
+from orchestrator.registry import Track
+from orchestrator.state import ENDINGS, RunState, replay
+
+RENEWALS = 3  # a lease is renewed this many times in the time it lasts
+WATCH_S = 2.0
+
+
+class RunLog:
+    """Reads `track` when made. `state` is the replayed log, with all that this object has appended since."""
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+        self.entries = track.entries()
+        self.lease: int | None = None
+        self.lost: ConflictError | None = None
+        self.lock = threading.RLock()
+        self.spoke = time.monotonic()
+        self.progress: Mapping[str, Any] | None = None  # of the task in training, for those who read the log
+        self.state: RunState = self._replayed()
+
+    def take(self, body: Mapping[str, Any], lease_s: float, say: Callable[[str], None]) -> None:
+        """Makes this process the run's driver, with a `start` entry of `body`.
+
+        Raises:
+            ConflictError: another driver is alive. One that is silent for its lease is taken over from.
+        """
+        with self.lock:
+            start = {**body, "driver": as_json(this_process()), "lease_s": lease_s}
+            while self.lease is None:
+                self._wait_for_driver(say)
+                with suppress(ConflictError):  # somebody was quicker: look again
+                    self.lease = self._appended("start", start, self.state.driver).seq
+
+    def append(self, op: str, body: Mapping[str, Any]) -> None:
+        """Appends an entry under the lease; what others than drivers wrote meanwhile is taken in first.
+
+        Raises:
+            ConflictError: another driver has taken the run over; nothing was written.
+        """
+        with self.lock:
+            self.check()
+            self._appended(op, {**body, "lease": self.lease}, self.state.driver)
+            if op in ENDINGS:
+                self.lease = None
+
+    def _appended(self, op: str, body: dict[str, Any], driver: Mapping[str, Any] | None) -> Entry:
+        """The entry, appended while `driver` holds the run. Raises ConflictError where another does."""
+        others: list[Entry] = []
+
+        def unchanged(since: Sequence[Entry]) -> None:
+            others[:] = since
+            now = replay(self.track.team, self.track.name, [*self.entries, *since]).driver
+            if now != driver:
+                raise self._taken_over(now)
+
+        try:
+            entry = self.track.append(op, body, after=self.state.head, valid=unchanged)
+        except ConflictError:
+            self._take_in(others)
+            raise
+        self._take_in([*others, entry])
+        return entry
+
+    def check(self) -> None:
+        """Raises ConflictError where another driver has taken the run over."""
+        driver = self.state.driver
+        if self.lost is None and (driver is None or driver["seq"] != self.lease):
+            self.lost = ConflictError(
+                f"{self._name}: {self._shown(driver)} has taken the run over; leave it to that one"
+            )
+        if self.lost:
+            raise self.lost
+
+    @contextmanager
+    def kept(self, lease_s: float) -> Iterator[None]:
+        """Renews the lease for as long as the block runs. Where it is lost, `check` says so."""
+        done = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(done, lease_s / RENEWALS), daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewing.join()
+
+    def _renew(self, done: threading.Event, every_s: float) -> None:
+        while not done.wait(max(0.1, self.spoke + every_s - time.monotonic())):
+            try:
+                self.append("renew", {"progress": self.progress} if self.progress else {})
+            except ConflictError:
+                return  # and `check` raises it where it can be acted on
+            except StoreError:
+                self.spoke = time.monotonic()  # cannot be reached: try again later, a commit will tell
+
+    def _wait_for_driver(self, say: Callable[[str], None]) -> None:
+        """Returns where no driver is in the way; watches one that this machine cannot see for as long as its lease."""
+        driver = self.state.driver
+        verdict = standing(driver["driver"], this_process()) if driver else "gone"
+        if driver is None or verdict == "gone":
+            return None
+        if verdict == "alive":
+            raise self._driven(driver)
+        heard, deadline = self.state.heard, time.monotonic() + driver["lease_s"]
+        say(
+            f"{self._name}: {self._shown(driver)} may be at work on it; taking over in {driver['lease_s']:.0f} s if not"
+        )
+        while time.monotonic() < deadline:
+            time.sleep(min(WATCH_S, driver["lease_s"] / RENEWALS))
+            self._refresh()
+            if self.state.driver != driver:
+                return self._wait_for_driver(say)
+            if self.state.heard != heard:
+                raise self._driven(driver)
+        return None
+
+    def _driven(self, driver: Mapping[str, Any]) -> ConflictError:
+        return ConflictError(
+            f"{self._name}: {self._shown(driver)} is at work on this run; let it finish, stop it, or give the "
+            "configuration another `name`"
+        )
+
+    def _taken_over(self, driver: Mapping[str, Any] | None) -> ConflictError:
+        return ConflictError(f"{self._name}: {self._shown(driver)} has taken the run over; leave it to that one")
+
+    @property
+    def _name(self) -> str:
+        return f"{self.track.team}/{self.track.name}"
+
+    @staticmethod
+    def _shown(driver: Mapping[str, Any] | None) -> str:
+        if driver is None:
+            return "another driver"
+        return f"{driver['actor']} (pid {driver['driver']['pid']}, since {driver['time']})"
+
+    def _refresh(self) -> None:
+        self._take_in(self.track.since(self.state.head))
+
+    def _take_in(self, entries: list[Entry]) -> None:
+        self.entries += entries
+        self.state, self.spoke = self._replayed(), time.monotonic()
+
+    def _replayed(self) -> RunState:
+        return replay(self.track.team, self.track.name, self.entries)

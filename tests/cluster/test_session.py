@@ -1,0 +1,23 @@
+"""Placement groups of drivers that are dead; the rest of a session is tested end to end."""
+
+import pytest
+
+from cluster.session import NAMESPACE, orphaned
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"creator_job_dead": False}, False),
+        ({"is_detached": True}, False),
+        ({"ray_namespace": "someone-else"}, False),
+        ({"state": 3}, False),  # REMOVED
+    ],
+)
+def test_orphaned(changed: dict[str, object], expected: bool) -> None:
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    assert PlacementGroupTableData.REMOVED == 3
+    group = PlacementGroupTableData(**{"ray_namespace": NAMESPACE, "creator_job_dead": True, "state": 0, **changed})
+    assert orphaned(group) is expected

@@ -1,0 +1,40 @@
+"""A run of a minute: MiniLM, docstrings, two workers; and the command line as a user calls it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+TASKS = [{"name": name, "source": "docstrings", "task": name} for name in ("kind", "area", "library")]
+
+
+def config_file(folder: Path, tasks: int, store: Path) -> Path:
+    content = {
+        "name": "tiny",
+        "store": str(store),
+        "model": {"name": "minilm", "max_length": 16},
+        "adapter": {
+            "target_modules": ["output.dense"],
+            "max_rank": 4,
+            "threshold": 0.9,
+            "orthogonality": {"side": "both", "energy": 0.6},
+        },
+        "train": {"epochs": 2, "batch_size": 20, "warmup_steps": 2, "learning_rate": 5e-3, "logging_steps": 2}
+        | {"checkpoint_steps": 2},
+        "data": {"max_train_rows": 50, "max_validation_rows": 20, "max_test_rows": 30},
+        "cluster": {"num_workers": 2},
+        "tasks": TASKS[:tasks],
+    }
+    path = folder / f"tiny{tasks}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=REPO, capture_output=True, text=True, timeout=240, check=False)
