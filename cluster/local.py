@@ -3,12 +3,14 @@
     python -m cluster.local up | down
 
 `up` writes down each process it started, by id and start time; `down` ends exactly those and what they started, so that
-other Rays on this machine are left alone, as `ray stop` would not. Everything listens on 127.0.0.1 only.
+other Rays on this machine are left alone, as `ray stop` would not. Ray's own servers listen on every interface,
+whatever address they are given, so the cluster asks for a token, a new one each time, unless RAY_AUTH_MODE is set.
 """
 
 import argparse
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,16 +29,17 @@ from cluster.processes import Process, alive, descendants, identify, kill
 STATE = Path(".orthoplex/cluster.json")
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 512 << 20  # a node
-START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
+START_TIMEOUT_S, STOP_TIMEOUT_S, CHILDREN_TIMEOUT_S = 90.0, 20.0, 3.0
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """What `up` started: a Ray address, the URL of its dashboard and job server, a folder with its logs."""
+    """What `up` started: a Ray address, the URL of its dashboard and job server, a folder with its logs, its token."""
 
     address: str
     dashboard: str
     folder: str
+    token_path: str
     processes: tuple[Process, ...]
 
 
@@ -54,11 +58,13 @@ def up(state: Path = STATE, nodes: int = 2) -> LocalCluster:
     folder = tempfile.mkdtemp(prefix="orthoplex-cluster-", dir="/tmp")
     head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port(10001)}"]
     head += ["--include-dashboard=true", f"--dashboard-host={HOST}", f"--temp-dir={folder}"]
-    started = LocalCluster(f"{HOST}:{gcs}", f"http://{HOST}:{dashboard}", folder, ())
+    token = write_token(state.with_suffix(".token"))
+    started = LocalCluster(f"{HOST}:{gcs}", f"http://{HOST}:{dashboard}", folder, str(token), ())
+    write(state, started)
     try:
         for index in range(nodes):
             words = head if index == 0 else [f"--address={started.address}"]
-            pid = start_node(words, Path(folder) / f"node{index}.log")
+            pid = start_node(words, Path(folder) / f"node{index}.log", token)
             started = LocalCluster(**{**vars(started), "processes": (*started.processes, identify(pid))})
             write(state, started)
             wait_for_nodes(started, index + 1)
@@ -77,16 +83,18 @@ def down(state: Path = STATE) -> list[Process]:
     descended = [child for process in living for child in descendants(process.pid)]
     for process in reversed(living):
         kill(process, signal.SIGTERM)
-    wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
+    wait_until_gone(living, STOP_TIMEOUT_S)
+    wait_until_gone(descended, CHILDREN_TIMEOUT_S)
     for process in [*living, *descended]:
         kill(process, signal.SIGKILL)
     wait_until_gone([*living, *descended], STOP_TIMEOUT_S)
     shutil.rmtree(cluster.folder, ignore_errors=True)
+    Path(cluster.token_path).unlink(missing_ok=True)
     state.unlink(missing_ok=True)
     return living
 
 
-def start_node(words: list[str], log: Path) -> int:
+def start_node(words: list[str], log: Path, token: Path) -> int:
     """Starts `ray start --block` in a session of its own; its process id. Ends with it: all it starts."""
     cpus = max(1, (os.cpu_count() or 1) // 2)
     common = ["--block", "--disable-usage-stats", f"--node-ip-address={HOST}", f"--num-cpus={cpus}"]
@@ -95,19 +103,30 @@ def start_node(words: list[str], log: Path) -> int:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, cwd=log.parent,
-            env=node_environment(os.environ),
+            env=node_environment(os.environ, token),
         )  # fmt: skip
     return process.pid
 
 
-def node_environment(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
+def node_environment(environment: Mapping[str, str], token: Path) -> dict[str, str]:
     """This environment, where `python` is this Python, without what points to other clusters or to source folders.
 
     RAY_AUTH_MODE is always set: left alone, Ray turns token authentication on or off by what lies in ~/.ray.
     """
-    kept = {key: value for key, value in environment.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
+    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "PYTHONPATH")
+    kept = {key: value for key, value in environment.items() if key not in dropped}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {"RAY_AUTH_MODE": "disabled", **kept, "PATH": path}
+    return {"RAY_AUTH_MODE": "token", **kept, "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path}
+
+
+def write_token(path: Path) -> Path:
+    """A new token in a file that only this user can read; the file's absolute path."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(secrets.token_hex(32))
+    return path
 
 
 def wait_for_nodes(cluster: LocalCluster, nodes: int) -> None:
@@ -127,10 +146,9 @@ def wait_for_nodes(cluster: LocalCluster, nodes: int) -> None:
 
 def living_nodes(cluster: LocalCluster) -> int:
     """How many nodes the dashboard says are alive; 0 where it does not answer yet."""
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-
     url = f"{cluster.dashboard}/nodes?view=summary"
-    request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
+    bearer = {"Authorization": f"Bearer {Path(cluster.token_path).read_text()}"}
+    request = urllib.request.Request(url, headers=bearer)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
             summary = json.load(answer)["data"]["summary"]
@@ -195,8 +213,10 @@ def main() -> None:
         if arguments.what == "up":
             started = up(arguments.state)
             print(f"two Ray nodes at {started.address}; dashboard and job server: {started.dashboard}")
-            print(f"orthoplex submit configs/quickstart.yaml --set store=$PWD/.orthoplex/store "
-                  f"--address {started.dashboard}")  # fmt: skip
+            print("to use it:")
+            print(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={started.token_path}")
+            print(f"  export RAY_API_SERVER_ADDRESS={started.dashboard}")
+            print("  orthoplex submit configs/quickstart.yaml --set store=$PWD/.orthoplex/store")
         else:
             print(f"ended {len(down(arguments.state))} nodes")
     except OrthoplexError as error:

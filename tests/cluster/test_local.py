@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError
-from cluster.local import LocalCluster, down, free_port, node_environment, up, write
+from cluster.local import LocalCluster, down, free_port, node_environment, up, write, write_token
 from cluster.processes import Process, alive, descendants, identify
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -25,7 +25,7 @@ def test_down_ends_what_was_written_down_and_its_children(tmp_path: Path) -> Non
         folder.mkdir()
         reused = Process(other.pid, identify(other.pid).start - 1)  # the id of another process by now
         state = tmp_path / "state.json"
-        write(state, LocalCluster("a", "b", str(folder), (identify(ours.pid), reused)))
+        write(state, LocalCluster("a", "b", str(folder), str(tmp_path / "token"), (identify(ours.pid), reused)))
         expected = identify(ours.pid)
         assert down(state) == [expected]
         assert children and not any(map(alive, children)) and ours.wait(timeout=5) is not None
@@ -43,7 +43,7 @@ def test_down_without_a_cluster_does_nothing(tmp_path: Path) -> None:
 def test_a_second_cluster_is_refused(tmp_path: Path) -> None:
     me = subprocess.Popen(SLEEP)
     try:
-        write(tmp_path / "state.json", LocalCluster("a", "http://b", str(tmp_path / "f"), (identify(me.pid),)))
+        write(tmp_path / "state.json", LocalCluster("a", "http://b", str(tmp_path / "f"), "t", (identify(me.pid),)))
         with pytest.raises(ConfigError, match="make cluster-down"):
             up(tmp_path / "state.json")
     finally:
@@ -53,9 +53,17 @@ def test_a_second_cluster_is_refused(tmp_path: Path) -> None:
 
 
 def test_nodes_know_no_other_cluster_and_this_python() -> None:
-    made = node_environment({"RAY_ADDRESS": "x", "PYTHONPATH": "/src", "PATH": "/bin", "A": "1"})
-    assert made == {"RAY_AUTH_MODE": "disabled", "A": "1", "PATH": f"{Path(sys.executable).parent}:/bin"}
-    assert node_environment({"RAY_AUTH_MODE": "token"})["RAY_AUTH_MODE"] == "token"
+    made = node_environment({"RAY_ADDRESS": "x", "PYTHONPATH": "/src", "PATH": "/bin", "A": "1"}, Path("/t"))
+    assert made == {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/t", "A": "1", "PATH": f"{Path(sys.executable).parent}:/bin"
+    }  # fmt: skip
+    assert node_environment({"RAY_AUTH_MODE": "disabled"}, Path("/t"))["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_tokens_are_new_and_private(tmp_path: Path) -> None:
+    first = write_token(tmp_path / "a").read_text()
+    second = write_token(tmp_path / "a")
+    assert second.read_text() != first and len(first) == 64 and second.stat().st_mode & 0o777 == 0o600
 
 
 def test_free_ports() -> None:

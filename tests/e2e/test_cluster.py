@@ -1,0 +1,126 @@
+"""A run submitted to two Ray nodes on this machine: stopped in the middle, submitted again, finished."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.local import LocalCluster, down, read, up
+from cluster.processes import alive
+
+REPO = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}
+ENVIRONMENT |= {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
+CONFIG = {
+    "name": "submitted",
+    "model": {"name": "minilm", "max_length": 16},
+    "adapter": {"target_modules": ["output.dense"], "max_rank": 4},
+    "train": {"epochs": 2000, "batch_size": 20, "logging_steps": 2, "checkpoint_steps": 2},
+    "data": {"max_train_rows": 50, "max_validation_rows": 20, "max_test_rows": 30},
+    "cluster": {"num_workers": 2},
+    "tasks": [{"name": "kind", "source": "docstrings", "task": "kind"}],
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    state = tmp_path_factory.mktemp("cluster") / "state.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_AUTH_MODE", raising=False)
+        started = up(state)
+        ENVIRONMENT.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=started.token_path)
+        yield started
+        down(state)
+    assert not any(map(alive, started.processes)) and read(state) is None and not Path(started.folder).exists()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory of its own: the packages, a configuration, and a store elsewhere."""
+    folder = tmp_path_factory.mktemp("work")
+    for name in ("orchestrator", "trainers", "cluster"):
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    store = tmp_path_factory.mktemp("store")
+    (folder / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "store": str(store)}))
+    return folder
+
+
+def words(cluster: LocalCluster, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *arguments, "--address", cluster.dashboard]
+
+
+def call(cluster: LocalCluster, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words(cluster, *arguments),
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_without_the_token_nothing_is_done(cluster: LocalCluster, folder: Path) -> None:
+    bare = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("RAY_AUTH")}
+    looked = subprocess.run(
+        words(cluster, "jobs", "list"), cwd=folder, env={**bare, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert looked.returncode == 2 and "asks for a token" in looked.stderr, looked.stderr
+
+
+def test_submit_stop_and_resume(cluster: LocalCluster, folder: Path) -> None:
+    begun = words(cluster, "submit", "run.yaml", "--name", "first")
+    with subprocess.Popen(
+        begun, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout is not None
+        seen = []
+        for line in job.stdout:
+            seen.append(line)
+            if "kind: train" in line:
+                break
+        else:
+            pytest.fail("".join(seen))
+        stopped = call(cluster, folder, "jobs", "stop", "first")
+        assert stopped.returncode == 0 and stopped.stdout == "job first: stopped\n", stopped.stderr
+        rest, message = job.communicate(timeout=60)
+        assert job.returncode == 130 and "orthoplex: interrupted; 0 of 1 tasks" in rest, rest + message
+    state = json.loads(call(cluster, folder, "jobs", "status", "first", "--json").stdout)
+    assert (state["status"], state["exit_code"], state["run"]) == ("STOPPED", 130, "default/submitted")
+
+    again = subprocess.Popen(
+        words(cluster, "submit", "run.yaml", "--name", "second"),
+        cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with again:
+        resumed = next((line for line in again.stdout or () if "resume" in line), "")
+        again.kill()  # following ends, the job goes on
+    assert re.search(r"\[1/1\] kind: resume \d+/6000", resumed), resumed
+    assert json.loads(call(cluster, folder, "jobs", "status", "second", "--json").stdout)["status"] == "RUNNING"
+    assert call(cluster, folder, "jobs", "stop", "second").returncode == 0
+
+
+def test_a_short_run_finishes_on_both_nodes(cluster: LocalCluster, folder: Path) -> None:
+    done = call(cluster, folder, "submit", "run.yaml", "--set", "name=short", "--set", "train.epochs=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "default/short: finished, 1 of 1 tasks" in done.stdout and "succeeded" in done.stdout
+    listed = json.loads(call(cluster, folder, "jobs", "list", "--json").stdout)
+    assert listed[0]["run"] == "default/short" and listed[0]["exit_code"] == 0
+
+
+def test_doctor_sees_both_nodes(cluster: LocalCluster) -> None:
+    looked = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "doctor", "--address", cluster.address, "--json"],
+        cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    found = json.loads(looked.stdout)
+    assert sum("same packages as here" in finding["what"] for finding in found) == 2, looked.stdout
