@@ -115,7 +115,7 @@ start() { # DIR PORT [PEM]
     export CEPH_CONF=$1/ceph.conf
     touch keyring
     monmaptool --create --clobber --addv a "[v2:127.0.0.1:$(($2 + 2)),v1:127.0.0.1:$(($2 + 3))]" --fsid "$fsid" monmap
-    ceph-mon -i a --mkfs --monmap monmap --keyring /dev/null
+    : > no-keys; ceph-mon -i a --mkfs --monmap monmap --keyring no-keys  # it deletes the file it is given: as root never /dev/null
     serve
     ceph osd new "$osd"
     ceph-osd -i 0 --mkfs --osd-uuid "$osd"

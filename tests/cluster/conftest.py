@@ -66,5 +66,5 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of retries; its patience is the default."""
     made = Clock()
     monkeypatch.setattr("cluster.storage.retry.time", made)
-    monkeypatch.delenv("ORTHOPLEX_STORE_PATIENCE_S", raising=False)
+    monkeypatch.setenv("ORTHOPLEX_STORE_PATIENCE_S", "120")
     return made
