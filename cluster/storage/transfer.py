@@ -60,7 +60,9 @@ class Target:
 
 @contextmanager
 def filling(path: Path) -> Iterator[Target]:
-    """The file `path`, made or emptied, to fill; where the block fails, it is gone."""
+    """The file `path`, made or emptied, to fill; gone where the block fails. What is no plain file is refused."""
+    if path.exists() and not path.is_file():  # a device such as /dev/null would be removed where the block fails
+        raise StoreError(f"cannot write {path}: is no plain file; choose another path")
     target = Target(path)
     try:
         yield target

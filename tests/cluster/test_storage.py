@@ -128,6 +128,12 @@ def test_files_that_are_not_there(store: Store, tmp_path: Path) -> None:
     store.put("k", b"v")
     with pytest.raises(StoreError, match=r"cannot write .*no folder/target.*choose another folder"):
         store.download("k", tmp_path / "no folder" / "target")
+    os.mkfifo(tmp_path / "device")
+    for other in (tmp_path / "device", tmp_path):  # is not removed, whatever goes wrong
+        for key in ("k", "big/absent"):
+            with pytest.raises(StoreError, match=r"is no plain file|no object"):
+                store.download(key, other)
+        assert other.exists()
     assert store.list("") == ["k"] and not (tmp_path / "target").exists()
 
 

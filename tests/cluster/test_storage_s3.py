@@ -2,7 +2,9 @@
 
 import os
 import re
+import tempfile
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,7 @@ def failures(store: Store) -> list[str]:
         lambda: store.get("t/x"),
         lambda: store.put("t/x", b""),
         lambda: store.upload("t/x", Path(__file__)),
-        lambda: store.download("t/x", Path(os.devnull)),
+        lambda: store.download("t/x", Path(tempfile.gettempdir()) / f"orthoplex-{uuid.uuid4().hex}"),
         lambda: store.list_folders("t"),
         lambda: store.delete("t/x"),
         lambda: store.put_if_absent("t/x", b"1"),
