@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from orchestrator import cli_handoff
 
 app = typer.Typer(
     name="orthoplex",
@@ -223,6 +224,9 @@ def export_adapter(
     typer.echo(f"wrote {output}: {state.reference(commit)} with all tasks before it as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
         typer.echo(f"  {path}  {size:,} bytes")
+
+
+adapters.command("serve-layout")(cli_handoff.serve_layout)
 
 
 def read_version(reference: str, store: str) -> tuple[Any, dict[str, Any]]:
