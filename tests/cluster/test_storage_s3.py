@@ -6,13 +6,14 @@ import tempfile
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import ConfigError, KeyAbsentError, StoreError
-from cluster.storage import S3Store, Store, probe
+from cluster.storage import S3Store, Store, open_store, probe
 
 
 def answer(status: int, code: str) -> Callable[..., Any]:
@@ -194,3 +195,22 @@ def test_hostile_names_in_a_bucket_are_not_listed(s3: S3Store) -> None:
         s3.client.put_object(Bucket=s3.bucket, Key=key, Body=b"")
     assert s3.list("t/") == ["t/ok"]
     assert s3.list("t/", limit=1) == ["t/ok"]
+
+
+def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path) -> None:
+    """Of small objects, conditional ones and those sent in parts."""
+    bucket = f"locked-{uuid.uuid4().hex}"
+    s3.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    (tmp_path / "large").write_bytes(bytes((16 << 20) + 1))
+    store = open_store(f"s3://{bucket}/a?sse=aws:kms&kms_key=key-1&lock_mode=GOVERNANCE&lock_days=30")
+    store.put("put", b"1")
+    assert store.put_if_absent("new", b"2")
+    assert store.upload("large", tmp_path / "large").size == (16 << 20) + 1
+    for key in ("put", "new", "large"):
+        head = s3.client.head_object(Bucket=bucket, Key=f"a/{key}")
+        assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "key-1")
+        assert head["ObjectLockMode"] == "GOVERNANCE"
+        days = (head["ObjectLockRetainUntilDate"] - datetime.now(UTC)).total_seconds() / 86400
+        assert 29.9 < days <= 30
+    head = s3.client.head_object(Bucket=s3.bucket, Key=(s3.put("plain", b""), "plain")[1])
+    assert "SSEKMSKeyId" not in head and "ObjectLockMode" not in head
