@@ -135,7 +135,7 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
         for name, size in zip(names, sizes, strict=True):
             (source / name).write_bytes(os.urandom(size))
         for turn in range(repeats + 1):  # the first one makes connections and is not counted
-            for key, action in steps(ours, ways, source, target, names).items():
+            for key, action in steps(ours, ways, source, target, names, turn):
                 shutil.rmtree(target, ignore_errors=True)
                 target.mkdir()
                 started = time.perf_counter()
@@ -151,15 +151,16 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
 
 
 def steps(
-    ours: Ours, ways: dict[str, Any], source: Path, target: Path, names: list[str]
-) -> dict[str, Callable[[], None]]:
-    """One turn: every way there, then every way back."""
-    made: dict[str, Callable[[], None]] = {"publish": lambda: ours.publish(source)}
+    ours: Ours, ways: dict[str, Any], source: Path, target: Path, names: list[str], turn: int
+) -> list[tuple[str, Callable[[], None]]]:
+    """One turn: every way there, then every way back, each time another one first."""
+    there: list[tuple[str, Callable[[], None]]] = [("publish", lambda: ours.publish(source))]
+    back: list[tuple[str, Callable[[], None]]] = [("pull", lambda: ours.pull(target))]
     for name, way in ways.items():
-        made[f"{name} put"] = lambda way=way: raw(way.put)(source, names)
-    for name, way in ways.items():
-        made[f"{name} get"] = lambda way=way: raw(way.get)(target, names)
-    return {**made, "pull": lambda: ours.pull(target)}
+        there.append((f"{name} put", lambda way=way: raw(way.put)(source, names)))
+        back.append((f"{name} get", lambda way=way: raw(way.get)(target, names)))
+    turn %= len(there)
+    return [*there[turn:], *there[:turn], *back[turn:], *back[:turn]]
 
 
 def publishes(bucket: str, count: int) -> Row:
