@@ -29,7 +29,7 @@ from orchestrator.registry import Track, manifest_files
 
 SUBJECT = "the store against raw clients"
 CPU = torch.device("cpu")
-SMALL_FILES, SMALL_BYTES = 1000, 4096
+SMALL_FILES, SMALL_BYTES, PUBLISHES = 1000, 4096, 50
 
 
 class Ours:
@@ -135,7 +135,7 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
         for name, size in zip(names, sizes, strict=True):
             (source / name).write_bytes(os.urandom(size))
         for turn in range(repeats + 1):  # the first one makes connections and is not counted
-            for key, action in steps(ours, ways, source, target, names, turn):
+            for key, action in steps(ours, ways, (source, target), names, turn):
                 shutil.rmtree(target, ignore_errors=True)
                 target.mkdir()
                 started = time.perf_counter()
@@ -151,9 +151,10 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
 
 
 def steps(
-    ours: Ours, ways: dict[str, Any], source: Path, target: Path, names: list[str], turn: int
+    ours: Ours, ways: dict[str, Any], folders: tuple[Path, Path], names: list[str], turn: int
 ) -> list[tuple[str, Callable[[], None]]]:
     """One turn: every way there, then every way back, each time another one first."""
+    source, target = folders
     there: list[tuple[str, Callable[[], None]]] = [("publish", lambda: ours.publish(source))]
     back: list[tuple[str, Callable[[], None]]] = [("pull", lambda: ours.pull(target))]
     for name, way in ways.items():
@@ -210,7 +211,7 @@ def run(bucket: str, megabytes: list[int], repeats: int, path: Path | None) -> s
         if not results.done(key):
             results.put(key, attempt(lambda sizes=sizes: compare(bucket, sizes, repeats), CPU, 1200))
     if not results.done("publishes a second"):
-        results.put("publishes a second", attempt(lambda: publishes(bucket, 50), CPU, 300))
+        results.put("publishes a second", attempt(lambda: publishes(bucket, PUBLISHES), CPU, 300))
     return table(results)
 
 

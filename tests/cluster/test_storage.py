@@ -1,6 +1,7 @@
 """One conformance suite that every store passes, and how stores are opened."""
 
 import copy
+import errno
 import hashlib
 import os
 import pickle
@@ -135,6 +136,18 @@ def test_files_that_are_not_there(store: Store, tmp_path: Path) -> None:
                 store.download(key, other)
         assert other.exists()
     assert store.list("") == ["k"] and not (tmp_path / "target").exists()
+
+
+def test_a_full_disk_here(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("k", b"v")
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cluster.storage.transfer.os.pwrite", full)
+    with pytest.raises(StoreError, match=r"cannot write .*target: No space left on device; free some space"):
+        store.download("k", tmp_path / "target")
+    assert not (tmp_path / "target").exists() and store.get("k") == b"v"
 
 
 def test_delete(store: Store) -> None:
