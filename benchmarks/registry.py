@@ -53,6 +53,11 @@ class Ours:
         records: list[FileRecord] = [*manifest_files(self.track.read_manifest(*self.published)).values()]
         download_files(self.store, self.published[0], records, folder)
 
+    def forget(self, prefix: str = "") -> None:
+        """Deletes what lies below a prefix: a server for tests has room for few versions."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self.store.delete, self.store.list(prefix)))
+
 
 class Boto:
     """boto3: one put or get a file, or its transfer manager, which sends parts."""
@@ -140,10 +145,14 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
                 target.mkdir()
                 started = time.perf_counter()
                 action()
+                seconds = time.perf_counter() - started
+                if key == "pull":
+                    ours.forget(f"{ours.published[0]}/")
                 if turn:
-                    took.setdefault(key, []).append(time.perf_counter() - started)
+                    took.setdefault(key, []).append(seconds)
         for name in names:
             assert (source / name).stat().st_size == (target / name).stat().st_size
+    ours.forget()
     median = {key: statistics.median(values) for key, values in took.items()}
     best = {kind: min(median[f"{way} {kind}"] for way in ways) for kind in ("put", "get")}
     ratios = {"publish_ratio": best["put"] / median["publish"], "pull_ratio": best["get"] / median["pull"]}
