@@ -46,11 +46,20 @@ class S3Store:
         self.uri = f"s3://{bucket}/{prefix}".removesuffix("/") + str(self.options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "client"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("client", "bulk")}
 
     @cached_property
     def client(self) -> Any:
         """This process's boto3 client, made at first use."""
+        return self._connect()
+
+    @cached_property
+    def bulk(self) -> Any:
+        """As `client`, for parts: it does not sign their bytes, which would digest each a second time. What arrives is
+        held against the digest of all on every read."""
+        return self._connect(payload_signing_enabled=False)
+
+    def _connect(self, **options: Any) -> Any:
         import boto3
         from botocore.config import Config
 
@@ -62,7 +71,7 @@ class S3Store:
             retries={"mode": "standard", "total_max_attempts": 1},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "path"} if custom else None,
+            s3={**({"addressing_style": "path"} if custom else {}), **options},
         )
         return boto3.session.Session().client("s3", config=config)
 
@@ -185,7 +194,8 @@ class S3Store:
 
     def _send_part(self, key: str, upload: str, number: int, data: bytes) -> str:
         body = self._body(data)
-        return str(self._request("write", key, "upload_part", UploadId=upload, PartNumber=number, **body)["ETag"])
+        with self._explained("write", key) as target:
+            return str(self.bulk.upload_part(**target, UploadId=upload, PartNumber=number, **body)["ETag"])
 
     def _complete(self, key: str, upload: str, parts: Any, nonce: str) -> None:
         """Makes the object of its parts. Where an answer was lost, the upload is gone and our own object is there."""

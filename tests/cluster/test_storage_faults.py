@@ -42,7 +42,7 @@ def behind(s3_endpoint: str, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) ->
 def faulty(request: pytest.FixtureRequest, behind: Callable[..., Any]) -> Iterator[S3Store]:
     store, proxy = behind(SHARES[request.param])
     yield store
-    for fault in proxy.shares if sum(proxy.counts.values()) > 100 else ():
+    for fault in proxy.shares if sum(proxy.counts.values()) > 300 else ():
         assert proxy.counts[fault], f"{fault} was never met"
 
 
