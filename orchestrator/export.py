@@ -24,8 +24,11 @@ def export(
     directory: Path,
     *,
     model: str | None = None,
+    served: str | None = None,
 ) -> Exported:
     """Writes tasks 1 to `commit` of a run into the folder `directory`; `model` is where the base is, if elsewhere.
+
+    `served` is what the folder calls the base, where that is not its place.
 
     Raises:
         ConfigError: the folder is not empty, or the base cannot be loaded.
@@ -43,9 +46,9 @@ def export(
         reference=state.reference(commit),
         tasks=tuple(each["task"] for each in commits),
         task_type=config.task_type,
-        base=str(source.resolve()) if source.is_dir() else str(source),
+        base=served or (str(source.resolve()) if source.is_dir() else str(source)),
         base_digest=backbone.digest,
-        revision=config.revision,
+        revision=None if served else config.revision,
     )
     if form == "peft":
         return export_peft(backbone.model, tasks, directory, origin)

@@ -1,11 +1,18 @@
-"""An S3 server for tests: moto's, one request at a time, because its conditional writes check and then set."""
+"""S3 servers for tests: moto's, one request at a time, because its conditional writes check and then set; and Ceph's.
+
+Ceph is there where $ORTHOPLEX_CEPH_ROOT names the folder that `tests/ceph/ceph.sh fetch` filled; see `make test-s3`.
+"""
 
 import os
+import shutil
+import subprocess
 import tempfile
 import threading
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,10 +65,83 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a fresh bucket; the environment points the AWS SDK, here and in child processes, at the server."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": s3_endpoint}.items():
-        monkeypatch.setenv(name, value)
+    point_sdk(monkeypatch, s3_endpoint)
     bucket = f"test-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
     return bucket
+
+
+def point_sdk(monkeypatch: pytest.MonkeyPatch, endpoint: str, **more: str) -> None:
+    """Points the AWS SDK, here and in child processes, at a server."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": endpoint, **more}.items():
+        monkeypatch.setenv(name, value)
+
+
+@dataclass(frozen=True)
+class Ceph:
+    """A running single-node Ceph, in `folder`: its endpoints, the certificate of the second one, its admin's keys."""
+
+    root: str
+    folder: Path
+    http: str
+    https: str
+    certificate: Path
+    admin = ("AKtest", "SKtest")
+
+    def script(self, *words: object) -> None:
+        """Runs tests/ceph/ceph.sh; it may raise CalledProcessError."""
+        subprocess.run([str(CEPH_SCRIPT), *map(str, words)], check=True, timeout=120)
+
+    def client(self, keys: tuple[str, str] = admin) -> Any:
+        """A boto3 client with these keys."""
+        import boto3
+        from botocore.config import Config
+
+        config = Config(retries={"total_max_attempts": 8, "mode": "standard"}, read_timeout=120)
+        given = {"aws_access_key_id": keys[0], "aws_secret_access_key": keys[1], "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.http, config=config, **given)
+
+
+CEPH_SCRIPT = Path(__file__).parent / "ceph" / "ceph.sh"
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[Ceph]:
+    """Ceph on free ports."""
+    if not (root := os.environ.get("ORTHOPLEX_CEPH_ROOT")):
+        pytest.skip("no Ceph here; `make test-s3` fetches one and sets ORTHOPLEX_CEPH_ROOT")
+    folder = Path(tempfile.mkdtemp(prefix="orthoplex-ceph-", dir="/tmp"))  # short: the names of sockets are bounded
+    port = 20_000 + os.getpid() % 100 * 100
+    names = {"-keyout": folder / "key.pem", "-out": folder / "authority.pem", "-subj": "/CN=127.0.0.1"}
+    words = [str(word) for pair in names.items() for word in pair]
+    subject = ["-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-newkey", "rsa:2048", "-nodes", "-x509"]
+    subprocess.run(["openssl", "req", *subject, *words], check=True, capture_output=True)
+    (folder / "both.pem").write_text((folder / "key.pem").read_text() + (folder / "authority.pem").read_text())
+    server = Ceph(
+        root, folder / "s", f"http://127.0.0.1:{port}", f"https://127.0.0.1:{port + 1}", folder / "authority.pem"
+    )
+    try:
+        server.script("start", root, server.folder, port, folder / "both.pem")
+        yield server
+    finally:
+        server.script("stop", server.folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ceph_bucket(ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As s3_bucket, of Ceph."""
+    point_sdk(monkeypatch, ceph.http, AWS_ACCESS_KEY_ID=ceph.admin[0], AWS_SECRET_ACCESS_KEY=ceph.admin[1])
+    bucket = f"test-{uuid.uuid4().hex}"
+    ceph.client().create_bucket(Bucket=bucket)
+    return bucket
+
+
+@pytest.fixture
+def ceph_tls_bucket(ceph: Ceph, ceph_bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As ceph_bucket, over HTTPS."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", ceph.https)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(ceph.certificate))
+    return ceph_bucket

@@ -76,6 +76,7 @@ def test_sizes(path: Path) -> None:
     "code",
     [
         "import orchestrator.cli",
+        "from orchestrator import load",
         "import orchestrator.config, orchestrator.state, orchestrator.guards, orchestrator.console",
         "import sys; sys.argv = ['orthoplex', '--help']; from orchestrator.cli import main; main()",
         "import sys; sys.argv = ['orthoplex', 'run', '--help']; from orchestrator.cli import main; main()",

@@ -111,3 +111,22 @@ def test_compiled_blocks_share_their_code(
     assert counters["stats"]["unique_graphs"] == graphs
     assert not counters["graph_break"]
     torch._dynamo.reset()
+
+
+def test_registry(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish and pull beside raw clients; a second command measures nothing again."""
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    module = importlib.import_module("benchmarks.registry")
+    for name, value in {"SMALL_FILES": 5, "PUBLISHES": 3}.items():
+        monkeypatch.setattr(module, name, value)
+    path = tmp_path / "results.json"
+    rows = rows_of(module.run(s3_bucket, [1], 1, path))
+    assert list(rows) == ["1 MB", "1,000 files of 4 KiB"]
+    for publish, *there, to_fastest, pull, boto, managed, arrow, from_fastest in rows.values():
+        rates = [*map(float, (publish, *there, pull, boto, managed, arrow))]
+        assert min(rates) > 0
+        for ratio in (to_fastest, from_fastest):
+            assert float(ratio.strip("*")) > 0
+    monkeypatch.setattr(module, "compare", None)
+    monkeypatch.setattr(module, "publishes", None)
+    assert rows_of(module.run(s3_bucket, [1], 1, path)) == rows

@@ -1,5 +1,6 @@
 """What others rely on, frozen: a change here is a decision that shows in the diff."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ VERBS = {
     "jobs stop": ["job", "--address"],
     "doctor": ["config", "--address", "--store", "--json"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
+    "adapters serve-layout": ["reference", "--store", "--root", "--base", "--model"],
 }  # fmt: skip
 
 
@@ -60,6 +62,13 @@ def verbs(command: Any, path: str = "") -> dict[str, list[str]]:
 
 def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
+
+
+def test_python_exports() -> None:
+    import orchestrator
+
+    assert orchestrator.__all__ == ["load"]
+    assert [*inspect.signature(orchestrator.load).parameters] == ["reference", "base", "store"]
 
 
 def test_each_verb_has_a_summary() -> None:

@@ -1,0 +1,72 @@
+"""Folders of files to a store and back, all bytes digested on their way; small files go side by side."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cluster.errors import IntegrityError, StoreError
+from cluster.storage.interface import Content, Store, is_key
+
+SMALL_BYTES, THREADS = 16 << 20, 16
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as a manifest lists it: `path` relative to its folder, `size` in bytes, `sha256` in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]:
+    """Puts every file below `directory` under `prefix`/, each read once; their records, in the order of paths."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in paths]
+
+    def send(name: str) -> Content:
+        return store.upload(f"{prefix}/{name}", directory / name)
+
+    contents = spread(send, names, [path.stat().st_size for path in paths])
+    return [FileRecord(name, *content) for name, content in zip(names, contents, strict=True)]
+
+
+def download_files(store: Store, prefix: str, records: Sequence[FileRecord], directory: Path) -> None:
+    """Gets the files that `records` list from under `prefix`/ into `directory`, size and sha256 of each checked.
+
+    Raises:
+        IntegrityError: a file differs from its record, or its path is unsafe or leads out of `directory`.
+        KeyAbsentError: one is not there. Files that arrived before stay in either case.
+    """
+    for record in records:
+        inside = (directory / record.path).resolve().is_relative_to(directory.resolve())
+        if not (is_key(record.path) and inside):
+            raise IntegrityError(f"{prefix}: the path {record.path!r} is not safe, or leads out of its folder")
+
+    def receive(record: FileRecord) -> None:
+        target = directory / record.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {target.parent}: {error.strerror}; choose another folder") from None
+        if store.download(f"{prefix}/{record.path}", target) != (record.size, record.sha256):
+            target.unlink()
+            raise IntegrityError(
+                f"{prefix}/{record.path}: differs from its manifest (sha256 {record.sha256}); it was changed"
+            )
+
+    spread(receive, records, [record.size for record in records])
+
+
+def spread(action: Callable[[T], R], items: Sequence[T], sizes: Sequence[int]) -> list[R]:
+    """`action` of every item, in their order: of small ones THREADS at a time, of large ones one after the other."""
+    results: dict[int, R] = {}
+    small = [number for number, size in enumerate(sizes) if size < SMALL_BYTES]
+    if small:
+        with ThreadPoolExecutor(min(THREADS, len(small))) as pool:
+            results.update(zip(small, pool.map(lambda number: action(items[number]), small), strict=True))
+    return [results[number] if number in results else action(item) for number, item in enumerate(items)]

@@ -1,0 +1,74 @@
+"""What a store can do, and which names are safe in every store."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from cluster.errors import StoreError
+
+Keys = list[str]  # inside classes that have a method `list`
+MAX_KEY_LENGTH = 512
+SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+"
+PATH = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
+
+
+class Content(NamedTuple):
+    """What was moved: its `size` in bytes and its `sha256` in hex, taken of the bytes as they passed."""
+
+    size: int
+    sha256: str
+
+
+class Store(Protocol):
+    """Objects under keys. `uri` is canonical and holds no credentials: `open_store(uri)` is the same store anywhere.
+
+    Every method raises StoreError where the store refuses, stays out of reach for longer than the patience (`retry`),
+    or a key is not a safe one (`is_key`). Every method may be called from several threads.
+    """
+
+    uri: str
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises KeyAbsentError where there is none."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object, whole or not at all, replacing what stood there."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the object unless one stands there; True if this call created it. Of racing calls one gets True.
+
+        `data` must differ between any two attempts, for instance by a nonce: after a lost answer, one's own bytes
+        under the key are how success is told from defeat.
+        """
+
+    def upload(self, key: str, path: Path) -> Content:
+        """`put` of a file of any size, read once, streamed; what was sent. The caller checks it if it expects more."""
+
+    def download(self, key: str, path: Path) -> Content:
+        """`get` into the file `path`, which is made or replaced, streamed; what arrived. The caller checks the digest.
+
+        Raises KeyAbsentError as `get` does. Where it fails, the file is gone.
+        """
+
+    def list(self, prefix: str, limit: int | None = None) -> Keys:
+        """The first `limit` keys (default: all) that begin with `prefix`, in ascending byte order; no unsafe names."""
+
+    def list_folders(self, prefix: str) -> Keys:
+        """The names directly below `prefix`/ ("": below the root) that hold objects, sorted; their objects are not
+        listed. Unsafe names are left out."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; an absent one is removed already. For garbage collection only."""
+
+
+def is_key(key: str) -> bool:
+    """Whether a key is safe in every store: segments as in PATH, the first not `.tmp`, at most 512 characters."""
+    return len(key) <= MAX_KEY_LENGTH and bool(PATH.fullmatch(key)) and key.partition("/")[0] != ".tmp"
+
+
+def checked(name: str, kind: str = "key") -> str:
+    """The name; raises StoreError unless it is a safe key, or, of the kind "prefix", the beginning of safe keys."""
+    everything, key = kind == "prefix" and not name, name.removesuffix("/") if kind == "prefix" else name
+    if not (everything or is_key(key)):
+        raise StoreError(f"{kind} {name[:MAX_KEY_LENGTH]!r}: not safe; use A-Z a-z 0-9 . _ - between single slashes")
+    return name

@@ -1,0 +1,183 @@
+"""A store in a folder, on this machine's disk or on one that all nodes mount."""
+
+import errno
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TypeVar
+
+from cluster.errors import KeyAbsentError, StoreError
+from cluster.storage.interface import Content, Keys, checked, is_key
+from cluster.storage.retry import PassingError, patiently
+from cluster.storage.transfer import copy, filling, reading
+
+T = TypeVar("T")
+PASSING = {  # what a network filesystem says while its server is away
+    errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EREMOTEIO,
+}  # fmt: skip
+FIXES = {
+    errno.ENOSPC: "free some space and run again; nothing that was stored is lost",
+    errno.EDQUOT: "raise the quota or delete something, and run again; nothing that was stored is lost",
+}
+
+
+class LocalStore:
+    """A store in a folder, made by the first write.
+
+    A write goes to a file of its own in `<root>/.tmp/`, is synced to disk, and only then takes its name: by rename for
+    `put`, by `os.link`, which never overwrites, for `put_if_absent`. What a killed writer leaves there is never listed.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(os.path.normpath(Path(root).absolute()))
+        self.uri = str(self.root)
+
+    def get(self, key: str) -> bytes:
+        """See Store."""
+        return patiently(lambda: self._get(checked(key)))
+
+    def put(self, key: str, data: bytes) -> None:
+        """See Store."""
+        patiently(lambda: self._put(checked(key), lambda file: file.write(data)))
+
+    def upload(self, key: str, path: Path) -> Content:
+        """See Store."""
+
+        def send(sink: IO[bytes]) -> Content:
+            with reading(path) as source:
+                return copy(source, lambda _, chunk: sink.write(chunk))
+
+        return patiently(lambda: self._put(checked(key), send))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Store. A network filesystem may lose the answer to our own link: then our bytes stand there."""
+        return patiently(lambda: self._link(checked(key), data))
+
+    def download(self, key: str, path: Path) -> Content:
+        """See Store."""
+        return patiently(lambda: self._download(checked(key), path))
+
+    def list(self, prefix: str, limit: int | None = None) -> Keys:
+        """See Store."""
+        return patiently(lambda: self._list(checked(prefix, "prefix")))[:limit]
+
+    def list_folders(self, prefix: str) -> Keys:
+        """See Store. Folders whose objects were all deleted stay on disk and do not count."""
+        return patiently(lambda: self._list_folders(checked(prefix, "prefix").removesuffix("/")))
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        patiently(lambda: self._delete(checked(key)))
+
+    def _get(self, key: str) -> bytes:
+        with self._explained("read", key) as path, self._present(key):
+            return path.read_bytes()
+
+    def _put(self, key: str, write: Callable[[IO[bytes]], T]) -> T:
+        with self._explained("write", key) as path, self._written(path, write) as (temporary, result):
+            temporary.replace(path)
+            return result
+
+    def _link(self, key: str, data: bytes) -> bool:
+        with self._explained("write", key) as path, self._written(path, lambda f: f.write(data)) as (temporary, _):
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return path.read_bytes() == data
+            return True
+
+    def _download(self, key: str, target: Path) -> Content:
+        with self._explained("read", key) as path, self._present(key):
+            source = path.open("rb", buffering=0)
+        with source, self._explained("read", key), filling(target) as sink:
+            return copy(source, sink.write_at)
+
+    def _delete(self, key: str) -> None:
+        with self._explained("delete", key) as path:
+            path.unlink(missing_ok=True)
+
+    def _list(self, prefix: str) -> Keys:
+        keys: Keys = []
+        with self._explained("list", prefix.rpartition("/")[0]) as top:
+            for folder, names in self._walk(top):
+                parent = folder.removeprefix(self.uri).lstrip("/")
+                keys += [f"{parent}/{name}".lstrip("/") for name in names]
+        return sorted(key for key in keys if key.startswith(prefix) and is_key(key))
+
+    def _list_folders(self, prefix: str) -> Keys:
+        with self._explained("list", prefix) as top:
+            try:
+                names = [entry.name for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False)]
+            except FileNotFoundError:
+                return []
+            return sorted(n for n in names if is_key(f"{prefix}/{n}".lstrip("/")) and self._holds_objects(top / n))
+
+    def _holds_objects(self, folder: Path) -> bool:
+        return any(names for _, names in self._walk(folder))
+
+    @staticmethod
+    def _walk(top: Path) -> Iterator[tuple[str, Keys]]:
+        """(folder, its files) for every folder at or below `top`; what is deleted meanwhile is passed over."""
+        errors: list[OSError] = []
+        for folder, _, names in os.walk(top, onerror=errors.append):
+            yield folder, names
+        if grave := [error for error in errors if not isinstance(error, FileNotFoundError)]:
+            raise grave[0]
+
+    @contextmanager
+    def _present(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError):
+            raise KeyAbsentError(f"store {self.uri}: no object {key!r}") from None
+
+    @contextmanager
+    def _explained(self, action: str, key: str) -> Iterator[Path]:
+        """Yields the path of a key, which a link may not lead out of the folder, and explains errors of the disk."""
+        path = self.root / key
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError(f"store {self.uri}: {key!r} leads out of the folder through a link; remove the link")
+        try:
+            yield path
+        except OSError as error:
+            no_links = error.filename2 and error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+            fix = FIXES.get(error.errno or 0, "mend that, or use another folder")
+            fix = "use a filesystem that has hard links" if no_links else fix
+            where, what = error.filename or path, error.strerror or error
+            kind = PassingError if error.errno in PASSING else StoreError
+            raise kind(f"store {self.uri}: cannot {action} {where}: {what}; {fix}") from None
+
+    @contextmanager
+    def _written(self, path: Path, write: Callable[[IO[bytes]], T]) -> Iterator[tuple[Path, T]]:
+        """Yields a whole, synced file that is to become `path`, and what `write` gave; then syncs the folder."""
+        temporary = self.root / ".tmp" / uuid.uuid4().hex
+        _make_folder(temporary.parent)
+        _make_folder(path.parent)
+        try:
+            with temporary.open("wb") as file:
+                result = write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary, result
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir -p` that makes the entry of every new folder durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

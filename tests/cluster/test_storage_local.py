@@ -1,0 +1,94 @@
+"""What is particular to a store in a folder."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import KeyAbsentError, StoreError
+from cluster.storage import LocalStore, probe
+
+
+def test_reading_a_folder_changes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "absent")
+    assert store.list("t/") == []
+    with pytest.raises(KeyAbsentError):
+        store.get("t/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["put", "put_if_absent"])
+def test_a_killed_writer_leaves_nothing_visible(tmp_path: Path, verb: str) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.put("k/old", b"old")
+    target = {"put": "k/old", "put_if_absent": "k/new"}[verb]
+    code = (
+        "import os, sys, time, cluster.storage as s\n"
+        "os.fsync = lambda _: (print('written', flush=True), time.sleep(60))\n"
+        f"s.LocalStore({str(store.root)!r}).{verb}({target!r}, b'half' * 1000)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"written\n"
+        child.send_signal(signal.SIGKILL)
+    assert len(list((store.root / ".tmp").iterdir())) == 1
+    assert store.list("") == ["k/old"]
+    assert store.get("k/old") == b"old"
+    assert store.put_if_absent("k/new", b"new")
+
+
+def test_foreign_files_are_not_listed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("t/x", b"")
+    (tmp_path / "t" / "a file ~").touch()
+    assert store.list("") == ["t/x"]
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_bytes(b"secret")
+    store = LocalStore(tmp_path / "store")
+    store.put("t/y", b"")
+    (tmp_path / "store" / "t" / "link").symlink_to(tmp_path / "outside")
+    for call in (store.get, lambda key: store.put(key, b""), lambda key: store.put_if_absent(key, b""), store.list):
+        with pytest.raises(StoreError, match="out of the folder"):
+            call("t/link/x")
+    assert store.list("") == ["t/y"]
+
+
+@pytest.mark.parametrize("root", ["{tmp}/file", "{tmp}/file/below", "/proc/orthoplex-store", "/sys/orthoplex-store"])
+def test_an_unwritable_folder_is_explained(tmp_path: Path, root: str) -> None:
+    (tmp_path / "file").touch()
+    store = LocalStore(root.format(tmp=tmp_path))
+    for call in (lambda: store.put("t/x", b""), lambda: store.put_if_absent("t/x", b""), lambda: probe(store)):
+        with pytest.raises(StoreError) as caught:
+            call()
+        message = str(caught.value)
+        assert str(store.root) in message and "another folder" in message and "\n" not in message
+    if str(tmp_path) in store.uri:
+        for read in (lambda: store.list(""), lambda: store.get("t/x")):
+            with pytest.raises(StoreError, match="Not a directory"):
+                read()
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "expected"),
+    [("fsync", errno.ENOSPC, "No space left.*free some space.*nothing that was stored is lost"),
+     ("link", errno.EPERM, "hard links"),
+     ("link", errno.EOPNOTSUPP, "hard links")],
+)  # fmt: skip
+def test_errors_of_the_filesystem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int, expected: str
+) -> None:
+    def fail(*paths: Any) -> None:
+        raise OSError(number, os.strerror(number), *([str(paths[0]), None, str(paths[1])] if len(paths) == 2 else []))
+
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr(f"cluster.storage.local.os.{function}", fail)
+    with pytest.raises(StoreError, match=expected):
+        store.put_if_absent("x", b"")
+    assert list((tmp_path / ".tmp").iterdir()) == [] and store.list("") == []

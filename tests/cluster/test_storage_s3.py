@@ -1,0 +1,221 @@
+"""What is particular to a store in a bucket, on moto's server."""
+
+import os
+import re
+import tempfile
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError, KeyAbsentError, StoreError
+from cluster.storage import S3Store, Store, open_store, probe
+
+
+def answer(status: int, code: str) -> Callable[..., Any]:
+    """A `before-send` hook that answers in the server's place."""
+    from botocore.awsrequest import AWSResponse
+
+    class Raw:
+        def stream(self, **_: Any) -> list[bytes]:
+            quoted = os.environ["AWS_ACCESS_KEY_ID"]
+            return [f"<Error><Code>{code}</Code><Message>you sent {quoted}</Message></Error>".encode()]
+
+    return lambda request, **_: AWSResponse(request.url, status, {}, Raw())
+
+
+def lose_the_answer(request: Any, **_: Any) -> None:
+    """A `before-send` hook: the request reaches the server, the answer does not come back."""
+    from botocore.exceptions import ConnectionClosedError
+
+    headers = {name: value.decode() if isinstance(value, bytes) else value for name, value in request.headers.items()}
+    headers = {"Content-Type": "application/octet-stream", **headers, "Expect": ""}
+    body = request.body if isinstance(request.body, bytes) else request.body.read()
+    urllib.request.urlopen(urllib.request.Request(request.url, body, headers, method=request.method)).read()
+    raise ConnectionClosedError(endpoint_url=request.url)
+
+
+@pytest.fixture
+def intercept(s3: S3Store) -> Iterator[Callable[..., None]]:
+    """Called with a list of hooks: each request of an operation meets the next one, then requests pass."""
+    events, registered = s3.client.meta.events, []
+
+    def start(hooks: list[Callable[..., Any]], operation: str = "before-send.s3.PutObject") -> None:
+        registered.append((operation, lambda **given: hooks.pop(0)(**given) if hooks else None))
+        events.register(*registered[-1])
+
+    yield start
+    for operation, handler in registered:
+        events.unregister(operation, handler)
+
+
+@pytest.mark.parametrize("failures", [1, 3, 7, 20])
+def test_refusals_that_pass_are_retried(s3: S3Store, intercept: Callable[..., None], clock: Any, failures: int) -> None:
+    mixed = [answer(409, "ConditionalRequestConflict"), answer(500, "InternalError"), answer(503, "SlowDown")]
+    intercept(left := (mixed * failures)[:failures])
+    assert s3.put_if_absent("k", b"mine") and not left
+    assert s3.get("k") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "refusal"), [(0, (500, "InternalError")), (7, (503, "SlowDown")), (120, (409, "OperationAborted"))]
+)
+def test_patience_ends(
+    s3: S3Store, intercept: Callable[..., None], clock: Any, patience_s: int, refusal: tuple[int, str]
+) -> None:
+    os.environ["ORTHOPLEX_STORE_PATIENCE_S"] = str(patience_s)  # which `clock` puts back
+    intercept(left := [answer(*refusal)] * 1000)
+    with pytest.raises(StoreError, match=f"{refusal[1]}.*tried for"):
+        s3.put_if_absent("k", b"mine")
+    assert patience_s - 5 <= clock.now <= patience_s
+    assert 1000 - len(left) >= 1 + patience_s / 5  # no pause is longer than 5 s
+    assert s3.list("") == []
+
+
+@pytest.mark.parametrize("patience", ["-1", "nan", "soon", "inf"])
+def test_patience_that_is_none(s3: S3Store, monkeypatch: pytest.MonkeyPatch, patience: str) -> None:
+    monkeypatch.setenv("ORTHOPLEX_STORE_PATIENCE_S", patience)
+    with pytest.raises(ConfigError, match=f"ORTHOPLEX_STORE_PATIENCE_S='{patience}'.*seconds"):
+        s3.get("k")
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 501])
+def test_what_is_hopeless_is_tried_once(s3: S3Store, intercept: Callable[..., None], clock: Any, status: int) -> None:
+    for operation, call in {
+        "PutObject": lambda: s3.put_if_absent("k", b"mine"),
+        "GetObject": lambda: s3.get("k"),
+        "ListObjectsV2": lambda: s3.list("k"),
+        "DeleteObject": lambda: s3.delete("k"),
+    }.items():
+        intercept(left := [answer(status, "Refused")] * 3, f"before-send.s3.{operation}")
+        with pytest.raises(StoreError, match="Refused"):
+            call()
+        assert len(left) == 2 and clock.now == 0
+
+
+def test_a_wait_is_told(s3: S3Store, intercept: Callable[..., None], clock: Any, caplog: Any) -> None:
+    intercept([answer(503, "SlowDown")] * 20)
+    s3.put("k", b"")
+    assert len(caplog.records) == 1
+    assert re.search(r"SlowDown.*trying for another 11\d s", caplog.text)
+
+
+def test_our_own_put_whose_answer_was_lost_is_a_win(s3: S3Store, intercept: Callable[..., None], clock: Any) -> None:
+    intercept(left := [lose_the_answer])
+    assert s3.put_if_absent("k", b"mine, nonce 1") and not left
+    assert s3.get("k") == b"mine, nonce 1"
+
+
+def test_a_412_to_another_writer_is_a_defeat(s3: S3Store, intercept: Callable[..., None], clock: Any) -> None:
+    s3.put("k", b"theirs, nonce 2")
+    intercept([answer(500, "InternalError")])
+    assert not s3.put_if_absent("k", b"mine, nonce 1")
+    assert s3.get("k") == b"theirs, nonce 2"
+
+
+def test_the_last_answer_lost_is_read_back(s3: S3Store, intercept: Callable[..., None], clock: Any) -> None:
+    hooks = [answer(500, "InternalError")] * 10 + [lose_the_answer] + [answer(500, "InternalError")] * 1000
+    intercept(hooks)
+    assert s3.put_if_absent("k", b"mine, nonce 1") and clock.now > 100
+
+
+def failures(store: Store) -> list[str]:
+    """The message of every verb, each of which must fail."""
+    messages = []
+    for call in (
+        lambda: store.get("t/x"),
+        lambda: store.put("t/x", b""),
+        lambda: store.upload("t/x", Path(__file__)),
+        lambda: store.download("t/x", Path(tempfile.gettempdir()) / f"orthoplex-{uuid.uuid4().hex}"),
+        lambda: store.list_folders("t"),
+        lambda: store.delete("t/x"),
+        lambda: store.put_if_absent("t/x", b"1"),
+        lambda: store.list("t/", limit=1),
+        lambda: probe(store),
+    ):
+        with pytest.raises(StoreError) as caught:
+            call()
+        assert not isinstance(caught.value, KeyAbsentError)
+        messages.append(str(caught.value))
+    for message in messages:
+        assert "\n" not in message and store.uri in message
+        for secret in (os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY"), "hunter2"):
+            assert not secret or secret not in message
+    return messages
+
+
+def test_no_such_bucket(s3_endpoint: str, s3_bucket: str) -> None:
+    for message in failures(S3Store("no-such-bucket")):
+        assert "no such bucket; create it" in message and s3_endpoint.removeprefix("http://") in message
+
+
+def test_no_server(s3_bucket: str, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9: cannot list 't/': cannot connect.*AWS_ENDPOINT_URL"):
+        S3Store("bucket").list("t/")
+    assert 115 < clock.now < 120
+    assert all("cannot connect" in message for message in failures(S3Store("bucket")))
+
+
+def test_no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert all("no credentials found; set AWS_PROFILE" in message for message in failures(S3Store(s3_bucket)))
+
+
+def test_a_profile_or_endpoint_that_is_wrong(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "user:hunter2@host")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL is not a URL") as caught:
+        S3Store(s3_bucket).get("x")
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreError, match="ProfileNotFound"):
+        S3Store(s3_bucket).get("x")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(403, "AccessDenied", "allow s3:GetObject"), (403, "InvalidAccessKeyId", "credentials refused"),
+     (403, "SignatureDoesNotMatch", "credentials refused"), (400, "ExpiredToken", "credentials refused"),
+     (400, "SomethingElse", "SomethingElse")],
+)  # fmt: skip
+def test_refusals_are_explained_and_secrets_kept(
+    s3: S3Store, intercept: Callable[..., None], status: int, code: str, expected: str
+) -> None:
+    intercept([answer(status, code)] * 10, "before-send.s3")
+    assert all(expected in message for message in failures(s3))
+
+
+def test_hostile_names_in_a_bucket_are_not_listed(s3: S3Store) -> None:
+    for key in ("t/a/../b", "t/ä", "t/ok"):
+        s3.client.put_object(Bucket=s3.bucket, Key=key, Body=b"")
+    assert s3.list("t/") == ["t/ok"]
+    assert s3.list("t/", limit=1) == ["t/ok"]
+
+
+def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path) -> None:
+    """Of small objects, conditional ones and those sent in parts."""
+    bucket = f"locked-{uuid.uuid4().hex}"
+    s3.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    (tmp_path / "large").write_bytes(bytes((16 << 20) + 1))
+    store = open_store(f"s3://{bucket}/a?sse=aws:kms&kms_key=key-1&lock_mode=GOVERNANCE&lock_days=30")
+    asked: list[Any] = []
+    for operation in ("PutObject", "CreateMultipartUpload"):
+        store.client.meta.events.register(f"before-call.s3.{operation}", lambda params, **_: asked.append(params))
+    store.put("put", b"1")
+    assert store.put_if_absent("new", b"2")
+    assert store.upload("large", tmp_path / "large").size == (16 << 20) + 1
+    for key in ("put", "new", "large"):
+        head = s3.client.head_object(Bucket=bucket, Key=f"a/{key}")
+        assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "key-1")
+    for headers in [params["headers"] for params in asked]:  # moto's answers leave retention out
+        assert headers["x-amz-object-lock-mode"] == "GOVERNANCE"
+        until = datetime.fromisoformat(headers["x-amz-object-lock-retain-until-date"])
+        assert 29.9 < (until - datetime.now(UTC)).total_seconds() / 86400 <= 30
+    assert len(asked) == 3 and all("Content-MD5" in params["headers"] for params in asked[:2])
+    head = s3.client.head_object(Bucket=s3.bucket, Key=(s3.put("plain", b""), "plain")[1])
+    assert "SSEKMSKeyId" not in head and "ObjectLockMode" not in head
