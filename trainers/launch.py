@@ -18,7 +18,7 @@ from cluster.resources import ClusterConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 from trainers.train_loop import train_loop
 
-POLL_S = 0.5
+POLL_S, CLOSE_S = 0.5, 10.0
 
 
 class WorkersLost(Exception):
@@ -40,8 +40,13 @@ class Feed:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def put_order(self, order: Order | None) -> None:
-        """Sets the task to train now; None ends the stream."""
+        """Sets the task to train now; None ends the stream. What was reported before concerns it only where the group
+        has failed for good."""
         async with self.changed:
+            before = [self.events.get_nowait() for _ in range(self.events.qsize())]
+            for event in before:
+                if isinstance(event, Failed):
+                    self.events.put_nowait(event)
             self.number, self.order, self.ready = self.number + 1, order, True
             self.changed.notify_all()
 
@@ -61,7 +66,7 @@ class Feed:
 
     async def report(self, event: Event) -> None:
         """Adds an event from a worker. A group that breaks is one event, and its successor gets no order yet."""
-        if isinstance(event, Lost):
+        if isinstance(event, Lost) and not (self.ready and self.order is None):
             self.ready, told, self.told = False, self.told, event.kind != "workers"
             if told:
                 return
@@ -110,7 +115,7 @@ class WorkerGroup:
 
         if kind is None:
             ray.get(self.feed.put_order.remote(None))
-            ray.get(self.fitted)
+            ray.wait([self.fitted], timeout=CLOSE_S)  # all is committed: a group that breaks now is not waited for
         ray.kill(self.feed)
         self.folder.cleanup()
 

@@ -122,7 +122,10 @@ class Worker:
 
         Raises:
             IntegrityError: bytes with another digest than their commit says, or that do not fit the model.
+            RuntimeError: this worker holds what is not committed; another is to take its place.
         """
+        if self.known > order.index:
+            raise RuntimeError(f"ordered to train task {order.index + 1}, but {self.known} tasks are known here")
         for pair, digests in zip(files, order.digests[self.known :], strict=True):
             if tuple(hashlib.sha256(data).hexdigest() for data in pair) != digests:
                 raise IntegrityError(f"history: the files of task {self.known + 1} are not those of its commit")

@@ -122,7 +122,7 @@ def test_a_store_that_stays_away(behind: Callable[..., Any], tmp_path: Path, mon
     (tmp_path / "got").write_bytes(b"")
     for call in (lambda: store.get("k"), lambda: store.put_if_absent("k", b"1"), lambda: store.list("k")):
         started = time.monotonic()
-        with pytest.raises(StoreError, match=r"tried for 0 s \(ORTHOPLEX_STORE_PATIENCE_S\)"):
+        with pytest.raises(StoreError, match=r"tried for [01] s \(ORTHOPLEX_STORE_PATIENCE_S\)"):
             call()
         assert time.monotonic() - started < 2
     with pytest.raises(StoreError):

@@ -6,14 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster.local import LocalCluster, down, read, up
-from cluster.processes import alive
+from cluster.local import LocalCluster
+from tests.e2e.nodes import Nodes
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}
@@ -30,15 +29,9 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    state = tmp_path_factory.mktemp("cluster") / "state.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_AUTH_MODE", raising=False)
-        started = up(state)
-        ENVIRONMENT.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=started.token_path)
-        yield started
-        down(state)
-    assert not any(map(alive, started.processes)) and read(state) is None and not Path(started.folder).exists()
+def cluster(nodes: Nodes) -> LocalCluster:
+    ENVIRONMENT.update(nodes.environment)
+    return nodes.cluster
 
 
 @pytest.fixture(scope="module")

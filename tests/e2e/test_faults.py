@@ -9,19 +9,16 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from safetensors.numpy import load
 
-from cluster import local
-from cluster.processes import identify
 from cluster.storage import LocalStore
 from orchestrator.registry import Track
 from orchestrator.state import RunState, replay
+from tests.e2e.nodes import Nodes
 from tests.e2e.tiny import REPO, command, config_file
 
 INSTANTS = [(what, seed) for seed in range(7) for what in ("worker", "driver", "node")]
@@ -29,46 +26,9 @@ CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]
 TIMEOUT_S = 240
 
 
-class Nodes:
-    """The cluster of `cluster.local`, whose second node may be killed and replaced."""
-
-    def __init__(self, state: Path) -> None:
-        self.state, self.cluster = state, local.up(state)
-
-    def processes(self, node: int) -> list[psutil.Process]:
-        process = psutil.Process(self.cluster.processes[node].pid)
-        return [process, *process.children(recursive=True)]
-
-    def workers(self) -> list[psutil.Process]:
-        found = (process for node in range(2) for process in self.processes(node))
-        return [process for process in found if "RayTrainWorker" in process.name()]
-
-    def lose_node(self) -> None:
-        for process in reversed(self.processes(1)):
-            process.kill()
-        os.waitpid(self.cluster.processes[1].pid, 0)
-
-    def add_node(self) -> None:
-        pid = local.start_node([f"--address={self.cluster.address}"], Path(self.cluster.folder) / "node1.log")
-        self.cluster = local.LocalCluster(
-            **{**vars(self.cluster), "processes": (self.cluster.processes[0], identify(pid))}
-        )
-        local.write(self.state, self.cluster)
-        local.wait_for_nodes(self.cluster, 2)
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    state = tmp_path_factory.mktemp("cluster") / "cluster.json"
-    try:
-        yield Nodes(state)
-    finally:
-        local.down(state)
-
-
 def start(nodes: Nodes, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     words = ["--set", f"cluster.address={nodes.cluster.address}", "--set", "cluster.max_failures=5"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **nodes.environment, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command("run", str(config_file(folder, 3, folder / "store")), *words),
         cwd=REPO, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT,

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import cluster.storage
 from cluster.storage import LocalStore, S3Store
 from orchestrator.catalog import rows_of
 from orchestrator.garbage import Collector
@@ -62,7 +61,7 @@ def die_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    monkeypatch.setattr(cluster.storage, "_sync", counted(cluster.storage._sync))
+    monkeypatch.setattr(os, "fsync", counted(os.fsync))
     monkeypatch.setattr(os, "link", counted(os.link))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
 

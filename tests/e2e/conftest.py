@@ -1,0 +1,16 @@
+"""One cluster for the whole session: a start takes half a minute."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.nodes import Nodes
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_AUTH_MODE", raising=False)
+        started = Nodes(tmp_path_factory.mktemp("cluster") / "cluster.json")
+        yield started
+        started.end()

@@ -1,0 +1,51 @@
+"""Two Ray nodes on this machine for all end-to-end tests that need a cluster."""
+
+import os
+from pathlib import Path
+
+import psutil
+
+from cluster import local
+from cluster.processes import alive, identify
+
+
+class Nodes:
+    """The cluster of `cluster.local`, whose second node may be killed and replaced."""
+
+    def __init__(self, state: Path) -> None:
+        self.state, self.cluster = state, local.up(state)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What lets a process in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.cluster.token_path}
+
+    def processes(self, node: int) -> list[psutil.Process]:
+        process = psutil.Process(self.cluster.processes[node].pid)
+        return [process, *process.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        found = (process for node in range(2) for process in self.processes(node))
+        return [process for process in found if "RayTrainWorker" in process.name()]
+
+    def lose_node(self) -> None:
+        for process in reversed(self.processes(1)):
+            process.kill()
+        os.waitpid(self.cluster.processes[1].pid, 0)
+
+    def add_node(self) -> None:
+        pid = local.start_node(
+            [f"--address={self.cluster.address}"],
+            Path(self.cluster.folder) / "node1.log",
+            Path(self.cluster.token_path),
+        )
+        self.cluster = local.LocalCluster(
+            **{**vars(self.cluster), "processes": (self.cluster.processes[0], identify(pid))}
+        )
+        local.write(self.state, self.cluster)
+        local.wait_for_nodes(self.cluster, 2)
+
+    def end(self) -> None:
+        local.down(self.state)
+        assert not any(map(alive, self.cluster.processes))
+        assert local.read(self.state) is None and not Path(self.cluster.folder).exists()
