@@ -253,7 +253,9 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     attach(modules)
     if compiled:
         compile_blocks(backbone.model)
-    job = Job(ModelConfig(name=setting.model), adapter, setting.train, DeepSpeedConfig(zero_stage=2), "", ())
+    job = Job(
+        "benchmark", ModelConfig(name=setting.model), adapter, setting.train, DeepSpeedConfig(zero_stage=2), "", ()
+    )
     order = Order(0, 1, "", (), (), "", {}, False)
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(

@@ -153,7 +153,9 @@ class Controller:
 
     def _job(self, refs: Sequence[Any]) -> Job:
         config = self.config
-        return Job(config.model, config.adapter, config.train, config.deepspeed, self.store.uri, tuple(refs))
+        return Job(
+            self.track.label, config.model, config.adapter, config.train, config.deepspeed, self.store.uri, tuple(refs)
+        )
 
     def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, str]]) -> Order:
         return Order(

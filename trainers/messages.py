@@ -20,8 +20,10 @@ class TaskRows:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker needs that does not change between tasks. `tasks` are references to `TaskRows`."""
+    """Everything a worker needs that does not change between tasks. `run` is team/name; `tasks` are references to
+    `TaskRows`."""
 
+    run: str
     model: ModelConfig
     adapter: AdapterConfig
     train: TrainConfig

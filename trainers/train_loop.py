@@ -22,6 +22,7 @@ from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started
 from trainers.models import compile_blocks, load_backbone
 from trainers.task_training import Leaving, Report, TaskTraining
 from trainers.training_log import TrainingLog
+from trainers.worker_log import WorkerLog
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -32,9 +33,12 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray
     import ray.train.torch
 
-    feed, began = config["feed"], time.time()
+    feed, job, began = config["feed"], config["job"], time.time()
+    tasks = ray.get(list(job.tasks))
+    log = WorkerLog(job.run, [task.name for task in tasks], ray.train.get_context().get_world_rank())
 
     def report(event: Any) -> None:
+        log.write(event)
         if dist.get_rank() == 0:
             ray.get(feed.report.remote(event))
 
@@ -54,12 +58,15 @@ def train_loop(config: dict[str, Any]) -> None:
     except Leaving:
         return
     except OrthoplexError as error:
-        evidence = getattr(error, "evidence", {})
-        ray.get(feed.report.remote(Failed(str(error), error.exit_code, evidence)))
+        failed = Failed(str(error), error.exit_code, getattr(error, "evidence", {}))
+        log.write(failed)
+        ray.get(feed.report.remote(failed))
         raise
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-            ray.get(feed.report.remote(Lost("out_of_memory", str(error).splitlines()[0])))
+            lost = Lost("out_of_memory", str(error).splitlines()[0])
+            log.write(lost)
+            ray.get(feed.report.remote(lost))
         raise
 
 

@@ -1,0 +1,72 @@
+"""The feed between controller and workers: what a group that breaks may and may not get."""
+
+import asyncio
+from typing import Any
+
+from trainers.launch import Feed
+from trainers.messages import Failed, Lost, Order, Progress
+
+ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False)
+DIED = Lost("workers", "rank 1 died")
+
+
+async def soon(waiting: Any) -> Any:
+    """The result, or None where there is none yet."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+    except TimeoutError:
+        return None
+
+
+def test_a_new_group_waits_for_the_controller() -> None:
+    async def story() -> None:
+        feed = Feed()
+        first = asyncio.ensure_future(feed.next_order(0))
+        assert await soon(first) is None
+        await feed.put_order(ORDER)
+        assert await first == (1, ORDER)
+        await feed.report(DIED)
+        again = asyncio.ensure_future(feed.next_order(0))  # the group that Ray starts in its place
+        assert await soon(again) is None
+        assert await feed.next_event(0.05) == DIED
+        await feed.put_order(ORDER)
+        assert await again == (2, ORDER)
+
+    asyncio.run(story())
+
+
+def test_one_failure_is_one_event() -> None:
+    """A worker says that it has no memory, then dies of it."""
+
+    async def story() -> None:
+        feed = Feed()
+        await feed.put_order(ORDER)
+        for event in (Lost("out_of_memory", "no room"), DIED, DIED):
+            await feed.report(event)
+        assert await feed.next_event(0.05) == Lost("out_of_memory", "no room")
+        assert await feed.next_event(0.05) == DIED  # the second death is another failure
+        assert await feed.next_event(0.05) is None
+
+    asyncio.run(story())
+
+
+def test_an_order_forgets_what_was_reported_before_it() -> None:
+    async def story() -> None:
+        feed, failed = Feed(), Failed("for good", 1)
+        for event in (DIED, Progress(0, "train", 1, 2), failed):
+            await feed.report(event)
+        await feed.put_order(ORDER)
+        assert await feed.next_event(0.05) == failed and await feed.next_event(0.05) is None
+
+    asyncio.run(story())
+
+
+def test_a_group_that_breaks_at_the_end_gets_its_end() -> None:
+    async def story() -> None:
+        feed = Feed()
+        await feed.put_order(ORDER)
+        await feed.put_order(None)
+        await feed.report(DIED)
+        assert await feed.next_order(0) == (2, None)
+
+    asyncio.run(story())
