@@ -133,10 +133,11 @@ class Worker:
         """
         if self.known > order.index:
             raise RuntimeError(f"ordered to train task {order.index + 1}, but {self.known} tasks are known here")
-        for pair, digests in zip(files, order.digests[self.known :], strict=True):
+        first = self.known + 1
+        for number, (pair, digests) in enumerate(zip(files, order.digests[self.known :], strict=True), start=first):
             if tuple(hashlib.sha256(data).hexdigest() for data in pair) != digests:
-                raise IntegrityError(f"history: the files of task {self.known + 1} are not those of its commit")
-            self.history.extend(artifact.parse(*pair))
+                raise IntegrityError(f"history: the files of task {number} are not those of its commit")
+        self.history.extend(*(artifact.parse(*pair) for pair in files))
 
     def run(self, order: Order) -> TaskDone:
         """Trains one task, takes it into the history, evaluates every task as the store will give it back, and uploads

@@ -71,20 +71,22 @@ class History:
                 for name, module in modules.items()
             }
 
-    def extend(self, adapter: TaskAdapter) -> None:
-        """Appends a committed task: its directions join the bases, its adapters the layers.
+    def extend(self, *adapters: TaskAdapter) -> None:
+        """Appends committed tasks, in order: their directions join the bases, their adapters the layers, each layer
+        written once however many tasks come.
 
         Raises:
-            IntegrityError: it names a layer that is not adapted here, or a shape does not fit its layer.
+            IntegrityError: one names a layer that is not adapted here, or a shape does not fit its layer.
         """
-        self._check(adapter)
-        self.tasks.append(adapter)
-        for bases, added in ((self.written, adapter.written), (self.read, adapter.read)):
-            for name, directions in added.items():
-                bases[name] = bases[name].joined(directions)
-        if self.config.orthogonality.saturation == "drop":
-            self._drop()
-        for name in adapter.modules:
+        for adapter in adapters:
+            self._check(adapter)
+            self.tasks.append(adapter)
+            for bases, added in ((self.written, adapter.written), (self.read, adapter.read)):
+                for name, directions in added.items():
+                    bases[name] = bases[name].joined(directions)
+            if self.config.orthogonality.saturation == "drop":
+                self._drop()
+        for name in dict.fromkeys(name for adapter in adapters for name in adapter.modules):
             self._install(name)
 
     @torch.no_grad()
