@@ -74,10 +74,8 @@ def as_worker(refs: list[Any], width: int) -> dict[str, float]:
             hashlib.sha256(data).hexdigest()
     tasks = [artifact.parse(*pair) for pair in files]
     parsed = time.monotonic()
-    bases: dict[str, Basis] = {}
-    for task in tasks:
-        for name, basis in task.written.items():
-            bases[name] = bases.get(name, Basis.empty(width)).joined(basis)
+    names = tasks[0].written
+    bases = {name: Basis.empty(width).joined(*(task.written[name] for task in tasks)) for name in names}
     held = sum(basis.columns_DH.nbytes for basis in bases.values())
     times = {"get": got - started, "check and parse": parsed - got, "join": time.monotonic() - parsed}
     return {**times, "bases GiB": held / GIB, "worker peak GiB": peak()}

@@ -7,7 +7,7 @@
 to the layer's output. Shape suffixes: D output width, K input width, R rank of one task, C of all, H of a basis.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -78,16 +78,22 @@ class History:
         Raises:
             IntegrityError: one names a layer that is not adapted here, or a shape does not fit its layer.
         """
-        for adapter in adapters:
-            self._check(adapter)
-            self.tasks.append(adapter)
-            for bases, added in ((self.written, adapter.written), (self.read, adapter.read)):
-                for name, directions in added.items():
-                    bases[name] = bases[name].joined(directions)
-            if self.config.orthogonality.saturation == "drop":
+        drops = self.config.orthogonality.saturation == "drop"
+        for batch in [(adapter,) for adapter in adapters] if drops else [adapters]:  # what is dropped depends on order
+            self._append(batch)
+            if drops:
                 self._drop()
         for name in dict.fromkeys(name for adapter in adapters for name in adapter.modules):
             self._install(name)
+
+    def _append(self, adapters: Sequence[TaskAdapter]) -> None:
+        for adapter in adapters:
+            self._check(adapter)
+            self.tasks.append(adapter)
+        for side, bases in (("written", self.written), ("read", self.read)):
+            added = [getattr(adapter, side) for adapter in adapters]
+            for name in dict.fromkeys(name for directions in added for name in directions):
+                bases[name] = bases[name].joined(*(each[name] for each in added if name in each))
 
     @torch.no_grad()
     def restore(self) -> None:

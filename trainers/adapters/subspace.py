@@ -26,9 +26,10 @@ class Basis:
         """H / D, the share of the space that is taken."""
         return self.columns_DH.shape[1] / self.columns_DH.shape[0]
 
-    def joined(self, added: "Basis") -> "Basis":
-        """Both, this one first; `added` must be orthogonal to it."""
-        return Basis(torch.cat([self.columns_DH, added.columns_DH], 1), torch.cat([self.spectrum_H, added.spectrum_H]))
+    def joined(self, *added: "Basis") -> "Basis":
+        """All of them, this one first; each must be orthogonal to those before."""
+        every = (self, *added)
+        return Basis(torch.cat([b.columns_DH for b in every], 1), torch.cat([b.spectrum_H for b in every]))
 
     def limited(self, most: int) -> "Basis":
         """The `most` directions of largest singular value, in their order; all where there are no more."""

@@ -286,3 +286,22 @@ def test_angles_between_tasks_show_protection() -> None:
         angles = history.angles()
         assert len(angles) == 2
         assert all((entry["smallest"] > 89.9) == right and entry["mean"] >= entry["smallest"] for entry in angles)
+
+
+@pytest.mark.parametrize("saturation", ["stop", "drop"])
+@pytest.mark.parametrize("kind", ["folded", "concatenated"])
+def test_a_stream_taken_over_at_once_is_that_of_task_by_task(kind: str, saturation: str) -> None:
+    """To the bit: a worker that starts late must not differ from one that trained every task."""
+    config = settings(history=kind, orthogonality={"saturation": saturation, "max_occupancy": 0.25})
+    one, other = bert(), bert()
+    history, late = history_of(one, config), history_of(other, config)
+    for seed in (1, 2, 3):
+        history.extend(kept_of(trained(history, config, seed), history))
+    late.extend(*history.tasks)
+    for side in ("written", "read"):
+        for name, columns in history.columns(side).items():
+            assert torch.equal(columns, late.columns(side)[name])
+    assert history.dropped == late.dropped
+    x = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        assert torch.equal(one(input_ids=x)[0], other(input_ids=x)[0])
