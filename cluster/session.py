@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,26 +58,31 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 def reap() -> list[str]:
     """Removes placement groups of this namespace whose driver is dead, and returns their ids.
 
-    Ray frees them itself, except some that were still waiting for room when their driver was told to stop: those would
-    hold whatever comes free for ever.
+    Ray frees them itself, except where the driver was killed while its workers were being placed: those would hold
+    their resources for ever. Death is noticed some seconds late, so a driver that waits for room calls this again.
     """
     import ray._private.state
     from ray._raylet import PlacementGroupID
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+    dead = {bytes.fromhex(job["JobID"]) for job in ray._private.state.jobs() if job["IsDead"]}
     accessor = ray._private.state.state._connect_and_get_accessor()
     groups = [PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
-    left = [group for group in groups if orphaned(group)]
+    left = [group for group in groups if orphaned(group, dead)]
     for group in left:
         remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
     return [group.placement_group_id.hex() for group in left]
 
 
-def orphaned(group: Any) -> bool:
-    """Whether a placement group (Ray's PlacementGroupTableData) is ours and nobody will use it again."""
+def orphaned(group: Any, dead: Collection[bytes]) -> bool:
+    """Whether a placement group (Ray's PlacementGroupTableData) is ours and nobody will use it again.
+
+    `dead` are the ids of dead jobs: `creator_job_dead` stays false for a group that an actor of the job made.
+    """
     gone = group.state == type(group).REMOVED
-    return group.ray_namespace == NAMESPACE and group.creator_job_dead and not group.is_detached and not gone
+    unused = group.creator_job_dead or group.creator_job_id in dead
+    return group.ray_namespace == NAMESPACE and unused and not group.is_detached and not gone
 
 
 def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:

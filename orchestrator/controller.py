@@ -174,7 +174,7 @@ class Controller:
             try:
                 return group.train(replace(order, accumulation=self.accumulation), watch)
             except WorkersLost as error:
-                watch.failures += 1
+                watch.broke()
                 attempt = Attempt(watch.failures, self.accumulation, watch.workers)
                 retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
                 if not retry.again:

@@ -4,11 +4,12 @@ import time
 from typing import Protocol
 
 from cluster.resources import ClusterConfig
+from cluster.session import reap
 from orchestrator.run_log import RunLog
 from orchestrator.state import RunState
 from trainers.messages import Progress, Started
 
-PATIENCE_S = 60.0  # until a wait for workers is spoken of
+REAP_S, PATIENCE_S = 10.0, 60.0  # how often a wait for workers is looked into, until it is spoken of
 
 
 class Reporter(Protocol):
@@ -30,7 +31,7 @@ class Watch:
     def __init__(self, task: str, cluster: ClusterConfig, reporter: Reporter, log: RunLog) -> None:
         self.task, self.cluster, self.reporter, self.log = task, cluster, reporter, log
         self.workers, self.failures, self.kept = cluster.num_workers.max, 0, 0
-        self.asked, self.waiting = time.time(), True
+        self._wait()
 
     def __call__(self, event: Started | Progress | None) -> None:
         """Takes an event of the worker group; None says that nothing happens."""
@@ -43,9 +44,17 @@ class Watch:
                     self.kept, self.failures = event.step, 0  # it got further since the failure before
                 self.log.progress = {key: getattr(event, key) for key in ("index", "phase", "step", "total_steps")}
                 self.reporter.progress(self.task, event)
-            case None if self.waiting and time.time() - self.asked > PATIENCE_S:
-                self.waiting = False
-                self._shortage()
+            case None if self.waiting and time.time() > self.look_at:
+                self._look()
+
+    def broke(self) -> None:
+        """The group broke; another is on its way."""
+        self.failures += 1
+        self._wait()
+
+    def _wait(self) -> None:
+        self.asked, self.waiting, self.silent = time.time(), True, True
+        self.look_at = self.asked + REAP_S
 
     def _started(self, event: Started) -> None:
         self.workers, self.waiting = event.workers, False
@@ -54,8 +63,13 @@ class Watch:
         if self.cluster.num_workers.elastic:
             self.reporter.say(f"{event.workers} workers are training")
 
-    def _shortage(self) -> None:
+    def _look(self) -> None:
+        """Frees what dead drivers hold, and says once what is missing."""
         import ray
 
-        short = self.cluster.shortage(ray.available_resources())
-        self.reporter.say(f"still waiting for workers: {short or 'they are starting'}")
+        self.look_at = time.time() + REAP_S
+        reap()
+        if self.silent and time.time() - self.asked > PATIENCE_S:
+            self.silent = False
+            short = self.cluster.shortage(ray.available_resources())
+            self.reporter.say(f"still waiting for workers: {short or 'they are starting'}")

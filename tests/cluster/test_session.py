@@ -10,6 +10,8 @@ from cluster.session import NAMESPACE, orphaned
     [
         ({}, True),
         ({"creator_job_dead": False}, False),
+        ({"creator_job_dead": False, "creator_job_id": b"dead"}, True),
+        ({"creator_job_dead": False, "creator_job_id": b"alive"}, False),
         ({"is_detached": True}, False),
         ({"ray_namespace": "someone-else"}, False),
         ({"state": 3}, False),  # REMOVED
@@ -20,4 +22,4 @@ def test_orphaned(changed: dict[str, object], expected: bool) -> None:
 
     assert PlacementGroupTableData.REMOVED == 3
     group = PlacementGroupTableData(**{"ray_namespace": NAMESPACE, "creator_job_dead": True, "state": 0, **changed})
-    assert orphaned(group) is expected
+    assert orphaned(group, {b"dead"}) is expected
