@@ -6,6 +6,7 @@ Three instants by default, all of them with ORTHOPLEX_FAULTS=1 (`make test-fault
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -26,11 +27,11 @@ CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]
 TIMEOUT_S = 240
 
 
-def start(nodes: Nodes, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(nodes: Nodes, folder: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
     words = ["--set", f"cluster.address={nodes.cluster.address}", "--set", "cluster.max_failures=5"]
     environment = {**os.environ, **nodes.environment, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        command("run", str(config_file(folder, 3, folder / "store")), *words),
+        command("run", str(config_file(folder, 3, folder / "store")), *words, *more),
         cwd=REPO, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -92,3 +93,33 @@ def test_a_kill_changes_nothing(
         run.kill()
     assert outcome(tmp_path) == expected, f"{what} killed after {instant:.1f} s\n{log.read_text()}"
     print(json.dumps({"killed": what, "after_s": round(instant, 1), "of_s": round(took, 1)}))
+
+
+@pytest.mark.skipif(not os.environ.get("ORTHOPLEX_FAULTS"), reason="minutes: `make test-faults`")
+def test_an_elastic_run_goes_on_with_one_worker_and_grows_again(nodes: Nodes, tmp_path: Path) -> None:
+    """Two workers, then one after a node is lost, then two; the task goes on from its checkpoints all the while."""
+
+    def grown_to(count: int) -> None:
+        entries = Track(LocalStore(tmp_path / "store"), "default", "tiny").entries
+        deadline = time.monotonic() + TIMEOUT_S
+        while [e.body["workers"] for e in entries() if e.op == "workers"][-1:] != [count]:
+            assert time.monotonic() < deadline and run.poll() is None, log.read_text()
+            time.sleep(1)
+
+    log = tmp_path / "log"
+    words = ["cluster.num_workers={min: 1, max: 2}", "train.epochs=5000", "train.checkpoint_steps=20"]
+    run = start(nodes, tmp_path, log, *(word for each in words for word in ("--set", each)))
+    try:
+        grown_to(2)
+        time.sleep(15)
+        nodes.lose_node()
+        grown_to(1)
+        time.sleep(15)
+        nodes.add_node()
+        grown_to(2)
+        run.terminate()
+        assert run.wait(60) == 130, log.read_text()
+    finally:
+        run.kill()
+    steps = [int(step) for step in re.findall(r"kind: resume (\d+)/", log.read_text())]
+    assert len(steps) >= 2 and steps == sorted(set(steps)), log.read_text()  # each time from further on
