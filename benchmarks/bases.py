@@ -48,17 +48,13 @@ def publish(track: Track, options: argparse.Namespace, folder: Path) -> None:
         track.append("commit", body, after=track.head(), valid=lambda _: None)
 
 
-def read(track: Track) -> tuple[list[tuple[bytes, bytes]], float]:
+def read(track: Track) -> tuple[list[tuple[bytes, ...]], float]:
     """Every task's files, checked, as the driver reads them; and the seconds."""
     started = time.monotonic()
     commits = [entry.body for entry in track.entries() if entry.op == "commit"]
 
-    def pair(commit: dict[str, Any]) -> tuple[bytes, bytes]:
-        manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        return tuple(track.read_file(commit["prefix"], manifest, name) for name in (ADAPTER_FILE, BASES_FILE))  # type: ignore[return-value]
-
     with ThreadPoolExecutor(READERS) as pool:
-        files = list(pool.map(pair, commits))
+        files = list(pool.map(lambda commit: track.committed(commit, ADAPTER_FILE, BASES_FILE), commits))
     return files, time.monotonic() - started
 
 

@@ -47,8 +47,8 @@ def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[A
     from orchestrator.registry import Track
 
     track = Track(open_store(store), state.team, state.name)
-    manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-    table = pq.read_table(io.BytesIO(track.read_file(commit["prefix"], manifest, "training.parquet")))
+    (data,) = track.committed(commit, "training.parquet")
+    table = pq.read_table(io.BytesIO(data))
     columns: dict[str, list[Any]] = table.to_pydict()
     return columns
 

@@ -252,8 +252,7 @@ class Controller:
 
     def _files(self, commit: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """A committed task's adapter and directions, checked against its manifest."""
-        manifest = self.track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        adapter, bases = (self.track.read_file(commit["prefix"], manifest, name) for name in (ADAPTER_FILE, BASES_FILE))
+        adapter, bases = self.track.committed(commit, ADAPTER_FILE, BASES_FILE)
         return adapter, bases
 
     def _guard(self) -> None:

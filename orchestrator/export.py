@@ -57,8 +57,8 @@ def export(
 
 def read_adapter(track: Track, commit: Mapping[str, Any]) -> TaskAdapter:
     """A committed task's adapter, its files checked against their digests."""
-    manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-    return parse(*(track.read_file(commit["prefix"], manifest, name) for name in (ADAPTER_FILE, BASES_FILE)))
+    adapter, bases = track.committed(commit, ADAPTER_FILE, BASES_FILE)
+    return parse(adapter, bases)
 
 
 def load_base(config: ModelConfig, commits: Sequence[Mapping[str, Any]]) -> Backbone:

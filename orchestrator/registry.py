@@ -107,6 +107,11 @@ class Track(Log):
             raise IntegrityError(f"{prefix}/{MANIFEST}: was changed; its sha256 is {digest(data)}, not {sha256}")
         return parse_manifest(data, f"{prefix}/{MANIFEST}")
 
+    def committed(self, commit: Mapping[str, Any], *paths: str) -> tuple[bytes, ...]:
+        """Files of the version that a commit names, checked against its manifest; errors as of those two methods."""
+        manifest = self.read_manifest(commit["prefix"], commit["manifest_sha256"])
+        return tuple(self.read_file(commit["prefix"], manifest, path) for path in paths)
+
     def read_file(self, prefix: str, manifest: Mapping[str, Any], path: str) -> bytes:
         """One file of a version. Raises KeyAbsentError where the manifest does not list it, IntegrityError where it is
         missing or differs from the manifest."""
