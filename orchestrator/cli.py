@@ -30,7 +30,6 @@ app = typer.Typer(
 )
 app.add_typer(adapters, name="adapters")
 adapters.command("serve-layout")(cli_handoff.serve_layout)
-cli_cluster.register(app)
 
 WATCH_S = 5.0
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
@@ -185,6 +184,9 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
         )
     else:
         print_explanation(state, logs)
+
+
+cli_cluster.register(app)  # after the verbs above, so that help shows them first
 
 
 def main() -> None:
