@@ -131,7 +131,7 @@ class Controller:
                 stop()
 
             for cluster, indices in groupby(pending, self._cluster):
-                self.reporter.say(f"starting {cluster.num_workers} workers")
+                self.reporter.say(f"starting {cluster.num_workers} worker{'s' if cluster.num_workers.max > 1 else ''}")
                 if shortage := cluster.shortage(ray.cluster_resources()):
                     self.reporter.say(f"waiting for the cluster to grow: {shortage}")
                 with WorkerGroup(job, cluster, check) as group:
