@@ -106,6 +106,9 @@ def test_an_elastic_run_goes_on_with_one_worker_and_grows_again(nodes: Nodes, tm
             assert time.monotonic() < deadline and run.poll() is None, log.read_text()
             time.sleep(1)
 
+    def resumed() -> list[int]:
+        return [int(step) for step in re.findall(r"kind: resume (\d+)/", log.read_text())]
+
     log = tmp_path / "log"
     words = ["cluster.num_workers={min: 1, max: 2}", "train.epochs=5000", "train.checkpoint_steps=20"]
     run = start(nodes, tmp_path, log, *(word for each in words for word in ("--set", each)))
@@ -117,9 +120,10 @@ def test_an_elastic_run_goes_on_with_one_worker_and_grows_again(nodes: Nodes, tm
         time.sleep(15)
         nodes.add_node()
         grown_to(2)
+        while len(resumed()) < 2 and run.poll() is None:
+            time.sleep(0.5)
         run.terminate()
         assert run.wait(60) == 130, log.read_text()
     finally:
         run.kill()
-    steps = [int(step) for step in re.findall(r"kind: resume (\d+)/", log.read_text())]
-    assert len(steps) >= 2 and steps == sorted(set(steps)), log.read_text()  # each time from further on
+    assert resumed() == sorted(set(resumed())), log.read_text()  # each time from further on
