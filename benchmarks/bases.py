@@ -23,7 +23,7 @@ from benchmarks.harness import Results, Row, markdown, provenance
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from cluster.storage import LocalStore, upload_files
-from orchestrator.controller import READERS
+from orchestrator.log import READERS
 from orchestrator.registry import Track
 from trainers.adapters import artifact
 from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter

@@ -2,10 +2,11 @@
 
 import io
 import json
-import math
 from typing import Annotated, Any
 
 import typer
+
+from cluster.plain import finite
 
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
@@ -56,12 +57,3 @@ def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[A
 def print_json(value: Any) -> None:
     """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def finite(value: Any) -> Any:
-    """The value with None for every NaN and infinity in it."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,8 @@ from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
 from orchestrator.fork import Fork, take_over
 from orchestrator.guards import decide, forecast
-from orchestrator.lineage import PACKAGES, code_version, package_version, trained_against
+from orchestrator.lineage import code_version
+from orchestrator.log import READERS
 from orchestrator.registry import Track, digest
 from orchestrator.retries import Attempt, decide_retry
 from orchestrator.run_log import RunLog
@@ -32,8 +33,6 @@ from trainers.launch import WorkerGroup, WorkersLost
 from trainers.messages import Job, Order, Score, TaskDone, TaskRows
 from trainers.models import check_model
 from trainers.prompts import Prompt, prompt_for
-
-READERS = 16
 
 
 class Controller:
@@ -66,7 +65,7 @@ class Controller:
         check_model(self.config.model, self.config.adapter)
         probe(self.store)
         lease_s = self.config.cluster.lease_s
-        versions = {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        versions = {**code_version()["packages"], "python": platform.python_version()}
         start = {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")}
         self.log.take(start, lease_s, self.reporter.say)
         try:
@@ -137,7 +136,7 @@ class Controller:
                 with WorkerGroup(job, cluster, check) as group:
                     for index in indices:
                         done = self._trained(group, self._order(index, history, digests))
-                        pair = self._commit(done, data[index])
+                        pair = self._commit(done, data[index], [bases for _, bases in digests])
                         history.append(ray.put(pair))
                         digests.append(digests_of(pair))
                         self._announce()
@@ -198,9 +197,10 @@ class Controller:
         for warning in forecast(self.config.adapter.orthogonality, self.state, left):
             self.reporter.say(f"warning: {warning}")
 
-    def _commit(self, done: TaskDone, data: TaskData) -> tuple[bytes, bytes]:
+    def _commit(self, done: TaskDone, data: TaskData, against: Sequence[str]) -> tuple[bytes, bytes]:
         """One log entry makes adapter, new directions, metrics row and budget exist together.
 
+        `against` is the sha256 of the directions that each earlier task left: what the adapter was kept out of.
         Returns the task's adapter and directions, as they were read back from the store before the commit.
         """
         self._check_base(done)
@@ -230,7 +230,7 @@ class Controller:
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
             "parents": [commit["manifest_sha256"] for commit in self.state.commits],
-            "trained_against": trained_against(self.track, self.state.commits, BASES_FILE),
+            "trained_against": list(against),
             "config": self.config.model_dump(mode="json"),
             "code": code_version(),
             "metrics": {split: body[split] for split in ("validation", "test")},

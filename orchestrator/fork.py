@@ -1,6 +1,5 @@
 """A new stream from the first tasks of another, which is left as it is."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +63,6 @@ def copied(fork: Fork, state: RunState, index: int, target: Track) -> dict[str, 
     target.store.put(f"{prefix}/{MANIFEST}", fork.source.store.get(f"{commit['prefix']}/{MANIFEST}"))
     target.read_manifest(prefix, commit["manifest_sha256"])
     kept = {key: value for key, value in commit.items() if key not in OF_THE_SOURCE}
-    scores = {
-        split: seen(commit, split, fork.tasks) for split in ("validation", "test", "zero_shot") if split in commit
-    }
+    shared = [split for split in ("validation", "test", "zero_shot") if split in commit]
+    scores = {split: commit[split][: fork.tasks] for split in shared}  # later tasks may be others here
     return {**kept, **scores, "prefix": prefix, "forked_from": state.reference(commit)}
-
-
-def seen(commit: Mapping[str, Any], split: str, tasks: int) -> list[Any]:
-    """The scores on the tasks that both streams have; later ones may be others."""
-    return list(commit[split][:tasks])

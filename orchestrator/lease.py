@@ -8,7 +8,7 @@ lease says, by its own clock, and takes over only where nothing new was written 
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +39,6 @@ def standing(driver: Mapping[str, Any], here: DriverProcess) -> Literal["alive",
     if other.pid == here.pid:
         return "gone"  # an earlier run of this very process
     return "alive" if start_time(other.pid) == other.started else "gone"
-
-
-def as_json(process: DriverProcess) -> dict[str, Any]:
-    """For a `start` entry."""
-    return asdict(process)
 
 
 def _space() -> str:

@@ -2,19 +2,20 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from orchestrator.aliases import aliases
 from orchestrator.entries import Entry
-from orchestrator.registry import Track, manifest_files
 from orchestrator.state import RunState
 
 PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
 GIT_TIMEOUT_S = 10
 
 
+@cache
 def code_version() -> dict[str, Any]:
     """{"packages": versions, `source` where the code runs without being installed; "git_commit": of the checkout that
     runs, or null; "git_changed": whether files of it differ from that commit, or null}."""
@@ -45,13 +46,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def trained_against(track: Track, commits: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """The sha256 of the directions (the file `name`) that each earlier task left, in order: what the adapter was kept
-    out of."""
-    manifests = (track.read_manifest(commit["prefix"], commit["manifest_sha256"]) for commit in commits)
-    return [manifest_files(manifest)[name].sha256 for manifest in manifests]
 
 
 def tree(state: RunState, entries: Sequence[Entry]) -> dict[str, Any]:

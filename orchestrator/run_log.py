@@ -4,11 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 from cluster.errors import ConflictError, StoreError
 from orchestrator.entries import Entry
-from orchestrator.lease import as_json, standing, this_process
+from orchestrator.lease import standing, this_process
 from orchestrator.registry import Track
 from orchestrator.state import ENDINGS, RunState, replay
 
@@ -36,11 +37,11 @@ class RunLog:
             ConflictError: another driver is alive. One that is silent for its lease is taken over from.
         """
         with self.lock:
-            start = {**body, "driver": as_json(this_process()), "lease_s": lease_s}
+            start = {**body, "driver": asdict(this_process()), "lease_s": lease_s}
             while self.lease is None:
                 self._wait_for_driver(say)
                 with suppress(ConflictError):  # somebody was quicker: look again
-                    self.lease = self._appended("start", start, self.state.driver).seq
+                    self.lease = self._appended("start", start).seq
 
     def append(self, op: str, body: Mapping[str, Any]) -> None:
         """Appends an entry under the lease; what others than drivers wrote meanwhile is taken in first.
@@ -50,17 +51,17 @@ class RunLog:
         """
         with self.lock:
             self.check()
-            self._appended(op, {**body, "lease": self.lease}, self.state.driver)
+            self._appended(op, {**body, "lease": self.lease})
             if op in ENDINGS:
                 self.lease = None
 
-    def _appended(self, op: str, body: dict[str, Any], driver: Mapping[str, Any] | None) -> Entry:
-        """The entry, appended while `driver` holds the run. Raises ConflictError where another does."""
-        others: list[Entry] = []
+    def _appended(self, op: str, body: dict[str, Any]) -> Entry:
+        """The entry, appended while the run is held as `state` says. Raises ConflictError where it is not any more."""
+        driver, others = self.state.driver, list[Entry]()
 
         def unchanged(since: Sequence[Entry]) -> None:
             others[:] = since
-            now = replay(self.track.team, self.track.name, [*self.entries, *since]).driver
+            now = self._replayed(since).driver if since else driver
             if now != driver:
                 raise self._taken_over(now)
 
@@ -150,5 +151,5 @@ class RunLog:
         self.entries += entries
         self.state, self.spoke = self._replayed(), time.monotonic()
 
-    def _replayed(self) -> RunState:
-        return replay(self.track.team, self.track.name, self.entries)
+    def _replayed(self, since: Sequence[Entry] = ()) -> RunState:
+        return replay(self.track.team, self.track.name, [*self.entries, *since])

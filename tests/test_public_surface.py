@@ -210,8 +210,8 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     controller._open([data])
     absent = replace(done, prefix=controller.track.fresh_prefix())
     with pytest.raises(errors.IntegrityError, match="is missing"):
-        controller._commit(absent, data)  # its files are nowhere: nothing is committed
-    controller._commit(done, data)
+        controller._commit(absent, data, [])  # its files are nowhere: nothing is committed
+    controller._commit(done, data, [])
 
     track = Track(LocalStore(tmp_path / "store"), "default", "s")
     started, opened, committed = track.entries()

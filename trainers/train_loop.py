@@ -46,9 +46,7 @@ def train_loop(config: dict[str, Any]) -> None:
         return dist.get_rank() == 0 and bool(ray.get(feed.is_leaving.remote()))
 
     try:
-        worker = Worker(
-            config["job"], ray.get(list(config["job"].tasks)), ray.train.torch.get_device(), report, leaving
-        )
+        worker = Worker(job, tasks, ray.train.torch.get_device(), report, leaving)
         report(Started(dist.get_world_size(), began, worker.seconds))
         number, order = agreed_order(feed, 0, worker.device)
         while order is not None:

@@ -4,13 +4,13 @@ Ray keeps the file with the node's other logs (`ray logs`, the dashboard); with 
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
+from cluster.plain import finite
 from trainers.messages import Event, Failed, Lost, Progress, Saved, Started, TaskDone
 
 KEPT: dict[type, tuple[str, ...]] = {
@@ -35,16 +35,11 @@ class WorkerLog:
             "task": None if index is None else self.tasks[index],
             "rank": self.rank,
             "event": NAMES[type(event)],
-            **{key: finite(value) for key, value in fields.items() if key in KEPT.get(type(event), tuple(fields))},
+            **{key: value for key, value in fields.items() if key in KEPT.get(type(event), tuple(fields))},
         }
-        print(json.dumps(line, default=str), file=self.stream or sys.stderr, flush=True)
+        print(json.dumps(finite(line), default=str), file=self.stream or sys.stderr, flush=True)
 
 
 NAMES = {
     Started: "started", Progress: "progress", Saved: "saved", TaskDone: "done", Lost: "lost", Failed: "failed",
 }  # fmt: skip
-
-
-def finite(value: Any) -> Any:
-    """The value, None for NaN and infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -33,6 +33,14 @@ def publish_one(track: Track, folder: Path, seed: object = 0) -> Entry:
     return publish(track, make_files(folder, seed), BODY, {"base_model": {"name": "minilm"}, "base_digest": "b" * 64})
 
 
+def track_with(versions: int, folder: Path) -> Track:
+    """A track in `folder`/store with that many versions."""
+    made = folder_track(folder / "store")
+    for number in range(versions):
+        publish_one(made, folder, number)
+    return made
+
+
 def read_everything(store: Store, team: str = "team", name: str = "stream") -> list[dict[str, bytes]]:
     """The files of every version, by path, as a reader gets them who trusts nothing but what is checked."""
     track = Track(store, team, name)

@@ -13,16 +13,13 @@ from orchestrator.aliases import aliases, at, moves, objections, promote, rollba
 from orchestrator.registry import Track
 from orchestrator.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.state import replay
-from tests.orchestrator.registries import ended, folder_track, in_child, publish_one
+from tests.orchestrator.registries import ended, folder_track, in_child, publish_one, track_with
 
 
 @pytest.fixture
 def track(tmp_path: Path) -> Track:
     """Three versions."""
-    made = folder_track(tmp_path / "store")
-    for number in range(3):
-        publish_one(made, tmp_path, number)
-    return made
+    return track_with(3, tmp_path)
 
 
 def named(track: Track) -> dict[str, int]:

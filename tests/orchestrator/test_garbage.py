@@ -26,6 +26,7 @@ from tests.orchestrator.registries import (
     make_files,
     publish_one,
     read_everything,
+    track_with,
 )
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
@@ -68,10 +69,7 @@ def test_old_indices_go() -> None:
 
 @pytest.fixture
 def track(tmp_path: Path) -> Track:
-    made = folder_track(tmp_path / "store")
-    for number in range(3):
-        publish_one(made, tmp_path, number)
-    return made
+    return track_with(3, tmp_path)
 
 
 def leave_orphan(track: Track, folder: Path) -> str:

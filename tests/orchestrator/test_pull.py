@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import ConfigError, IntegrityError, StoreError
 from orchestrator.pull import pull
 from orchestrator.registry import Track
-from tests.orchestrator.registries import folder_track, publish_one, read_everything
+from tests.orchestrator.registries import read_everything, track_with
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +22,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def track(tmp_path: Path) -> Track:
-    made = folder_track(tmp_path / "store")
-    for number in range(2):
-        publish_one(made, tmp_path, number)
-    return made
+    return track_with(2, tmp_path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from cluster.errors import ConflictError
 from cluster.processes import start_time
 from cluster.storage import LocalStore
-from orchestrator.lease import DriverProcess, as_json, standing, this_process
+from orchestrator.lease import DriverProcess, standing, this_process
 from orchestrator.registry import Track
 from orchestrator.run_log import RunLog
 from orchestrator.state import replay
@@ -36,7 +36,7 @@ def silent(_: str) -> None: ...
 
 
 def started_by(track: Track, process: DriverProcess, lease_s: float = 0.4) -> None:
-    track.append("start", {"driver": as_json(process), "lease_s": lease_s}, after=track.head())
+    track.append("start", {"driver": asdict(process), "lease_s": lease_s}, after=track.head())
 
 
 def ops(track: Track) -> list[str]:
@@ -46,12 +46,12 @@ def ops(track: Track) -> list[str]:
 def test_a_process_is_told_from_its_successor(sleeper: subprocess.Popen[bytes]) -> None:
     here = this_process()
     other = replace(here, pid=sleeper.pid, started=start_time(sleeper.pid))
-    assert standing(as_json(other), here) == "alive"
-    assert standing(as_json(replace(other, started=5)), here) == "gone"  # the pid was used again
-    assert standing(as_json(replace(other, space="container")), here) == "unknown"
+    assert standing(asdict(other), here) == "alive"
+    assert standing(asdict(replace(other, started=5)), here) == "gone"  # the pid was used again
+    assert standing(asdict(replace(other, space="container")), here) == "unknown"
     sleeper.kill()
     time.sleep(0.1)
-    assert standing(as_json(other), here) == "gone"  # dead, though nobody has waited for it yet
+    assert standing(asdict(other), here) == "gone"  # dead, though nobody has waited for it yet
 
 
 def test_a_live_driver_is_left_alone(track: Track, sleeper: subprocess.Popen[bytes]) -> None:
