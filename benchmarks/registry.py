@@ -1,14 +1,20 @@
 """What the store costs over raw clients: publish and pull against boto3 and pyarrow, on the same server in one run.
 
-    python -m benchmarks.registry --bucket BUCKET [--sizes 1 50 500] [--repeats 3] [--results FILE.json]
+    python -m benchmarks.registry --bucket BUCKET [--sizes 1 50 500] [--repeats 3] [--versions 100000] [--results FILE]
 
-The server is what AWS_ENDPOINT_URL and the AWS SDK's chain say; the bucket must exist. A publish is files under a fresh
-prefix, manifest and log entry; a pull is manifest and files, every digest checked. Raw clients move the same bytes from
-and to the same files and check nothing; they do 1,000 small files THREADS at a time, as the store does. All ways take
-turns, so that what else the machine does falls on each alike; figures are medians.
+The server is what AWS_ENDPOINT_URL and the AWS SDK's chain say; the bucket must exist. Elsewhere than on AWS pyarrow
+needs AWS_REQUEST_CHECKSUM_CALCULATION=when_required. A publish is files under a fresh prefix, manifest and log entry; a
+pull is manifest and files, every digest checked, into an empty cache. Raw clients move the same bytes from and to the
+same files and check nothing; they do 1,000 small files THREADS at a time, as the store does. All ways take turns, so
+that what else the machine does falls on each alike; figures are medians.
+
+Then a log of `--versions` commits is written (0: none), and what `adapters list` reads and prints is timed and its
+requests counted: the newest entry, all versions, those of one task, right after an index and at the most that stands
+behind one. Each time a fresh Track reads all; client and connections are there.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -23,35 +29,37 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Results, Row, attempt, markdown, provenance
-from cluster.storage import FileRecord, S3Store, download_files, upload_files
+from cluster.storage import S3Store
 from cluster.storage.files import THREADS
-from orchestrator.registry import Track, manifest_files
+from orchestrator import index
+from orchestrator.catalog import listed
+from orchestrator.entries import Entry, digest, parse_entry
+from orchestrator.log import INDEX_EVERY
+from orchestrator.publish import publish
+from orchestrator.pull import pull
+from orchestrator.registry import Track
+from orchestrator.seen import STATE_VARIABLE
 
 SUBJECT = "the store against raw clients"
 CPU = torch.device("cpu")
-SMALL_FILES, SMALL_BYTES, PUBLISHES = 1000, 4096, 50
+SMALL_FILES, SMALL_BYTES, PUBLISHES, TASKS = 1000, 4096, 50, 50
 
 
 class Ours:
-    """The store and the registry's log."""
+    """The registry, as `publish` and `adapters pull` use it."""
 
     def __init__(self, bucket: str) -> None:
         self.store = S3Store(bucket, f"bench/{uuid.uuid4().hex}")
         self.track = Track(self.store, "bench", "stream")
-        self.published: tuple[str, str] = ("", "")
+        self.commit: dict[str, Any] = {}
 
     def publish(self, folder: Path) -> None:
         """Files, manifest, log entry."""
-        prefix = self.track.fresh_prefix()
-        records = upload_files(self.store, prefix, folder)
-        sha256 = self.track.write_manifest(prefix, {}, records)
-        self.track.append("commit", {"prefix": prefix, "manifest_sha256": sha256}, after=self.track.head())
-        self.published = prefix, sha256
+        self.commit = publish(self.track, folder, {"task": "bench"}, {}).body
 
     def pull(self, folder: Path) -> None:
-        """Manifest and files, checked."""
-        records: list[FileRecord] = [*manifest_files(self.track.read_manifest(*self.published)).values()]
-        download_files(self.store, self.published[0], records, folder)
+        """Manifest and files, checked, into a folder that appears whole."""
+        pull(self.track, {"": self.commit}, folder)
 
     def forget(self, prefix: str = "") -> None:
         """Deletes what lies below a prefix: a server for tests has room for few versions."""
@@ -131,23 +139,24 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
     """
     ours = Ours(bucket)
     ways = {"boto3": Boto(ours.store, False), "boto3 managed": Boto(ours.store, True), "pyarrow": Arrow(ours.store)}
-    ours.track.append("open", {}, after=None)
     took: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="orthoplex-bench-") as temporary:
-        source, target = Path(temporary) / "source", Path(temporary) / "target"
+        source, target, cache = (Path(temporary) / name for name in ("source", "target", "state/files"))
         source.mkdir()
+        os.environ[STATE_VARIABLE] = str(cache.parent)
         names = [f"{number:04d}.safetensors" for number in range(len(sizes))]
         for name, size in zip(names, sizes, strict=True):
             (source / name).write_bytes(os.urandom(size))
         for turn in range(repeats + 1):  # the first one makes connections and is not counted
             for key, action in steps(ours, ways, (source, target), names, turn):
-                shutil.rmtree(target, ignore_errors=True)
+                for folder in (target, cache):
+                    shutil.rmtree(folder, ignore_errors=True)
                 target.mkdir()
                 started = time.perf_counter()
                 action()
                 seconds = time.perf_counter() - started
                 if key == "pull":
-                    ours.forget(f"{ours.published[0]}/")
+                    ours.forget(f"{ours.commit['prefix']}/")
                 if turn:
                     took.setdefault(key, []).append(seconds)
         for name in names:
@@ -176,7 +185,6 @@ def steps(
 def publishes(bucket: str, count: int) -> Row:
     """Publishes a second of one writer: 3 files of 20 KB, manifest, log entry."""
     ours = Ours(bucket)
-    ours.track.append("open", {}, after=None)
     with tempfile.TemporaryDirectory(prefix="orthoplex-bench-") as temporary:
         for number in range(3):
             (Path(temporary) / f"{number}.safetensors").write_bytes(os.urandom(20_000))
@@ -188,12 +196,64 @@ def publishes(bucket: str, count: int) -> Row:
     return {"a_second": count / sum(took), "p50_s": statistics.median(took), "p95_s": sorted(took)[int(count * 0.95)]}
 
 
+def listing(bucket: str, count: int, repeats: int) -> Row:
+    """Median seconds, and requests, of what reads a log of `count` versions."""
+    ours = Ours(bucket)
+    entries = extended(ours.track, [], count)
+    upto, data = len(entries), index.encode(entries)
+    ours.store.put(ours.track.index_key(upto), data)
+    body = {"upto": upto, "index_sha256": digest(data)}
+    entries.append(ours.track.append("index", body, after=entries[-1], valid=lambda _: None))
+    found: Row = {"versions": count, "index_bytes": len(data)}
+    for where, more in {"indexed": 0, "unindexed": INDEX_EVERY - 2}.items():
+        entries = extended(ours.track, entries, more)
+        found[where] = {"versions": count + more, **reads(ours.store, repeats)}
+    ours.forget()
+    return found
+
+
+def extended(track: Track, entries: list[Entry], count: int) -> list[Entry]:
+    """A log with `count` commits more, as `publish` writes them, but side by side."""
+    made = [*entries]
+    for _ in range(count):
+        last = made[-1] if made else None
+        body = {"version": len(made) + 1, "task": f"task-{len(made) % TASKS}", "active_parameters": 123_456}
+        stored = {"prefix": track.fresh_prefix(), "manifest_sha256": digest(b""), "stored_bytes": 10**6, "overlap": 0.1}
+        made.append(parse_entry(track._composed("commit", {**body, **stored}, last)))
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda entry: track.store.put(track._key(entry.seq), index.raw(entry)), made[len(entries) :]))
+    return made
+
+
+def reads(store: S3Store, repeats: int) -> Row:
+    """Seconds and requests of each reading."""
+    requests: list[str] = []
+    store.client.meta.events.register("before-send.s3", lambda **_: requests.append(""))
+    ways: dict[str, Callable[[], object]] = {
+        "newest": lambda: Track(store, "bench", "stream").head(),
+        "list": lambda: [json.dumps(row) for row in listed(store)],
+        "search": lambda: [json.dumps(row) for row in listed(store, "bench", "task-7")],
+    }
+    found: Row = {}
+    for name, way in ways.items():
+        took = []
+        for _ in range(repeats):
+            requests.clear()
+            started = time.perf_counter()
+            way()
+            took.append(time.perf_counter() - started)
+        found[name] = {"seconds": statistics.median(took), "requests": len(requests)}
+    return found
+
+
 def table(results: Results) -> str:
     """Markdown of every row."""
     rows, speeds = [], []
     for key, row in results.rows.items():
         if "error" in row:
             rows.append([key, row["error"]])
+        elif "index_bytes" in row:
+            speeds.append(listing_table(row))
         elif "a_second" in row:
             speeds.append(
                 f"{key}: {row['a_second']:.1f}, p50 {row['p50_s'] * 1e3:.0f} ms, p95 {row['p95_s'] * 1e3:.0f} ms"
@@ -211,7 +271,18 @@ def table(results: Results) -> str:
     return "\n\n".join([results.header(), markdown(columns, rows), *speeds])
 
 
-def run(bucket: str, megabytes: list[int], repeats: int, path: Path | None) -> str:
+def listing_table(row: Row) -> str:
+    """Markdown of what `listing` found."""
+    names = ("newest", "list", "search")
+    rows = [
+        [f"{row[where]['versions']:,} versions, {behind} after the index"]
+        + [f"{row[where][name]['seconds'] * 1e3:.0f} ms, {row[where][name]['requests']} requests" for name in names]
+        for where, behind in (("indexed", "none"), ("unindexed", f"{INDEX_EVERY - 2}"))
+    ]
+    return markdown(["a track of", "the newest entry", "list all", "list those of one task"], rows)
+
+
+def run(bucket: str, megabytes: list[int], repeats: int, versions: int, path: Path | None) -> str:
     """Measures what the results file lacks; the table of all of it."""
     about = provenance(CPU, endpoint=os.environ.get("AWS_ENDPOINT_URL", "AWS"), repeats=repeats)
     results = Results.open(SUBJECT, path, about)
@@ -221,6 +292,8 @@ def run(bucket: str, megabytes: list[int], repeats: int, path: Path | None) -> s
             results.put(key, attempt(lambda sizes=sizes: compare(bucket, sizes, repeats), CPU, 1200))
     if not results.done("publishes a second"):
         results.put("publishes a second", attempt(lambda: publishes(bucket, PUBLISHES), CPU, 300))
+    if versions and not results.done(f"{versions:,} versions"):
+        results.put(f"{versions:,} versions", attempt(lambda: listing(bucket, versions, repeats), CPU, 1800))
     return table(results)
 
 
@@ -230,9 +303,10 @@ def main() -> None:
     parser.add_argument("--bucket", required=True)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1, 50, 500], metavar="MB")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--versions", type=int, default=100_000)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    print(run(given.bucket, given.sizes, given.repeats, given.results))
+    print(run(given.bucket, given.sizes, given.repeats, given.versions, given.results))
 
 
 if __name__ == "__main__":

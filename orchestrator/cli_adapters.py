@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError
-from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json
+from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, print_json_rows
 
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
@@ -27,21 +27,20 @@ def list_adapters(
 ) -> None:
     """List every committed adapter of every track, with the aliases that name it."""
     from cluster.storage import open_store
-    from orchestrator.catalog import rows as rows_of
-    from orchestrator.registry import Track, list_tracks
+    from orchestrator.catalog import listed
 
     opened = open_store(store)
-    tracks = [Track(opened, *names) for names in list_tracks(opened, team)]
-    rows = [row for track in tracks for row in rows_of(track.label, *track.brief(), task)]
+    rows = listed(opened, team, task)
     if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
-        size = f"{row['active_parameters']:,} parameters"
-        typer.echo(f"{row['ref']}  {row['task']}  {size}  {row['committed_at']}{named}")
-    if not rows:
-        typer.echo(f"no adapters in {opened.uri}")
+        print_json_rows(rows)
+    else:
+        typer.echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
+
+
+def listing_line(row: dict[str, Any]) -> str:
+    """One adapter among many, for people."""
+    named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
+    return f"{row['ref']}  {row['task']}  {row['active_parameters']:,} parameters  {row['committed_at']}{named}"
 
 
 @adapters.command("show")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -57,3 +58,9 @@ def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[A
 def print_json(value: Any) -> None:
     """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_rows(rows: Iterable[Any]) -> None:
+    """A JSON list on standard output, a row a line. Raises ValueError: NaN or infinity."""
+    lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    typer.echo(f"[\n  {lines}\n]" if lines else "[]")

@@ -39,8 +39,7 @@ class Track(Log):
         self.team, self.name = team, name
         self.version_root = f"{self.root}/v"
         self.checkpoint_key = f"{self.root}/checkpoint.safetensors"
-        self._read_to: Entry | None = None
-        self._aborted: set[str] = set()
+        self._known: list[Entry] = []
 
     @cached_property
     def trust(self) -> Trust:
@@ -59,22 +58,29 @@ class Track(Log):
 
     def entries(self) -> list[Entry]:
         """See Log."""
-        found = super().entries()
-        self._read_to, self._aborted = (found[-1] if found else None), aborted(found)
-        return found
+        self._known = super().entries()
+        return [*self._known]
+
+    def catch_up(self) -> list[Entry]:
+        """`entries`, of which those that this object has read already are not read again: two requests and one for each
+        new entry."""
+        if not self._known:
+            return self.entries()
+        self._known = [*self._known, *self.since(self._known[-1])]
+        return [*self._known]
 
     def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
         """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone."""
         if op != "commit":
             return super().append(op, body, after=after, valid=valid)
         rule, prefix = valid or self._no_other_driver, (body([]) if callable(body) else body).get("prefix")
-        if after and after.seq > (self._read_to.seq if self._read_to else 0):
-            found = self.since(self._read_to)
-            self._read_to, self._aborted = found[-1], self._aborted | aborted(found)
+        if after and after.seq > len(self._known):
+            self._known = [*self._known, *self.since(self._known[-1] if self._known else None)]
+        gone = aborted(self._known)
 
         def not_collected(since: Sequence[Entry]) -> None:
             rule(since)
-            if prefix in self._aborted | aborted(since):
+            if prefix in gone | aborted(since):
                 raise ConflictError(
                     f"{self.label}: `adapters gc` took {prefix} for left over before it was committed; publish it "
                     "again, and give gc a longer --grace"

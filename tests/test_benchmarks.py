@@ -117,16 +117,21 @@ def test_registry(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Publish and pull beside raw clients; a second command measures nothing again."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     module = importlib.import_module("benchmarks.registry")
-    for name, value in {"SMALL_FILES": 5, "PUBLISHES": 3}.items():
+    for name, value in {"SMALL_FILES": 5, "SMALL_BYTES": 200_000, "PUBLISHES": 3, "INDEX_EVERY": 10}.items():
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path))  # which the script sets anew
     path = tmp_path / "results.json"
-    rows = rows_of(module.run(s3_bucket, [1], 1, path))
+    table = module.run(s3_bucket, [1], 1, 30, path)
+    rows, listed = rows_of(table.partition("| a track of")[0]), rows_of(table[table.index("| a track of") :])
     assert list(rows) == ["1 MB", "1,000 files of 4 KiB"]
+    assert list(listed) == ["30 versions, none after the index", "38 versions, 8 after the index"]
+    newest = [cells[0].partition(", ")[2] for cells in listed.values()]
+    assert newest == ["3 requests"] * 2  # the log's newest entry takes two, the team's rules, read once, one
     for publish, *there, to_fastest, pull, boto, managed, arrow, from_fastest in rows.values():
         rates = [*map(float, (publish, *there, pull, boto, managed, arrow))]
         assert min(rates) > 0
         for ratio in (to_fastest, from_fastest):
             assert float(ratio.strip("*")) > 0
-    monkeypatch.setattr(module, "compare", None)
-    monkeypatch.setattr(module, "publishes", None)
-    assert rows_of(module.run(s3_bucket, [1], 1, path)) == rows
+    for name in ("compare", "publishes", "listing"):
+        monkeypatch.setattr(module, name, None)
+    assert module.run(s3_bucket, [1], 1, 30, path) == table

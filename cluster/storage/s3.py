@@ -1,17 +1,19 @@
 """A store in an S3 bucket, AWS's or any other that honours `If-None-Match: *`, through boto3.
 
-The SDK is told to try once: `retry` decides what is repeated, and for how long. Large objects go in parts of
-PART_BYTES, STREAMS at a time; a part that broke off is fetched or sent again by itself.
+The SDK is told to try once: `retry` decides what is repeated, and for how long. Objects above ONE_PUT_BYTES are sent in
+parts of PART_BYTES, STREAMS at a time. An object is fetched in one stream, which a server near by fills; where it comes
+slowly or breaks off, the rest is fetched in parts. A part that broke off is fetched or sent again by itself.
 """
 
 import hashlib
 import os
+import time
 import uuid
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property, partial
 from io import BytesIO
 from itertools import islice
@@ -24,10 +26,11 @@ from cluster.storage.interface import Content, Keys, checked, is_key
 from cluster.storage.retry import PassingError, patiently
 from cluster.storage.s3_errors import S3Error, S3PassingError, translated
 from cluster.storage.s3_options import S3Options
-from cluster.storage.transfer import Target, filling, reading
+from cluster.storage.transfer import CACHED_BYTES, CHUNK_BYTES, Digest, Target, filling, reading
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 60
-PART_BYTES, CHUNK_BYTES, STREAMS, MOST_PARTS = 16 << 20, 1 << 20, 4, 9_000
+ONE_PUT_BYTES, PART_BYTES, STREAMS, MOST_PARTS = 64 << 20, 16 << 20, 4, 9_000
+SAMPLE_BYTES, NEAR_BYTES_A_S = 8 << 20, 120e6  # AWS gives one connection some 90 MB/s, and many connections more
 NONCE = "orthoplex-upload"  # metadata of an object sent in parts, by which its writer knows it again
 
 
@@ -55,8 +58,8 @@ class S3Store:
 
     @cached_property
     def bulk(self) -> Any:
-        """As `client`, for parts: it does not sign their bytes, which would digest each a second time. What arrives is
-        held against the digest of all on every read."""
+        """As `client`, for large bodies: it does not sign their bytes, which would digest each a second time. What
+        arrives is held against the digest of all on every read."""
         return self._connect(payload_signing_enabled=False)
 
     def _connect(self, **options: Any) -> Any:
@@ -99,27 +102,27 @@ class S3Store:
             raise failure from None
 
     def upload(self, key: str, path: Path) -> Content:
-        """See Store."""
+        """See Store. Digested while it is sent."""
         with reading(path) as source:
             size = os.fstat(source.fileno()).st_size
-            if size > PART_BYTES:
+            if size > ONE_PUT_BYTES:
                 return self._send_parts(checked(key), source, max(PART_BYTES, -(-size // MOST_PARTS)))
-            data = source.read()
-        self.put(key, data)
-        return Content(len(data), hashlib.sha256(data).hexdigest())
+            data = read_whole(source, size)
+        digest = Digest()
+        digest.add(data)
+        patiently(lambda: self._put(checked(key), data, self.bulk if size > CHUNK_BYTES else self.client))
+        return digest.content()
 
     def download(self, key: str, path: Path) -> Content:
-        """See Store. Parts arrive side by side; the digest follows behind them, over the file as it stands on disk."""
+        """See Store. Digested as it arrives; where parts arrive side by side, behind them, over the file on disk."""
         checked(key)
         with filling(path) as target:
-            try:
-                answer = patiently(lambda: self._open(key, Span(0, PART_BYTES), ""))
-            except S3Error as error:
-                if error.code != "InvalidRange":  # which the first byte of an empty object is
-                    raise
-                target.write_at(0, data := self.get(key))
-                return Content(len(data), hashlib.sha256(data).hexdigest())
-            return self._receive_parts(key, target, answer)
+            answer, digest = patiently(lambda: self._open(key)), Digest()
+            with suppress(PassingError):  # what is missing is fetched in parts
+                self._pour(key, answer, target, digest)
+            if digest.size < answer["ContentLength"]:
+                self._receive_parts(key, answer, target, digest)
+            return digest.content()
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:
         """See Store."""
@@ -141,8 +144,10 @@ class S3Store:
         with self._explained("read", key) as target:
             return bytes(self.client.get_object(**target)["Body"].read())
 
-    def _put(self, key: str, data: bytes, **condition: str) -> None:
-        self._request("write", key, "put_object", **self._body(data), **self.options.arguments(), **condition)
+    def _put(self, key: str, data: bytes, client: Any = None, **condition: str) -> None:
+        with self._explained("write", key) as target:
+            put = (client or self.client).put_object
+            put(**target, **self._body(data), **self.options.arguments(), **condition)
 
     def _list(self, prefix: str, limit: int | None) -> Keys:
         pages = self._pages(prefix, PaginationConfig={"PageSize": min(limit or 1000, 1000)})
@@ -217,39 +222,47 @@ class S3Store:
         body = BytesIO(data) if len(data) > CHUNK_BYTES else data
         return {"Body": body, **({"ContentMD5": b64encode(digest).decode()} if digest else {})}
 
-    # --- receiving in parts
+    # --- receiving
 
-    def _open(self, key: str, span: Span, tag: str) -> Any:
-        """The answer to a ranged GET, its body unread. `tag` is the ETag to be met; "": any."""
-        answer = self._request("read", key, "get_object", Range=f"bytes={span.start}-{span.stop - 1}")
+    def _open(self, key: str, span: Span | None = None, tag: str = "") -> Any:
+        """The answer to a GET of all or of a span, its body unread. `tag` is the ETag to be met; "": any."""
+        which = {"Range": f"bytes={span.start}-{span.stop - 1}"} if span else {}
+        answer = self._request("read", key, "get_object", **which)
         if tag and answer["ETag"] != tag:
             raise StoreError(f"store {self.uri}: {key!r} was replaced while it was read; run again")
         return answer
 
-    def _receive_parts(self, key: str, target: Target, first: Any) -> Content:
-        """The rest of an object of which the first part is open, and the digest of all."""
-        size = int(first["ContentRange"].rpartition("/")[2]) if "ContentRange" in first else first["ContentLength"]
-        head = Span(0, first["ContentLength"])
-        rest = [Span(at, min(size, at + PART_BYTES)) for at in range(head.stop, size, PART_BYTES)]
-        digest, opened = hashlib.sha256(), deque([first])
+    def _pour(self, key: str, answer: Any, target: Target, digest: Digest) -> None:
+        """Writes a whole object as it comes, to its end or until parts would be faster."""
+        started, size = time.monotonic(), answer["ContentLength"]
+        with self._explained("read", key), closing(answer["Body"]) as body:
+            for chunk in iter(partial(body.read, CHUNK_BYTES), b""):
+                target.write_at(digest.size, chunk)
+                digest.add(chunk)
+                if size - digest.size > PART_BYTES and is_slow(digest.size, time.monotonic() - started):
+                    break
+
+    def _receive_parts(self, key: str, first: Any, target: Target, digest: Digest) -> None:
+        """What the answer `first` to the whole object left out, from where the digest is."""
+        size = first["ContentLength"]
+        rest = [Span(at, min(size, at + PART_BYTES)) for at in range(digest.size, size, PART_BYTES)]
 
         def receive(span: Span) -> Span:
-            answer = opened.popleft() if span is head and opened else self._open(key, span, first["ETag"])
-            with self._explained("read", key):
-                came = drain(answer, target, span)
+            answer = self._open(key, span, first["ETag"])
+            with self._explained("read", key), closing(answer["Body"]) as body:
+                came = drain(body, target, span)
             if came != span.stop - span.start:
                 raise S3PassingError(f"store {self.uri}: {key!r}: {came} bytes came for {span}; run again")
             return span
 
         with ThreadPoolExecutor(STREAMS) as pool:
-            arriving = [pool.submit(patiently, partial(receive, span)) for span in (head, *rest)]
+            arriving = [pool.submit(patiently, partial(receive, span)) for span in rest]
             try:
                 for future in arriving:
-                    follow(digest, target, future.result())
+                    digest.add_from(target, future.result().stop)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return Content(size, digest.hexdigest())
 
     # --- the SDK
 
@@ -281,16 +294,15 @@ def read_whole(source: IO[bytes], size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def drain(answer: Any, target: Target, span: Span) -> int:
+def is_slow(size: int, seconds: float) -> bool:
+    """Whether a stream that brought `size` bytes so far is slower than a server near by is."""
+    return size >= SAMPLE_BYTES and size < NEAR_BYTES_A_S * seconds
+
+
+def drain(body: Any, target: Target, span: Span) -> int:
     """Writes a body to its place in the file, and nothing beyond; how many bytes came."""
     at = span.start
-    for chunk in iter(partial(answer["Body"].read, CHUNK_BYTES), b""):
+    for chunk in iter(partial(body.read, CACHED_BYTES), b""):
         target.write_at(at, chunk[: span.stop - at])
         at += len(chunk)
     return at - span.start
-
-
-def follow(digest: Any, target: Target, span: Span) -> None:
-    """Takes a span of the file into the digest."""
-    for at in range(span.start, span.stop, CHUNK_BYTES):
-        digest.update(target.read_at(at, min(CHUNK_BYTES, span.stop - at)))

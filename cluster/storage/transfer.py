@@ -13,7 +13,7 @@ from typing import IO
 from cluster.errors import StoreError
 from cluster.storage.interface import Content
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES, CACHED_BYTES = 1 << 20, 256 << 10  # the second one stays in a core's own cache
 
 
 @contextmanager
@@ -43,10 +43,10 @@ class Target:
                 count = os.pwrite(self.descriptor, view, offset)
                 view, offset = view[count:], offset + count
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        """At most `size` bytes at an offset, as they are in the file now."""
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fills the buffer with what is in the file now, from an offset; how many bytes there were."""
         with self._explained():
-            return os.pread(self.descriptor, size, offset)
+            return os.preadv(self.descriptor, [buffer], offset)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -73,14 +73,43 @@ def filling(path: Path) -> Iterator[Target]:
         os.close(target.descriptor)
 
 
+class Digest:
+    """The sha256 of bytes that are passed in order. Whole chunks are digested one behind, in a thread of its own, while
+    the next one is fetched; what is shorter, at once. `size` is how many bytes were passed."""
+
+    def __init__(self) -> None:
+        self.sha256, self.size = hashlib.sha256(), 0
+        self.thread, self.last = ThreadPoolExecutor(1), Future[None]()
+        self.last.set_result(None)
+
+    def add(self, chunk: bytes) -> None:
+        """The next bytes, which must not change any more."""
+        self.last.result()
+        if len(chunk) < CHUNK_BYTES:
+            self.sha256.update(chunk)
+        else:
+            self.last = self.thread.submit(self.sha256.update, chunk)
+        self.size += len(chunk)
+
+    def add_from(self, target: Target, stop: int) -> None:
+        """The bytes of a file from where this digest is to `stop`."""
+        self.last.result()
+        buffer = memoryview(bytearray(CACHED_BYTES))
+        while self.size < stop and (count := target.read_into(buffer[: stop - self.size], self.size)):
+            self.sha256.update(buffer[:count])
+            self.size += count
+
+    def content(self) -> Content:
+        """Size and digest of all that was passed."""
+        self.last.result()
+        self.thread.shutdown()
+        return Content(self.size, self.sha256.hexdigest())
+
+
 def copy(source: IO[bytes], write: Callable[[int, bytes], object]) -> Content:
     """Calls `write(offset, chunk)` for all of the source; a chunk is digested while the next one is copied."""
-    digest, size, last = hashlib.sha256(), 0, Future[None]()
-    last.set_result(None)
-    with ThreadPoolExecutor(1) as hasher:
-        for chunk in iter(partial(source.read, CHUNK_BYTES), b""):
-            last.result()
-            last = hasher.submit(digest.update, chunk)
-            write(size, chunk)
-            size += len(chunk)
-    return Content(size, digest.hexdigest())
+    digest = Digest()
+    for chunk in iter(partial(source.read, CHUNK_BYTES), b""):
+        write(digest.size, chunk)
+        digest.add(chunk)
+    return digest.content()

@@ -3,6 +3,7 @@
 import copy
 import errno
 import hashlib
+import math
 import os
 import pickle
 import subprocess
@@ -105,10 +106,18 @@ def test_of_twenty_racing_writers_one_wins(store: Store) -> None:
 
 
 PARTS = 2 * (16 << 20) + 12345  # two whole parts and a bit
+NEAR, FAR = (0.0, 1 << 62), (math.inf, 16 << 20)  # a server whose stream is followed to its end; one asked for parts
 
 
-@pytest.mark.parametrize("size", [0, 1, 70_001, PARTS])
-def test_files_go_there_and_back(store: Store, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "server"), [(0, NEAR), (1, NEAR), (70_001, FAR), (PARTS, NEAR), (PARTS, FAR), (16 << 20, FAR)]
+)
+def test_files_go_there_and_back(
+    store: Store, *, tmp_path: Path, size: int, server: tuple[float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(("NEAR_BYTES_A_S", "ONE_PUT_BYTES"), server, strict=True):
+        monkeypatch.setattr(f"cluster.storage.s3.{name}", value)
+    monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
     data, source, target = os.urandom(size), tmp_path / "source", tmp_path / "target"
     source.write_bytes(data)
     target.write_bytes(b"a longer file that was there before" * 3)

@@ -1,5 +1,7 @@
 """What is particular to a store in a bucket, on moto's server."""
 
+import hashlib
+import math
 import os
 import re
 import tempfile
@@ -197,8 +199,9 @@ def test_hostile_names_in_a_bucket_are_not_listed(s3: S3Store) -> None:
     assert s3.list("t/", limit=1) == ["t/ok"]
 
 
-def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path) -> None:
+def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of small objects, conditional ones and those sent in parts."""
+    monkeypatch.setattr("cluster.storage.s3.ONE_PUT_BYTES", 16 << 20)
     bucket = f"locked-{uuid.uuid4().hex}"
     s3.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     (tmp_path / "large").write_bytes(bytes((16 << 20) + 1))
@@ -219,3 +222,21 @@ def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path) -> 
     assert len(asked) == 3 and all("Content-MD5" in params["headers"] for params in asked[:2])
     head = s3.client.head_object(Bucket=s3.bucket, Key=(s3.put("plain", b""), "plain")[1])
     assert "SSEKMSKeyId" not in head and "ObjectLockMode" not in head
+
+
+@pytest.mark.parametrize(("near_bytes_a_s", "ranges"), [(0.0, 0), (math.inf, 3)])
+def test_a_slow_stream_is_left_for_parts(
+    s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near_bytes_a_s: float, ranges: int
+) -> None:
+    """34 MiB: one request, or one that is left after a sample of 1 MiB, and the other 33 MiB in parts of 16."""
+    monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
+    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_A_S", near_bytes_a_s)
+    (tmp_path / "file").write_bytes(data := os.urandom(34 << 20))
+    sent = s3.upload("file", tmp_path / "file")
+    asked: list[Any] = []
+    note = lambda params, **_: asked.append(params["headers"].get("Range"))  # noqa: E731
+    s3.client.meta.events.register("before-call.s3.GetObject", note)
+    assert s3.download("file", tmp_path / "got") == sent == (len(data), hashlib.sha256(data).hexdigest())
+    s3.client.meta.events.unregister("before-call.s3.GetObject", note)
+    assert (tmp_path / "got").read_bytes() == data
+    assert asked[0] is None and len(asked) == 1 + ranges and all(asked[1:])

@@ -353,7 +353,7 @@ def test_ctrl_c_anywhere(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("orchestrator.config.load_config", interrupt)
-    for module in ("registry", "references"):
+    for module in ("catalog", "references"):
         monkeypatch.setattr(f"orchestrator.{module}.list_tracks", interrupt)
     assert orthoplex(*argv) == (130, "", "orthoplex: interrupted\n")
 

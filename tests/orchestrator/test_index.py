@@ -47,9 +47,9 @@ def test_reads_from_the_index_and_on(track: Track, monkeypatch: pytest.MonkeyPat
     below, above = track.brief()
     assert [*below.digests, *(entry.sha256 for entry in above)] == [entry.sha256 for entry in raw]
     assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.commits) == 18
-    assert rows(track.label, below, above) == rows_of(track.label, raw) and len(rows_of(track.label, raw)) == 23
+    assert [*rows(track.label, below, above)] == rows_of(track.label, raw) and len(rows_of(track.label, raw)) == 23
     assert aliases([*below.entries, *above]) == aliases(raw)
-    assert rows(track.label, below, above, "b") == []
+    assert [*rows(track.label, below, above, "b")] == []
     keys.clear()
     assert track.head() == raw[-1] and len(keys) == 1
 
@@ -77,7 +77,7 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
         }  # fmt: skip
         newest.write_bytes(changed[fault])
     below, above = track.brief()
-    assert track.entries() == raw and rows(track.label, below, above) == rows_of(track.label, raw)
+    assert track.entries() == raw and [*rows(track.label, below, above)] == rows_of(track.label, raw)
     faults = verify(track).faults
     assert len(faults) == (fault not in ("absent", "unnamed"))
     for path in (newest, older):
