@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cluster.submit import inside
 from orchestrator.config import RunConfig
+from orchestrator.signing import KEY_VARIABLE
 
 MOUNT = "every node must mount it under this path"
 
@@ -30,6 +31,7 @@ def path_findings(
     store = str(content.get("store", RunConfig.model_fields["store"].default))
     found: list[PathFinding | None] = [judge_store(store)]
     found += [judge_path(key, path, directory, shipped) for key, path in read_paths(config, directory, env)]
+    found.append(judge_key(env.get(KEY_VARIABLE), directory, shipped))
     address = config.cluster.address
     if address not in (None, "auto"):
         message = f"cluster.address {address!r}: a job uses the cluster it is on; add --set cluster.address=null"
@@ -45,6 +47,21 @@ def judge_store(written: str) -> PathFinding | None:
         return PathFinding("warn", f"store {written}: a folder on the cluster's nodes; {MOUNT}")
     fix = "use --set store=s3://bucket/prefix, or an absolute folder that every node mounts"
     return PathFinding("refuse", f"store {written!r}: would lie in the job's own copy of the files and be lost; {fix}")
+
+
+def judge_key(path: str | None, directory: Path, shipped: Collection[str]) -> PathFinding | None:
+    """A signing key is named by its place on the cluster, where a secret is mounted, and does not travel itself."""
+    if path is None:
+        return None
+    if inside(directory, directory / path) in shipped:
+        fix = "move it out of the working directory, and mount it on the cluster"
+        return PathFinding("refuse", f"${KEY_VARIABLE} {path}: would be uploaded, for all who reach the cluster; {fix}")
+    if not path.startswith("/"):
+        fix = "give the place where the cluster mounts it, as in --env"
+        return PathFinding(
+            "refuse", f"${KEY_VARIABLE} {path}: is not absolute; {fix} {KEY_VARIABLE}=/var/run/…/key.pem"
+        )
+    return PathFinding("warn", f"${KEY_VARIABLE} {path}: a file on the node of the driver; mount the key there")
 
 
 def read_paths(config: RunConfig, directory: Path, env: Mapping[str, str]) -> list[tuple[str, str]]:

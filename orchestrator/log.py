@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.errors import ConflictError, IntegrityError, KeyAbsentError
+from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError
 from cluster.storage import LocalStore, Store
 from orchestrator import index, signing
 from orchestrator.entries import ASIDE, FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
 from orchestrator.index import Indexed
 from orchestrator.seen import Seen
+from orchestrator.signing import Trust
 
 Rule = Callable[[Sequence[Entry]], None]
 Body = dict[str, Any] | Callable[[Sequence[Entry]], dict[str, Any]]
@@ -42,6 +43,11 @@ class Log:
 
     def check(self, entries: Sequence[Entry]) -> None:
         """Raises IntegrityError where the team's rules ask for more than these entries have; here nothing."""
+
+    @property
+    def trust(self) -> Trust:
+        """What the team's rules ask of the signature of the next entry; here nothing."""
+        return Trust()
 
     def head(self) -> Entry | None:
         """The newest entry, from one LIST and one GET; None in an empty log.
@@ -105,13 +111,15 @@ class Log:
         `valid` is called with the entries that others wrote since, in order, before each attempt, and raises
         ConflictError where one of them forbids this entry; then nothing was written. By default all do but those of
         ASIDE, which do not concern a run's driver. A `body` that depends on those entries is a function of them. Raises
-        ValueError where it holds the name of a field, NaN or infinity.
+        ValueError where it holds the name of a field, NaN or infinity, and ConfigError where readers would not believe
+        the entry, for which they would then refuse the whole log.
         """
         rule, since = valid or self._no_other_driver, list[Entry]()
         for attempt in range(TRIES):
             rule(since)
             newest = since[-1] if since else after
             data = self._composed(op, body(since) if callable(body) else body, newest)
+            self._refuse_unbelieved(parse_entry(data))
             if self.store.put_if_absent(self._key(newest.seq + 1 if newest else 1), data):
                 entry = parse_entry(data)
                 self.seen.remember(entry.seq, entry.sha256)
@@ -203,6 +211,13 @@ class Log:
         data = canonical(content)
         signature = signing.sign(self.label, digest(data))
         return canonical({**content, SIGNATURE: signature}) if signature else data
+
+    def _refuse_unbelieved(self, entry: Entry) -> None:
+        if fault := signing.entry_fault(entry, self.label, self.trust):
+            raise ConfigError(
+                f"{signing.KEY_VARIABLE}: an entry of {self.label} ({entry.op}) {fault}; nothing was written. Name the "
+                "PEM file, on this machine, of a key that the rules list in that role"
+            )
 
     def _no_other_driver(self, since: Sequence[Entry]) -> None:
         for other in since:

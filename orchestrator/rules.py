@@ -94,6 +94,11 @@ class RulesLog(Log):
                 raise self._broken(entry.seq, fault)
             trust = self._parsed(entry).trust
 
+    @property
+    def trust(self) -> Trust:
+        """See Log. What the revision that holds now asks."""
+        return self.current()[1].trust
+
     def current(self) -> tuple[int, TeamRules]:
         """The revision, 0 where none was ever made, and the rules."""
         entries = self.entries()
@@ -110,9 +115,7 @@ class RulesLog(Log):
                 raise ConflictError(f"{self.label}: the rules are at revision {now} (by {by}), not {expect}; read them")
 
         body = {"rules": rules.model_dump(mode="json"), "why": why}
-        made = self.append("rules", body, after=entries[-1] if entries else None, valid=unchanged)
-        self.entries()  # as others will read it: a change that is not signed as it should be shows here
-        return made
+        return self.append("rules", body, after=entries[-1] if entries else None, valid=unchanged)
 
     def _parsed(self, entry: Entry) -> TeamRules:
         try:

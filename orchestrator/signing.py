@@ -14,7 +14,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from orchestrator.entries import Entry, digest
 
-KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY"
+KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY_FILE"
 ROLES = {
     "promote": "promoter", "rollback": "promoter", "orphans": "gc", "abort": "gc", "delete": "gc", "rules": "admin",
     "index": "",
@@ -42,7 +42,7 @@ class Trust:
 
 
 def sign(place: str, sha256: str) -> dict[str, str] | None:
-    """The signature by the key whose PEM file $ORTHOPLEX_SIGNING_KEY names; None where it names none."""
+    """The signature by the key whose PEM file $ORTHOPLEX_SIGNING_KEY_FILE names; None where it names none."""
     path = os.environ.get(KEY_VARIABLE)
     if not path:
         return None

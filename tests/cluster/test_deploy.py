@@ -95,6 +95,10 @@ def test_secrets_are_named_never_written(name: str) -> None:
             if is_secret(variable["name"], ""):
                 assert "value" not in variable and "secretKeyRef" in variable["valueFrom"]
         assert any("secret" in volume for volume in pod["volumes"])
+    secrets = [
+        {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume} for _, pod in pods(name)
+    ]
+    assert secrets == [{"orthoplex-aws", "orthoplex-signing"}, {"orthoplex-aws"}]  # only the driver signs
     text = (DEPLOY / name).read_text()
     assert not re.search(r"AKIA|-----BEGIN|kind: Secret", text)
 

@@ -51,6 +51,14 @@ def test_variables_that_cannot_be_sent(asked: str) -> None:
         job_environment([asked], {}, 60)
 
 
+def test_a_signing_key_is_passed_by_its_place() -> None:
+    here = {"ORTHOPLEX_SIGNING_KEY_FILE": "/etc/orthoplex/key.pem", "ORTHOPLEX_SIGNING_KEY": "-----BEGIN"}
+    sent = job_environment([], here, 60)
+    assert sent == {"ORTHOPLEX_SIGNING_KEY_FILE": "/etc/orthoplex/key.pem", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    asked = ["ORTHOPLEX_SIGNING_KEY_FILE=/var/run/secrets/orthoplex/key.pem"]
+    assert job_environment(asked, here, 60)["ORTHOPLEX_SIGNING_KEY_FILE"] == "/var/run/secrets/orthoplex/key.pem"
+
+
 def test_where_a_secret_lies_is_no_secret() -> None:
     assert not is_secret("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token")
     assert not is_secret("KEYBOARD", "us") and not is_secret("AWS_REGION", "eu-west-1")

@@ -18,7 +18,7 @@ def sign_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not path.exists():
         key = Ed25519PrivateKey.generate()
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY", str(path))
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(path))
 
 
 def public_pem(path: Path) -> str:

@@ -90,3 +90,27 @@ def test_nothing_travels_where_something_is_wrong(server: Server, tmp_path: Path
     (tmp_path / ".rayignore").write_text("sub/\n")
     assert "left out of the upload" in refused("sub/my.yaml")
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("{here}/sub/mine", "would be uploaded, for all who reach the cluster"),
+        ("sub/mine", "would be uploaded"),
+        ("~/key.pem", "is not absolute"),
+        ("key.pem", "is not absolute"),
+    ],
+)
+def test_a_signing_key_does_not_travel(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, said: str
+) -> None:
+    """Its place on the cluster does; a job is not started to find nothing there, or to be handed the key."""
+    (tmp_path / "sub/mine").write_text("the key")
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", place.format(here=tmp_path))
+    result = submit("sub/my.yaml", "--no-follow")
+    assert isinstance(result.exception, ConfigError) and said in str(result.exception) and not server.requests
+    asked = "ORTHOPLEX_SIGNING_KEY_FILE=/var/run/secrets/orthoplex/key.pem"
+    result = submit("sub/my.yaml", "--no-follow", "--env", asked)
+    assert result.exit_code == 0 and "a file on the node of the driver" in result.output
+    (request,) = server.requests
+    assert request["runtime_env"]["env_vars"]["ORTHOPLEX_SIGNING_KEY_FILE"] == "/var/run/secrets/orthoplex/key.pem"

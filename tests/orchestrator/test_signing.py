@@ -61,10 +61,15 @@ def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pyt
 def test_others_are_not_believed(
     signed: Track, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str | None, op: str, message: str
 ) -> None:
-    monkeypatch.delenv("ORTHOPLEX_SIGNING_KEY")
+    monkeypatch.delenv("ORTHOPLEX_SIGNING_KEY_FILE")
     if who:
         sign_with(tmp_path / who, monkeypatch)
-    signed.append(op, {"prefix": "x", "prefixes": []}, after=signed.head())
+    body = {"prefix": "x", "prefixes": []}
+    with pytest.raises(ConfigError, match=rf"SIGNING_KEY_FILE: .*{message}.*; nothing was written"):
+        signed.append(op, body, after=signed.head())
+    assert fresh(signed).head() == signed.head()
+    monkeypatch.setattr(Track, "_refuse_unbelieved", lambda *_: None)  # who does not keep to the rules
+    signed.append(op, body, after=signed.head())
     for read in (fresh(signed).head, fresh(signed).entries, fresh(signed).brief):
         with pytest.raises(IntegrityError, match=rf"entry 2 .*{message}"):
             read()
@@ -100,8 +105,11 @@ def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkey
     log.change(changed, expect=1, why="")
     assert log.current() == (2, changed)
     sign_with(tmp_path / "bob", monkeypatch)
-    with pytest.raises(IntegrityError, match=r"entry 3 .*do not make a admin"):
+    with pytest.raises(ConfigError, match=r"do not make a admin"):
         log.change(TeamRules(), expect=2, why="I may do all")
+    assert fresh(signed).entries() and log.current() == (2, changed)
+    monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
+    log.change(TeamRules(), expect=2, why="I may do all")
     with pytest.raises(IntegrityError):
         fresh(signed).entries()
 
@@ -115,7 +123,7 @@ def test_keys_as_openssl_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ["openssl", "pkey", "-in", key, "-pubout"], check=True, capture_output=True, text=True
     ).stdout
     rules = parse_rules({"signatures": "required", "keys": {"me": {"public_key": shown}}}, "rules.yaml")
-    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY", str(key))
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(key))
     track = folder_track(tmp_path / "store")
     RulesLog(track.store, "team").change(rules, expect=0, why="")
     publish_one(track, tmp_path)
@@ -126,8 +134,8 @@ def test_keys_as_openssl_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
-    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY", str(tmp_path / "key"))
-    with pytest.raises(ConfigError, match="ORTHOPLEX_SIGNING_KEY: ") as caught:
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match="ORTHOPLEX_SIGNING_KEY_FILE: ") as caught:
         publish_one(folder_track(tmp_path / "store"), tmp_path)
     assert "BEGIN" not in str(caught.value)
     assert not (tmp_path / "store/t/team/stream/log").exists()
