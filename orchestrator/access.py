@@ -66,8 +66,9 @@ def policy(
     if append_only and WRITES[role]:
         overwrites = _deny("NeverOverwriteTheLog", ["s3:PutObject"], objects(APPEND_ONLY))
         statements.append({**overwrites, "Condition": {"Null": {"s3:if-none-match": "true"}}})
-    if principal:
+    if principal:  # without Sid, which must differ within a document: several of these make one bucket policy
         statements = [{**each, "Principal": {"AWS": [principal]}} for each in statements]
+        statements = [{name: value for name, value in each.items() if name != "Sid"} for each in statements]
     return {"Version": "2012-10-17", "Statement": statements}
 
 

@@ -70,7 +70,7 @@ def collect_garbage(
 
 @adapters.command("index")
 def write_indices(track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None) -> None:
-    """Write an index of each log, from which it lists fast. Publishing does so every 500 entries by itself."""
+    """Write an index of each log, from which it lists fast. Publishing does so every 200 entries by itself."""
     for each in open_tracks(track, store, team):
         typer.echo(f"{each.label}: {each.write_index()} entries")
 

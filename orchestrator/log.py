@@ -30,7 +30,7 @@ Body = dict[str, Any] | Callable[[Sequence[Entry]], dict[str, Any]]
 NEWEST_FIRST = 10**9
 READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
-INDEX_EVERY = 500
+INDEX_EVERY = 200  # some 0.2 s to read what no index holds
 LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("json", "parquet"))
 
 

@@ -113,3 +113,14 @@ def fake_run(tmp_path: Path) -> Callable[..., FakeRun]:
         return FakeRun(tmp_path / "store", names, team=team, name=name, config=config)
 
     return begin
+
+
+@pytest.fixture(
+    params=["folder", "moto", pytest.param("ceph", marks=pytest.mark.s3), pytest.param("https", marks=pytest.mark.s3)]
+)
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty store of each kind; two kinds are a real server's."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    fixture = {"moto": "s3_bucket", "ceph": "ceph_bucket", "https": "ceph_tls_bucket"}[request.param]
+    return f"s3://{request.getfixturevalue(fixture)}/a"

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.storage import LocalStore, Store
+from cluster.errors import ConflictError
+from cluster.storage import LocalStore, S3Store, Store, open_store
 from orchestrator.entries import Entry
 from orchestrator.publish import publish
 from orchestrator.registry import Track, manifest_files
@@ -33,9 +34,31 @@ def publish_one(track: Track, folder: Path, seed: object = 0) -> Entry:
     return publish(track, make_files(folder, seed), BODY, {"base_model": {"name": "minilm"}, "base_digest": "b" * 64})
 
 
-def track_with(versions: int, folder: Path) -> Track:
-    """A track in `folder`/store with that many versions."""
-    made = folder_track(folder / "store")
+def publish_patiently(track: Track, folder: Path, seed: object = 0) -> Entry:
+    """As `publish_one`, again where a garbage collector without grace took the files."""
+    while True:
+        try:
+            return publish_one(track, folder, seed)
+        except ConflictError:
+            continue
+
+
+def forkable(uri: str) -> Store:
+    """A store for child processes: a client is made once, for all of them, and has no connection yet."""
+    store = open_store(uri)
+    if isinstance(store, S3Store):
+        assert store.client
+    return store
+
+
+def stream_of(store: Store | str) -> Track:
+    """The track team/stream."""
+    return Track(open_store(store) if isinstance(store, str) else store, "team", "stream")
+
+
+def track_with(versions: int, folder: Path, uri: str | None = None) -> Track:
+    """A track with that many versions, in `folder`/store or another store."""
+    made = stream_of(uri or str(folder / "store"))
     for number in range(versions):
         publish_one(made, folder, number)
     return made
@@ -65,6 +88,12 @@ def in_child(work: Callable[[], None]) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def all_ended(children: list[int]) -> bool:
+    """Whether every child has ended; none is waited for, so that `ended` still can."""
+    states = [os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) for child in children]
+    return all(state is not None for state in states)
 
 
 def ended(child: int) -> int:

@@ -97,6 +97,7 @@ def test_a_bucket_policy_names_its_principal() -> None:
     made = policy("a", "gc", bucket="bucket", principal="arn:aws:iam:::user/gc")
     assert all(each["Principal"] == {"AWS": ["arn:aws:iam:::user/gc"]} for each in made["Statement"])
     assert not any("Principal" in each for each in policy("a", "gc")["Statement"])
+    assert not any("Sid" in each for each in made["Statement"])  # so that those of several roles make one document
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ from orchestrator.aliases import aliases, at, moves, objections, promote, rollba
 from orchestrator.registry import Track
 from orchestrator.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.state import replay
-from tests.orchestrator.registries import ended, folder_track, in_child, publish_one, track_with
+from tests.orchestrator.registries import (
+    ended,
+    folder_track,
+    forkable,
+    in_child,
+    publish_one,
+    stream_of,
+    track_with,
+)
 
 
 @pytest.fixture
@@ -63,15 +71,16 @@ def test_the_revision_counts_not_the_version(track: Track) -> None:
     assert named(track) == {"production": 3}
 
 
-def test_aba_between_reading_and_writing(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aba_between_reading_and_writing(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another moves the alias there and back just before the entry is written."""
+    track, other = track_with(3, tmp_path, uri), stream_of(uri)
     promote(track, 1, "production")
-    other, put = folder_track(Path(track.store.uri)), track.store.put_if_absent
+    put = track.store.put_if_absent
 
     def late(key: str, data: bytes) -> bool:
-        monkeypatch.undo()
         promote(other, 2, "production")
         promote(other, 1, "production")
+        track.store.put_if_absent = put  # type: ignore[method-assign]
         return put(key, data)
 
     monkeypatch.setattr(track.store, "put_if_absent", late)
@@ -94,24 +103,35 @@ def test_moves_of_another_alias_are_no_conflict(track: Track, monkeypatch: pytes
     assert named(track) == {"candidate": 2, "production": 3}
 
 
-def test_races_have_one_winner(track: Track, tmp_path: Path) -> None:
-    root, won = Path(track.store.uri), tmp_path / "won"
+def test_races_have_one_winner(uri: str, tmp_path: Path) -> None:
+    """Eight processes move one alias, all from where it was last; now and then it has been there and back (ABA)."""
+    track, store, won = track_with(3, tmp_path, uri), forkable(uri), tmp_path / "won"
     won.touch()
 
     def work(expect: int) -> None:
         try:
-            promote(folder_track(root), 1 + os.getpid() % 3, "production", expect=expect)
+            promote(stream_of(store), 1 + os.getpid() % 3, "production", expect=expect)
         except ConflictError:
             return
         with won.open("a") as told:
             told.write(f"{os.getpid()}\n")
 
-    for number in range(1, 6):
+    seen, moved = 0, 0
+    for round_ in range(5):
+        if round_ == 3:
+            here = named(track)["production"]
+            for version in (here % 3 + 1, here):
+                promote(track, version, "production")
+            children = [in_child(lambda seq=seen: work(seq)) for _ in range(8)]  # type: ignore[misc]
+            assert [ended(child) for child in children] == [0] * 8
+            assert len(won.read_text().split()) == round_ and named(track)["production"] == here
+            moved = 2
         last = aliases(track.entries()).get("production")
-        children = [in_child(lambda seq=last.seq if last else 0: work(seq)) for _ in range(8)]  # type: ignore[misc]
+        seen = last.seq if last else 0
+        children = [in_child(lambda seq=seen: work(seq)) for _ in range(8)]  # type: ignore[misc]
         assert [ended(child) for child in children] == [0] * 8
-        assert len(won.read_text().split()) == number
-    assert len(moves(track.entries())) == 5
+        assert len(won.read_text().split()) == round_ + 1
+    assert len(moves(track.entries())) == 5 + moved
 
 
 def test_entries_that_do_not_count(track: Track) -> None:

@@ -182,3 +182,37 @@ def test_temporary_files_of_killed_writers(track: Track) -> None:
     assert sweep_temporary(track.store, remove=False) == 1 and (folder / "old").exists()
     assert sweep_temporary(track.store, remove=True) == 1
     assert [path.name for path in folder.iterdir()] == ["new"]
+
+
+class Clock(datetime):
+    """A machine's clock that is wrong by OFF."""
+
+    OFF = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + cls.OFF
+
+
+def test_clocks_that_are_wrong(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order and aliases are the log's, not the clocks'; who collects early refuses a publisher, and harms nothing."""
+    for days in (3, -3):
+        monkeypatch.setattr(Clock, "OFF", timedelta(days=days))
+        monkeypatch.setattr("orchestrator.log.datetime", Clock)
+        version = publish_one(track, tmp_path).body["version"]
+        promote(track, version, "production")
+    assert [row["version"] for row in rows_of(track.label, track.entries())] == [1, 2, 3, 4, 5]
+    assert rows_of(track.label, track.entries())[-1]["aliases"] == ["production"]
+    ahead, behind = leave_orphan(track, tmp_path), leave_orphan(track, tmp_path)
+    monkeypatch.setattr(Clock, "OFF", timedelta(days=3))
+    assert Collector(track, DAY).collect().orphans == tuple(
+        sorted((ahead, behind))
+    )  # noted as of the day after tomorrow
+    monkeypatch.setattr(Clock, "OFF", timedelta(0))
+    assert Collector(track, DAY).collect().remove == ()  # they wait for longer
+    monkeypatch.setattr(Clock, "OFF", timedelta(days=5))
+    monkeypatch.setattr("orchestrator.garbage.datetime", Clock)
+    assert Collector(track, DAY).collect().remove == tuple(sorted((ahead, behind)))
+    with pytest.raises(ConflictError, match=r"took .* for left over"):
+        track.append("commit", {**BODY, "version": 6, "prefix": ahead}, after=track.head())
+    assert publish_one(track, tmp_path).body["version"] == 6 and verify(track).faults == []

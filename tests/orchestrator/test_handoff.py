@@ -3,8 +3,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +20,47 @@ from cluster.storage import LocalStore, S3Store
 from orchestrator import cli
 from tests.orchestrator.test_export import IDS, Stream, expected, make_bert, stream
 
-WITHOUT_ORTHOPLEX = """
+READER = """
 import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("orchestrator", "trainers", "cluster"):
-            raise ImportError(f"{name} is blocked")
-
-sys.meta_path.insert(0, Blocked())
+sys.path.append(sys.argv[1])
 import peft, torch, transformers
-base, folder, ids, output = sys.argv[1:]
+base, folder, ids, output = sys.argv[2:]
 model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(base), folder).eval()
 with torch.no_grad():
     torch.save(model(torch.load(ids)).last_hidden_state, output)
-assert not {"orchestrator", "trainers", "cluster"} & {name.partition(".")[0] for name in sys.modules}
+for name in ("orchestrator", "trainers", "cluster", "ray", "deepspeed", "boto3", "datasets"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(f"{name} can be imported")
 """
+
+
+def needed_by(*names: str) -> dict[str, metadata.Distribution]:
+    """The installed distributions that these ones ask for, without extras, and they themselves."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, metadata.Distribution] = {}
+    left = [*names]
+    while left:
+        if (name := re.sub("[-_.]+", "-", left.pop()).lower()) in found:
+            continue
+        found[name] = metadata.distribution(name)
+        wanted = [Requirement(text) for text in found[name].requires or ()]
+        left += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def only_transformers_and_peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages, by links, which holds transformers, peft and what they need, and nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    for distribution in needed_by("transformers", "peft").values():
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return site
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> tuple[int, str, str]:
@@ -50,10 +77,12 @@ def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> tuple
 @pytest.mark.parametrize("upto", [1, 3])
 def test_a_served_folder_gives_equal_outputs_in_a_process_with_only_transformers_and_peft(
     stream: Stream,
+    *,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
     upto: int,
+    only_transformers_and_peft: Path,
 ) -> None:
     code, out, err = serve(monkeypatch, capsys, f"stream@v{upto}", "--store", stream.store, "--base", "org/bert tiny")
     place = f"serve/org--bert--tiny/default-stream-v0000000{upto}"
@@ -63,9 +92,9 @@ def test_a_served_folder_gives_equal_outputs_in_a_process_with_only_transformers
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "org/bert tiny" and config["peft_type"] == "LORA"
     torch.save(IDS, tmp_path / "ids.pt")
-    words = [stream.base, folder, tmp_path / "ids.pt", tmp_path / "out.pt"]
+    words = [only_transformers_and_peft, stream.base, folder, tmp_path / "ids.pt", tmp_path / "out.pt"]
     environment = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", "-c", WITHOUT_ORTHOPLEX, *map(str, words)]
+    command = [sys.executable, "-I", "-S", "-c", READER, *map(str, words)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected(stream, upto), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The log on every kind of store, real servers included: eight processes at once, a killed server, teams kept apart."""
+"""The registry on real servers and bad networks: what policies allow, faults, wrong clocks, a server to refuse."""
 
 import json
 import os
@@ -8,167 +8,175 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.errors import ConflictError, StoreError
-from cluster.storage import S3Store, open_store, probe
+from cluster.errors import StoreError
+from cluster.storage import S3Store, probe
+from orchestrator import cli
+from orchestrator.aliases import promote
+from orchestrator.catalog import listed
+from orchestrator.garbage import Collector
+from orchestrator.pull import pull
 from orchestrator.registry import Track
+from orchestrator.rules import RulesLog, TeamRules
+from orchestrator.state import replay
+from orchestrator.verify import verify
 from tests.conftest import Ceph
 from tests.fault_proxy import DELAY_S, EVERYTHING, FaultProxy
-
-PROCESSES, EACH = 8, 10
-PUBLISHER = """
-import random, sys, time
-from cluster.errors import ConflictError
-from cluster.storage import open_store
-from orchestrator.registry import Track
-
-uri, writer, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-track = Track(open_store(uri), "team", "stream")
-for number in range(count):
-    prefix = track.fresh_prefix()
-    track.store.put(f"{prefix}/file", f"{writer} {number}".encode())
-    for attempt in range(10_000):
-        try:
-            track.append("commit", {"writer": writer, "number": number, "prefix": prefix}, after=track.head())
-            break
-        except ConflictError:
-            time.sleep(random.uniform(0, 0.02 * min(attempt + 1, 10)))
-    print(prefix, flush=True)
-"""
+from tests.orchestrator.registries import publish_one
 
 
-@pytest.fixture(
-    params=["folder", "moto", pytest.param("ceph", marks=pytest.mark.s3), pytest.param("https", marks=pytest.mark.s3)]
-)
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    fixture = {"moto": "s3_bucket", "ceph": "ceph_bucket", "https": "ceph_tls_bucket"}[request.param]
-    return f"s3://{request.getfixturevalue(fixture)}/a"
-
-
-def publishers(uri: str, count: int, each: int) -> list["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", PUBLISHER, uri]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return [
-        subprocess.Popen([*command, str(n), str(each)], stdout=subprocess.PIPE, text=True, env=environment)
-        for n in range(count)
-    ]
-
-
-def test_eight_processes_publish_ten_each(uri: str) -> None:
-    """Contiguous, chained, none lost, each writer's in its own order; a reader sees whole versions throughout."""
-    processes = publishers(uri, PROCESSES, EACH)
-    track, seen = Track(open_store(uri), "team", "stream"), 0
-    while any(process.poll() is None for process in processes):
-        if head := track.head():
-            assert head.seq >= seen
-            assert track.store.get(f"{head.body['prefix']}/file").split()[0] == head.body["writer"].encode()
-            seen = head.seq
-    acknowledged = [line for process in processes for line in process.communicate()[0].split()]
-    assert [process.returncode for process in processes] == [0] * PROCESSES
-    entries = track.entries()  # which checks seq and chain
-    assert [entry.seq for entry in entries] == [*range(1, PROCESSES * EACH + 1)]
-    assert sorted(entry.body["prefix"] for entry in entries) == sorted(acknowledged)
-    for writer in map(str, range(PROCESSES)):
-        assert [e.body["number"] for e in entries if e.body["writer"] == writer] == [*range(EACH)]
-
-
-def test_appends_through_a_faulty_network(s3_endpoint: str, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One writer never meets a conflict; four writers lose nothing and write nothing twice."""
+@pytest.mark.parametrize("bucket", ["s3_bucket", pytest.param("ceph_bucket", marks=pytest.mark.s3)])
+def test_a_faulty_network(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """One writer never meets a conflict; four publishers lose nothing and write nothing twice."""
+    name, direct = request.getfixturevalue(bucket), os.environ["AWS_ENDPOINT_URL"]
     monkeypatch.setattr("cluster.storage.s3.READ_TIMEOUT_S", DELAY_S / 2)
     monkeypatch.setattr("cluster.storage.retry.FIRST_WAIT_S", 0.005)
     monkeypatch.setattr("cluster.storage.retry.LONGEST_WAIT_S", 0.05)
-    with FaultProxy(s3_endpoint, EVERYTHING).serving() as endpoint:
+    proxy = FaultProxy(direct, EVERYTHING)
+    with proxy.serving() as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        alone = Track(S3Store(s3_bucket), "team", "alone")
-        after = None
-        for number in range(40):
+        store = S3Store(name)
+        alone, after = Track(store, "team", "alone"), None
+        for number in range(30):
             after = alone.append("x", {"number": number}, after=after)
-        assert [entry.body["number"] for entry in alone.entries()] == [*range(40)]
-        together = Track(S3Store(s3_bucket), "team", "together")
+        assert [entry.body["number"] for entry in alone.entries()] == [*range(30)]
 
         def write(writer: int) -> None:
-            for number in range(5):
-                while True:
-                    try:
-                        together.append("x", {"what": [writer, number]}, after=together.head())
-                        break
-                    except ConflictError:
-                        continue
+            for number in range(4):
+                publish_one(Track(store, "team", "together"), tmp_path, (writer, number))
 
         threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        written = [entry.body["what"] for entry in together.entries()]
-        assert sorted(written) == [[writer, number] for writer in range(4) for number in range(5)]
+        promote(Track(store, "team", "together"), 3, "production", expect=0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", direct)
+    together = Track(S3Store(name), "team", "together")
+    assert [commit["version"] for commit in replay("team", "together", together.entries()).commits] == [*range(1, 17)]
+    report = verify(together)
+    assert (report.faults, report.entries, report.files) == ([], 17, 32)
+    assert all(proxy.counts[fault] for fault in EVERYTHING)
 
 
-@pytest.mark.s3
-def test_a_killed_server_keeps_what_it_acknowledged(ceph: Ceph, ceph_bucket: str) -> None:
-    """SIGKILL to all of it while four processes publish; they wait, go on, and nothing is lost or double."""
-    uri = f"s3://{ceph_bucket}"
-    processes = publishers(uri, 4, 15)
-    first = [process.stdout.readline() for process in processes if process.stdout]
-    assert all(first)
-    ceph.script("kill", ceph.folder)
-    ceph.script("restart", ceph.root, ceph.folder)
-    lines = first + [line for process in processes for line in process.stdout or ()]
-    assert [process.wait() for process in processes] == [0] * 4
-    entries = Track(open_store(uri), "team", "stream").entries()
-    assert [entry.seq for entry in entries] == [*range(1, 61)]
-    assert sorted(entry.body["prefix"] for entry in entries) == sorted(line.strip() for line in lines)
+# --- policies, as they are printed
 
 
-def policy(bucket: str, team: str, user: str) -> list[dict[str, Any]]:
-    """What a publisher of a team may do, in plain statements."""
-    who, arn = {"AWS": [f"arn:aws:iam:::user/{user}"]}, f"arn:aws:s3:::{bucket}"
-    mine = [f"{arn}/t/{team}/*", f"{arn}/.orthoplex-probe"]
-    allowed = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
-    listing = {"StringLike": {"s3:prefix": [f"t/{team}/*", ".orthoplex-probe"]}}
-    return [
-        {"Effect": "Allow", "Principal": who, "Action": allowed, "Resource": mine},
-        {"Effect": "Allow", "Principal": who, "Action": "s3:ListBucket", "Resource": arn, "Condition": listing},
-    ]
-
-
-@pytest.mark.s3
-def test_teams_are_kept_apart_by_the_server(ceph: Ceph, ceph_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher of team a writes and lists its own prefix, not b's, and deletes nothing, its log included."""
-    name = uuid.uuid4().hex[:8]
-    ceph.script("user", ceph.root, ceph.folder, name, f"AK{name}", f"SK{name}")
-    document = {"Version": "2012-10-17", "Statement": policy(ceph_bucket, "a", name)}
+@pytest.fixture
+def team_a(
+    ceph: Ceph, ceph_bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], S3Store]:
+    """A bucket with what `orthoplex adapters policy` prints for each role of team a; as(role) is its user's store."""
+    statements, keys = list[dict[str, Any]](), dict[str, str]()
+    for role in ("reader", "publisher", "promoter", "gc", "admin"):
+        user = f"{role}{uuid.uuid4().hex[:8]}"
+        keys[role] = user
+        ceph.script("user", ceph.root, ceph.folder, user, f"AK{user}", f"SK{user}")
+        words = ["--team", "a", "--role", role, "--bucket", ceph_bucket, "--prefix", "p"]
+        principal = f"arn:aws:iam:::user/{user}"
+        monkeypatch.setattr(sys, "argv", ["orthoplex", "adapters", "policy", *words, "--principal", principal])
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+        statements += json.loads(capsys.readouterr().out)["Statement"]
+    document = {"Version": "2012-10-17", "Statement": statements}
     ceph.client().put_bucket_policy(Bucket=ceph_bucket, Policy=json.dumps(document))
-    theirs = S3Store(ceph_bucket)
-    other = Track(theirs, "b", "stream").append("open", {}, after=None)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AK{name}")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"SK{name}")
-    store = S3Store(ceph_bucket)
-    probe(store)
-    mine = Track(store, "a", "stream")
-    entry = mine.append("open", {}, after=None)
-    assert mine.entries() == [entry]
-    log_b = "t/b/stream/log/0999999999.json"
-    refused: list[Callable[[], Any]] = [
-        lambda: store.get(log_b),
-        lambda: store.put("t/b/stream/v/x", b""),
-        lambda: store.put_if_absent("t/b/stream/log/0999999998.json", b"{}"),
-        lambda: store.list("t/b/"),
-        lambda: store.list_folders("t/b"),
+
+    def store_of(role: str) -> S3Store:
+        with monkeypatch.context() as patch:
+            for variable, value in {"ACCESS_KEY_ID": "AK", "SECRET_ACCESS_KEY": "SK"}.items():
+                patch.setenv(f"AWS_{variable}", value + keys[role])
+            made = S3Store(ceph_bucket, "p")
+            assert made.client and made.bulk
+        return made
+
+    return store_of
+
+
+@pytest.mark.s3
+def test_each_role_does_its_work_and_no_more(
+    team_a: Callable[[str], S3Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document that is printed, on a server that enforces it."""
+    stores = {role: team_a(role) for role in ("reader", "publisher", "promoter", "gc", "admin")}
+    tracks = {role: Track(store, "a", "run") for role, store in stores.items()}
+    probe(stores["publisher"])
+    for number in range(2):
+        publish_one(tracks["publisher"], tmp_path, number)
+    left = tracks["publisher"].fresh_prefix()
+    stores["publisher"].put(f"{left}/file", b"left over")
+    promote(tracks["promoter"], 1, "production")
+    RulesLog(stores["admin"], "a").change(TeamRules(), expect=0, why="none yet")
+    assert Collector(tracks["gc"], timedelta(0)).collect().remove == (left,)
+    for role, track in tracks.items():  # everyone reads all
+        assert [row["version"] for row in listed(stores[role], "a")] == [1, 2]
+        assert verify(track).faults == []
+    commit = tracks["reader"].entries()[0].body
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / "state"))
+    assert pull(tracks["reader"], {"": commit}, tmp_path / "pulled") == 160
+
+    def change_rules(role: str) -> None:
+        RulesLog(stores[role], "a").change(TeamRules(), expect=1, why="")
+
+    file = f"{commit['prefix']}/adapter.safetensors"
+    works: dict[str, Callable[[str], Any]] = {  # what only some may: by whom
+        "publisher": lambda role: publish_one(Track(stores[role], "a", "run"), tmp_path),
+        "publisher, promoter, gc": lambda role: promote(Track(stores[role], "a", "run"), 2, "candidate"),
+        "admin": change_rules,
+        "gc": lambda role: stores[role].delete(file),
+        "": lambda role: stores[role].delete(f"t/a/run/log/{10**9 - 1:010d}.json"),
+        " ": lambda role: stores[role].delete(f"t/a/.policy/log/{10**9 - 1:010d}.json"),
+    }
+    for allowed, work in works.items():
+        for role in stores.keys() - {*allowed.strip().split(", ")}:
+            with pytest.raises(StoreError, match="access denied"):
+                work(role)
+    assert tracks["reader"].entries()[0].body == commit and verify(tracks["reader"]).faults == []
+
+
+@pytest.mark.s3
+def test_teams_are_kept_apart_by_the_server(team_a: Callable[[str], S3Store], ceph_bucket: str, tmp_path: Path) -> None:
+    """No role of team a reads, lists, writes or promotes anything of team b's, or of ab's."""
+    owner = S3Store(ceph_bucket, "p")
+    before = {}
+    for team in ("b", "ab"):
+        publish_one(Track(owner, team, "stream"), tmp_path)
+        before[team] = owner.list(f"t/{team}/")
+    for role in ("reader", "publisher", "promoter", "gc", "admin"):
+        store = team_a(role)
+        for call in [call for team, keys in before.items() for call in touching(store, team, keys, tmp_path)]:
+            with pytest.raises(StoreError, match="access denied"):
+                call()
+    assert {team: owner.list(f"t/{team}/") for team in before} == before
+
+
+def touching(store: S3Store, team: str, keys: list[str], folder: Path) -> list[Callable[[], Any]]:
+    """All that could be done to a team whose objects are `keys`."""
+    log, second = (f"t/{team}/stream/log/{10**9 - seq:010d}.json" for seq in (1, 2))
+    track = Track(store, team, "stream")
+    assert log in keys
+    return [
+        lambda: store.get(log),
+        lambda: store.get(keys[-1]),
+        lambda: store.put(f"t/{team}/stream/v/x/y", b""),
+        lambda: store.put_if_absent(second, b"{}"),
+        lambda: store.list(f"t/{team}/"),
+        lambda: store.list_folders(f"t/{team}"),
         lambda: store.list(""),
-        lambda: store.delete(log_b),
-        lambda: store.delete("t/a/stream/log/0999999999.json"),
+        lambda: store.list_folders("t"),
+        lambda: store.delete(keys[-1]),
+        lambda: store.delete(log),
+        lambda: promote(track, 1, "production"),
+        lambda: publish_one(track, folder),
+        track.head,
     ]
-    for call in refused:
-        with pytest.raises(StoreError, match="access denied"):
-            call()
-    assert Track(theirs, "b", "stream").head() == other and mine.head() == entry
 
 
 @pytest.fixture
