@@ -38,7 +38,7 @@ from orchestrator.log import INDEX_EVERY
 from orchestrator.publish import publish
 from orchestrator.pull import pull
 from orchestrator.registry import Track
-from orchestrator.seen import STATE_VARIABLE
+from orchestrator.seen import STATE_VARIABLE, state_folder
 
 SUBJECT = "the store against raw clients"
 CPU = torch.device("cpu")
@@ -141,9 +141,9 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
     ways = {"boto3": Boto(ours.store, False), "boto3 managed": Boto(ours.store, True), "pyarrow": Arrow(ours.store)}
     took: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="orthoplex-bench-") as temporary:
-        source, target, cache = (Path(temporary) / name for name in ("source", "target", "state/files"))
+        source, target = Path(temporary) / "source", Path(temporary) / "target"
+        cache = state_folder() / "files"
         source.mkdir()
-        os.environ[STATE_VARIABLE] = str(cache.parent)
         names = [f"{number:04d}.safetensors" for number in range(len(sizes))]
         for name, size in zip(names, sizes, strict=True):
             (source / name).write_bytes(os.urandom(size))
@@ -306,7 +306,11 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=100_000)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    print(run(given.bucket, given.sizes, given.repeats, given.versions, given.results))
+    with tempfile.TemporaryDirectory(prefix="orthoplex-bench-") as state:
+        os.environ[STATE_VARIABLE] = (
+            state  # what is pulled is not to be found in the user's own cache, nor taken out of it
+        )
+        print(run(given.bucket, given.sizes, given.repeats, given.versions, given.results))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_registry(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     module = importlib.import_module("benchmarks.registry")
     for name, value in {"SMALL_FILES": 5, "SMALL_BYTES": 200_000, "PUBLISHES": 3, "INDEX_EVERY": 10}.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path))  # which the script sets anew
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path))
     path = tmp_path / "results.json"
     table = module.run(s3_bucket, [1], 1, 30, path)
     rows, listed = rows_of(table.partition("| a track of")[0]), rows_of(table[table.index("| a track of") :])
