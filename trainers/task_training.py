@@ -24,8 +24,8 @@ from trainers.batching import epoch_batches, equal_length_batches
 from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, TrainConfig
 from trainers.engine import Losses, TaskModel, build_engine, terms, train_batch
-from trainers.evaluate import TokenizedSplit
 from trainers.messages import Job, Order, Progress, Saved
+from trainers.tokens import TokenizedSplit
 from trainers.training_log import TrainingLog
 
 Report = Callable[[Any], None]

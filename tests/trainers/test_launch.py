@@ -6,7 +6,7 @@ from typing import Any
 from trainers.launch import Feed
 from trainers.messages import Failed, Lost, Order, Progress
 
-ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False)
+ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=1, test=1)
 DIED = Lost("workers", "rank 1 died")
 
 
