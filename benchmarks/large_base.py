@@ -23,8 +23,8 @@ from trainers.adapters.history import History
 from trainers.adapters.layers import attach, match_modules, width
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.engine import TaskModel, build_engine, train_batch
-from trainers.tokens import TokenIds, TokenizedSplit
 from trainers.models import load_backbone
+from trainers.tokens import TokenIds, TokenizedSplit
 
 SEVEN_B = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,

@@ -18,11 +18,13 @@ USABLE = 0.95  # share of a GPU's memory that is planned with
 def _as_gpus(value: float) -> float:
     """Part of one GPU, or whole GPUs."""
     if value > 1 and value % 1:
-        raise ValueError(f"{value:g}: is more than one GPU but not whole; use {math.floor(value)} or {math.ceil(value)}")
+        raise ValueError(
+            f"{value:g}: is more than one GPU but not whole; use {math.floor(value)} or {math.ceil(value)}"
+        )
     return value
 
 
-Gpus = Annotated[float, Field(gt=0), AfterValidator(_as_gpus)]
+Gpus = Annotated[float, Field(ge=0.01), AfterValidator(_as_gpus)]
 
 
 class WorkerRange(Frozen):
@@ -74,9 +76,9 @@ class TaskResources(Frozen):
 class ClusterConfig(Frozen):
     """Workers of a run. `address` is a Ray address (`auto`, `host:6379`); null starts Ray on this machine.
 
-    `cpus_per_worker` CPUs are reserved a worker, and with `use_gpu` `gpus_per_worker` GPUs: a fraction lets several runs
-    of one worker each share a GPU. After a failure the task in training is tried again, at most `max_failures` times in
-    a row. A driver told to stop has `grace_s` seconds to keep the task in training; one that is silent for `lease_s`
+    `cpus_per_worker` CPUs are reserved a worker, and with `use_gpu` `gpus_per_worker` GPUs: by a fraction several runs
+    of one worker each share one. After a failure the task in training is tried again, at most `max_failures` times in a
+    row. A driver told to stop has `grace_s` seconds to keep the task in training; one that is silent for `lease_s`
     seconds may be replaced by another.
     """
 
@@ -90,7 +92,11 @@ class ClusterConfig(Frozen):
     lease_s: Annotated[float, Field(ge=5)] = 120
 
     @model_validator(mode="after")
-    def _one_rank_a_gpu(self) -> "ClusterConfig":
+    def _fits_together(self) -> "ClusterConfig":
+        return self.checked()
+
+    def checked(self) -> "ClusterConfig":
+        """Itself. Raises ValueError where one key excludes another."""
         if self.use_gpu and self.gpus_per_worker < 1 and self.num_workers.max > 1:
             raise ValueError(
                 f"gpus_per_worker {self.gpus_per_worker:g} lets the {self.num_workers} workers of a run share a GPU, "
@@ -104,8 +110,8 @@ class ClusterConfig(Frozen):
         Raises:
             ValueError: what it asks for does not fit together with the rest.
         """
-        own = {key: value for key, value in (asked or ()) if value is not None}
-        return ClusterConfig.model_validate({**dict(self), **own}) if own else self
+        own = self.model_copy(update={key: value for key, value in (asked or ()) if value is not None})
+        return own.checked()
 
     def worker_resources(self) -> dict[str, Any]:
         """Ray resources of one worker; parts of a GPU are rounded down, so that n workers with 1 / n each fit."""
@@ -146,7 +152,9 @@ def gpu_memory() -> int | None:
 
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     ask = ray.remote(num_cpus=0, max_retries=0)(smallest_gpu_bytes)
-    asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes]
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
+    ]
     return min((found for found in ray.get(asked) if found), default=None)
 
 

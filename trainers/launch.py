@@ -1,4 +1,4 @@
-"""One Ray Train worker group for a whole stream, or for the streams of many runs, fed task by task through a small actor.
+"""One Ray Train worker group for a whole stream, or for those of many runs, fed task by task through a small actor.
 
 The feed is the only thing that driver and workers share. Workers ask it for orders; when the group breaks, Ray
 starts another at once, and the feed lets it wait until the driver has decided how to go on. `TorchTrainer.fit()`
@@ -121,7 +121,7 @@ class WorkerGroup:
     inside a Ray session.
 
     After `train` has returned or raised the group waits for the next order, unless `broken` says that it is of no more
-    use.
+    use. `there` are its workers unless they are (again) to start.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class WorkerGroup:
         """`check` is called at least every half second while waiting and may raise to leave; temporary files go below
         `folder`."""
         self.job, self.cluster, self.check, self.parent = job, cluster, check, folder
-        self.training = self.broken = False
+        self.training = self.broken = self.there = False
 
     def __enter__(self) -> Self:
         import ray
@@ -170,27 +170,35 @@ class WorkerGroup:
 
         try:
             ray.get(self.feed.put_order.remote(order))
-            return self._wait(order, on_event)
+            return self._wait(on_event)
         except ray.exceptions.RayError as error:
             self.broken = True
             raise TrainingError(f"Ray failed: {last_line(error)}") from error
         finally:
             self.training = False
 
-    def _wait(self, order: Order, on_event: OnEvent) -> TaskDone:
+    def _wait(self, on_event: OnEvent) -> TaskDone:
         import ray
 
         leaving, deadline = None, float("inf")
         while True:
             event = ray.get(self.feed.next_event.remote(POLL_S))
-            self.broken = self.broken or (isinstance(event, Failed) and event.workers == "gone")
+            self._note(event)
             if done := outcome(event, on_event):
                 return done
-            self.training = isinstance(event, Progress) or (event is None and self.training)
             if leaving and (isinstance(event, Saved) or time.monotonic() > deadline):
                 raise leaving
             if leaving is None:  # after the event: what is finished is not thrown away
                 leaving, deadline = self._interruption()
+
+    def _note(self, event: Event | None) -> None:
+        match event:
+            case Started() | Progress() | TaskDone():
+                self.there, self.training = True, isinstance(event, Progress)
+            case Lost():
+                self.there = False
+            case Failed():
+                self.there, self.broken = event.workers == "stay", self.broken or event.workers == "gone"
 
     def _interruption(self) -> tuple[Interrupted | None, float]:
         """What `check` raises, and until when the workers may take to keep their task; raises it where none trains."""

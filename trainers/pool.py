@@ -24,6 +24,7 @@ from trainers.messages import Event, Failed, Job, Lost, Order, TaskDone
 
 ABSENT_S = 30.0  # a caller that has not asked for that long gets no slot; one in good health asks every half second
 FORGOTTEN_S = 600.0  # what nobody has asked for that long is dropped
+LEFT = "the pool of workers was told to leave"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Slot:
     def __init__(self, job: Job, cluster: ClusterConfig, folder: str, check: Callable[[], None]) -> None:
         self.job, self.cluster, self.folder, self.check = job, cluster, folder, check
         self.group: WorkerGroup | None = None
-        self.run, self.busy, self.whole = "", False, True
+        self.run, self.busy = "", False
 
     def start(self) -> WorkerGroup:
         """The group, which is about to start if it was not there."""
@@ -53,13 +54,16 @@ class Slot:
             self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder).__enter__()
         return self.group
 
+    @property
+    def there(self) -> bool:
+        """Whether its workers need not start first."""
+        return self.group is not None and self.group.there
+
     def train(self, order: Order, on_event: OnEvent) -> TaskDone | Lost | Failed:
         """Has the group train one task and waits for it: how that ended."""
-        self.run, self.whole = (order.job or self.job).run, False
+        self.run = (order.job or self.job).run
         try:
-            done = self.start().train(order, on_event)
-            self.whole = True
-            return done
+            return self.start().train(order, on_event)
         except WorkersLost as error:
             return error.lost
         except OrthoplexError as error:
@@ -68,13 +72,14 @@ class Slot:
             return Failed(f"the pool failed: {last_line(error)}", TrainingError.exit_code)
         finally:
             if self.group is None or self.group.broken:
-                self.end(WorkersLost(Lost("workers", "")))
+                self.end(at_once=True)
 
-    def end(self, error: Exception | None = None) -> None:
-        """Ends the group: at once after an error, else when its workers have left."""
+    def end(self, *, at_once: bool) -> None:
+        """Ends the group, at once or when its workers have left."""
         import ray
 
         group, self.group = self.group, None
+        error = Interrupted(LEFT) if at_once else None
         if group is not None:
             with suppress(ray.exceptions.RayError):
                 group.__exit__(type(error) if error else None, error, None)
@@ -94,6 +99,11 @@ class Slots:
     async def start(self) -> None:
         """Has all groups start; they need not be there for orders to be given."""
         await self._on_all(Slot.start)
+
+    async def close(self, at_once: bool) -> None:
+        """Ends all groups; those at work at once."""
+        self.left.set()
+        await self._on_all(lambda slot: slot.end(at_once=at_once or slot.busy))
 
     async def submit(self, order: Order) -> str:
         """Takes an order in; its ticket."""
@@ -131,17 +141,10 @@ class Slots:
         self.waiting = []
         await asyncio.gather(*self.serving)
 
-    async def close(self) -> None:
-        """Ends all groups, those at work at once."""
-        self.left.set()
-        error = Interrupted("the pool is closed")
-        ends = [(slot.end, error if slot.busy else None) for slot in self.slots]
-        await asyncio.gather(*(asyncio.to_thread(end, why) for end, why in ends))
-
     def _deal(self) -> None:
         """Gives idle slots to the callers that have waited longest and still ask."""
         for ticket in [ticket for ticket in self.waiting if ticket.silent_s() < ABSENT_S]:
-            place = choose([(slot.run, slot.busy, slot.whole) for slot in self.slots], ticket.order)
+            place = choose([(slot.run, slot.busy, slot.there) for slot in self.slots], ticket.order)
             if place is None:
                 return
             self.waiting.remove(ticket)
@@ -168,7 +171,8 @@ class Slots:
 
     async def _on_all(self, act: Callable[[Slot], Any]) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(self.threads, act, slot) for slot in self.slots))
+        with ThreadPoolExecutor(len(self.slots)) as threads:  # its own, since those of the slots may be at work
+            await asyncio.gather(*(loop.run_in_executor(threads, act, slot) for slot in self.slots))
 
 
 class PoolClient:
@@ -235,16 +239,13 @@ class Pool:
         import ray
 
         with suppress(ray.exceptions.RayError):  # its end is the end of all it has started
-            ray.get(self.actor.close.remote(), timeout=CLOSE_S + POLL_S if kind is None else POLL_S)
+            ray.get(self.actor.close.remote(at_once=kind is not None), timeout=2 * CLOSE_S)
         ray.kill(self.actor)
         self.folder.cleanup()
 
     def leave(self) -> None:
         """As `PoolClient.leave`."""
         self.client.leave()
-
-
-LEFT = "the pool of workers was told to leave"
 
 
 def interrupted() -> Failed:

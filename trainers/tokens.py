@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import SupportsIndex, overload
 
 import numpy as np
 
@@ -37,12 +37,12 @@ class TokenIds(Sequence[list[int]]):
         return len(self.offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> list[int]: ...
+    def __getitem__(self, index: SupportsIndex) -> list[int]: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[list[int]]: ...
 
-    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+    def __getitem__(self, index: SupportsIndex | slice) -> list[int] | list[list[int]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]

@@ -106,7 +106,7 @@ class Line:
             newest, oldest = int(bounds[0]), -int(bounds[1])
             if newest == oldest:
                 self.number = number
-                return order  # type: ignore[no-any-return]
+                return order
             after = newest - 1
 
     def met_by_all(self, error: OrthoplexError) -> bool:
