@@ -6,7 +6,8 @@ is stored.
 
 What a worker on the CPU uses without a copy are parameters alone, and of them only large ones outside the target
 layers. Nothing writes those: an engine owns the adapters, the history writes to its target layers, and a frozen
-forward pass writes to buffers at most. So all else is copied.
+forward pass writes to buffers at most. So all else is copied. How a product on a CPU is rounded depends on where its
+factors begin within a cache line, so each tensor begins where it did when it was loaded from its file.
 """
 
 import io
@@ -26,14 +27,16 @@ from trainers.messages import TaskRows
 from trainers.models import load_backbone
 from trainers.tokens import TokenizedTask, tokenize_task
 
-SHARED_BYTES = 1 << 16  # smaller tensors are copied: Ray aligns small objects to 8 bytes only
+SHARED_BYTES = 1 << 16  # smaller tensors are copied: little is gained by sharing them
+LINE_BYTES = 64
 
 
 @dataclass(frozen=True, eq=False)
 class PackedTensor:
-    """One tensor as bytes; `is_parameter` where the model has it as a parameter."""
+    """One tensor as bytes, of which it leaves the first `offset` out; `is_parameter` where the model has it as one."""
 
     data: np.ndarray
+    offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
     is_parameter: bool
@@ -42,15 +45,17 @@ class PackedTensor:
     def of(cls, tensor: Tensor) -> "PackedTensor":
         """The same on the CPU; what is not contiguous becomes so."""
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return cls(data, tensor.dtype, tuple(tensor.shape), isinstance(tensor, nn.Parameter))
+        offset = line_offset(tensor)
+        data = np.concatenate([np.zeros(offset, np.uint8), data]) if offset else data
+        return cls(data, offset, tensor.dtype, tuple(tensor.shape), isinstance(tensor, nn.Parameter))
 
     def restored(self, device: torch.device | str) -> Tensor:
         """The tensor on `device`, frozen; on the CPU a large parameter is a view of `data`, which may be read-only."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            tensor = torch.from_numpy(self.data).view(self.dtype).view(self.shape)
-        shared = self.is_parameter and self.data.nbytes >= SHARED_BYTES
-        tensor = tensor.to(device, copy=not shared)
+            tensor = torch.from_numpy(self.data)[self.offset :].view(self.dtype).view(self.shape)
+        shared = self.is_parameter and tensor.nbytes >= SHARED_BYTES and line_offset(tensor) == self.offset
+        tensor = tensor.to(device) if shared or torch.device(device).type != "cpu" else placed(tensor, self.offset)
         return nn.Parameter(tensor, requires_grad=False) if self.is_parameter else tensor
 
 
@@ -104,7 +109,20 @@ def own(modules: Iterable[nn.Module]) -> None:
     """Gives layers that are going to be written to memory of their own for their parameters."""
     for module in modules:
         for parameter in module.parameters():
-            parameter.data = parameter.data.clone()
+            parameter.data = placed(parameter.data, line_offset(parameter))
+
+
+def line_offset(tensor: Tensor) -> int:
+    """Bytes from the start of a cache line to that of the tensor; 0 where no element could start there."""
+    offset = tensor.data_ptr() % LINE_BYTES
+    return 0 if offset % tensor.element_size() else offset
+
+
+def placed(tensor: Tensor, offset: int) -> Tensor:
+    """A contiguous copy on the CPU that starts so many bytes after the start of a cache line."""
+    room = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
+    start = (offset - room.data_ptr()) % LINE_BYTES
+    return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 @dataclass(frozen=True)
