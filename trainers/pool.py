@@ -19,9 +19,11 @@ from typing import Any, Self
 
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
+from cluster.session import reap, reap_trainers
 from trainers.launch import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, here, last_line, outcome
-from trainers.messages import Event, Failed, Job, Lost, Order, TaskDone
+from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started, TaskDone
 
+REAP_S = 5.0  # how often a group that waits for room looks for what dead ones hold
 ABSENT_S = 30.0  # a caller that has not asked for that long gets no slot; one in good health asks every half second
 FORGOTTEN_S = 600.0  # what nobody has asked for that long is dropped
 LEFT = "the pool of workers was told to leave"
@@ -62,8 +64,17 @@ class Slot:
     def train(self, order: Order, on_event: OnEvent) -> TaskDone | Lost | Failed:
         """Has the group train one task and waits for it: how that ended."""
         self.run = (order.job or self.job).run
+        look_at = time.monotonic() + REAP_S
+
+        def told(event: Started | Progress | None) -> None:
+            nonlocal look_at
+            if event is None and not self.there and time.monotonic() > look_at:
+                reap()  # what a group before it may have left holds the room that it waits for
+                look_at = time.monotonic() + REAP_S
+            on_event(event)
+
         try:
-            return self.start().train(order, on_event)
+            return self.start().train(order, told)
         except WorkersLost as error:
             return error.lost
         except OrthoplexError as error:
@@ -241,6 +252,7 @@ class Pool:
         with suppress(ray.exceptions.RayError):  # its end is the end of all it has started
             ray.get(self.actor.close.remote(at_once=kind is not None), timeout=2 * CLOSE_S)
         ray.kill(self.actor)
+        reap_trainers(CLOSE_S)
         self.folder.cleanup()
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""A base that went through Ray's object store is the base: bit for bit, tied where it was tied; and nobody writes it."""
+"""A base that went through Ray's object store is the base, bit for bit, tied where it was tied; nobody writes it."""
 
 import pickle
 from pathlib import Path
