@@ -48,13 +48,15 @@ class Slot:
     def __init__(self, job: Job, cluster: ClusterConfig, folder: str, check: Callable[[], None]) -> None:
         self.job, self.cluster, self.folder, self.check = job, cluster, folder, check
         self.group: WorkerGroup | None = None
+        self.lock = threading.Lock()  # its first order may come while the pool has it start
         self.run, self.busy = "", False
 
     def start(self) -> WorkerGroup:
         """The group, which is about to start if it was not there."""
-        if self.group is None:
-            self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder).__enter__()
-        return self.group
+        with self.lock:
+            if self.group is None:
+                self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder).__enter__()
+            return self.group
 
     @property
     def there(self) -> bool:
@@ -89,7 +91,8 @@ class Slot:
         """Ends the group, at once or when its workers have left."""
         import ray
 
-        group, self.group = self.group, None
+        with self.lock:
+            group, self.group = self.group, None
         error = Interrupted(LEFT) if at_once else None
         if group is not None:
             with suppress(ray.exceptions.RayError):
@@ -113,7 +116,7 @@ class Slots:
 
     async def close(self, at_once: bool) -> None:
         """Ends all groups; those at work at once."""
-        self.left.set()
+        self._turn_away()
         await self._on_all(lambda slot: slot.end(at_once=at_once or slot.busy))
 
     async def submit(self, order: Order) -> str:
@@ -146,11 +149,14 @@ class Slots:
 
     async def leave(self) -> None:
         """Gives no more orders out, and has the tasks in training kept; returns when they are, or `grace_s` is up."""
+        self._turn_away()
+        await asyncio.gather(*self.serving)
+
+    def _turn_away(self) -> None:
         self.left.set()
         for ticket in self.waiting:
             ticket.events.put_nowait(interrupted())
         self.waiting = []
-        await asyncio.gather(*self.serving)
 
     def _deal(self) -> None:
         """Gives idle slots to the callers that have waited longest and still ask."""

@@ -243,9 +243,10 @@ def test_a_group_that_is_gone_is_replaced_for_the_next_order(monkeypatch: pytest
     class FakeGroup:
         def __init__(self, *_: Any) -> None:
             self.broken, self.there, self.ended = False, True, False
-            made.append(self)
 
         def __enter__(self) -> "FakeGroup":
+            time.sleep(0.1)
+            made.append(self)
             return self
 
         def __exit__(self, *_: Any) -> None:
@@ -259,6 +260,9 @@ def test_a_group_that_is_gone_is_replaced_for_the_next_order(monkeypatch: pytest
 
     monkeypatch.setattr(pool_module, "WorkerGroup", FakeGroup)
     slot = Slot(job("t/start", "", 2, {}), ClusterConfig(num_workers=1), "", lambda: None)
-    assert slot.train(order("t/a"), lambda _: None) == Failed("cannot start", 1)
+    starting = threading.Thread(target=slot.start)
+    starting.start()
+    assert slot.train(order("t/a"), lambda _: None) == Failed("cannot start", 1) and len(made) == 1
+    starting.join()
     assert made[0].ended and not slot.there
     assert slot.train(order("t/a"), lambda _: None) == "done" and len(made) == 2
