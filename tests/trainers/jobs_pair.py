@@ -84,7 +84,7 @@ def worker_of(given: Job) -> Worker:
 
 
 def serve(stage: int, store: str) -> dict[str, Any]:
-    """What fresh workers make of each job, and what one worker that serves them in turn does."""
+    """What a fresh worker makes of each job (ZeRO 3: of the first), and what one that serves them in turn does."""
     both = {"orthogonality": {"side": "both", "energy": 0.6}}
     plain = job("t/plain", store, stage, {})
     other = job("t/other", store, stage, {**both, "max_rank": 6, "history": "concatenated"}, learning_rate=2e-2, seed=3)
@@ -93,7 +93,7 @@ def serve(stage: int, store: str) -> dict[str, Any]:
         name: replace(each, base=packed, tasks=tuple(tokenised)) for name, each in (("plain", plain), ("other", other))
     }
     fresh = {}
-    for name, given in (("plain", plain), ("other", other)):
+    for name, given in {"plain": plain, **({"other": other} if stage == 2 else {})}.items():
         worker, stream = worker_of(given), Stream(given)
         for _ in TASKS:
             stream.train(worker)

@@ -121,7 +121,7 @@ def test_more_runs_than_slots_leave_what_each_would_alone(setting: Setting) -> N
 
 def test_a_caller_that_dies_leaves_its_slot_to_others(setting: Setting) -> None:
     """Both slots are taken by callers that die; their tasks end by themselves, and two more orders are served."""
-    jobs = [setting.job(name, epochs=40, checkpoint_steps=2) for name in ("orphan1", "orphan2")]
+    jobs = [setting.job(name, epochs=20, checkpoint_steps=2) for name in ("orphan1", "orphan2")]
     callers = [Caller.remote() for _ in jobs]
     for caller, each in zip(callers, jobs, strict=True):
         caller.train.remote(setting.pool.client, setting.order(each))
@@ -155,7 +155,7 @@ def test_a_job_for_other_workers_is_refused(setting: Setting) -> None:
 
 
 def test_a_worker_that_dies_costs_its_task_an_attempt(setting: Setting) -> None:
-    jobs = [setting.job(name, epochs=40, checkpoint_steps=2) for name in ("hit", "missed")]
+    jobs = [setting.job(name, epochs=20, checkpoint_steps=2) for name in ("hit", "missed")]
     callers = [Caller.remote() for _ in jobs]
     orders = [setting.order(each) for each in jobs]
     asked = [c.train.remote(setting.pool.client, order) for c, order in zip(callers, orders, strict=True)]
