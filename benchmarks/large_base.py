@@ -23,8 +23,8 @@ from trainers.adapters.history import History
 from trainers.adapters.layers import attach, match_modules, width
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.engine import TaskModel, build_engine, train_batch
-from trainers.evaluate import TokenizedSplit
 from trainers.models import load_backbone
+from trainers.tokens import TokenIds, TokenizedSplit
 
 SEVEN_B = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,
@@ -79,7 +79,7 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
     engine = build_engine(task, config, stage, dist.get_world_size(), options.steps + 2)
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 400, options.length - 2).tolist() for _ in range(options.batch)]
-    split = TokenizedSplit(rows, np.arange(options.batch) % 2)
+    split = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)
     labels = backbone.encode_labels(["w5", "w7"])
     backbone.model.train()
     weights = torch.cuda.memory_allocated() if cuda else 0

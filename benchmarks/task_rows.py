@@ -37,10 +37,11 @@ from trainers.adapters.layers import attach, match_modules
 from trainers.backbones import LOGIT_SCALE, Backbone, Labels
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.engine import TaskModel
-from trainers.evaluate import TokenizedSplit, evaluate, tokenize
+from trainers.evaluate import evaluate
 from trainers.messages import Job, Order, TaskRows
 from trainers.models import compile_blocks, load_backbone
 from trainers.task_training import TaskTraining
+from trainers.tokens import TokenizedSplit, tokenize
 
 ADAPTER = {"target_modules": ["output.dense"], "max_rank": 8, "threshold": 0.2, "budget_weight": 0.003}
 LORA_RANK, LORA_TARGETS = 16, ("query", "value")
@@ -256,7 +257,7 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     job = Job(
         "benchmark", ModelConfig(name=setting.model), adapter, setting.train, DeepSpeedConfig(zero_stage=2), "", ()
     )
-    order = Order(0, 1, "", (), (), "", {}, False)
+    order = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=0, test=0)
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(
         job, order, task.name, backbone, modules, history, train, labels, nowhere, lambda _: None,

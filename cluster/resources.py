@@ -1,13 +1,30 @@
 """What a run asks of the cluster."""
 
+import math
+import subprocess
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from cluster.schema import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+RAY_STEP = 10_000  # Ray counts resources in ten-thousandths, and rounds
+CONTEXT_BYTES = 512 << 20  # of a GPU's memory that a process takes for CUDA itself
+USABLE = 0.95  # share of a GPU's memory that is planned with
+
+
+def _as_gpus(value: float) -> float:
+    """Part of one GPU, or whole GPUs."""
+    if value > 1 and value % 1:
+        raise ValueError(
+            f"{value:g}: is more than one GPU but not whole; use {math.floor(value)} or {math.ceil(value)}"
+        )
+    return value
+
+
+Gpus = Annotated[float, Field(ge=0.01), AfterValidator(_as_gpus)]
 
 
 class WorkerRange(Frozen):
@@ -53,31 +70,53 @@ class TaskResources(Frozen):
     num_workers: Workers | None = None
     use_gpu: bool | None = None
     cpus_per_worker: Count | None = None
+    gpus_per_worker: Gpus | None = None
 
 
 class ClusterConfig(Frozen):
     """Workers of a run. `address` is a Ray address (`auto`, `host:6379`); null starts Ray on this machine.
 
-    `cpus_per_worker` CPUs are reserved a worker, and one GPU with `use_gpu`. After a failure the task in training is
-    tried again, at most `max_failures` times in a row. A driver told to stop has `grace_s` seconds to keep the task in
-    training; one that is silent for `lease_s` seconds may be replaced by another.
+    `cpus_per_worker` CPUs are reserved a worker, and with `use_gpu` `gpus_per_worker` GPUs: by a fraction several runs
+    of one worker each share one. After a failure the task in training is tried again, at most `max_failures` times in a
+    row. A driver told to stop has `grace_s` seconds to keep the task in training; one that is silent for `lease_s`
+    seconds may be replaced by another.
     """
 
     num_workers: Annotated[Workers, Field(validate_default=True)] = 2  # type: ignore[assignment]
     use_gpu: bool = False
     cpus_per_worker: Count = 1
+    gpus_per_worker: Gpus = 1
     address: str | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
     grace_s: Annotated[float, Field(ge=0)] = 20
     lease_s: Annotated[float, Field(ge=5)] = 120
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ClusterConfig":
+        return self.checked()
+
+    def checked(self) -> "ClusterConfig":
+        """Itself. Raises ValueError where one key excludes another."""
+        if self.use_gpu and self.gpus_per_worker < 1 and self.num_workers.max > 1:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g} lets the {self.num_workers} workers of a run share a GPU, "
+                "which NCCL refuses; set num_workers to 1, or gpus_per_worker to 1"
+            )
+        return self
+
     def with_resources(self, asked: TaskResources | None) -> "ClusterConfig":
-        """The same with what a task asks for."""
-        return self.model_copy(update={key: value for key, value in (asked or ()) if value is not None})
+        """The same with what a task asks for.
+
+        Raises:
+            ValueError: what it asks for does not fit together with the rest.
+        """
+        own = self.model_copy(update={key: value for key, value in (asked or ()) if value is not None})
+        return own.checked()
 
     def worker_resources(self) -> dict[str, Any]:
-        """Ray resources of one worker."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
+        """Ray resources of one worker; parts of a GPU are rounded down, so that n workers with 1 / n each fit."""
+        gpus = math.floor(self.gpus_per_worker * RAY_STEP + 1e-6) / RAY_STEP
+        return {"CPU": self.cpus_per_worker} | ({"GPU": gpus if gpus % 1 else int(gpus)} if self.use_gpu else {})
 
     def shortage(self, available: Mapping[str, float]) -> str:
         """What the fewest workers together need beyond `available` (Ray resource names to amounts); empty where they
@@ -90,3 +129,40 @@ class ClusterConfig(Frozen):
             if amount > available.get(name, 0)
         ]
         return f"{fewest} workers need {' and '.join(short)}" if short else ""
+
+
+def workers_per_gpu(worker_bytes: int, gpu_bytes: int) -> int:
+    """How many workers fit on one GPU: ⌊95% of its memory / (what one allocates + CUDA's own half GiB)⌋; 0 where not
+    even one does. `gpus_per_worker` is then the reciprocal.
+
+    Args:
+        worker_bytes: weights, adapters and activations of one worker at its peak.
+        gpu_bytes: the GPU's memory, see `gpu_memory`.
+    """
+    return int(USABLE * gpu_bytes // (worker_bytes + CONTEXT_BYTES))
+
+
+def gpu_memory() -> int | None:
+    """Bytes of memory of the smallest GPU among the nodes of the connected Ray cluster; None where it has no GPU.
+
+    Asks each node that has one, through a task that reserves nothing.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    ask = ray.remote(num_cpus=0, max_retries=0)(smallest_gpu_bytes)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
+    ]
+    return min((found for found in ray.get(asked) if found), default=None)
+
+
+def smallest_gpu_bytes() -> int:
+    """Bytes of memory of this machine's smallest NVIDIA GPU; 0 where its driver shows none."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return min((int(line) << 20 for line in done.stdout.split() if line.isdecimal()), default=0)

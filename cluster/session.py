@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,23 +57,49 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def reap() -> list[str]:
-    """Removes placement groups of this namespace whose driver is dead, and returns their ids.
+    """Removes placement groups of this namespace whose driver, or the actor that made them, is dead; their ids.
 
-    Ray frees them itself, except where the driver was killed while its workers were being placed: those would hold
-    their resources for ever. Death is noticed some seconds late, so a driver that waits for room calls this again.
+    Ray frees them itself, except where the driver was killed while its workers were being placed, and where a trainer
+    is killed in a Ray without a dashboard, whose help it needs: those would hold their resources for ever. Death is
+    noticed some seconds late, so a driver that waits for room calls this again.
     """
     import ray._private.state
     from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     dead = {bytes.fromhex(job["JobID"]) for job in ray._private.state.jobs() if job["IsDead"]}
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    groups = [PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
-    left = [group for group in groups if orphaned(group, dead)]
+    left = [group for group in _placement_groups() if orphaned(group, dead)]
     for group in left:
         remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
     return [group.placement_group_id.hex() for group in left]
+
+
+def reap_trainers(wait_s: float) -> None:
+    """Waits, at most so long, until no placement group is left that an actor of this driver made: for when all its
+    trainers were ended."""
+    import ray
+
+    job, deadline = bytes.fromhex(ray.get_runtime_context().get_job_id()), time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        reap()
+        ours = [g for g in _placement_groups() if g.creator_job_id == job and _by_actor(g)]
+        if all(group.state == type(group).REMOVED or group.is_detached for group in ours):
+            return
+        time.sleep(0.1)
+
+
+def _by_actor(group: Any) -> bool:
+    """Whether an actor made it, not the driver itself, for whom Ray says that the actor is dead and its id all ones."""
+    return bool(group.creator_actor_id.strip(b"\xff"))
+
+
+def _placement_groups() -> list[Any]:
+    """Ray's table of placement groups, removed ones among them."""
+    import ray._private.state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    return [PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
 
 
 def orphaned(group: Any, dead: Collection[bytes]) -> bool:
@@ -82,6 +109,7 @@ def orphaned(group: Any, dead: Collection[bytes]) -> bool:
     """
     gone = group.state == type(group).REMOVED
     unused = group.creator_job_dead or group.creator_job_id in dead
+    unused = unused or (_by_actor(group) and group.creator_actor_dead)
     return group.ray_namespace == NAMESPACE and unused and not group.is_detached and not gone
 
 

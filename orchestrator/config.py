@@ -67,6 +67,15 @@ class RunConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tasks_fit_the_cluster(self) -> "RunConfig":
+        for index, task in enumerate(self.tasks):
+            try:
+                self.cluster.with_resources(task.resources)
+            except ValueError as error:
+                raise ValueError(f"tasks.{index}.resources: {error}") from None
+        return self
+
     @field_validator("store")
     @classmethod
     def _known_store(cls, store: str) -> str:

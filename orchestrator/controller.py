@@ -160,6 +160,7 @@ class Controller:
         return Order(
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), zero_shot=index == 0,
+            validation=len(self.config.tasks), test=len(self.config.tasks),
         )  # fmt: skip
 
     def _trained(self, group: WorkerGroup, order: Order) -> TaskDone:

@@ -141,8 +141,8 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     DeepSpeedConfig: {"zero_stage": 2},
     ClusterConfig: {
-        "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "address": None, "max_failures": 2, "grace_s": 20,
-        "lease_s": 120,
+        "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "gpus_per_worker": 1, "address": None,
+        "max_failures": 2, "grace_s": 20, "lease_s": 120,
     },
     GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},

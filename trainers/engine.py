@@ -18,7 +18,7 @@ from trainers.adapters.layers import use
 from trainers.backbones import Backbone, Labels
 from trainers.batching import micro_batches
 from trainers.config import TrainConfig
-from trainers.evaluate import TokenizedSplit
+from trainers.tokens import TokenizedSplit
 
 
 @dataclass(frozen=True)

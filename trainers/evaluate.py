@@ -1,33 +1,12 @@
 """Accuracy of the model as it stands on one split, over all ranks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from trainers.backbones import Backbone, Labels
 from trainers.messages import Score
-from trainers.prompts import Prompt
-
-
-@dataclass(frozen=True)
-class TokenizedSplit:
-    """Rows of one split: token ids and label indices, aligned."""
-
-    token_ids: list[list[int]]
-    targets: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens a row."""
-        return np.fromiter(map(len, self.token_ids), dtype=np.int64, count=len(self.token_ids))
-
-
-def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt) -> TokenizedSplit:
-    """Token ids of every text in its prompt, cut at the model's `max_length`."""
-    return TokenizedSplit(backbone.tokenize(texts, prompt), np.asarray(targets, dtype=np.int64))
+from trainers.tokens import TokenizedSplit
 
 
 @torch.no_grad()

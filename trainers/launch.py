@@ -1,7 +1,7 @@
-"""One Ray Train worker group for a whole stream, fed task by task through a small actor.
+"""One Ray Train worker group for a whole stream, or for those of many runs, fed task by task through a small actor.
 
-The feed is the only thing that controller and workers share. Workers ask it for orders; when the group breaks, Ray
-starts another at once, and the feed lets it wait until the controller has decided how to go on. `TorchTrainer.fit()`
+The feed is the only thing that driver and workers share. Workers ask it for orders; when the group breaks, Ray
+starts another at once, and the feed lets it wait until the driver has decided how to go on. `TorchTrainer.fit()`
 runs in the feed's process: a driver that leaves in the middle takes the feed, and with it the trainer, down.
 """
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from cluster.resources import ClusterConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 from trainers.train_loop import train_loop
 
+OnEvent = Callable[[Started | Progress | None], None]
 POLL_S, CLOSE_S = 0.5, 10.0
+MEET_S = 3.0  # ranks that meet the same error do so within the same step
 
 
 class WorkersLost(Exception):
@@ -38,6 +41,7 @@ class Feed:
         self.leaving = self.told = False
         self.changed = asyncio.Condition()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.errors: list[str] = []
 
     async def put_order(self, order: Order | None) -> None:
         """Sets the task to train now; None ends the stream. What was reported before concerns it only where the group
@@ -45,9 +49,9 @@ class Feed:
         async with self.changed:
             before = [self.events.get_nowait() for _ in range(self.events.qsize())]
             for event in before:
-                if isinstance(event, Failed):
+                if isinstance(event, Failed) and event.workers == "gone":
                     self.events.put_nowait(event)
-            self.number, self.order, self.ready = self.number + 1, order, True
+            self.number, self.order, self.ready, self.errors = self.number + 1, order, True, []
             self.changed.notify_all()
 
     async def next_order(self, after: int) -> tuple[int, Order | None]:
@@ -64,13 +68,34 @@ class Feed:
         """Whether they are asked to."""
         return self.leaving
 
-    async def report(self, event: Event) -> None:
-        """Adds an event from a worker. A group that breaks is one event, and its successor gets no order yet."""
-        if isinstance(event, Lost) and not (self.ready and self.order is None):
-            self.ready, told, self.told = False, self.told, event.kind != "workers"
+    async def report(self, event: Event, number: int | None = None) -> None:
+        """Adds an event from a worker; one about an order, by its number, only while that is the newest.
+
+        A group that breaks is one event, whoever tells of it first, and its successor gets no order that was given
+        before. A worker tells why it ends; then Ray tells that it did.
+        """
+        if number not in (None, self.number):
+            return
+        ends = isinstance(event, Failed) and event.workers == "restart"
+        if isinstance(event, Started):
+            self.told = False
+        elif ends or (isinstance(event, Lost) and not (self.ready and self.order is None)):
+            told, self.told = self.told, ends or getattr(event, "kind", "") != "workers"
             if told:
                 return
+            self.ready = False
         await self.events.put(event)
+
+    async def met(self, number: int, error: str, ranks: int) -> bool:
+        """Whether so many ranks have met the same error at order `number`; waits `MEET_S` for the others."""
+        async with self.changed:
+            if number != self.number:
+                return False
+            self.errors.append(error)
+            self.changed.notify_all()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(lambda: self.errors.count(error) >= ranks), MEET_S)
+            return self.errors.count(error) >= ranks
 
     async def fit(self, job: Job, cluster: ClusterConfig, folder: str) -> None:
         """Runs the worker group to the end of the stream; what ends it early becomes an event."""
@@ -80,7 +105,8 @@ class Feed:
         try:
             await asyncio.to_thread(fit, job, cluster, feed, folder)
         except Exception as error:
-            await self.events.put(Failed(f"the worker group ended: {last_line(error)}", TrainingError.exit_code))
+            ended = f"the worker group ended: {last_line(error)}"
+            await self.events.put(Failed(ended, TrainingError.exit_code, workers="gone"))
 
     async def next_event(self, timeout_s: float) -> Event | None:
         """The oldest unread event, or None after `timeout_s`."""
@@ -91,20 +117,32 @@ class Feed:
 
 
 class WorkerGroup:
-    """A running `TorchTrainer`. Use as a context manager inside a Ray session."""
+    """A running `TorchTrainer`, for one task after another, be they of one run or of many. Use as a context manager
+    inside a Ray session.
 
-    def __init__(self, job: Job, cluster: ClusterConfig, check: Callable[[], None] = lambda: None) -> None:
-        """`check` is called at least every half second while waiting and may raise to leave."""
-        self.job, self.cluster, self.check = job, cluster, check
-        self.training = False
+    After `train` has returned or raised the group waits for the next order, unless `broken` says that it is of no more
+    use. `there` are its workers unless they are (again) to start.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        cluster: ClusterConfig,
+        check: Callable[[], None] = lambda: None,
+        folder: str | None = None,
+    ) -> None:
+        """`check` is called at least every half second while waiting and may raise to leave; temporary files go below
+        `folder`."""
+        self.job, self.cluster, self.check, self.parent = job, cluster, check, folder
+        self.training = self.broken = self.there = False
 
     def __enter__(self) -> Self:
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.feed: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Feed).remote()
-        self.folder = tempfile.TemporaryDirectory(prefix="orthoplex-train-", ignore_cleanup_errors=True)
+        self.feed: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(Feed).remote()
+        self.folder = tempfile.TemporaryDirectory(
+            prefix="orthoplex-train-", dir=self.parent, ignore_cleanup_errors=True
+        )
         self.fitted = self.feed.fit.remote(self.job, self.cluster, self.folder.name)
         return self
 
@@ -113,13 +151,13 @@ class WorkerGroup:
     ) -> None:
         import ray
 
-        if kind is None:
+        if kind is None and not self.broken:
             ray.get(self.feed.put_order.remote(None))
             ray.wait([self.fitted], timeout=CLOSE_S)  # all is committed: a group that breaks now is not waited for
         ray.kill(self.feed)
         self.folder.cleanup()
 
-    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+    def train(self, order: Order, on_event: OnEvent) -> TaskDone:
         """Has the group train one task and waits for it; `on_event` gets what happens, None while nothing does.
 
         Where `check` raises Interrupted while the task is in training, the workers have `grace_s` seconds to keep it.
@@ -132,32 +170,35 @@ class WorkerGroup:
 
         try:
             ray.get(self.feed.put_order.remote(order))
-            return self._wait(order, on_event)
+            return self._wait(on_event)
         except ray.exceptions.RayError as error:
+            self.broken = True
             raise TrainingError(f"Ray failed: {last_line(error)}") from error
         finally:
             self.training = False
 
-    def _wait(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+    def _wait(self, on_event: OnEvent) -> TaskDone:
         import ray
 
         leaving, deadline = None, float("inf")
         while True:
             event = ray.get(self.feed.next_event.remote(POLL_S))
-            match event:
-                case None | Started() | Progress():
-                    on_event(event)
-                    self.training = isinstance(event, Progress) or (event is None and self.training)
-                case TaskDone(index=order.index):
-                    return event
-                case Lost():
-                    raise WorkersLost(event)
-                case Failed():
-                    raise failure(event)
+            self._note(event)
+            if done := outcome(event, on_event):
+                return done
             if leaving and (isinstance(event, Saved) or time.monotonic() > deadline):
                 raise leaving
-            if leaving is None:  # after the match: what is finished is not thrown away
+            if leaving is None:  # after the event: what is finished is not thrown away
                 leaving, deadline = self._interruption()
+
+    def _note(self, event: Event | None) -> None:
+        match event:
+            case Started() | Progress() | TaskDone():
+                self.there, self.training = True, isinstance(event, Progress)
+            case Lost():
+                self.there = False
+            case Failed():
+                self.there, self.broken = event.workers == "stay", self.broken or event.workers == "gone"
 
     def _interruption(self) -> tuple[Interrupted | None, float]:
         """What `check` raises, and until when the workers may take to keep their task; raises it where none trains."""
@@ -166,6 +207,7 @@ class WorkerGroup:
         except Interrupted as error:
             if not self.training:
                 raise
+            self.broken = True  # the workers end, whether they keep it or not
             self.feed.leave.remote()
             return error, time.monotonic() + self.cluster.grace_s
         return None, float("inf")
@@ -201,6 +243,32 @@ def fit(job: Job, cluster: ClusterConfig, feed: Any, folder: str) -> None:
             callbacks=[Witness()],
         ),
     ).fit()
+
+
+def outcome(event: Event | None, on_event: OnEvent) -> TaskDone | None:
+    """The end of a task, where the event is that; `on_event` gets what is none.
+
+    Raises:
+        WorkersLost, OrthoplexError: as `WorkerGroup.train`.
+    """
+    match event:
+        case None | Started() | Progress():
+            on_event(event)
+        case TaskDone():
+            return event
+        case Lost():
+            raise WorkersLost(event)
+        case Failed():
+            raise failure(event)
+    return None
+
+
+def here() -> Any:
+    """The scheduling strategy that keeps an actor on this node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def failure(event: Failed) -> OrthoplexError:

@@ -1,7 +1,7 @@
 """What the controller and the workers say to each other. In transit only; nothing here is stored."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from cluster.storage import FileRecord
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
@@ -20,8 +20,12 @@ class TaskRows:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker needs that does not change between tasks. `run` is team/name; `tasks` are references to
-    `TaskRows`."""
+    """Everything a worker needs that does not change between tasks.
+
+    `run` is team/name. `tasks` are references to `TaskRows`, or to tasks which are token ids already
+    (`trainers.tokens.TokenizedTask`). `base` is a reference to the base in the object store (`trainers.prepare`); None
+    has each worker load it from its files, as ZeRO 3 always does, where no worker holds it whole.
+    """
 
     run: str
     model: ModelConfig
@@ -30,6 +34,7 @@ class Job:
     deepspeed: DeepSpeedConfig
     store_uri: str
     tasks: tuple[Any, ...]
+    base: Any = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ class Order:
     `history` holds one reference a committed task, to its (adapter, bases) bytes in Ray's object store; a worker reads
     those it does not hold already, and checks them against `digests`, their sha256. `version_root` is the key prefix
     under which a fresh folder is written, `checkpoint` the key of the task in training; one found there is resumed from
-    where its identity is equal to `identity`.
+    where its identity is equal to `identity`. Before training every task is scored on the test split with `zero_shot`;
+    after it the first `validation` and the first `test` tasks are on those splits. `job` is the run to train for, where
+    it is another than the one that the workers were started for.
     """
 
     index: int
@@ -50,6 +57,9 @@ class Order:
     checkpoint: str
     identity: dict[str, Any]
     zero_shot: bool
+    validation: int
+    test: int
+    job: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """Task `index` is trained, evaluated on every task, and its files stand under `prefix`; not yet committed."""
+    """Task `index` is trained, evaluated on the tasks its order names, and its files stand under `prefix`; not yet
+    committed."""
 
     index: int
     prefix: str
@@ -121,11 +132,16 @@ class Lost:
 
 @dataclass(frozen=True)
 class Failed:
-    """A worker met an error that a retry does not mend; `message` is for the user, `evidence` for the log."""
+    """A worker met an error that a retry does not mend; `message` is for the user, `evidence` for the log.
+
+    `workers`: where all ranks met it alike they `stay` for the next order; else Ray starts a new group (`restart`);
+    `gone` is a group that cannot start, or ended.
+    """
 
     message: str
     exit_code: int
     evidence: dict[str, Any] = field(default_factory=dict)
+    workers: Literal["stay", "restart", "gone"] = "restart"
 
 
 Event = Started | Progress | Saved | TaskDone | Lost | Failed

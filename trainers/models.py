@@ -61,12 +61,12 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         # instead of the checkpoint's, which may ask for sampling, beams or penalties: greedy decoding is what is scored
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
     model.eval().requires_grad_(False)
-    if not partitioned:
-        model.to(device)
     digest = weights_digest(model)  # of the weights as they are published, whatever they are kept in
     if config.quantization:
-        quantise(model)
-    if partitioned:
+        quantise(model)  # on the CPU, wherever it is used: devices divide by a scalar differently
+    if not partitioned:
+        model.to(device)
+    else:
         gather_on_use(model, dtype)
     return family(model, tokenizer, config.max_length, digest, config.scoring)
 

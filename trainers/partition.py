@@ -47,7 +47,18 @@ def gather_on_use(model: nn.Module, dtype: torch.dtype) -> None:
     """
     import deepspeed
 
-    deepspeed.initialize(model=model, config=stage_3(dtype))
+    engine, *_ = deepspeed.initialize(model=model, config=stage_3(dtype))
+    model.__dict__["gathering"] = engine  # past nn.Module, of which the engine is one
+
+
+def release(model: nn.Module) -> None:
+    """Shares out what training has left whole in a model that is gathered on use; nothing for any other.
+
+    DeepSpeed lets go of a layer in the backward pass when the gradient of its input is there. The first adapted layer's
+    input has none: it would stay whole, and neither be written to nor read again.
+    """
+    if engine := model.__dict__.get("gathering"):
+        engine.empty_partition_cache()
 
 
 def stage_3(dtype: torch.dtype) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from trainers.batching import epoch_batches, equal_length_batches
 from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, TrainConfig
 from trainers.engine import Losses, TaskModel, build_engine, terms, train_batch
-from trainers.evaluate import TokenizedSplit
 from trainers.messages import Job, Order, Progress, Saved
+from trainers.partition import release
+from trainers.tokens import TokenizedSplit
 from trainers.training_log import TrainingLog
 
 Report = Callable[[Any], None]
@@ -94,6 +95,7 @@ class TaskTraining:
             self.backbone.model.eval()
             use(self.modules, {})
             self.engine.destroy()
+            release(self.backbone.model)
         if not all(t.isfinite().all() for s in states.values() for t in (s.w1_RD, s.w2_DR, s.gamma_R)):
             raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps)
         return Trained(states, moments, self.log)

@@ -12,6 +12,12 @@ from cluster.session import NAMESPACE, orphaned
         ({"creator_job_dead": False}, False),
         ({"creator_job_dead": False, "creator_job_id": b"dead"}, True),
         ({"creator_job_dead": False, "creator_job_id": b"alive"}, False),
+        ({"creator_job_dead": False, "creator_actor_id": b"a", "creator_actor_dead": True}, True),
+        ({"creator_job_dead": False, "creator_actor_id": b"a", "creator_actor_dead": False}, False),
+        (
+            {"creator_job_dead": False, "creator_actor_id": b"\xff" * 16, "creator_actor_dead": True},
+            False,
+        ),  # the driver
         ({"is_detached": True}, False),
         ({"ray_namespace": "someone-else"}, False),
         ({"state": 3}, False),  # REMOVED

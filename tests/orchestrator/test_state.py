@@ -139,8 +139,8 @@ def test_status_before_the_first_task(fake_run: Begin) -> None:
 # --- what may change between two starts
 
 HARMLESS = {
-    "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.grace_s", "cluster.lease_s",
-    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
+    "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
+    "cluster.lease_s",    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
     "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
     "guards.max_forgetting", "guards.min_average_accuracy", "store", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",

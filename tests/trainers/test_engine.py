@@ -19,13 +19,13 @@ REPO = Path(__file__).resolve().parents[2]
 Tensors = dict[str, torch.Tensor]
 
 
-def launch(folder: Path, ranks: int) -> None:
-    """Runs zero_pair in that many processes to its end."""
+def launch(folder: Path, ranks: int, module: str = "tests.trainers.zero_pair") -> None:
+    """Runs a module in that many processes to its end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, "-m", "tests.trainers.zero_pair", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     processes = [
         subprocess.Popen(
             command, cwd=REPO, env={**common, "LOCAL_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)},

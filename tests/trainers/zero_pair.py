@@ -24,9 +24,10 @@ from trainers.adapters.subspace import extend_basis
 from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.engine import TaskModel, build_engine, train_batch
-from trainers.evaluate import TokenizedSplit, evaluate, tokenize
+from trainers.evaluate import evaluate
 from trainers.models import load_backbone
 from trainers.prompts import Prompt
+from trainers.tokens import TokenizedSplit, tokenize
 
 ROWS = 11  # odd on purpose: ranks and micro-batches get different numbers of rows
 BATCHES = [np.arange(ROWS), np.array([3]), np.arange(2, 7)]  # the second leaves one rank without a row

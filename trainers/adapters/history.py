@@ -60,15 +60,18 @@ class History:
 
     def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
         """Takes the target layers, unadapted; `dtype` is that of their outputs."""
-        self.modules, self.config, self.dtype = dict(modules), config, dtype
-        self.tasks: list[TaskAdapter] = []
-        self.written, self.read = self._no_directions(), self._no_directions()
-        self.dropped = dict.fromkeys(self.modules, 0.0)
+        self.modules, self.dtype = dict(modules), dtype
         self._original: dict[str, list[Tensor]] = {}
-        if config.history == "folded":
+        self.begin(config)
+
+    def begin(self, config: AdapterConfig) -> None:
+        """Begins an empty stream with other settings, on the layers as they were given; the first one too."""
+        self.config = config
+        self.restore()
+        if config.history == "folded" and not self._original:
             self._original = {
                 name: [local(parameter).detach().to("cpu", copy=True) for parameter in module.parameters()]
-                for name, module in modules.items()
+                for name, module in self.modules.items()
             }
 
     def extend(self, *adapters: TaskAdapter) -> None:
@@ -101,7 +104,8 @@ class History:
         for name, module in self.modules.items():
             self._put_back(name, module)
             module.__dict__.pop("history", None)
-        self.tasks, self.written, self.read = [], self._no_directions(), self._no_directions()
+        self.tasks: list[TaskAdapter] = []
+        self.written, self.read = self._no_directions(), self._no_directions()
         self.dropped = dict.fromkeys(self.modules, 0.0)
 
     def columns(self, side: str) -> dict[str, Tensor]:
