@@ -5,16 +5,14 @@ a prefix of their own; the task exists from the moment its `commit` entry stands
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
-from cluster.errors import GuardStop, IntegrityError, Interrupted, OrthoplexError, StoreError, TrainingError
+from cluster.errors import GuardStop, IntegrityError, TrainingError
 from cluster.resources import ClusterConfig
-from cluster.session import ray_session
 from cluster.storage import open_store, probe
 from orchestrator.config import RunConfig
 from orchestrator.fork import Fork, take_over
@@ -25,22 +23,23 @@ from orchestrator.registry import Track, digest
 from orchestrator.retries import Attempt, decide_retry
 from orchestrator.run_log import RunLog
 from orchestrator.state import HARMLESS, RunState, objections, refuse, without
-from orchestrator.stopping import stop_signals
 from orchestrator.watch import Reporter, Watch
-from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
-from trainers.data import TaskData, load_task
-from trainers.launch import WorkerGroup, WorkersLost
-from trainers.messages import Job, Order, Score, TaskDone, TaskRows
-from trainers.models import check_model
-from trainers.prompts import Prompt, prompt_for
+from orchestrator.workers import Group, OwnWorkers, Workers
+from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
+from trainers.launch import WorkersLost
+from trainers.messages import Job, Order, Score, TaskDone
 
 
 class Controller:
     """Runs one configuration to its end, from the first tasks of another stream with `fork`. `run` is idempotent by
     name."""
 
-    def __init__(self, config: RunConfig, reporter: Reporter, fork: Fork | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, reporter: Reporter, fork: Fork | None = None, workers: Workers | None = None
+    ) -> None:
+        """`workers` are the run's own by default."""
         self.config, self.reporter, self.fork = config, reporter, fork
+        self.workers = workers or OwnWorkers(config, reporter.say)
         self.store = open_store(config.store)
         self.track = Track(self.store, config.team, config.name)
         self.log = RunLog(self.track)
@@ -52,7 +51,14 @@ class Controller:
         return self.log.state
 
     def run(self) -> RunState:
-        """Continues from the last committed task; returns at once where the run is finished.
+        """Continues from the last committed task; returns at once where the run is finished. Raises as `steps`."""
+        for _ in self.steps():
+            pass
+        return self.state
+
+    def steps(self) -> Generator[RunState]:
+        """`run` in steps: yields where it stands before the first task to train, and after each. To leave between two
+        steps, throw what is to be logged as the reason.
 
         Raises:
             ConfigError: the configuration or its data differs from what the stream was begun with.
@@ -61,109 +67,78 @@ class Controller:
         """
         self._check()
         if self.state.state == "finished" and len(self.config.tasks) == len(self.state.commits):
-            return self.state
-        check_model(self.config.model, self.config.adapter)
+            return
+        self.workers.check()
         probe(self.store)
         lease_s = self.config.cluster.lease_s
         versions = {**code_version()["packages"], "python": platform.python_version()}
         start = {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")}
         self.log.take(start, lease_s, self.reporter.say)
-        try:
-            with self.log.kept(lease_s):
-                if self.fork:
-                    take_over(self.log, self.fork)
-                self._check()  # as the log stands now that nobody else writes it
-                self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
-                data = self._load_data()
-                self._open(data)
-                self._guard()
-                self._train(data)
-        except OrthoplexError as error:
-            self._leave(error)
-            raise
-        except KeyboardInterrupt:
-            self._leave(Interrupted("interrupted"))
-            raise
-        except Exception as error:
-            self._leave(TrainingError(f"{type(error).__name__}: {error}"))
-            raise
+        with self.log.left(), self.log.kept(lease_s):
+            if self.fork:
+                take_over(self.log, self.fork)
+            self._check()  # as the log stands now that nobody else writes it
+            self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
+            tasks = self.workers.describe()
+            self._check(tasks)
+            self._open(tasks)
+            self._guard()
+            yield self.state
+            yield from self._train()
         self.log.append("finish", {})
-        return self.state
 
     def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
         refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
 
-    def _load_data(self) -> list[TaskData]:
-        config = self.config
-        data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
-        for task in data:
-            for warning in task.warnings:
-                self.reporter.say(f"warning: {warning}")
-        self._check([describe_data(task) for task in data])
-        return data
-
-    def _open(self, data: list[TaskData]) -> None:
+    def _open(self, tasks: list[dict[str, Any]]) -> None:
         """Logs what is about to run, where that is new."""
         config = self.config.model_dump(mode="json")
-        tasks = [describe_data(task) for task in data]
         if config != self.state.config or tasks != list(self.state.tasks):
             self.log.append("open", {"config": config, "tasks": tasks})
 
-    def _train(self, data: list[TaskData]) -> None:
+    def _train(self) -> Iterator[RunState]:
         """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
         import ray
 
-        pending = range(len(self.state.commits), len(data))
+        pending = range(len(self.state.commits), len(self.config.tasks))
         if not pending:
             return
-        with ExitStack() as stack:
-            stack.enter_context(ray_session(self.config.cluster))
-            stop = stack.enter_context(stop_signals(self.reporter.say))
+        with self.workers.session() as stop:
             with ThreadPoolExecutor(READERS) as pool:
                 files = list(pool.map(self._files, self.state.commits))
             history, digests = [ray.put(pair) for pair in files], [digests_of(pair) for pair in files]
             del files
-            job = self._job([ray.put(rows) for rows in self._rows(data)])
 
             def check() -> None:
                 self.log.check()
                 stop()
 
             for cluster, indices in groupby(pending, self._cluster):
-                self.reporter.say(f"starting {cluster.num_workers} worker{'s' if cluster.num_workers.max > 1 else ''}")
-                if shortage := cluster.shortage(ray.cluster_resources()):
-                    self.reporter.say(f"waiting for the cluster to grow: {shortage}")
-                with WorkerGroup(job, cluster, check) as group:
+                with self.workers.group(self._job(), cluster, check) as group:
                     for index in indices:
                         done = self._trained(group, self._order(index, history, digests))
-                        pair = self._commit(done, data[index], [bases for _, bases in digests])
+                        pair = self._commit(done, [bases for _, bases in digests])
                         history.append(ray.put(pair))
                         digests.append(digests_of(pair))
                         self._announce()
                         self._guard()
+                        yield self.state
 
     def _cluster(self, index: int) -> ClusterConfig:
         """What task `index` asks of the cluster."""
         return self.config.cluster.with_resources(self.config.tasks[index].resources)
 
-    def _rows(self, data: list[TaskData]) -> Iterator[TaskRows]:
-        for config, task in zip(self.config.tasks, data, strict=True):
-            yield task_rows(task, prompt_for(self.config.model.prompt, config, task.labels))
-
-    def _job(self, refs: Sequence[Any]) -> Job:
+    def _job(self) -> Job:
         config = self.config
-        return Job(
-            self.track.label, config.model, config.adapter, config.train, config.deepspeed, self.store.uri, tuple(refs)
-        )
+        return Job(self.track.label, config.model, config.adapter, config.train, config.deepspeed, self.store.uri, ())
 
     def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, str]]) -> Order:
         return Order(
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
-            self.track.checkpoint_key, self._identity(index), zero_shot=index == 0,
-            validation=len(self.config.tasks), test=len(self.config.tasks),
+            self.track.checkpoint_key, self._identity(index), **self.workers.scored(index),
         )  # fmt: skip
 
-    def _trained(self, group: WorkerGroup, order: Order) -> TaskDone:
+    def _trained(self, group: Group, order: Order) -> TaskDone:
         """Has a task trained, again where the group breaks and the policy says so.
 
         Raises:
@@ -198,17 +173,18 @@ class Controller:
         for warning in forecast(self.config.adapter.orthogonality, self.state, left):
             self.reporter.say(f"warning: {warning}")
 
-    def _commit(self, done: TaskDone, data: TaskData, against: Sequence[str]) -> tuple[bytes, bytes]:
+    def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, bytes]:
         """One log entry makes adapter, new directions, metrics row and budget exist together.
 
         `against` is the sha256 of the directions that each earlier task left: what the adapter was kept out of.
         Returns the task's adapter and directions, as they were read back from the store before the commit.
         """
         self._check_base(done)
+        task = self.state.tasks[done.index]
         body = {
             "version": done.index + 1,
             "index": done.index,
-            "task": data.name,
+            "task": task["name"],
             "prefix": done.prefix,
             "base_digest": done.base_digest,
             "budget": done.budget,
@@ -226,7 +202,7 @@ class Controller:
             "base_model": self.config.model.model_dump(mode="json"),
             "base_digest": done.base_digest,
             "adapter": self.config.adapter.model_dump(mode="json"),
-            "task": describe_data(data),
+            "task": task,
             "budget": done.budget,
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
@@ -262,35 +238,10 @@ class Controller:
         if not decision.go_on:
             raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
 
-    def _leave(self, error: OrthoplexError) -> None:
-        """Logs why the driver leaves. Where even that fails, or another has taken over, the log simply lacks it."""
-        op = {GuardStop: "stop", Interrupted: "interrupt"}.get(type(error), "fail")
-        evidence = getattr(error, "evidence", {})
-        with suppress(StoreError):
-            self.log.append(op, {"reason": str(error), **({"evidence": evidence} if evidence else {})})
-
 
 def digests_of(files: tuple[bytes, bytes]) -> tuple[str, str]:
     """The sha256 of each file."""
     return digest(files[0]), digest(files[1])
-
-
-def describe_data(task: TaskData) -> dict[str, Any]:
-    """A task's data as the log keeps it."""
-    return {
-        "name": task.name,
-        "labels": list(task.labels),
-        "fingerprint": task.fingerprint,
-        "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
-        "warnings": list(task.warnings),
-    }
-
-
-def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
-    """A task's rows as workers get them."""
-    splits = {split: getattr(task, split) for split in ("train", "validation", "test")}
-    rows = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
-    return TaskRows(task.name, task.labels, rows, prompt)
 
 
 def scores(row: list[Score]) -> list[dict[str, int]]:

@@ -5,12 +5,11 @@ from typing import Any
 
 from cluster.storage import open_store
 from orchestrator.config import RunConfig
-from orchestrator.controller import describe_data
 from orchestrator.registry import Track
 from orchestrator.state import objections, replay
+from orchestrator.workers import describe_data, load_tasks
 from trainers.adapters.bank import ceiling
 from trainers.adapters.layers import width as layer_width
-from trainers.data import load_task
 from trainers.models import check_model
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
@@ -45,7 +44,7 @@ def make_plan(config: RunConfig) -> Plan:
     """
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
-    data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
+    data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, modules = check_model(config.model, config.adapter)
     widths = {name: layer_width(layer) for name, layer in modules.items()}
     base = sum(parameter.numel() for parameter in model.parameters())

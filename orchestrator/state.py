@@ -47,7 +47,7 @@ class RunState:
     @property
     def zero_shot(self) -> list[float | None]:
         """Accuracy of the untrained model on each task's test split, (T,)."""
-        return self._padded(self.commits[0]["zero_shot"] if self.commits else [])
+        return self._padded(self.commits[0].get("zero_shot", []) if self.commits else [])
 
     def matrix(self, split: str) -> Matrix:
         """The T × T accuracy matrix on `validation` or `test`; rows of tasks not yet trained are None."""

@@ -101,7 +101,7 @@ def begun(config: Path, fake_run: Callable[..., Any]) -> Any:
 @pytest.fixture
 def resumable(begun: Any) -> Any:
     """The same, with the data that the configuration reads."""
-    from orchestrator.controller import describe_data
+    from orchestrator.workers import describe_data
     from trainers.data import load_task
 
     config = begun.config
