@@ -17,7 +17,6 @@ from typing import Any, Self
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
-from trainers.train_loop import train_loop
 
 OnEvent = Callable[[Started | Progress | None], None]
 POLL_S, CLOSE_S = 0.5, 10.0
@@ -39,6 +38,7 @@ class Feed:
         self.order: Order | None = None
         self.number, self.ready = 0, False
         self.leaving = self.told = False
+        self.job: Job | None = None
         self.changed = asyncio.Condition()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.errors: list[str] = []
@@ -97,13 +97,25 @@ class Feed:
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.errors.count(error) >= ranks), MEET_S)
             return self.errors.count(error) >= ranks
 
-    async def fit(self, job: Job, cluster: ClusterConfig, folder: str) -> None:
+    async def begin(self, job: Job) -> None:
+        """Sets what the workers hold; they start without it, and wait for it."""
+        async with self.changed:
+            self.job = job
+            self.changed.notify_all()
+
+    async def begun(self) -> Job:
+        """Waits for the job."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.job is not None)
+            return self.job  # type: ignore[return-value]
+
+    async def fit(self, cluster: ClusterConfig, folder: str) -> None:
         """Runs the worker group to the end of the stream; what ends it early becomes an event."""
         import ray
 
         feed = ray.get_runtime_context().current_actor
         try:
-            await asyncio.to_thread(fit, job, cluster, feed, folder)
+            await asyncio.to_thread(fit, cluster, feed, folder)
         except Exception as error:
             ended = f"the worker group ended: {last_line(error)}"
             await self.events.put(Failed(ended, TrainingError.exit_code, workers="gone"))
@@ -126,13 +138,13 @@ class WorkerGroup:
 
     def __init__(
         self,
-        job: Job,
+        job: Job | None,
         cluster: ClusterConfig,
         check: Callable[[], None] = lambda: None,
         folder: str | None = None,
     ) -> None:
-        """`check` is called at least every half second while waiting and may raise to leave; temporary files go below
-        `folder`."""
+        """`job` may come later, with `begin`: what takes long in a start needs none. `check` is called at least every
+        half second while waiting and may raise to leave; temporary files go below `folder`."""
         self.job, self.cluster, self.check, self.parent = job, cluster, check, folder
         self.training = self.broken = self.there = False
 
@@ -143,8 +155,14 @@ class WorkerGroup:
         self.folder = tempfile.TemporaryDirectory(
             prefix="orthoplex-train-", dir=self.parent, ignore_cleanup_errors=True
         )
-        self.fitted = self.feed.fit.remote(self.job, self.cluster, self.folder.name)
+        self.fitted = self.feed.fit.remote(self.cluster, self.folder.name)
+        if self.job is not None:
+            self.begin(self.job)
         return self
+
+    def begin(self, job: Job) -> None:
+        """Gives the workers what they are to hold; before the first order, and once."""
+        self.feed.begin.remote(job)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -213,11 +231,13 @@ class WorkerGroup:
         return None, float("inf")
 
 
-def fit(job: Job, cluster: ClusterConfig, feed: Any, folder: str) -> None:
+def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
     """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, stays empty: the store's commits count."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.callback import UserCallback
+
+    from trainers.train_loop import train_loop  # with torch, which those who only give orders do without
 
     class Witness(UserCallback):
         """Tells the feed that the group broke; it must never raise, since that would end the run."""
@@ -229,7 +249,7 @@ def fit(job: Job, cluster: ClusterConfig, feed: Any, folder: str) -> None:
     workers = cluster.num_workers
     TorchTrainer(
         train_loop,
-        train_loop_config={"job": job, "feed": feed},
+        train_loop_config={"feed": feed},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.max) if workers.elastic else workers.max,

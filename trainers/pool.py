@@ -45,8 +45,9 @@ class Ticket:
 class Slot:
     """One worker group, driven from one thread; another takes its place where it is of no more use."""
 
-    def __init__(self, job: Job, cluster: ClusterConfig, folder: str, check: Callable[[], None]) -> None:
-        self.job, self.cluster, self.folder, self.check = job, cluster, folder, check
+    def __init__(self, cluster: ClusterConfig, folder: str, check: Callable[[], None]) -> None:
+        self.cluster, self.folder, self.check = cluster, folder, check
+        self.job: Job | None = None
         self.group: WorkerGroup | None = None
         self.lock = threading.Lock()  # its first order may come while the pool has it start
         self.run, self.busy = "", False
@@ -58,6 +59,13 @@ class Slot:
                 self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder).__enter__()
             return self.group
 
+    def begin(self, job: Job) -> None:
+        """Gives the group, and those that take its place, what its workers are to hold."""
+        with self.lock:
+            self.job = job
+            if self.group is not None:
+                self.group.begin(job)
+
     @property
     def there(self) -> bool:
         """Whether its workers need not start first."""
@@ -65,7 +73,7 @@ class Slot:
 
     def train(self, order: Order, on_event: OnEvent) -> TaskDone | Lost | Failed:
         """Has the group train one task and waits for it: how that ended."""
-        self.run = (order.job or self.job).run
+        self.run = order.job.run if order.job else ""
         look_at = time.monotonic() + REAP_S
 
         def told(event: Started | Progress | None) -> None:
@@ -102,9 +110,9 @@ class Slot:
 class Slots:
     """Actor: the slots, and who waits for one."""
 
-    def __init__(self, job: Job, cluster: ClusterConfig, slots: int, folder: str) -> None:
+    def __init__(self, cluster: ClusterConfig, slots: int, folder: str) -> None:
         self.left = threading.Event()
-        self.slots = [Slot(job, cluster, folder, self._check) for _ in range(slots)]
+        self.slots = [Slot(cluster, folder, self._check) for _ in range(slots)]
         self.threads = ThreadPoolExecutor(slots)
         self.tickets: dict[str, Ticket] = {}
         self.waiting: list[Ticket] = []
@@ -113,6 +121,10 @@ class Slots:
     async def start(self) -> None:
         """Has all groups start; they need not be there for orders to be given."""
         await self._on_all(Slot.start)
+
+    async def begin(self, job: Job) -> None:
+        """Gives all groups what their workers are to hold."""
+        await self._on_all(lambda slot: slot.begin(job))
 
     async def close(self, at_once: bool) -> None:
         """Ends all groups; those at work at once."""
@@ -233,22 +245,28 @@ class PoolClient:
 class Pool:
     """`slots` worker groups, started at once and once. Use as a context manager inside a Ray session.
 
-    The groups are started for `job`, and serve every run whose model, layers and way to run are the same; see
-    `trainers.train_loop.fixed`.
+    They start without a job; `begin` gives them one, and from then on they serve every run whose model, layers and way
+    to run are the same; see `trainers.train_loop.fixed`.
     """
 
-    def __init__(self, job: Job, cluster: ClusterConfig, slots: int) -> None:
-        self.job, self.cluster, self.slots = job, cluster, slots
+    def __init__(self, cluster: ClusterConfig, slots: int) -> None:
+        self.cluster, self.slots = cluster, slots
 
     def __enter__(self) -> Self:
         import ray
 
         self.folder = tempfile.TemporaryDirectory(prefix="orthoplex-pool-", ignore_cleanup_errors=True)
         made = ray.remote(num_cpus=0, scheduling_strategy=here())(Slots)
-        self.actor: Any = made.remote(self.job, self.cluster, self.slots, self.folder.name)
+        self.actor: Any = made.remote(self.cluster, self.slots, self.folder.name)
         self.client = PoolClient(self.actor)
         self.actor.start.remote()
         return self
+
+    def begin(self, job: Job) -> None:
+        """Gives the workers what they are to hold; before the first order, and once."""
+        import ray
+
+        ray.get(self.actor.begin.remote(job))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,18 @@ Fetch = Callable[[Sequence[Any]], list[Any]]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Entry point for `TorchTrainer`: `config` is {"job": Job, "feed": handle of the feed actor}.
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor}.
 
     An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; where
     it is meant for the user it is also put into the feed, since Ray Train wraps it in a traceback.
     """
     import ray.train.torch
 
-    began, job, line = time.time(), config["job"], Line(config["feed"], config["job"].run)
+    began = time.time()
+    for module in ("deepspeed", "transformers"):  # seconds, and the job may not be there yet
+        import_module(module)
+    job: Job = ray.get(config["feed"].begun.remote())
+    line = Line(config["feed"], job.run)
     try:
         worker = Worker(job, ray.train.torch.get_device(), line.report, line.leaving, fetch)
         line.report(Started(dist.get_world_size(), began, worker.seconds))

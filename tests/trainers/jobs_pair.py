@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from cluster.errors import ConfigError, TrainingError
 from cluster.storage import open_store
-from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
+from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.messages import Job, Order, TaskRows
 from trainers.models import load_backbone, weights_digest

@@ -17,10 +17,11 @@ from cluster.errors import ConfigError
 from tests.tiny_models import save_tiny, tiny, tokenizer
 from trainers.backbones import Backbone, Causal, LabelEmbedding, Seq2Seq, TextToText
 from trainers.config import AdapterConfig, ModelConfig
-from trainers.evaluate import TokenizedSplit, evaluate
+from trainers.evaluate import evaluate
 from trainers.messages import Score
 from trainers.models import check_model, load_backbone, weights_digest
 from trainers.prompts import Prompt
+from trainers.tokens import TokenIds, TokenizedSplit
 
 FAMILIES: dict[str, type[TextToText]] = {
     "t5": Seq2Seq, "flan-t5": Seq2Seq, "llama": Causal, "qwen2": Causal, "gpt2": Causal,
@@ -225,7 +226,7 @@ def test_scorings_agree_on_a_task_learned(family: str, dtype: str, one_process: 
     """Before it neither knows: what is generated is no label. After it both know all."""
     bone = learned(family)
     labels, rows = bone.encode_labels(COLOURS), bone.tokenize(SENTENCES, ANSWER)
-    split = TokenizedSplit(rows, COLOUR)
+    split = TokenizedSplit(TokenIds.of(rows), COLOUR)
     bone = replace(bone, model=deepcopy(bone.model).to(getattr(torch, dtype)))
     for scoring in ("likelihood", "generation"):
         scored = replace(bone, scoring=scoring)
@@ -247,7 +248,7 @@ def test_an_answer_that_is_no_label_is_wrong(family: str, others: list[str], one
     generates = replace(bone, scoring="generation")
     assert generates.predict(rows, labels, 7).tolist() == expected
     known = sum(target >= 0 for target in expected)
-    assert evaluate(generates, TokenizedSplit(rows, targets), labels, 7) == Score(known, 18)
+    assert evaluate(generates, TokenizedSplit(TokenIds.of(rows), targets), labels, 7) == Score(known, 18)
     assert bone.predict(rows, labels, 7).min() >= 0
 
 
@@ -495,7 +496,7 @@ class Oracle(LabelEmbedding):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_evaluation_counts_each_row_once(rows: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks one after the other: together they count all rows, in equally many passes of equally many rows."""
-    split = TokenizedSplit([[row] * (1 + row % 4) for row in range(rows)], np.arange(rows) % 3)
+    split = TokenizedSplit(TokenIds.of([[row] * (1 + row % 4) for row in range(rows)]), np.arange(rows) % 3)
     monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
     correct, passes = 0, []

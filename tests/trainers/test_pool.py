@@ -18,7 +18,7 @@ from cluster.session import ray_session
 from cluster.storage import Store, open_store
 from tests.trainers.jobs_pair import MODEL, TASKS, WILD, job
 from trainers import pool as pool_module
-from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE
+from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
 from trainers.launch import WorkersLost
 from trainers.messages import Failed, Job, Order, Progress, Started, TaskDone
 from trainers.pool import Pool, Slot, Slots, choose
@@ -98,7 +98,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
             free = ray.cluster_resources()["CPU"]
             prepared = prepare(MODEL, [ray.put(task) for task in TASKS])
             base = replace(job("t/start", store.uri, 2, {}), tasks=prepared.tasks, base=prepared.base)
-            with Pool(base, cluster, slots=2) as pool:
+            with Pool(cluster, slots=2) as pool:
+                pool.begin(base)
                 yield Setting(pool, base, store)
             assert not Path(pool.folder.name).exists()
             until(lambda: not workers() and ray.available_resources().get("CPU") == free)
@@ -219,7 +220,7 @@ def test_a_caller_that_dies_while_it_waits_gets_no_slot(monkeypatch: pytest.Monk
     monkeypatch.setattr(pool_module, "ABSENT_S", 0.2)
 
     async def story() -> None:
-        slots = Slots(job("t/start", "", 2, {}), ClusterConfig(num_workers=1), 1, "")
+        slots = Slots(ClusterConfig(num_workers=1), 1, "")
         (slot,) = slots.slots
         first, dead, alive = [await slots.submit(order(run)) for run in ("t/first", "t/dead", "t/alive")]
         await asyncio.sleep(0.3)
@@ -259,7 +260,7 @@ def test_a_group_that_is_gone_is_replaced_for_the_next_order(monkeypatch: pytest
             return "done"
 
     monkeypatch.setattr(pool_module, "WorkerGroup", FakeGroup)
-    slot = Slot(job("t/start", "", 2, {}), ClusterConfig(num_workers=1), "", lambda: None)
+    slot = Slot(ClusterConfig(num_workers=1), "", lambda: None)
     starting = threading.Thread(target=slot.start)
     starting.start()
     assert slot.train(order("t/a"), lambda _: None) == Failed("cannot start", 1) and len(made) == 1

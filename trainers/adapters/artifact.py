@@ -17,10 +17,9 @@ from torch import Tensor
 
 from cluster.errors import IntegrityError
 from trainers.adapters.bank import ModuleState
+from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
 from trainers.adapters.subspace import Basis, extend_basis, leading_directions
 
-ADAPTER_FILE = "adapter.safetensors"
-BASES_FILE = "bases.safetensors"
 WRITTEN = ("Q", "singular_values")
 READ = ("P", "eigenvalues")
 
