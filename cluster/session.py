@@ -113,11 +113,21 @@ def orphaned(group: Any, dead: Collection[bytes]) -> bool:
     return group.ray_namespace == NAMESPACE and unused and not group.is_detached and not gone
 
 
+def keep_raylets_off_stdout() -> None:
+    """Ray prints what any raylet reports to the driver's standard output, whatever `log_to_driver` says, even into the
+    middle of JSON. What goes wrong reaches the driver as an exception."""
+    import ray._private.worker
+
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
 def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:
     import ray
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not debugging():
+        keep_raylets_off_stdout()
     common = {
         "namespace": NAMESPACE,
         "logging_level": logging.INFO if debugging() else logging.ERROR,

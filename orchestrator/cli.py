@@ -16,7 +16,7 @@ import typer
 
 import orchestrator.cli_upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
-from orchestrator import cli_cluster, cli_handoff
+from orchestrator import cli_cluster, cli_handoff, cli_sweep
 from orchestrator.cli_adapters import adapters
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
 
@@ -186,6 +186,7 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
         print_explanation(state, logs)
 
 
+app.command("sweep")(cli_sweep.sweep)
 cli_cluster.register(app)  # after the verbs above, so that help shows them first
 
 

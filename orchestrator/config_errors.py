@@ -41,11 +41,17 @@ class _Place(NamedTuple):
 
 
 def described(root: Root, errors: Sequence[Any], content: Mapping[str, Any]) -> list[str]:
-    """What is wrong with `content`, a line each: pydantic's `errors` in it, and what pydantic takes without a word."""
+    """What is wrong with `content`, a line a place: pydantic's `errors`, and what pydantic takes without a word."""
     truths = list(_misplaced_truths(root, content))
     said = [_walk(root, error["loc"]).path for error in truths]
-    others = [error for error in errors if _walk(root, error["loc"]).path not in said]
-    return list(dict.fromkeys(_describe(root, error, content) for error in [*others, *truths]))
+    others = {tuple(path): error for error in reversed(errors) if (path := _walk(root, error["loc"]).path) not in said}
+    first = [error for path, error in reversed(others.items()) if not any(_below(other, path) for other in others)]
+    return list(dict.fromkeys(_describe(root, error, content) for error in [*first, *truths]))
+
+
+def _below(path: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    """Whether a place is inside another. What is said of the outer one follows from the error inside."""
+    return len(path) > len(other) > 0 and list(path[: len(other)]) == list(other)
 
 
 def _describe(root: Root, error: Any, content: Mapping[str, Any]) -> str:
@@ -64,13 +70,24 @@ def _describe(root: Root, error: Any, content: Mapping[str, Any]) -> str:
         near = _near(value, options) if isinstance(value, str) and value not in options else ""
         return f"{where}: {shown(value)}: {_one_of(options)}{near}"
     if place.mixed:
-        members = str(place.owners[0].model_fields[str(place.path[-1])].annotation).replace(" | ", " or ")
+        members = _members(place)
         return f"{where}: {shown(_value_at(content, place.path))}: should be {members}"
     if kind == "value_error":
         return _own_words(where, value, error["msg"].removeprefix("Value error, "))
     message = WORDS.get(kind) or re.sub(r"^(Input|String) ", "", error["msg"])
     quote = kind == "string_type" and isinstance(value, int | float | datetime.date)
     return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}"
+
+
+def _members(place: _Place) -> str:
+    """What a place with members of different types may hold."""
+    if isinstance(place.path[-1], str) and place.path[-1] in place.owners[0].model_fields:
+        return str(place.owners[0].model_fields[place.path[-1]].annotation).replace(" | ", " or ")
+    words = {bool: "true or false", int: "a number", float: "a number", str: "a text", type(None): "null"}
+    options = [f"{option}" for kind in place.kinds for option in _literals(kind)]
+    known = [words[kind] for kind in place.kinds if isinstance(kind, type) and kind in words]
+    maps = ["a mapping"] if any(typing.get_origin(kind) is dict for kind in place.kinds) else []
+    return " or ".join(dict.fromkeys([*options, *known, *maps]))
 
 
 def _own_words(where: str, value: Any, message: str) -> str:
@@ -152,6 +169,9 @@ def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
             fields = [model.model_fields[key] for model in models if key in model.model_fields]
             owners, kinds = models, [kind for field in fields for kind in _plain(field.annotation)]
             path.append(key)
+        elif named := [inner for kind in kinds for inner in _values(kind)]:
+            kinds = named
+            path.append(key)
         else:
             return _Place(path, owners, kinds, mixed=bool(kinds))
     return _Place(path, owners, kinds, mixed=False)
@@ -164,6 +184,12 @@ def _tags(model: Root) -> tuple[Any, ...]:
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def _values(annotation: Any) -> tuple[Any, ...]:
+    """The plain types of what a mapping of models holds by name; nothing for any other annotation."""
+    kinds = tuple(_plain(typing.get_args(annotation)[1])) if typing.get_origin(annotation) is dict else ()
+    return kinds if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds) else ()
 
 
 def _plain(annotation: Any) -> Iterator[Any]:

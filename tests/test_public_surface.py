@@ -16,6 +16,16 @@ from cluster.storage import LocalStore, upload_files
 from orchestrator.cli import app
 from orchestrator.config import GuardConfig, RunConfig, parse_config
 from orchestrator.registry import Track
+from orchestrator.sweeps.config import (
+    AshaConfig,
+    BudgetConfig,
+    ChoiceConfig,
+    SearchConfig,
+    StoppingConfig,
+    SweepConfig,
+    TrackingConfig,
+)
+from orchestrator.sweeps.space import Parameter
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, OrthogonalityConfig, TrainConfig
 from trainers.data import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
 
@@ -39,6 +49,7 @@ VERBS = {
     "adapters index": ["track", "--store", "--team"],
     "adapters rules": ["team", "--store", "--set", "--expect", "--why"],
     "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
+    "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
         "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
     ],
@@ -145,6 +156,25 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "max_failures": 2, "grace_s": 20, "lease_s": 120,
     },
     GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
+    SweepConfig: {
+        "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
+        "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,
+        "tracking": TrackingConfig(),
+    },
+    BudgetConfig: {"trials": None, "hours": None, "gpu_hours": None},
+    SearchConfig: {
+        "algorithm": "tpe", "seed": 0, "startup_trials": 10, "first": ("defaults",), "space": REQUIRED,
+    },
+    Parameter: {
+        "uniform": None, "quniform": None, "loguniform": None, "randint": None, "qrandint": None, "lograndint": None,
+        "choice": None, "when": {},
+    },
+    StoppingConfig: {
+        "asha": AshaConfig(), "dominated": True, "margin": 0.0, "grace_tasks": 1, "max_forgetting": None,
+    },
+    AshaConfig: {"grace_tasks": 2, "reduction_factor": 2},
+    ChoiceConfig: {"rule": "fewest_parameters", "within": 0.005, "min_bwt": None, "max_parameters": None},
+    TrackingConfig: {"tensorboard": None, "mlflow": None},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},
     ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **LIMITS},
     FilesTask: {
@@ -189,6 +219,7 @@ class Silent:
 def test_manifest_and_log(tmp_path: Path) -> None:
     """The controller commits a task that a worker says is done."""
     from orchestrator.controller import Controller
+    from orchestrator.workers import describe_data
     from trainers.data import TaskData
     from trainers.messages import Score, TaskDone
 
@@ -207,11 +238,11 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     scores = [Score(1, 1)]
     done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, {}, [], 10, scores, scores, scores, {"train_s": 1.0})
     controller.log.take({"versions": {}, "cluster": {}}, 120, Silent().say)
-    controller._open([data])
+    controller._open([describe_data(data)])
     absent = replace(done, prefix=controller.track.fresh_prefix())
     with pytest.raises(errors.IntegrityError, match="is missing"):
-        controller._commit(absent, data, [])  # its files are nowhere: nothing is committed
-    controller._commit(done, data, [])
+        controller._commit(absent, [])  # its files are nowhere: nothing is committed
+    controller._commit(done, [])
 
     track = Track(LocalStore(tmp_path / "store"), "default", "s")
     started, opened, committed = track.entries()

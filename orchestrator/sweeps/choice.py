@@ -1,0 +1,69 @@
+"""What a sweep hands back: the Pareto front, the recommended point by the rule set beforehand, what mattered.
+
+Pure functions of finished trials. A trial is judged by its last row: AA up, active parameters down, BWT as a bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.guards import EPSILON
+from orchestrator.sweeps.config import ChoiceConfig
+from orchestrator.sweeps.state import Row, TrialState
+
+Judged = tuple[TrialState, Row]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The numbers of the trials on the front, by parameters, and of the one recommended (None where no trial meets the
+    bounds), with the reason in words."""
+
+    pareto: tuple[int, ...]
+    recommended: int | None
+    reason: str
+
+
+def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
+    """Whether a keeps no more parameters than b at an AA higher by more than `margin`, or fewer at one higher by
+    `margin`."""
+    fewer, better = a.parameters <= b.parameters, a.aa > b.aa + margin + EPSILON
+    return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - EPSILON))
+
+
+def judged(trials: Sequence[TrialState]) -> list[Judged]:
+    """Finished trials with their last rows."""
+    return [(trial, trial.last) for trial in trials if trial.status == "finished" and trial.last]
+
+
+def choose(trials: Sequence[TrialState], rule: ChoiceConfig) -> Choice:
+    """The front of all finished trials within the bound on BWT, and the point that the rule picks from it."""
+    finished = judged(trials)
+    within = [each for each in finished if _within(each[1], rule)]
+    front = [each for each in within if not any(dominates(other, each[1]) for _, other in within)]
+    front = sorted(front, key=lambda each: (each[1].parameters, each[0].number))
+    numbers = tuple(trial.number for trial, _ in front)
+    if not within:
+        none = f"none of {len(finished)} finished trials has BWT ≥ {rule.min_bwt} (choice.min_bwt)"
+        return Choice((), None, none if finished else "no trial has finished all its tasks")
+    return Choice(numbers, *_picked(front, rule))
+
+
+def _within(row: Row, rule: ChoiceConfig) -> bool:
+    return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - EPSILON
+
+
+def _picked(front: Sequence[Judged], rule: ChoiceConfig) -> tuple[int | None, str]:
+    """The number picked, and why. The front holds a best AA and, of equals, the one with fewer parameters."""
+    best = max(row.aa for _, row in front)
+    if rule.rule == "fewest_parameters":
+        near = [each for each in front if each[1].aa >= best - rule.within - EPSILON]
+        trial, row = min(near, key=lambda each: (each[1].parameters, -each[1].aa, each[0].number))
+        why = f"fewest parameters ({row.parameters:,}) within {100 * rule.within:.1f} points of the best AA"
+        return trial.number, f"{why}: {100 * row.aa:.1f} against {100 * best:.1f}"
+    most = rule.max_parameters
+    small = [each for each in front if most is None or each[1].parameters <= most]
+    if not small:
+        return None, f"no trial on the front keeps at most {most:,} parameters (choice.max_parameters)"
+    trial, row = max(small, key=lambda each: (each[1].aa, -each[1].parameters, -each[0].number))
+    bound = f" with at most {most:,} parameters" if most is not None else ""
+    return trial.number, f"best AA ({100 * row.aa:.1f}){bound}"

@@ -1,0 +1,252 @@
+"""A sweep's configuration: what every trial is, what is searched, the rules by which trials end and one is chosen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cluster.errors import ConfigError
+from cluster.schema import Frozen
+from orchestrator.config import RunConfig, Share
+from orchestrator.config_errors import described
+from orchestrator.config_file import override, read_mapping
+from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
+
+Count = Annotated[int, Field(gt=0)]
+Hours = Annotated[float, Field(gt=0)]
+PAPER: dict[
+    str, Scalar
+] = {  # Wan et al., arXiv:2505.22358: protection by a penalty on the output side, no pull on the budget
+    "adapter.budget_weight": 0.0,
+    "adapter.orthogonality.side": "output",
+    "adapter.orthogonality.mode": "penalty",
+}
+
+
+class BudgetConfig(Frozen):
+    """What the sweep may spend; at least one bound. `hours` are of the clock, for one start of the command; `gpu_hours`
+    are those of training and evaluation, over all starts."""
+
+    trials: Count | None = None
+    hours: Hours | None = None
+    gpu_hours: Hours | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "BudgetConfig":
+        if self.trials is self.hours is self.gpu_hours is None:
+            raise ValueError("give a bound: trials, hours or gpu_hours")
+        return self
+
+
+class SearchConfig(Frozen):
+    """Where trials come from. `first` are points to try before the sampler's own: `defaults` (the run's own values),
+    `paper`, or values; what a point leaves out is sampled. `startup_trials` are drawn at random
+    before TPE, and are the population of NSGA-II."""
+
+    algorithm: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    startup_trials: Count = 10
+    first: tuple[Literal["defaults", "paper"] | dict[str, Given], ...] = ("defaults",)
+    space: dict[str, Parameter]
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, space: dict[str, Parameter]) -> dict[str, Parameter]:
+        if not space:
+            raise ValueError("name at least one key to search, for instance adapter.threshold: {uniform: [0.1, 1.0]}")
+        return space
+
+
+class AshaConfig(Frozen):
+    """Asynchronous successive halving on tasks done (Li et al., arXiv:1810.05934): after `grace_tasks`,
+    `grace_tasks`·`reduction_factor`, … tasks a trial goes on if its AA is among the best 1/`reduction_factor`."""
+
+    grace_tasks: Count = 2
+    reduction_factor: Annotated[float, Field(gt=1)] = 2
+
+
+class StoppingConfig(Frozen):
+    """When a trial is stopped before its last task; null or false switches a rule off.
+
+    `dominated`: another trial kept no more parameters at the same number of tasks and has an AA higher by more than
+    `margin`. No rule acts before `grace_tasks`. `max_forgetting` is the guard of that name.
+    """
+
+    asha: AshaConfig | None = AshaConfig()
+    dominated: bool = True
+    margin: Share = 0.0
+    grace_tasks: Count = 1
+    max_forgetting: Share | None = None
+
+
+class ChoiceConfig(Frozen):
+    """The point that is recommended, among finished trials with BWT ≥ `min_bwt`.
+
+    `fewest_parameters`: the smallest within `within` of the best AA. `best_accuracy`: the best AA of those with at most
+    `max_parameters`. Ties go to the other objective. AA and BWT are fractions, on the validation splits.
+    """
+
+    rule: Literal["fewest_parameters", "best_accuracy"] = "fewest_parameters"
+    within: Share = 0.005
+    min_bwt: Annotated[float, Field(ge=-1, le=1)] | None = None
+    max_parameters: Count | None = None
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> "ChoiceConfig":
+        if self.max_parameters is not None and self.rule != "best_accuracy":
+            raise ValueError(
+                f"max_parameters {self.max_parameters}: belongs to rule best_accuracy; set that, or leave it"
+            )
+        return self
+
+
+class TrackingConfig(Frozen):
+    """Where else the trials are followed: a folder of TensorBoard's event files, an MLflow tracking URI."""
+
+    tensorboard: str | None = None
+    mlflow: str | None = None
+
+
+class SweepConfig(Frozen):
+    """One sweep. Trials are runs `<team>/<name>-00001`, … in the run's store; its own log is beside them.
+
+    `run` is what every trial is: a whole configuration, or the file `base` (relative to the sweep's) with changes.
+    `tasks` is how many of its tasks a trial learns, null all; `start_from` (team/run@version or alias) is a stream that
+    every trial begins as, to choose for the tasks after it alone. `concurrent` trials run at once, null as many as the
+    cluster holds, `trials_per_gpu` of them on one GPU, null as many as its memory is reckoned to hold.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=90)]
+    run: RunConfig
+    tasks: Count | None = None
+    start_from: str | None = None
+    budget: BudgetConfig
+    search: SearchConfig
+    stopping: StoppingConfig = StoppingConfig()
+    choice: ChoiceConfig = ChoiceConfig()
+    concurrent: Count | None = None
+    trials_per_gpu: Count | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+    def faults(self) -> list[str]:
+        """What is wrong between its sections, a line each."""
+        tasks, space = len(self.run.tasks), self.search.space
+        faults = space_faults(space, self.search.algorithm, self.run)
+        if self.tasks is not None and self.tasks > tasks:
+            faults.append(f"tasks: {self.tasks}, but run.tasks has {tasks}; lower it, or null for all")
+        for point in self.search.first if not faults else ():
+            name = point if isinstance(point, str) else "point"
+            faults += point_faults(self._values(point), space, name)
+        return faults
+
+    @property
+    def length(self) -> int:
+        """Tasks of a trial's stream."""
+        return self.tasks or len(self.run.tasks)
+
+    def trial_name(self, number: int) -> str:
+        """The run of trial `number`, counted from 1."""
+        return f"{self.name}-{number:05d}"
+
+    def trial(self, number: int, values: Mapping[str, Scalar]) -> RunConfig:
+        """The configuration of a trial: the run's with these values, and the first tasks.
+
+        Raises ConfigError where the values do not go together.
+        """
+        config = self.with_name(self.trial_name(number), values)
+        guards = config.guards
+        if self.stopping.max_forgetting is not None:
+            guards = guards.model_copy(update={"max_forgetting": self.stopping.max_forgetting})
+        return config.model_copy(update={"tasks": config.tasks[: self.length], "guards": guards})
+
+    def with_name(self, name: str, values: Mapping[str, Scalar]) -> RunConfig:
+        """The run's configuration with these values under another name, all its tasks."""
+        content = with_values({**self.run.model_dump(mode="json"), "name": name}, values)
+        try:
+            return RunConfig.model_validate(content)
+        except ValidationError as error:
+            lines = described(RunConfig, error.errors(), content)
+            raise ConfigError(f"trial {name}: {'; '.join(lines)}") from None
+
+    def first_points(self) -> list[dict[str, Scalar]]:
+        """`search.first` as values, each once."""
+        points = [self._values(point) for point in self.search.first]
+        return [point for index, point in enumerate(points) if point not in points[:index]]
+
+    def _values(self, point: str | Mapping[str, Scalar]) -> dict[str, Scalar]:
+        if not isinstance(point, str):
+            return dict(point)
+        own = self.run.model_dump(mode="json")
+        return active(
+            self.search.space, lambda key: PAPER[key] if point == "paper" and key in PAPER else value_at(own, key)
+        )
+
+
+def point_faults(point: Mapping[str, Scalar], space: Mapping[str, Parameter], name: str) -> list[str]:
+    """A line for each value that is of no searched key, or outside it."""
+    faults = []
+    for key, value in point.items():
+        if key not in space:
+            faults.append(f"search.first: {key!r} is not searched; add it to search.space, or leave it out")
+        elif not space[key].holds(value):
+            outside = f"{key} {value!r} is outside {space[key].shown()}"
+            faults.append(f"search.first: {name}: {outside}; widen the space, or leave {name!r} out")
+        elif unmet := [o for o, allowed in space[key].when.items() if o in point and point[o] not in allowed]:
+            here = f"{key} is not searched where {unmet[0]} is {point[unmet[0]]!r}"
+            faults.append(f"search.first: {name}: {here}; leave it out")
+    return faults
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Reads a sweep's YAML file, the run's file that `base` names, and applies `a.b=value` overrides to both as one:
+    `run.data_dir=…` changes the run, `budget.trials=4` the sweep.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    content = read_mapping(path)
+    base = content.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base: {base!r}: should be the path of a run's configuration")
+        changes = content.get("run") or {}
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{path}: run: should be a mapping of keys that change {base}")
+        content["run"] = merged(read_mapping(path.parent / base), changes)
+    for assignment in overrides:
+        override(content, assignment)
+    return parse_sweep(content, str(path))
+
+
+def parse_sweep(content: Mapping[str, Any], origin: str) -> SweepConfig:
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, a line each."""
+    errors: list[Any] = []
+    found = None
+    try:
+        found = SweepConfig.model_validate(content)
+    except ValidationError as error:
+        errors = list(error.errors())
+    lines = described(SweepConfig, errors, content)
+    if found and not lines:
+        lines = found.faults()
+    if found and not lines:
+        return found
+    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration"
+    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
+
+
+def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with the mappings in `changes` laid over its own, key by key; everything else replaces."""
+    found = dict(content)
+    for key, value in changes.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def value_at(content: Any, dotted: str) -> Any:
+    """What stands under a dotted key."""
+    for key in dotted.split("."):
+        content = content[key]
+    return content

@@ -1,0 +1,119 @@
+"""The driver of a sweep: what Ray Tune is to do, and what of it is kept. It may die at any instant and be started
+again; the sweep's log says which trials there are and how they ended, each trial's run holds its tasks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cluster.errors import ConfigError
+from cluster.storage import open_store, probe
+from orchestrator.lineage import code_version
+from orchestrator.run_log import DriverLog
+from orchestrator.sweeps import results
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.spending import spent
+from orchestrator.sweeps.state import SweepState, replay_sweep, sweep_log, sweep_objections
+from orchestrator.sweeps.tuning import Tuning
+from orchestrator.workers import describe_data, load_tasks
+from trainers.data import TaskData
+
+Say = Callable[[str], None]
+
+
+class Sweep:
+    """Runs one sweep to its end, or to the end of its budget. `run` is idempotent by team and name."""
+
+    def __init__(self, config: SweepConfig, say: Say) -> None:
+        """Reads the sweep's log."""
+        self.config, self.say = config, say
+        self.store = open_store(config.run.store)
+        self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep")
+
+    @property
+    def state(self) -> SweepState:
+        """Where the sweep stands."""
+        return self.log.state
+
+    def run(self) -> SweepState:
+        """Goes on with the trials that did not end, then with new ones; returns at once where there is nothing to do.
+
+        Raises:
+            ConfigError: configuration or data differ from what the sweep was begun with, or do not go together.
+            ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
+            written. TrainingError, StoreError: as named.
+        """
+        self._check()
+        if self._complete():
+            if self.state.config["choice"] != self.config.choice.model_dump(mode="json"):
+                self._lead(self._choose_anew)
+            return self.state
+        probe(self.store)
+        self._lead(self._tune)
+        return self.state
+
+    def _lead(self, work: Callable[[], str | None]) -> None:
+        """Does the work as the sweep's driver, then chooses from what there is; logs how it left."""
+        lease_s = self.config.run.cluster.lease_s
+        self.log.take({"versions": code_version()["packages"]}, lease_s, self.say)
+        with self.log.left(), self.log.kept(lease_s):
+            self._check()
+            try:
+                reason = work()
+            finally:
+                self._choose()
+        self.log.append("finish", {"reason": reason})
+
+    def _tune(self) -> str | None:
+        """Trains trials; why it ended before all were through, None where they are."""
+        return Tuning(self.config, self.log, self.say).run(self._load)
+
+    def _load(self) -> list[TaskData]:
+        """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""
+        from trainers.models import check_model
+
+        first = self.config.trial(1, {})
+        check_model(first.model, first.adapter)
+        self.say(f"reading the data of {len(first.tasks)} tasks")
+        data = load_tasks(first, self.say)
+        described = [describe_data(task) for task in data]
+        self._check(described)
+        self._open(described)
+        return data
+
+    def _choose_anew(self) -> str | None:
+        """Nothing to train, only the rule is another; why the sweep had ended."""
+        reason = next((entry.body.get("reason") for entry in reversed(self.log.entries) if entry.op == "finish"), None)
+        self._open(self.state.tasks)
+        return reason
+
+    def _open(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Logs what is about to be done, where that is new."""
+        content = self.config.model_dump(mode="json")
+        if content != self.state.config or list(tasks) != list(self.state.tasks):
+            self.log.append("open", {"config": content, "tasks": list(tasks)})
+
+    def _choose(self) -> None:
+        """Logs the front and the recommended point as they stand, where that is new and there is anything to choose."""
+        if not self.state.trials:
+            return
+        body, files = results.conclude(self.config, self.state)
+        before = self.state.choice or {}
+        if any(body[key] != before.get(key) for key in body):
+            self.log.append("choice", {**body, **results.publish(self.store, self.log.log, files)})
+
+    def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
+        if faults := sweep_objections(self.state, self.config.model_dump(mode="json"), tasks):
+            shown = "\n".join(f"  {fault}" for fault in faults)
+            raise ConfigError(
+                f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "
+                "another `name`"
+            )
+
+    def _complete(self) -> bool:
+        """Whether the budget, as it is now, leaves nothing to do."""
+        budget = self.config.budget
+        if self.state.state != "finished" or spent(self.config, self.state, {}):
+            return self.state.state == "finished"
+        if self.state.ended("running"):
+            return False
+        same = self.state.config["budget"] == budget.model_dump(mode="json")
+        return same or (budget.trials is not None and len(self.state.trials) >= budget.trials)

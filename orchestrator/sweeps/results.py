@@ -1,0 +1,179 @@
+"""What a sweep leaves for people and programs: tables, a picture of the front, a configuration to run, JSON.
+
+The files stand in the store, `t/<team>/.sweeps/<name>/v/<uuid>/`, named with their digests in the log's `choice` entry,
+and in a folder of the machine that ran the sweep.
+"""
+
+import dataclasses
+import io
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.plain import finite
+from cluster.storage import FileRecord, Store, download_files, upload_files
+from orchestrator.log import Log
+from orchestrator.sweeps.choice import Choice, choose, judged
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.state import SweepState, TrialState
+
+RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
+LEAST_FOR_IMPORTANCE = 4  # finished trials
+
+
+def warm_up() -> None:
+    """Imports what a conclusion needs, some seconds of it."""
+    for module in ("matplotlib.backends.backend_agg", "optuna.importance", "sklearn.ensemble"):
+        import_module(module)
+
+
+def importances(config: SweepConfig, trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
+    """How much of the variance of each objective a searched key explains, by fANOVA (Hutter et al., ICML 2014) over the
+    finished trials; shares that sum to 1. Keys under conditions are left out. Empty below LEAST_FOR_IMPORTANCE trials,
+    and for an objective that does not vary."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    from orchestrator.sweeps.searcher import OBJECTIVES, study_of
+
+    finished = [trial for trial, _ in judged(trials)]
+    if len(finished) < LEAST_FOR_IMPORTANCE:
+        return {}
+    study, found = study_of(config, finished), {}
+    for index, objective in enumerate(OBJECTIVES):
+        values = {trial.values[index] for trial in study.trials}
+        keys = [key for key, parameter in config.search.space.items() if not parameter.when and _varies(key, finished)]
+        if len(values) > 1 and keys:
+            found[objective] = get_param_importances(
+                study, evaluator=FanovaImportanceEvaluator(seed=0), params=keys, target=_nth(index)
+            )
+    return found
+
+
+def _nth(index: int) -> Any:
+    return lambda trial: trial.values[index]
+
+
+def _varies(key: str, trials: Sequence[TrialState]) -> bool:
+    return len({repr(trial.values.get(key)) for trial in trials}) > 1
+
+
+def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[TrialState]) -> str:
+    """The recommended configuration, to be run unchanged: the sweep's `run` with that trial's values, all its tasks."""
+    trial = next(each for each in trials if each.number == choice.recommended)
+    content = config.with_name(f"{config.name}-best", trial.values).model_dump(mode="json")
+    values = "".join(f"#   {key}: {trial.values[key]}\n" for key in config.search.space if key in trial.values)
+    return (
+        f"# Recommended by the sweep {config.run.team}/{config.name}: trial {trial.number}, {choice.reason}.\n"
+        f"# What was searched:\n{values}"
+        f"# The {config.length} task(s) of the trial are trained already: with `--set name={trial.run}` the run goes "
+        "on from them.\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    )
+
+
+def picture(trials: Sequence[TrialState], choice: Choice) -> bytes:
+    """PNG: AA against active parameters of the finished trials, BWT as colour, the front as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    finished = judged(trials)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    points = [(row.parameters / 1e3, 100 * row.aa, 100 * (row.bwt or 0.0)) for _, row in finished]
+    if points:
+        x, y, colour = zip(*points, strict=True)
+        dots = axes.scatter(x, y, c=colour, cmap="viridis", s=60, zorder=3)
+        figure.colorbar(dots, label="BWT, points")
+        for (trial, _), px, py in zip(finished, x, y, strict=True):
+            axes.annotate(str(trial.number), (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
+        places = {trial.number: (px, py) for (trial, _), px, py in zip(finished, x, y, strict=True)}
+        front = [places[number] for number in choice.pareto]
+        axes.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front") if front else None
+        if choice.recommended is not None:
+            axes.scatter(
+                *places[choice.recommended], s=220, facecolors="none", edgecolors="crimson", linewidths=2,
+                label=f"recommended: trial {choice.recommended}",
+            )  # fmt: skip
+        if front:
+            axes.legend()
+    axes.set_xlabel("active adapter parameters, thousands")
+    axes.set_ylabel("AA on the validation splits, points")
+    axes.grid(alpha=0.3)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
+
+
+def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, Any]:
+    """What `sweep --json` prints. A trial that was not ended, or cut off by the budget, counts as stopped."""
+    choice = state.choice or {}
+    name = choice.get("recommended")
+    return {
+        "name": config.name,
+        "team": config.run.team,
+        "state": state.state,
+        "trials": [trial_json(trial, state.state) for trial in state.trials],
+        "pareto": list(choice.get("pareto", ())),
+        "recommended": name,
+        "reason": choice.get("reason"),
+        "recommended_config": None if name is None else str(folder / RECOMMENDED),
+        "importance": choice.get("importance", {}),
+        "picture": str(folder / PICTURE) if choice else None,
+    }
+
+
+def trial_json(trial: TrialState, sweep: str) -> dict[str, Any]:
+    """One trial; its last row's figures beside its state."""
+    status, reason = trial.status, trial.reason
+    if status == "running" and sweep != "running":
+        status, reason = "stopped", "the sweep ended before it; run the sweep again to go on with it"
+    row = dataclasses.asdict(trial.last) if trial.last else {}
+    return {
+        "number": trial.number, "run": trial.run, "status": status, "reason": reason, "values": dict(trial.values),
+        **row, "rows": [dataclasses.asdict(each) for each in trial.rows],
+    }  # fmt: skip
+
+
+def conclude(config: SweepConfig, state: SweepState) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The body of a `choice` entry without its place, and the files, by name, that belong to it."""
+    choice = choose(state.trials, config.choice)
+    files = {
+        PICTURE: picture(state.trials, choice),
+        TRIALS: json.dumps([finite(trial_json(t, "ended")) for t in state.trials], indent=1, allow_nan=False).encode(),
+    }
+    if choice.recommended is not None:
+        files[RECOMMENDED] = recommended_yaml(config, choice, state.trials).encode()
+    found = {**dataclasses.asdict(choice), "importance": importances(config, state.trials)}
+    body: dict[str, Any] = json.loads(json.dumps(found))  # as it is read from the log
+    return body, files
+
+
+def publish(store: Store, log: Log, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Puts the files under a fresh prefix; what the entry says of them."""
+    prefix = f"{log.root}/v/{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="orthoplex-sweep-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        records = upload_files(store, prefix, Path(folder))
+    return {"prefix": prefix, "files": [dataclasses.asdict(record) for record in records]}
+
+
+def fetch(store: Store, choice: Mapping[str, Any], folder: Path) -> None:
+    """Writes the files of a `choice` into the folder, every digest checked, instead of those of an earlier one.
+
+    Raises IntegrityError where a file differs from its digest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        records = [FileRecord(**record) for record in choice["files"]]
+        download_files(store, choice["prefix"], records, Path(new))
+        for name in (RECOMMENDED, PICTURE, TRIALS):
+            (folder / name).unlink(missing_ok=True)
+        for record in records:
+            (Path(new) / record.path).replace(folder / record.path)

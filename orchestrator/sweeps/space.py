@@ -1,0 +1,213 @@
+"""What is searched: keys of a run's configuration, each with a distribution by Ray Tune's names, some under conditions.
+
+    uniform: [low, high]      quniform: [low, high, step]      loguniform: [low, high]
+    randint: [low, high)      qrandint: [low, high, step]      lograndint: [low, high)      choice: [a, b, …]
+
+As in Ray Tune the upper bound of `randint` and `lograndint` is left out, that of the others is in.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from cluster.schema import Frozen
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import described, key_paths
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+Scalar = bool | int | float | str | None
+DIGITS = 12  # of a value on a step: 0.1 + 2 · 0.1 is 0.3, whoever draws it
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def _number(value: Any) -> Any:
+    """1e-3 is a text in YAML 1.1, and meant as a number."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
+Given = Annotated[Scalar, BeforeValidator(_number)]
+FIXED = (  # what the started workers hold, or what changes no result
+    "adapter.target_modules", "train.checkpoint_steps", "train.compile", "train.eval_batch_size",
+    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.logging_steps",
+    "train.on_out_of_memory",
+)  # fmt: skip
+
+
+class Parameter(Frozen):
+    """One searched key: exactly one distribution. With `when` it is searched only where other searched keys have one of
+    the given values, and is the run's own elsewhere."""
+
+    uniform: tuple[float, float] | None = None
+    quniform: tuple[float, float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    randint: tuple[int, int] | None = None
+    qrandint: tuple[int, int, int] | None = None
+    lograndint: tuple[int, int] | None = None
+    choice: Annotated[tuple[Given, ...], Field(min_length=1)] | None = None
+    when: dict[str, list[Given]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Parameter":
+        given = [name for name in type(self).model_fields if name != "when" and getattr(self, name) is not None]
+        if len(given) != 1:
+            kinds = ", ".join(name for name in type(self).model_fields if name != "when")
+            raise ValueError(f"give one of {kinds}, not {' and '.join(given) or 'none'}")
+        if self.kind != "choice":
+            low, high, *step = self.bounds
+            if low >= high or (step and step[0] <= 0) or ("log" in self.kind and low <= 0):
+                raise ValueError(f"{self.shown()}: low must be below high, a step and a logarithm's low above 0")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The name of its distribution."""
+        return next(name for name in type(self).model_fields if name != "when" and getattr(self, name) is not None)
+
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """What stands behind the name."""
+        found: tuple[Any, ...] = getattr(self, self.kind)
+        return found
+
+    def shown(self) -> str:
+        """As in YAML: uniform [0.1, 1.0]."""
+        return f"{self.kind} [{', '.join(map(str, self.bounds))}]"
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.kind == "choice":
+            return CategoricalDistribution(self.bounds)
+        low, high, *step = self.bounds
+        log = "log" in self.kind
+        if "int" in self.kind:
+            return IntDistribution(low, high if step else high - 1, log=log, step=step[0] if step else 1)
+        return FloatDistribution(low, high, log=log, step=step[0] if step else None)
+
+    def ends(self) -> tuple[Scalar, ...]:
+        """Values that must suit the key: the choices, or both ends."""
+        if self.kind == "choice":
+            return self.bounds
+        top = self.bounds[1] - 1 if self.kind in ("randint", "lograndint") else self.bounds[1]
+        return self.bounds[0], top
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether it can take the value; a float that is off the steps of a quantised one it cannot."""
+        if self.kind == "choice":
+            return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.bounds)
+        if isinstance(value, bool) or not isinstance(value, int if "int" in self.kind else int | float):
+            return False
+        low, high = self.ends()
+        on_step = self.kind[0] != "q" or abs((value - low) / self.bounds[2] % 1 - 0.5) > 0.5 - 1e-9  # type: ignore[operator]
+        return bool(low <= value <= high and on_step)  # type: ignore[operator]
+
+    def applies(self, values: Mapping[str, Scalar]) -> bool:
+        """Whether it is searched where the other keys have these values."""
+        return all(key in values and values[key] in allowed for key, allowed in self.when.items())
+
+    @property
+    def finite(self) -> bool:
+        """Whether a grid can go through it."""
+        return self.kind not in ("uniform", "loguniform")
+
+
+def suggested(space: Mapping[str, Parameter], trial: "Trial") -> dict[str, Scalar]:
+    """Asks an Optuna trial for the values of a point, those of unmet conditions left out."""
+    return active(space, lambda key: ask(trial, key, space[key]))
+
+
+def active(space: Mapping[str, Parameter], value: Callable[[str], Scalar]) -> dict[str, Scalar]:
+    """A point, key by key in the space's order; a condition on a key whose own is unmet is unmet too."""
+    values: dict[str, Scalar] = {}
+    for key, parameter in space.items():
+        if parameter.applies(values):
+            values[key] = value(key)
+    return values
+
+
+def ask(trial: "Trial", key: str, parameter: Parameter) -> Scalar:
+    """One value."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    drawn: Any = parameter.distribution()
+    if isinstance(drawn, CategoricalDistribution):
+        return trial.suggest_categorical(key, drawn.choices)
+    if isinstance(drawn, IntDistribution):
+        return trial.suggest_int(key, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+    value = trial.suggest_float(key, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+    return value if drawn.step is None else round(value, DIGITS)
+
+
+def space_faults(space: Mapping[str, Parameter], algorithm: str, run: RunConfig) -> list[str]:
+    """A line for each key that is not searchable, value that does not suit it, condition on no key above it, and
+    distribution that gives a grid no end."""
+    faults: list[str] = []
+    for key, parameter in space.items():
+        where = f"search.space.{key}"
+        if not searchable(key):
+            faults.append(f"{where}: {unsearchable(key)}")
+            continue
+        faults += [f"{where}: {fault}" for value in parameter.ends() if (fault := unfit(run, key, value))]
+        above = list(space)[: list(space).index(key)]
+        for other, values in parameter.when.items():
+            if other not in above:
+                faults.append(f"{where}: when: {other!r} is not searched above it; list it before, or leave it out")
+            elif not all(space[other].holds(value) for value in values):
+                faults.append(f"{where}: when: {other} cannot be one of {values}; it is {space[other].shown()}")
+        if algorithm == "grid" and not parameter.finite:
+            faults.append(f"{where}: {parameter.shown()} has no end; for algorithm grid use quniform or choice")
+    return faults
+
+
+def searchable(key: str) -> bool:
+    """Whether trials may differ in a key: adapter and optimisation, but for what started workers hold."""
+    leaves = set(key_paths(RunConfig)) - {"adapter.orthogonality"}
+    return key in leaves and key.partition(".")[0] in ("adapter", "train") and "." in key and key not in FIXED
+
+
+def unsearchable(key: str) -> str:
+    """What to say of a key that is not searchable."""
+    if key in FIXED:
+        return "cannot be searched: all trials share workers that hold it; set it under run"
+    known = [path for path in key_paths(RunConfig) if searchable(path)]
+    same = [path for path in known if path.endswith(f".{key.rpartition('.')[2]}")]
+    near = same or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"cannot be searched; did you mean {near[0]!r}?" if near else f"cannot be searched; use {', '.join(known)}"
+
+
+def unfit(run: RunConfig, key: str, value: Scalar) -> str:
+    """Why a key cannot have the value, empty where it can."""
+    content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[Any]()
+    try:
+        RunConfig.model_validate(content)
+    except ValidationError as error:
+        errors = list(error.errors())
+    return "; ".join(described(RunConfig, errors, content))
+
+
+def with_values(content: Mapping[str, Any], values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The configuration with dotted keys set; unchanged itself."""
+    found = deepcopy(dict(content))
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        target = found
+        for section in sections:
+            target = target[section]
+        target[last] = value
+    return found
+
+
+def shown_values(values: Mapping[str, Scalar]) -> str:
+    """A point on one line, keys by their last part: threshold 0.5, side both."""
+    return ", ".join(
+        f"{key.rpartition('.')[2]} {format(value, '.4g') if isinstance(value, float) else value}"
+        for key, value in values.items()
+    )

@@ -1,0 +1,199 @@
+"""One trial: a run whose tasks a shared pool of workers trains, in an actor of Ray Tune that drives it task by task."""
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from typing import Any
+
+from ray.tune import Trainable
+
+from cluster.errors import GuardStop, Interrupted, OrthoplexError
+from cluster.resources import ClusterConfig
+from cluster.storage import open_store
+from orchestrator.config import RunConfig
+from orchestrator.controller import Controller
+from orchestrator.entries import canonical, digest
+from orchestrator.fork import Fork, plan_fork
+from orchestrator.references import resolve
+from orchestrator.registry import Track
+from orchestrator.state import HARMLESS, RunState, without
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.state import Row
+from orchestrator.workers import Check
+from trainers.messages import Job, Order, Progress, Started, TaskDone
+from trainers.pool import PoolClient
+
+HISTORY_ONLY = ("adapter.orthogonality.weight", "adapter.orthogonality.mode")  # they act on tasks that have one before
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a sweep have in common: its configuration, the descriptions of the tasks' data, the pool with
+    the job that it was started for, and the actor that knows who trains a first task."""
+
+    config: SweepConfig
+    tasks: Sequence[Mapping[str, Any]]
+    pool: PoolClient
+    job: Job
+    firsts: Any
+
+
+class PoolWorkers:
+    """See `orchestrator.workers.Workers`: the workers of a pool, which hold base and data already. Trials are scored on
+    the validation splits of the tasks learned so far: the test splits decide nothing, so nothing computes them."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def check(self) -> None:
+        """The sweep has done so."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """As the sweep has read them."""
+        return [dict(task) for task in self.shared.tasks]
+
+    @contextmanager
+    def session(self) -> Iterator[Check]:
+        """An actor is connected; who stops it is the sweep."""
+        yield lambda: None
+
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Any:
+        """The pool, for this job: what its workers hold of it already is as in their own."""
+        held = {"tasks": self.shared.job.tasks, "base": self.shared.job.base}
+        return nullcontext(PoolGroup(self.shared.pool, replace(job, **held), cluster, check))
+
+    def scored(self, index: int) -> Mapping[str, Any]:
+        """The validation splits so far."""
+        return {"zero_shot": False, "validation": index + 1, "test": 0}
+
+
+@dataclass(frozen=True)
+class PoolGroup:
+    """See `orchestrator.workers.Group`: whichever workers of the pool are idle."""
+
+    pool: PoolClient
+    job: Job
+    cluster: ClusterConfig
+    check: Check
+
+    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+        """As `WorkerGroup.train`."""
+        return self.pool.train(replace(order, job=self.job), on_event, self.check)
+
+
+def first_task_key(config: RunConfig) -> str:
+    """The sha256 of all that the first task's adapter and directions depend on; equal keys, equal bytes."""
+    kept = without(config.model_dump(mode="json"), (*HARMLESS, *HISTORY_ONLY, "name", "tasks"))
+    return digest(canonical({**kept, "task": config.tasks[0].model_dump(mode="json")}))
+
+
+def beginning(config: RunConfig, shared: Shared) -> Fork | None:
+    """What the trial's run begins as: the stream that the sweep starts from, or another trial's first task."""
+    import ray
+
+    store = open_store(config.store)
+    track = Track(store, config.team, config.name)
+    if any(entry.op == "commit" for entry in track.entries()):
+        return None
+    if shared.config.start_from:
+        return fork_of(shared.config.start_from, config)
+    source = ray.get(shared.firsts.claim.remote(first_task_key(config), config.name))
+    return None if source == config.name else plan_fork(Track(store, config.team, source), 2)
+
+
+def fork_of(reference: str, config: RunConfig) -> Fork:
+    """The stream up to the version that team/run@vN or team/run@ALIAS names, in the run's store."""
+    found = resolve(open_store(config.store), reference)
+    return plan_fork(Track(open_store(config.store), found.state.team, found.state.name), found.commit["index"] + 2)
+
+
+def row(state: RunState, done: int) -> Row:
+    """What was measured after `done` of the committed tasks."""
+    then = replace(state, commits=state.commits[:done])
+    measured = then.metrics("validation")
+    own = [commit["cost"] for commit in then.commits if "forked_from" not in commit]
+    return Row(
+        tasks=done,
+        aa=float(measured["aa"] or 0.0),
+        parameters=then.total("active_parameters"),
+        bwt=measured["bwt"],
+        forgetting=measured["forgetting"],
+        train_s=sum(cost["train_s"] for cost in own),
+        evaluate_s=sum(cost["evaluate_s"] for cost in own),
+        gpus=gpus(state),
+    )
+
+
+def gpus(state: RunState) -> float:
+    """GPUs that the run's last task was trained on, 0 without."""
+    cluster = state.config.get("cluster", {})  # a run that was cut while it was forked has none yet
+    workers = state.commits[-1]["cost"]["workers"]
+    return float(workers * cluster["gpus_per_worker"]) if cluster.get("use_gpu") else 0.0
+
+
+def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[str, Any]]:
+    """Tune's result after each task, those committed before first; the last one, with `done`, when the run has ended:
+    with `stopped` where one of its own guards did that, with `cut` where the sweep is leaving."""
+    total, reported = len(controller.config.tasks), 0
+    end: dict[str, Any] = {"done": True}
+    try:
+        for state in chain([controller.state], steps):
+            while reported < min(len(state.commits), total - 1):
+                reported += 1
+                yield asdict(row(state, reported))
+    except GuardStop as error:
+        end["stopped"] = str(error)
+    except Interrupted:
+        end["cut"] = True
+    commits = len(controller.state.commits)
+    yield {**(asdict(row(controller.state, commits)) if commits else {"tasks": 0}), **end}
+
+
+class Quiet:
+    """A reporter: the sweep tells of its trials."""
+
+    def say(self, message: str) -> None:
+        """To the actor's log."""
+        logging.getLogger("orthoplex").info(message)
+
+    def progress(self, task: str, progress: Progress) -> None:
+        """The run's log has it."""
+
+    def committed(self, state: RunState) -> None:
+        """Tune's result says so."""
+
+
+class StreamTrial(Trainable):
+    """Tune's trainable. `config` is {"number", "values"}, an iteration a task. One actor serves trial after trial."""
+
+    shared: Shared
+    steps: Generator[RunState] | None = None
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        """Makes ready for a trial; `shared` comes once an actor."""
+        self.shared = shared or self.shared
+        self.trial = self.shared.config.trial(config["number"], config["values"])
+
+    def step(self) -> dict[str, Any]:
+        """Trains a task; the first time, begins the run or goes on with it from its last commit."""
+        if self.steps is None:
+            fork = beginning(self.trial, self.shared)
+            controller = Controller(self.trial, Quiet(), fork, PoolWorkers(self.shared))
+            self.steps = controller.steps()
+            self.results = results(controller, self.steps)
+        return next(self.results)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leaves the trial where it stands, and makes ready for another."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Leaves the trial where it stands; where it has not ended, its log says why."""
+        if self.steps is not None:
+            with suppress(OrthoplexError, StopIteration):
+                self.steps.throw(GuardStop(f"stopped by the sweep {self.shared.config.name}; its log says why"))
+        self.steps = None

@@ -1,0 +1,187 @@
+"""Ray Tune at work on a sweep: a session, a pool of workers, trials; and what is logged of them."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from cluster.errors import Interrupted, TrainingError
+from cluster.resources import gpu_memory
+from cluster.session import debugging, ray_session
+from cluster.storage import open_store
+from orchestrator.registry import Track
+from orchestrator.run_log import DriverLog
+from orchestrator.state import replay
+from orchestrator.stopping import stop_signals
+from orchestrator.sweeps import results
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.firsts import Firsts
+from orchestrator.sweeps.room import session_cluster, sharing, slots
+from orchestrator.sweeps.searcher import StreamSearch
+from orchestrator.sweeps.space import Scalar, shown_values
+from orchestrator.sweeps.spending import spent
+from orchestrator.sweeps.state import Status, SweepState
+from orchestrator.sweeps.stopping import StreamScheduler, row_of
+from orchestrator.sweeps.tracking import Tracking, trackers
+from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
+from orchestrator.workers import all_rows, describe_data
+from trainers.data import TaskData
+from trainers.launch import last_line
+from trainers.messages import Job
+from trainers.pool import Pool
+
+Say = Callable[[str], None]
+TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
+RETRIES = 1  # of a trial whose actor failed
+HOPELESS = 3
+TUNE = {  # no signal handlers and no files of Tune's own; relative paths mean what they mean to the driver
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class Tuning(tune.Callback):
+    """Trains what the log lacks. It is the only one that writes trials and their outcomes to the log."""
+
+    def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Say) -> None:
+        self.config, self.log, self.say = config, log, say
+        ended = [trial for trial in log.state.trials if trial.status != "running"]
+        self.scheduler = StreamScheduler(config.stopping, config.length, ended)
+        self.leaving: str | None = None  # why no trial is begun any more
+        self.pool: Pool | None = None
+
+    def run(self, load: Callable[[], list[TaskData]]) -> str | None:
+        """Trains trials until none is left or the budget is spent; says why in the latter case. `load` reads and checks
+        data and model, which it may take its time for: the workers are starting.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; trials under way stand at their last commit or checkpoint.
+        """
+        os.environ.update(TUNE)
+        if not debugging():
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
+        follow = Tracking(trackers(self.config), self.say)
+        with ray_session(session_cluster(self.config)), stop_signals(self.say) as stop:
+            self.stop = stop
+            resources = ray.cluster_resources()
+            config = sharing(self.config, gpu_memory, resources.get("GPU", 0))
+            at_once = slots(config, resources)
+            self.say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
+            self.log.append("pool", {"slots": at_once, "cluster": config.run.cluster.model_dump(mode="json")})
+            with (
+                Pool(config.run.cluster, at_once) as pool,
+                tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder,
+            ):
+                self.pool, self.began = pool, time.monotonic()
+                data = load()
+                job = self._job(config, data)
+                pool.begin(job)
+                results.warm_up()
+                self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
+                shared = Shared(config, [describe_data(task) for task in data], pool.client, job, self.firsts)
+                searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
+                tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
+                    tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
+                    search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=at_once,
+                    reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self, follow],
+                    name="sweep", storage_path=folder, verbose=0,
+                )  # fmt: skip
+                ray.kill(self.firsts)
+            self.stop()
+        if why := hopeless(self.log.state):
+            raise TrainingError(why)
+        return self.leaving
+
+    def _job(self, config: SweepConfig, data: Sequence[TaskData]) -> Job:
+        """What the workers of all trials hold; base and tokenised data are placed in Ray's object store."""
+        from trainers.prepare import prepare
+
+        run = config.trial(1, {})
+        rows = [ray.put(each) for each in all_rows(run, data)]
+        made = prepare(run.model, rows, base=run.deepspeed.zero_stage != 3)
+        label = f"{run.team}/{config.name}"
+        return Job(label, run.model, run.adapter, run.train, run.deepspeed, run.store, made.tasks, made.base)
+
+    def _trained(self, config: SweepConfig) -> dict[str, str]:
+        """First tasks that trials of earlier starts have committed, by key; the run that has each."""
+        found: dict[str, str] = {}
+        for trial in self.log.state.trials:
+            if self._run_state(trial.run).commits:
+                found.setdefault(first_task_key(config.trial(trial.number, trial.values)), trial.run)
+        return found
+
+    def _run_state(self, run: str) -> Any:
+        track = Track(open_store(self.config.run.store), self.config.run.team, run)
+        return replay(track.team, track.name, track.entries())
+
+    def _record(self, number: int, values: Mapping[str, Scalar]) -> None:
+        """A point is chosen, and not begun yet."""
+        self.log.append("trial", {"number": number, "values": dict(values), "run": self.config.trial_name(number)})
+        self.say(f"trial {number}: {shown_values(values)}")
+
+    # --- what Tune calls; all in the driver's main thread
+
+    def on_step_begin(self, **_: Any) -> None:
+        """Leaves where the driver is told to, or the budget is spent."""
+        self.log.check()
+        if self.leaving is None:
+            try:
+                self.stop()
+                self.leaving = hopeless(self.log.state) or spent(
+                    self.config, self.log.state, self.scheduler.measured, self.began
+                )
+            except Interrupted as error:
+                self.leaving = str(error)
+            if self.leaving and self.pool:
+                self.say(f"{self.leaving}; trials under way are kept where they stand")
+                self.pool.leave()
+
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        """Says what was measured."""
+        if row := row_of(result):
+            number = trial.config["number"]
+            self.scheduler.measure(number, row)
+            self.firsts.settle.remote(self.config.trial_name(number), True)
+            bwt = "" if row.bwt is None else f", BWT {100 * row.bwt:+.1f}"
+            done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
+            self.say(f"{done}: AA {100 * row.aa:.1f}{bwt}, {row.parameters:,} parameters")
+
+    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+        """Logs how a trial ended; one that was cut off has not."""
+        result, number = trial.last_result or {}, trial.config["number"]
+        self.firsts.settle.remote(self.config.trial_name(number), False)
+        if result.get("cut"):
+            return
+        reason = result.get("stopped") or self.scheduler.reasons.get(number)
+        self._outcome(number, "stopped" if reason else "finished", reason)
+
+    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+        """Logs why a trial failed, by its run's log where that says so."""
+        number = trial.config["number"]
+        self.firsts.settle.remote(self.config.trial_name(number), False)
+        state = self._run_state(self.config.trial_name(number))
+        said = state.reason if state.state == "failed" else None
+        self._outcome(number, "failed", said or last_line(trial.get_error()))
+
+    def _outcome(self, number: int, status: Status, reason: str | None) -> None:
+        rows = [asdict(row) for row in self.scheduler.measured.get(number, ())]
+        self.log.append("outcome", {"number": number, "status": status, "reason": reason, "rows": rows})
+        self.say(f"trial {number}: {status}{f': {reason}' if reason else ''}")
+
+
+def hopeless(state: SweepState) -> str | None:
+    """Why a sweep is given up: all its first trials failed, HOPELESS of them or more."""
+    failed = state.ended("failed")
+    if len(failed) < HOPELESS or state.ended("finished") or state.ended("stopped"):
+        return None
+    return f"the first {len(failed)} trials failed, the last: {failed[-1].reason}; mend that, and give it a new name"

@@ -1,0 +1,319 @@
+"""A searched key draws what Ray Tune's distribution of that name draws; a space that cannot be trained is refused."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import pytest
+from pydantic import ValidationError
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from orchestrator.config import RunConfig
+from orchestrator.config_errors import key_paths
+from orchestrator.sweeps.space import FIXED, Parameter, searchable, shown_values, space_faults, suggested
+from tests.orchestrator.sweeps.making import line_of, run_content
+
+SEARCHABLE = {
+    "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.rank_pattern",
+    "adapter.min_rank_pattern", "adapter.max_parameters", "adapter.history", "adapter.orthogonality.weight",
+    "adapter.orthogonality.mode", "adapter.orthogonality.side", "adapter.orthogonality.energy",
+    "adapter.orthogonality.max_occupancy", "adapter.orthogonality.saturation", "train.epochs", "train.batch_size",
+    "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",
+    "train.max_grad_norm", "train.seed",
+}  # fmt: skip
+KINDS: dict[str, list[Any]] = {
+    "uniform": [0.25, 0.75],
+    "quniform": [0.5, 2.0, 0.25],
+    "loguniform": [0.001, 0.1],
+    "randint": [2, 7],
+    "qrandint": [4, 16, 4],
+    "lograndint": [1, 9],
+    "choice": ["output", 3, None, True, 0.5],
+}
+DISCRETE = {  # a net of candidates finer and wider than the distribution
+    "quniform": [step / 20 for step in range(60)],
+    "randint": [*range(-2, 12)],
+    "qrandint": [*range(-2, 24)],
+    "lograndint": [*range(-2, 14)],
+    "choice": ["output", "input", 3, 4, None, True, False, 0.5, 1],
+}
+RUN = RunConfig.model_validate(run_content())
+
+
+def domain(kind: str) -> Any:
+    """Ray Tune's own of that name."""
+    make = getattr(tune, kind)
+    return make(KINDS[kind]) if kind == "choice" else make(*KINDS[kind])
+
+
+def parameter(kind: str, *values: Any, **when: Any) -> Parameter:
+    return Parameter.model_validate({kind: list(values), "when": when})
+
+
+def space(**keys: Any) -> dict[str, Parameter]:
+    """Keys below `adapter`, __ for a dot."""
+    return {f"adapter.{key.replace('__', '.')}": Parameter.model_validate(value) for key, value in keys.items()}
+
+
+def faults(content: Mapping[str, Any], algorithm: str = "tpe") -> list[str]:
+    return space_faults({key: Parameter.model_validate(value) for key, value in content.items()}, algorithm, RUN)
+
+
+# --- distributions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_distribution_is_the_one_ray_tune_makes(kind: str) -> None:
+    assert (
+        Parameter(**{kind: KINDS[kind]}).distribution() == OptunaSearch.convert_search_space({"a": domain(kind)})["a"]
+    )
+
+
+@pytest.mark.parametrize("kind", DISCRETE)
+def test_it_holds_exactly_what_ray_tune_draws(kind: str) -> None:
+    drawn = domain(kind).sample(size=2000, random_state=0)
+    drawn = drawn.tolist() if kind in ("randint", "lograndint") else drawn  # NumPy's numbers
+    values = {repr(round(value, 9) if isinstance(value, float) else value) for value in drawn}
+    assert {repr(value) for value in DISCRETE[kind] if Parameter(**{kind: KINDS[kind]}).holds(value)} == values
+
+
+@pytest.mark.parametrize("kind", ["uniform", "loguniform"])
+def test_continuous_ones_hold_both_ends(kind: str) -> None:
+    found, (low, high) = Parameter(**{kind: KINDS[kind]}), KINDS[kind]
+    assert all(found.holds(value) for value in [low, high, *domain(kind).sample(size=500, random_state=0)])
+    assert not found.holds(math.nextafter(low, 0)) and not found.holds(math.nextafter(high, 1))
+    assert not found.holds(math.nan)
+    assert found.ends() == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("quniform", (0.5, 2.0)), ("randint", (2, 6)), ("qrandint", (4, 16)), ("lograndint", (1, 8)),
+        ("choice", ("output", 3, None, True, 0.5)),
+    ],
+)  # fmt: skip
+def test_ends(kind: str, ends: tuple[Any, ...]) -> None:
+    assert Parameter(**{kind: KINDS[kind]}).ends() == ends
+
+
+def test_steps_in_floating_point() -> None:
+    tenths = parameter("quniform", 0.1, 0.9, 0.1)
+    assert all(tenths.holds(k / 10) and tenths.holds(0.1 + (k - 1) * 0.1) for k in range(1, 10))
+    assert not any(tenths.holds(value) for value in (0.0, 0.05, 0.35, 0.55, 0.95, 1.0))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint"])
+def test_only_numbers_are_held(kind: str) -> None:
+    found = Parameter(**{kind: KINDS[kind]})
+    assert not any(found.holds(value) for value in (True, False, None, "4", str(KINDS[kind][0])))
+
+
+@pytest.mark.parametrize("kind", ["randint", "qrandint", "lograndint"])
+def test_whole_numbers_hold_no_fraction(kind: str) -> None:
+    found = Parameter(**{kind: KINDS[kind]})
+    assert found.holds(4) and not found.holds(4.5)
+
+
+def test_true_is_not_one() -> None:
+    assert not parameter("choice", 0, 1).holds(True) and not parameter("choice", True, False).holds(1)
+    assert parameter("choice", None).holds(None) and not parameter("choice", "None").holds(None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "give one of uniform, quniform, loguniform, randint, qrandint, lograndint, choice, not none"),
+        ({"uniform": [0, 1], "choice": [1]}, "not uniform and choice"),
+        ({"uniform": [1.0, 1.0]}, "uniform [1.0, 1.0]: low must be below high"),
+        ({"randint": [4, 3]}, "randint [4, 3]: low must be below high"),
+        ({"quniform": [0.1, 1.0, 0.0]}, "quniform [0.1, 1.0, 0.0]: low must be below high, a step"),
+        ({"qrandint": [1, 9, -2]}, "qrandint [1, 9, -2]: low must be below high, a step"),
+        ({"loguniform": [0.0, 1.0]}, "a logarithm's low above 0"),
+        ({"lograndint": [0, 8]}, "a logarithm's low above 0"),
+        ({"choice": []}, "at least 1 item"),
+        ({"uniform": [0.1]}, "uniform"),
+        ({"uniform": [0.1, math.inf]}, "finite"),
+        ({"randint": [1.5, 4]}, "integer"),
+    ],
+)
+def test_what_is_no_distribution(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Parameter.model_validate(content)
+    assert said in str(caught.value)
+
+
+# --- conditions
+
+CHAINED = space(
+    orthogonality__side={"choice": ["output", "input", "both"]},
+    orthogonality__energy={"choice": [0.8, 0.9], "when": {"adapter.orthogonality.side": ["input", "both"]}},
+    orthogonality__mode={"choice": ["penalty", "projection"], "when": {"adapter.orthogonality.side": ["output"]}},
+    orthogonality__weight={"choice": [1.0, 5.0], "when": {"adapter.orthogonality.mode": ["penalty"]}},
+    max_rank={
+        "choice": [4, 8],
+        "when": {"adapter.orthogonality.side": ["both"], "adapter.orthogonality.energy": [0.9]},
+    },
+)
+
+
+def test_conditions_chained_and_joined() -> None:
+    """Each full assignment gives the keys whose conditions its own searched keys meet, and no others."""
+    sides, energies, modes, weights, ranks = (parameter.bounds for parameter in CHAINED.values())
+    for side, energy, mode, weight, rank in itertools.product(sides, energies, modes, weights, ranks):
+        expected: dict[str, Any] = {"adapter.orthogonality.side": side}
+        if side != "output":
+            expected["adapter.orthogonality.energy"] = energy
+        if side == "output":
+            expected["adapter.orthogonality.mode"] = mode
+            if mode == "penalty":
+                expected["adapter.orthogonality.weight"] = weight
+        if side == "both" and energy == 0.9:
+            expected["adapter.max_rank"] = rank
+        every = dict(zip(CHAINED, (side, energy, mode, weight, rank), strict=True))
+        assert suggested(CHAINED, optuna.trial.FixedTrial(every)) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_point_is_drawn_from_the_distribution(kind: str) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    searched = {"key": Parameter(**{kind: KINDS[kind]})}
+    points = [suggested(searched, study.ask()) for _ in range(60)]
+    assert all(searched["key"].holds(point["key"]) for point in points)
+    if kind in ("randint", "qrandint"):  # both ends come
+        assert {min(p["key"] for p in points), max(p["key"] for p in points)} == {*searched["key"].ends()}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("key", [*key_paths(RunConfig)])
+def test_what_can_be_searched(key: str) -> None:
+    assert searchable(key) == (key in SEARCHABLE)
+
+
+def test_every_fixed_key_exists_and_says_why() -> None:
+    assert {*FIXED} <= {*key_paths(RunConfig)}
+    for key in FIXED:
+        said = faults({key: {"choice": [1]}})
+        assert said == [
+            f"search.space.{key}: cannot be searched: all trials share workers that hold it; set it under run"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("adapter.treshold", "adapter.threshold"),
+        ("threshold", "adapter.threshold"),
+        ("adapter.weight", "adapter.orthogonality.weight"),
+        ("adapter.orthogonality.energ", "adapter.orthogonality.energy"),
+        ("optimizer.learning_rate", "train.learning_rate"),
+        ("max_rank", "adapter.max_rank"),
+    ],
+)
+def test_a_key_that_is_near(key: str, meant: str) -> None:
+    assert faults({key: {"uniform": [0.1, 0.9]}}) == [
+        f"search.space.{key}: cannot be searched; did you mean {meant!r}?"
+    ]
+
+
+@pytest.mark.parametrize("key", ["model.dtype", "deepspeed.zero_stage", "xyzzy", "tasks", "name"])
+def test_a_key_that_is_not(key: str) -> None:
+    (said,) = faults({key: {"choice": [1]}})
+    assert said.startswith(f"search.space.{key}: cannot be searched")
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "wrong"),
+    [
+        ("adapter.orthogonality.energy", {"uniform": [0.5, 1.0]}, ["1.0"]),
+        ("adapter.orthogonality.energy", {"uniform": [0.0, 1.0]}, ["0.0", "1.0"]),
+        ("adapter.max_rank", {"randint": [0, 17]}, ["0"]),
+        ("adapter.max_rank", {"uniform": [1.5, 8.0]}, ["1.5"]),
+        ("adapter.min_rank", {"choice": [0, 17]}, ["17"]),  # above the run's max_rank, 16
+        ("train.seed", {"qrandint": [0, 2**32, 1]}, [str(2**32)]),
+        ("adapter.orthogonality.side", {"choice": ["output", "inside"]}, ['"inside"']),
+        ("adapter.threshold", {"choice": [0.5, -0.5, None]}, ["-0.5", "null"]),
+        ("adapter.rank_pattern", {"choice": [4]}, ["4"]),
+    ],
+)
+def test_values_that_the_run_refuses(key: str, content: dict[str, Any], wrong: list[str]) -> None:
+    lines = faults({key: content})
+    assert len(lines) == len(wrong)
+    for value in wrong:
+        line_of(lines, f"search.space.{key}: ", f"{value}")
+
+
+def test_true_is_no_number_here_either() -> None:
+    """As in a run's configuration, see `config_errors._misplaced_truths`."""
+    (said,) = faults({"adapter.threshold": {"choice": [0.5, True]}})
+    assert "adapter.threshold: true: should be a number" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("adapter.orthogonality.energy", {"uniform": [0.01, 0.99]}),
+        ("adapter.max_rank", {"randint": [1, 17]}),
+        ("train.seed", {"randint": [0, 2**32]}),  # its end is left out
+        ("adapter.max_parameters", {"choice": [None, 1000]}),
+        ("adapter.orthogonality.weight", {"loguniform": [0.1, 100]}),
+    ],
+)
+def test_values_that_the_run_takes(key: str, content: dict[str, Any]) -> None:
+    assert faults({key: content}) == []
+
+
+def test_conditions_name_keys_above_and_values_they_can_have() -> None:
+    side = {"choice": ["output", "both"]}
+    energy = {"uniform": [0.5, 0.9]}
+    mode = "adapter.orthogonality.mode"
+    assert faults({"adapter.orthogonality.side": side, "adapter.threshold": energy}) == []
+    below = {"adapter.orthogonality.energy": {**energy, "when": {"adapter.orthogonality.side": ["both"]}}}
+    assert faults({"adapter.orthogonality.side": side, **below}) == []
+    line_of(faults({**below, "adapter.orthogonality.side": side}), "adapter.orthogonality.energy", "above it")
+    itself = {"adapter.threshold": {**energy, "when": {"adapter.threshold": [0.5]}}}
+    line_of(faults(itself), "search.space.adapter.threshold: when: 'adapter.threshold' is not searched above it")
+    line_of(faults({"adapter.threshold": {**energy, "when": {mode: ["penalty"]}}}), f"when: {mode!r} is not searched")
+    never = {"adapter.threshold": {**energy, "when": {"adapter.orthogonality.side": ["both", "input"]}}}
+    line_of(faults({"adapter.orthogonality.side": side, **never}), "['both', 'input']", "choice [output, both]")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_needs_an_end(kind: str) -> None:
+    key = {"uniform": "adapter.threshold", "quniform": "adapter.threshold", "loguniform": "train.learning_rate"}
+    bounds = [16] if kind == "choice" else KINDS[kind]
+    searched = {key.get(kind, "adapter.max_rank"): {kind: bounds}}
+    assert faults(searched) == []
+    endless = faults(searched, "grid")
+    assert bool(endless) == (kind in ("uniform", "loguniform"))
+    if endless:
+        line_of(endless, f"{kind} [", "has no end; for algorithm grid use quniform or choice")
+
+
+def test_all_faults_at_once() -> None:
+    lines = faults(
+        {
+            "adapter.treshold": {"uniform": [0.1, 0.9]},
+            "adapter.max_rank": {"choice": [0, 4]},
+            "train.compile": {"choice": [True]},
+            "train.learning_rate": {"loguniform": [1e-4, 1e-2], "when": {"adapter.min_rank": [1]}},
+        },
+        "grid",
+    )
+    assert [line.split(": ")[0] for line in lines] == [
+        "search.space.adapter.treshold",
+        "search.space.adapter.max_rank",
+        "search.space.train.compile",
+        "search.space.train.learning_rate",
+        "search.space.train.learning_rate",
+    ]
+
+
+def test_a_point_on_one_line() -> None:
+    point = {"adapter.threshold": 1 / 3, "adapter.orthogonality.side": "both", "adapter.max_rank": 16}
+    assert shown_values(point) == "threshold 0.3333, side both, max_rank 16"
