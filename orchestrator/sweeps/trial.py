@@ -105,8 +105,9 @@ def beginning(config: RunConfig, shared: Shared) -> Fork | None:
 
 def fork_of(reference: str, config: RunConfig) -> Fork:
     """The stream up to the version that team/run@vN or team/run@ALIAS names, in the run's store."""
-    found = resolve(open_store(config.store), reference)
-    return plan_fork(Track(open_store(config.store), found.state.team, found.state.name), found.commit["index"] + 2)
+    store = open_store(config.store)
+    found = resolve(store, reference)
+    return plan_fork(Track(store, found.state.team, found.state.name), found.commit["index"] + 2)
 
 
 def row(state: RunState, done: int) -> Row:
