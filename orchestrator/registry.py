@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any
 
 from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError, StoreError
@@ -21,7 +20,7 @@ from cluster.storage import FileRecord, Store, is_key
 from orchestrator import signing
 from orchestrator.entries import NAME, SHA256, Entry, canonical, digest
 from orchestrator.log import READERS, Body, Log, Rule
-from orchestrator.rules import RulesLog, TeamRules, Unsigned
+from orchestrator.rules import TeamRules, Unsigned, team_trust
 from orchestrator.signing import Trust
 
 FORMAT_VERSION = 1
@@ -41,15 +40,16 @@ class Track(Log):
         self.checkpoint_key = f"{self.root}/checkpoint.safetensors"
         self._known: list[Entry] = []
 
-    @cached_property
+    @property
     def trust(self) -> Trust:
-        """What the team's rules ask of signatures, read once."""
-        return RulesLog(self.store, self.team).current()[1].trust
+        """See Log."""
+        return team_trust(self.store, self.team)
 
     def check(self, entries: Sequence[Entry]) -> None:
         """See Log."""
-        for entry in entries if self.trust.required else ():
-            if fault := signing.entry_fault(entry, self.label, self.trust):
+        trust = self.trust
+        for entry in entries if trust.required else ():
+            if fault := signing.entry_fault(entry, self.label, trust):
                 raise self._broken(entry.seq, fault)
 
     def fresh_prefix(self) -> str:

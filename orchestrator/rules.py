@@ -6,8 +6,10 @@ It is a log, not a file, for the reasons a track is one: a change is made from t
 and why stands beside it, and the revision that a promotion was judged by can be read later. No track can be named so.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,11 +18,15 @@ from cluster.schema import Frozen
 from cluster.storage import Store
 from orchestrator import signing
 from orchestrator.entries import NAME, Entry
-from orchestrator.log import Log
+from orchestrator.log import Body, Log, Rule
 from orchestrator.signing import PublicKey, Trust
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["publisher", "promoter", "gc", "admin"]
+KNOWN_S = (
+    60.0  # how long what was read of a team's rules is gone by: a key that others strike out counts as much longer
+)
+_known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
 
 class PromotionRule(Frozen):
@@ -104,6 +110,13 @@ class RulesLog(Log):
         entries = self.entries()
         return (entries[-1].seq, self._parsed(entries[-1])) if entries else (0, TeamRules())
 
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+        """See Log. What this process knew of the rules is forgotten."""
+        try:
+            return super().append(op, body, after=after, valid=valid)
+        finally:
+            _known.pop(self.store, None)
+
     def change(self, rules: TeamRules, *, expect: int, why: str) -> Entry:
         """Puts other rules in place of revision `expect`. Raises ConflictError where that is not the newest."""
         entries = self.entries()
@@ -124,6 +137,14 @@ class RulesLog(Log):
             raise IntegrityError(
                 f"store {self.store.uri}: {self._key(entry.seq)} holds no rules; update orthoplex"
             ) from None
+
+
+def team_trust(store: Store, team: str) -> Trust:
+    """What the team's rules ask of signatures, as this process read them within the last `KNOWN_S`."""
+    known, now = _known.setdefault(store, {}), time.monotonic()
+    if team not in known or now - known[team][0] > KNOWN_S:
+        known[team] = now, RulesLog(store, team).current()[1].trust
+    return known[team][1]
 
 
 def parse_rules(content: object, origin: str) -> TeamRules:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,21 @@ def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkey
     monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
     log.change(TeamRules(), expect=2, why="I may do all")
     with pytest.raises(IntegrityError):
+        fresh(signed).entries()
+
+
+def test_rules_that_others_change_hold_after_a_minute(signed: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    current = RulesLog.current
+    monkeypatch.setattr(RulesLog, "current", lambda log: (reads.append(log.label), current(log))[1])
+    assert fresh(signed).entries() and fresh(signed).entries() and reads == ["team/.policy"]
+    elsewhere = folder_track(Path(signed.store.uri.removeprefix("file://"))).store
+    log = RulesLog(elsewhere, "team")
+    log.change(log.current()[1].model_copy(update={"unsigned": {}}), expect=1, why="nothing unsigned counts")
+    assert fresh(signed).entries()
+    now = time.monotonic()
+    monkeypatch.setattr("orchestrator.rules.time.monotonic", lambda: now + 61)
+    with pytest.raises(IntegrityError, match="is not signed"):
         fresh(signed).entries()
 
 
