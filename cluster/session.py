@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 
 NAMESPACE = "orthoplex"
-OBJECT_STORE_BYTES = 1 << 30
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -124,6 +123,7 @@ def keep_raylets_off_stdout() -> None:
 def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:
     import ray
 
+    variables = QUIET if cluster.use_gpu else {**QUIET, "DS_ACCELERATOR": "cpu"}
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not debugging():
@@ -132,11 +132,10 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
         "namespace": NAMESPACE,
         "logging_level": logging.INFO if debugging() else logging.ERROR,
         "log_to_driver": debugging(),
-        "runtime_env": {"env_vars": QUIET if cluster.use_gpu else {**QUIET, "DS_ACCELERATOR": "cpu"}},
     }
     if folder is None:
         try:
-            ray.init(address=address, **common)
+            ray.init(address=address, runtime_env={"env_vars": variables}, **common)
         except (ConnectionError, RuntimeError, ValueError):
             raise ConfigError(
                 f"cluster.address: no Ray cluster answers at {address!r}; start one, or set it to null (and unset "
@@ -144,11 +143,24 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
             ) from None
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 3 CPU-seconds, and one machine is not preempted
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=folder,
-        **common,
-    )
+    with inherited(variables):  # without a runtime_env, or the processes that Ray starts beforehand fit nobody
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
+            include_dashboard=False,
+            _temp_dir=folder,
+            **common,
+        )
+
+
+@contextmanager
+def inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """The environment of the processes that are started meanwhile has these variables, where the user has not set
+    them."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

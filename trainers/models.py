@@ -41,21 +41,15 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    source, dtype = resolve_name(config.name), getattr(torch, config.dtype)
+    dtype = getattr(torch, config.dtype)
     family, auto_class = FAMILIES[config.task_type]
     auto: Any = getattr(transformers, auto_class)
+    tokenizer = load_tokenizer(config)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=config.revision)
         with partitioned_loading(dtype) if partitioned else nullcontext():
-            model = auto.from_pretrained(source, revision=config.revision, dtype=dtype)
+            model = auto.from_pretrained(resolve_name(config.name), revision=config.revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise unloadable(config, error) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if issubclass(family, TextToText) and tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"model.name: the tokenizer of {config.name!r} has no eos_token, which ends an answer; set one"
-        )
     if issubclass(family, TextToText):
         start = getattr(model.config, "decoder_start_token_id", None)
         # instead of the checkpoint's, which may ask for sampling, beams or penalties: greedy decoding is what is scored
@@ -69,6 +63,29 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
     else:
         gather_on_use(model, dtype)
     return family(model, tokenizer, config.max_length, digest, config.scoring)
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The tokenizer, with a token to pad with. Raises ConfigError where it cannot be loaded, or ends no answer."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_name(config.name), revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise unloadable(config, error) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if issubclass(FAMILIES[config.task_type][0], TextToText) and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model.name: the tokenizer of {config.name!r} has no eos_token, which ends an answer; set one"
+        )
+    return tokenizer
+
+
+def load_reader(config: ModelConfig) -> Backbone:
+    """A backbone without its model, which tokenises as the whole one does, and does nothing else. Raises as
+    `load_tokenizer`."""
+    return FAMILIES[config.task_type][0](None, load_tokenizer(config), config.max_length, "", config.scoring)
 
 
 def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Module]]:

@@ -13,13 +13,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.session import reap, reap_trainers
+from trainers.config import ModelConfig
 from trainers.launch import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, here, last_line, outcome
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started, TaskDone
 
@@ -246,11 +247,12 @@ class Pool:
     """`slots` worker groups, started at once and once. Use as a context manager inside a Ray session.
 
     They start without a job; `begin` gives them one, and from then on they serve every run whose model, layers and way
-    to run are the same; see `trainers.train_loop.fixed`.
+    to run are the same; see `trainers.train_loop.fixed`. Meanwhile `model` is loaded into Ray's object store, once for
+    all of them; None leaves that to each, as ZeRO 3 must, where no worker holds it whole.
     """
 
-    def __init__(self, cluster: ClusterConfig, slots: int) -> None:
-        self.cluster, self.slots = cluster, slots
+    def __init__(self, cluster: ClusterConfig, slots: int, model: ModelConfig | None = None) -> None:
+        self.cluster, self.slots, self.model = cluster, slots, model
 
     def __enter__(self) -> Self:
         import ray
@@ -260,13 +262,18 @@ class Pool:
         self.actor: Any = made.remote(self.cluster, self.slots, self.folder.name)
         self.client = PoolClient(self.actor)
         self.actor.start.remote()
+        # of no CPU, so that it never waits for those that workers hold while they wait for it
+        self.base = ray.remote(num_cpus=0)(packed).remote(self.model) if self.model else None
         return self
 
-    def begin(self, job: Job) -> None:
-        """Gives the workers what they are to hold; before the first order, and once."""
+    def begin(self, job: Job) -> Job:
+        """Gives the workers what they are to hold, before the first order, and once; the job as they got it, with the
+        pool's base."""
         import ray
 
+        job = replace(job, base=self.base)
         ray.get(self.actor.begin.remote(job))
+        return job
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -282,6 +289,14 @@ class Pool:
     def leave(self) -> None:
         """As `PoolClient.leave`."""
         self.client.leave()
+
+
+def packed(model: ModelConfig) -> Any:
+    """The base as `trainers.prepare` takes it apart. What goes wrong is raised where the reference to it is read."""
+    from trainers.models import load_backbone
+    from trainers.prepare import PackedBase
+
+    return PackedBase.of(load_backbone(model))
 
 
 def interrupted() -> Failed:

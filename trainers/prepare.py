@@ -1,6 +1,6 @@
-"""The frozen base and the tokenised tasks in Ray's object store: made once, mapped by every worker of a node.
+"""The frozen base in Ray's object store: loaded once, mapped by every worker of a node.
 
-The base is taken apart into a skeleton (everything but the tensors: modules, their configuration, the tokenizer) and
+It is taken apart into a skeleton (everything but the tensors: modules, their configuration, the tokenizer) and
 its tensors as plain bytes, which Ray hands out as read-only views of shared memory. In transit only; nothing of this
 is stored.
 
@@ -13,7 +13,7 @@ factors begin within a cache line, so each tensor begins where it did when it wa
 import io
 import pickle
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from trainers.backbones import Backbone
-from trainers.config import ModelConfig
-from trainers.messages import TaskRows
-from trainers.models import load_backbone
-from trainers.tokens import TokenizedTask, tokenize_task
 
 SHARED_BYTES = 1 << 16  # smaller tensors are copied: little is gained by sharing them
 LINE_BYTES = 64
@@ -123,39 +119,3 @@ def placed(tensor: Tensor, offset: int) -> Tensor:
     room = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
     start = (offset - room.data_ptr()) % LINE_BYTES
     return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """References to the base (None where it was not asked for) and to one `TokenizedTask` a task, for `Job`. They are
-    the caller's, whose end is theirs; being results of a task, Ray makes them again where a node that held them is
-    lost."""
-
-    base: Any
-    tasks: tuple[Any, ...]
-
-
-def prepare(model: ModelConfig, tasks: Sequence[Any], *, base: bool = True) -> Prepared:
-    """Has one Ray task load the base on the CPU and tokenise every split; returns at once.
-
-    It reserves no CPU, so that it never waits for those that workers hold while they wait for it. What goes wrong in it
-    (`trainers.models.load_backbone`, `Backbone.tokenize`) is raised where a reference is read.
-
-    Args:
-        model: the base to load.
-        tasks: references to `TaskRows`.
-        base: False for ZeRO 3, whose workers load shards of the files; `Prepared.base` is then None.
-    """
-    import ray
-
-    made = ray.remote(num_cpus=0, num_returns=1 + len(tasks))(pack).remote(model, base, *tasks)
-    first, *tokenised = made if tasks else [made]
-    return Prepared(first if base else None, tuple(tokenised))
-
-
-def pack(model: ModelConfig, base: bool, *tasks: TaskRows) -> Any:
-    """The packed base (None without `base`), and each task as token ids."""
-    backbone = load_backbone(model)
-    tokenised: list[TokenizedTask] = [tokenize_task(backbone, task) for task in tasks]
-    packed = PackedBase.of(backbone) if base else None
-    return (packed, *tokenised) if tasks else packed

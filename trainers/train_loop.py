@@ -40,7 +40,7 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     began = time.time()
-    for module in ("deepspeed", "transformers"):  # seconds, and the job may not be there yet
+    for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
         import_module(module)
     job: Job = ray.get(config["feed"].begun.remote())
     line = Line(config["feed"], job.run)

@@ -200,12 +200,15 @@ def point_faults(point: Mapping[str, Scalar], space: Mapping[str, Parameter], na
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Reads a sweep's YAML file, the run's file that `base` names, and applies `a.b=value` overrides to both as one:
-    `run.data_dir=…` changes the run, `budget.trials=4` the sweep.
+    `run.data_dir=…` changes the run, `budget.trials=4` the sweep. `base=…` names another run's file, from here.
 
     Raises:
         ConfigError: as `load_config`.
     """
     content = read_mapping(path)
+    others = [assignment for assignment in overrides if assignment.partition("=")[0] == "base"]
+    for assignment in others:
+        override(content, assignment)
     base = content.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
@@ -213,9 +216,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         changes = content.get("run") or {}
         if not isinstance(changes, dict):
             raise ConfigError(f"{path}: run: should be a mapping of keys that change {base}")
-        content["run"] = merged(read_mapping(path.parent / base), changes)
+        content["run"] = merged(read_mapping(Path(base) if others else path.parent / base), changes)
     for assignment in overrides:
-        override(content, assignment)
+        if assignment not in others:
+            override(content, assignment)
     return parse_sweep(content, str(path))
 
 

@@ -10,9 +10,9 @@ from orchestrator.lineage import code_version
 from orchestrator.run_log import DriverLog
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.session import session
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.state import SweepState, replay_sweep, sweep_log, sweep_objections
-from orchestrator.sweeps.tuning import Tuning
 from orchestrator.workers import describe_data, load_tasks
 from trainers.data import TaskData
 
@@ -64,7 +64,13 @@ class Sweep:
 
     def _tune(self) -> str | None:
         """Trains trials; why it ended before all were through, None where they are."""
-        return Tuning(self.config, self.log, self.say).run(self._load)
+        with session(self.config, self.say) as started:
+            cluster = started.config.run.cluster.model_dump(mode="json")
+            self.log.append("pool", {"slots": started.at_once, "cluster": cluster})
+            data = self._load()
+            from orchestrator.sweeps.tuning import Tuning  # seconds, while workers start
+
+            return Tuning(self.config, self.log, self.say).run(started, data)
 
     def _load(self) -> list[TaskData]:
         """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""

@@ -1,9 +1,9 @@
-"""Ray Tune at work on a sweep: a session, a pool of workers, trials; and what is logged of them."""
+"""Ray Tune at work on a sweep; and what is logged of its trials."""
 
 import logging
 import os
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,18 +13,16 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from cluster.errors import Interrupted, TrainingError
-from cluster.resources import gpu_memory
-from cluster.session import debugging, ray_session
+from cluster.session import debugging
 from cluster.storage import open_store
 from orchestrator.registry import Track
 from orchestrator.run_log import DriverLog
 from orchestrator.state import replay
-from orchestrator.stopping import stop_signals
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.firsts import Firsts
-from orchestrator.sweeps.room import session_cluster, sharing, slots
 from orchestrator.sweeps.searcher import StreamSearch
+from orchestrator.sweeps.session import Session
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.state import Status, SweepState
@@ -35,7 +33,6 @@ from orchestrator.workers import all_rows, describe_data
 from trainers.data import TaskData
 from trainers.launch import last_line
 from trainers.messages import Job
-from trainers.pool import Pool
 
 Say = Callable[[str], None]
 TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
@@ -58,59 +55,41 @@ class Tuning(tune.Callback):
         ended = [trial for trial in log.state.trials if trial.status != "running"]
         self.scheduler = StreamScheduler(config.stopping, config.length, ended)
         self.leaving: str | None = None  # why no trial is begun any more
-        self.pool: Pool | None = None
 
-    def run(self, load: Callable[[], list[TaskData]]) -> str | None:
-        """Trains trials until none is left or the budget is spent; says why in the latter case. `load` reads and checks
-        data and model, which it may take its time for: the workers are starting.
-
-        Raises:
-            Interrupted: Ctrl-C or SIGTERM; trials under way stand at their last commit or checkpoint.
-        """
+    def run(self, session: Session, data: Sequence[TaskData]) -> str | None:
+        """Trains trials on these data until none is left or the budget is spent; says why in the latter case. Trials
+        that the session is told to leave stand at their last commit or checkpoint."""
         os.environ.update(TUNE)
         if not debugging():
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
+        config, self.session = session.config, session
+        job = session.pool.begin(self._job(config, data))
+        threading.Thread(target=results.warm_up, daemon=True).start()
+        self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
+        shared = Shared(config, [describe_data(task) for task in data], session.pool.client, job, self.firsts)
         follow = Tracking(trackers(self.config), self.say)
-        with ray_session(session_cluster(self.config)), stop_signals(self.say) as stop:
-            self.stop = stop
-            resources = ray.cluster_resources()
-            config = sharing(self.config, gpu_memory, resources.get("GPU", 0))
-            at_once = slots(config, resources)
-            self.say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
-            self.log.append("pool", {"slots": at_once, "cluster": config.run.cluster.model_dump(mode="json")})
-            with (
-                Pool(config.run.cluster, at_once) as pool,
-                tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder,
-            ):
-                self.pool, self.began = pool, time.monotonic()
-                data = load()
-                job = self._job(config, data)
-                pool.begin(job)
-                results.warm_up()
-                self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
-                shared = Shared(config, [describe_data(task) for task in data], pool.client, job, self.firsts)
-                searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
-                tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
-                    tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
-                    search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=at_once,
-                    reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self, follow],
-                    name="sweep", storage_path=folder, verbose=0,
-                )  # fmt: skip
-                ray.kill(self.firsts)
-            self.stop()
+        searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
+        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder:
+            tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
+                tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
+                search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=session.at_once,
+                reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self, follow],
+                name="sweep", storage_path=folder, verbose=0,
+            )  # fmt: skip
+        ray.kill(self.firsts)
         if why := hopeless(self.log.state):
             raise TrainingError(why)
         return self.leaving
 
     def _job(self, config: SweepConfig, data: Sequence[TaskData]) -> Job:
-        """What the workers of all trials hold; base and tokenised data are placed in Ray's object store."""
-        from trainers.prepare import prepare
+        """What the workers of all trials hold but the base; the data are placed in Ray's object store, as token ids."""
+        from trainers.models import load_reader
+        from trainers.tokens import tokenize_task
 
         run = config.trial(1, {})
-        rows = [ray.put(each) for each in all_rows(run, data)]
-        made = prepare(run.model, rows, base=run.deepspeed.zero_stage != 3)
-        label = f"{run.team}/{config.name}"
-        return Job(label, run.model, run.adapter, run.train, run.deepspeed, run.store, made.tasks, made.base)
+        reader = load_reader(run.model)
+        tasks = tuple(ray.put(tokenize_task(reader, rows)) for rows in all_rows(run, data))
+        return Job(f"{run.team}/{config.name}", run.model, run.adapter, run.train, run.deepspeed, run.store, tasks)
 
     def _trained(self, config: SweepConfig) -> dict[str, str]:
         """First tasks that trials of earlier starts have committed, by key; the run that has each."""
@@ -136,15 +115,15 @@ class Tuning(tune.Callback):
         self.log.check()
         if self.leaving is None:
             try:
-                self.stop()
+                self.session.stop()
                 self.leaving = hopeless(self.log.state) or spent(
-                    self.config, self.log.state, self.scheduler.measured, self.began
+                    self.config, self.log.state, self.scheduler.measured, self.session.began
                 )
             except Interrupted as error:
                 self.leaving = str(error)
-            if self.leaving and self.pool:
+            if self.leaving:
                 self.say(f"{self.leaving}; trials under way are kept where they stand")
-                self.pool.leave()
+                self.session.pool.leave()
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
         """Says what was measured."""

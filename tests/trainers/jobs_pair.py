@@ -7,6 +7,7 @@ FOLDER/results.json: a list of sha256 (adapter, bases) for what each worker trai
 import json
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from cluster.storage import open_store
 from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.messages import Job, Order, TaskRows
-from trainers.models import load_backbone, weights_digest
-from trainers.prepare import pack
+from trainers.models import load_backbone, load_reader, weights_digest
+from trainers.pool import packed
 from trainers.prompts import Prompt
+from trainers.tokens import tokenize_task
 from trainers.train_loop import Worker
 
 Digests = list[tuple[str, str]]
@@ -88,10 +90,11 @@ def serve(stage: int, store: str) -> dict[str, Any]:
     both = {"orthogonality": {"side": "both", "energy": 0.6}}
     plain = job("t/plain", store, stage, {})
     other = job("t/other", store, stage, {**both, "max_rank": 6, "history": "concatenated"}, learning_rate=2e-2, seed=3)
-    packed, *tokenised = pack(MODEL, stage != 3, *TASKS)
-    shared = {
-        name: replace(each, base=packed, tasks=tuple(tokenised)) for name, each in (("plain", plain), ("other", other))
+    held = {
+        "base": packed(MODEL) if stage != 3 else None,
+        "tasks": tuple(map(partial(tokenize_task, load_reader(MODEL)), TASKS)),
     }
+    shared = {name: replace(each, **held) for name, each in (("plain", plain), ("other", other))}
     fresh = {}
     for name, given in {"plain": plain, **({"other": other} if stage == 2 else {})}.items():
         worker, stream = worker_of(given), Stream(given)

@@ -21,8 +21,9 @@ from trainers import pool as pool_module
 from trainers.adapters.files import ADAPTER_FILE, BASES_FILE
 from trainers.launch import WorkersLost
 from trainers.messages import Failed, Job, Order, Progress, Started, TaskDone
+from trainers.models import load_reader
 from trainers.pool import Pool, Slot, Slots, choose
-from trainers.prepare import prepare
+from trainers.tokens import tokenize_task
 
 LONG = {"epochs": 5000, "checkpoint_steps": 2}
 WAIT_S = 120.0
@@ -96,10 +97,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         patch.delenv("RAY_ADDRESS", raising=False)
         with ray_session(cluster):
             free = ray.cluster_resources()["CPU"]
-            prepared = prepare(MODEL, [ray.put(task) for task in TASKS])
-            base = replace(job("t/start", store.uri, 2, {}), tasks=prepared.tasks, base=prepared.base)
-            with Pool(cluster, slots=2) as pool:
-                pool.begin(base)
+            with Pool(cluster, 2, MODEL) as pool:
+                tasks = tuple(ray.put(tokenize_task(load_reader(MODEL), task)) for task in TASKS)
+                base = pool.begin(replace(job("t/start", store.uri, 2, {}), tasks=tasks))
                 yield Setting(pool, base, store)
             assert not Path(pool.folder.name).exists()
             until(lambda: not workers() and ray.available_resources().get("CPU") == free)

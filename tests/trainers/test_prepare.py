@@ -14,10 +14,10 @@ from trainers.adapters.layers import attach, match_modules
 from trainers.backbones import Backbone
 from trainers.config import AdapterConfig, ModelConfig
 from trainers.messages import TaskRows
-from trainers.models import load_backbone, weights_digest
-from trainers.prepare import LINE_BYTES, SHARED_BYTES, PackedBase, own, pack, placed
+from trainers.models import load_backbone, load_reader, weights_digest
+from trainers.prepare import LINE_BYTES, SHARED_BYTES, PackedBase, own, placed
 from trainers.prompts import Prompt
-from trainers.tokens import TokenizedTask
+from trainers.tokens import tokenize_task
 
 TEXTS = ["a short one", "somewhat longer than the one before it", "?"]
 TYPES = {"t5": "SEQ_2_SEQ_LM", "flan-t5": "SEQ_2_SEQ_LM", "minilm": "LABEL_EMBEDDING"}
@@ -106,12 +106,11 @@ def test_only_what_nobody_writes_is_shared() -> None:
     assert weights_digest(made.model) == made.digest
 
 
-def test_tasks_are_tokenised_as_a_worker_would() -> None:
-    asked, prompt = ModelConfig(max_length=8), Prompt("Read: ", " Kind?")
+def test_tasks_are_tokenised_as_a_worker_would(tmp_path: Path) -> None:
+    prompt = Prompt("Read: ", " Kind?")
     rows = TaskRows("t", ("yes", "no"), {"train": (TEXTS, [0, 1, 0]), "test": (TEXTS[:1], [1])}, prompt)
-    packed, task = pack(asked, True, rows)
-    assert isinstance(packed, PackedBase) and isinstance(task, TokenizedTask)
-    bone = packed.backbone("cpu")
-    assert list(task.splits["train"].token_ids) == bone.tokenize(TEXTS, prompt) and task.name == "t"
-    assert task.splits["test"].targets.tolist() == [1] and task.labels == rows.labels
-    assert pack(asked, False, rows)[0] is None
+    for family in ("minilm", "llama"):
+        asked = config(tmp_path, family, "float32")
+        task = tokenize_task(load_reader(asked), rows)
+        assert list(task.splits["train"].token_ids) == load_backbone(asked).tokenize(TEXTS, prompt) and task.name == "t"
+        assert task.splits["test"].targets.tolist() == [1] and task.labels == rows.labels

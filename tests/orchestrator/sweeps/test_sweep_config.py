@@ -82,6 +82,20 @@ def test_set_changes_sweep_and_run(load: Load) -> None:
     assert (found.search.algorithm, found.choice.max_parameters) == ("random", 9)
 
 
+def test_set_names_another_base_from_here(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(run_content(team="red", train={"epochs": 9})))
+    found = load(on_base(run={"train": {"batch_size": 8}}), "run.train.seed=3", "base=other.yaml")
+    assert (found.run.team, found.run.train.epochs, found.run.train.batch_size, found.run.train.seed) == (
+        "red",
+        9,
+        8,
+        3,
+    )
+    with pytest.raises(ConfigError, match="none.yaml: no such file"):
+        load(on_base(), "base=none.yaml")
+
+
 def test_set_says_what_it_cannot(load: Load) -> None:
     with pytest.raises(ConfigError, match=r"run\.train\.epochs: 0: should be greater than 0"):
         load(on_base(), "run.train.epochs=0")

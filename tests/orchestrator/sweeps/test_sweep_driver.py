@@ -4,9 +4,11 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,13 +86,18 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Any) -> None:
             self.log = log
 
-        def run(self, load: Callable[[], list[Any]]) -> str | None:
-            data = load()
+        def run(self, started: Any, data: list[Any]) -> str | None:
             asked.append((data, [driver.describe_data(task) for task in data]))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
     monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
-    monkeypatch.setattr(driver, "Tuning", Fake)
+
+    @contextmanager
+    def session(config: SweepConfig, say: Any) -> Iterator[Any]:
+        yield SimpleNamespace(config=config, at_once=1)  # the real one: tests/e2e
+
+    monkeypatch.setattr(driver, "session", session)
+    monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
     monkeypatch.setattr("trainers.models.check_model", lambda *_: None)
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
     monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": name * 8})
@@ -207,7 +214,7 @@ def test_the_first_start(store: str, untrained: list[Any]) -> None:
 
     untrained[0].act = staticmethod(train)
     state = Sweep(config, silent).run()
-    assert ops(config) == ["start", "open", "trial", "outcome", "choice", "finish"]
+    assert ops(config) == ["start", "pool", "open", "trial", "outcome", "choice", "finish"]
     assert (state.state, state.reason, state.tasks) == ("finished", "the time is up", tuple(DATA))
     assert state.choice and (state.choice["pareto"], state.choice["recommended"]) == ([1], 1)
     assert {each["path"] for each in state.choice["files"]} == {RECOMMENDED, PICTURE, TRIALS}

@@ -120,8 +120,8 @@ def test_leaving(store: str, why: str) -> None:
         if told[0]:
             raise Interrupted("told to leave")
 
-    table.tuning.pool = SimpleNamespace(leave=lambda: left.append(1))  # type: ignore[assignment]
-    table.tuning.stop, table.tuning.began = stop, 0.0
+    pool = SimpleNamespace(leave=lambda: left.append(1))
+    table.tuning.session = SimpleNamespace(pool=pool, stop=stop, began=0.0)  # type: ignore[assignment]
     table.tuning.on_step_begin(iteration=1, trials=[])
     assert table.tuning.leaving is None and left == []
     if why == "budget":

@@ -1,0 +1,44 @@
+"""What a sweep starts before it knows what to train: a connection to Ray, and a pool of workers on their way."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cluster.resources import gpu_memory
+from cluster.session import ray_session
+from orchestrator.stopping import stop_signals
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.room import session_cluster, sharing, slots
+from orchestrator.workers import Check
+from trainers.pool import Pool
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """`config` is the sweep as its trials share the cluster, `at_once` of them, since `began` (`time.monotonic`);
+    `stop` raises Interrupted where the driver is told to leave."""
+
+    config: SweepConfig
+    at_once: int
+    pool: Pool
+    stop: Check
+    began: float = field(default_factory=time.monotonic)
+
+
+@contextmanager
+def session(config: SweepConfig, say: Say) -> Iterator[Session]:
+    """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
+    import ray
+
+    with ray_session(session_cluster(config)), stop_signals(say) as stop:
+        resources = ray.cluster_resources()
+        config = sharing(config, gpu_memory, resources.get("GPU", 0))
+        at_once = slots(config, resources)
+        say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
+        run = config.trial(1, {})
+        with Pool(run.cluster, at_once, None if run.deepspeed.zero_stage == 3 else run.model) as pool:
+            yield Session(config, at_once, pool, stop)
+        stop()
