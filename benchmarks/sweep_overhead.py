@@ -6,6 +6,11 @@ Runs the sweep in a fresh store, eight trials unless said otherwise, each to its
 are the trials that run at once. Overhead = 1 − Σ(training + evaluation) / (slots · time of the whole command); it is
 listed by cause: the start (until the first task of a slot begins to train), the end (from the last commit on), slots
 that stand idle since no trial is left for them, and what lies between the tasks. All of it is read from the logs.
+
+`--t5-large FOLDER` first makes a model of that shape there, of random weights, for where no hub is reached:
+
+    … --config configs/sweeps/budget.yaml --t5-large /tmp/t5 --set base=configs/cl_benchmark/t5_large_order1.yaml \
+        --set run.model.name=/tmp/t5 --set run.data_dir=PATH
 """
 
 import argparse
@@ -24,6 +29,7 @@ from orchestrator.entries import Entry
 from orchestrator.registry import Track
 from orchestrator.sweeps.config import load_sweep
 from orchestrator.sweeps.state import sweep_log
+from trainers.models import resolve_name
 
 WHOLE = ("stopping.asha=null", "stopping.dominated=false", "stopping.max_forgetting=null")
 LIMIT_S = 3600.0
@@ -75,6 +81,27 @@ def seconds(entry: Entry) -> float:
     return datetime.fromisoformat(entry.time).timestamp()
 
 
+def make_t5_large(folder: Path, words: str) -> None:
+    """Saves a T5-large of random weights in bfloat16, with the tokenizer of `words`, where it is not there."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    if (folder / "config.json").exists():
+        return
+    backend = AutoTokenizer.from_pretrained(resolve_name(words)).backend_tokenizer
+    backend.post_processor = None
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]"
+    )
+    shape = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    config = T5Config(**shape, vocab_size=32128, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=pad)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = T5ForConditionalGeneration(config)
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 CAUSES = {
     "training": "training", "evaluation": "evaluation", "start": "until the first task trains",
     "between": "between tasks", "idle": "slots without a trial at the end", "end": "after the last commit",
@@ -101,7 +128,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--results", type=Path, help="a JSON file to go on with and to add to")
+    parser.add_argument("--t5-large", type=Path, metavar="FOLDER")
+    parser.add_argument("--tokenizer", default="minilm", metavar="MODEL", help="whose tokenizer --t5-large takes")
     options = parser.parse_args()
+    if options.t5_large:
+        make_t5_large(options.t5_large, options.tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = Results.open("sweep overhead", options.results, provenance(device))
     key = " ".join([options.config.stem, *options.overrides])

@@ -1,8 +1,8 @@
-"""One Ray Train worker group for a whole stream, or for those of many runs, fed task by task through a small actor.
+"""One worker group for a whole stream, or for those of many runs, fed task by task through a small actor.
 
-The feed is the only thing that driver and workers share. Workers ask it for orders; when the group breaks, Ray
-starts another at once, and the feed lets it wait until the driver has decided how to go on. `TorchTrainer.fit()`
-runs in the feed's process: a driver that leaves in the middle takes the feed, and with it the trainer, down.
+The feed is the only thing that driver and workers share. Workers ask it for orders; when the group breaks, another is
+started at once, and the feed lets it wait until the driver has decided how to go on. What starts them, for a run
+`TorchTrainer.fit()`, runs in the feed's process: a driver that leaves in the middle takes both down.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from cluster.resources import ClusterConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 
 OnEvent = Callable[[Started | Progress | None], None]
+Serve = Callable[[ClusterConfig, Any, str], None]  # keeps workers at a feed to the end of the stream, files in a folder
 POLL_S, CLOSE_S = 0.5, 10.0
 MEET_S = 3.0  # ranks that meet the same error do so within the same step
 
@@ -109,13 +110,13 @@ class Feed:
             await self.changed.wait_for(lambda: self.job is not None)
             return self.job  # type: ignore[return-value]
 
-    async def fit(self, cluster: ClusterConfig, folder: str) -> None:
+    async def serve(self, serve: Serve, cluster: ClusterConfig, folder: str) -> None:
         """Runs the worker group to the end of the stream; what ends it early becomes an event."""
         import ray
 
         feed = ray.get_runtime_context().current_actor
         try:
-            await asyncio.to_thread(fit, cluster, feed, folder)
+            await asyncio.to_thread(serve, cluster, feed, folder)
         except Exception as error:
             ended = f"the worker group ended: {last_line(error)}"
             await self.events.put(Failed(ended, TrainingError.exit_code, workers="gone"))
@@ -129,8 +130,8 @@ class Feed:
 
 
 class WorkerGroup:
-    """A running `TorchTrainer`, for one task after another, be they of one run or of many. Use as a context manager
-    inside a Ray session.
+    """Started workers, for one task after another, be they of one run or of many. Use as a context manager inside a Ray
+    session.
 
     After `train` has returned or raised the group waits for the next order, unless `broken` says that it is of no more
     use. `there` are its workers unless they are (again) to start.
@@ -142,10 +143,12 @@ class WorkerGroup:
         cluster: ClusterConfig,
         check: Callable[[], None] = lambda: None,
         folder: str | None = None,
+        serve: Serve | None = None,
     ) -> None:
         """`job` may come later, with `begin`: what takes long in a start needs none. `check` is called at least every
-        half second while waiting and may raise to leave; temporary files go below `folder`."""
-        self.job, self.cluster, self.check, self.parent = job, cluster, check, folder
+        half second while waiting and may raise to leave; temporary files go below `folder`. `serve` starts the workers,
+        by default `fit`."""
+        self.job, self.cluster, self.check, self.parent, self.serve = job, cluster, check, folder, serve
         self.training = self.broken = self.there = False
 
     def __enter__(self) -> Self:
@@ -155,7 +158,7 @@ class WorkerGroup:
         self.folder = tempfile.TemporaryDirectory(
             prefix="orthoplex-train-", dir=self.parent, ignore_cleanup_errors=True
         )
-        self.fitted = self.feed.fit.remote(self.cluster, self.folder.name)
+        self.served = self.feed.serve.remote(self.serve or fit, self.cluster, self.folder.name)
         if self.job is not None:
             self.begin(self.job)
         return self
@@ -171,7 +174,7 @@ class WorkerGroup:
 
         if kind is None and not self.broken:
             ray.get(self.feed.put_order.remote(None))
-            ray.wait([self.fitted], timeout=CLOSE_S)  # all is committed: a group that breaks now is not waited for
+            ray.wait([self.served], timeout=CLOSE_S)  # all is committed: a group that breaks now is not waited for
         ray.kill(self.feed)
         self.folder.cleanup()
 

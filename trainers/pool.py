@@ -23,6 +23,7 @@ from cluster.session import reap, reap_trainers
 from trainers.config import ModelConfig
 from trainers.launch import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, here, last_line, outcome
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started, TaskDone
+from trainers.ranks import serve
 
 REAP_S = 5.0  # how often a group that waits for room looks for what dead ones hold
 ABSENT_S = 30.0  # a caller that has not asked for that long gets no slot; one in good health asks every half second
@@ -57,7 +58,7 @@ class Slot:
         """The group, which is about to start if it was not there."""
         with self.lock:
             if self.group is None:
-                self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder).__enter__()
+                self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder, serve).__enter__()
             return self.group
 
     def begin(self, job: Job) -> None:

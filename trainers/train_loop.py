@@ -1,4 +1,4 @@
-"""What runs on every Ray Train worker: the frozen base once, then order after order until the feed is empty."""
+"""What runs on every worker: the frozen base once, then order after order until the feed is empty."""
 
 import hashlib
 import tempfile
@@ -32,20 +32,27 @@ Fetch = Callable[[Sequence[Any]], list[Any]]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor}.
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor}."""
+    import ray.train.torch
+
+    work(config["feed"], ray.train.torch.get_device())
+
+
+def work(feed: Any, device: torch.device) -> None:
+    """Works at the feed until it is empty. The process group is there.
 
     An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; where
-    it is meant for the user it is also put into the feed, since Ray Train wraps it in a traceback.
+    it is meant for the user it is also put into the feed, since Ray wraps it in a traceback.
     """
-    import ray.train.torch
+    import ray
 
     began = time.time()
     for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
         import_module(module)
-    job: Job = ray.get(config["feed"].begun.remote())
-    line = Line(config["feed"], job.run)
+    job: Job = ray.get(feed.begun.remote())
+    line = Line(feed, job.run)
     try:
-        worker = Worker(job, ray.train.torch.get_device(), line.report, line.leaving, fetch)
+        worker = Worker(job, device, line.report, line.leaving, fetch)
         line.report(Started(dist.get_world_size(), began, worker.seconds))
         line.log.tasks = worker.names
         while (order := line.next_order(worker.device)) is not None:
@@ -74,10 +81,8 @@ class Line:
     """One rank's line to the feed, and its log file. `number` is that of the order it works on, 0 before the first."""
 
     def __init__(self, feed: Any, run: str) -> None:
-        import ray.train
-
         self.feed, self.number = feed, 0
-        self.log = WorkerLog(run, [], ray.train.get_context().get_world_rank())
+        self.log = WorkerLog(run, [], dist.get_rank())
 
     def report(self, event: Any) -> None:
         """Tells the log, and on rank 0 the feed, what happens to the order in work."""

@@ -1,9 +1,11 @@
 """What a sweep starts before it knows what to train: a connection to Ray, and a pool of workers on their way."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from cluster.resources import gpu_memory
 from cluster.session import ray_session
@@ -33,6 +35,7 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
     import ray
 
+    threading.Thread(target=warm_up, daemon=True).start()
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()
         config = sharing(config, gpu_memory, resources.get("GPU", 0))
@@ -42,3 +45,9 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         with Pool(run.cluster, at_once, None if run.deepspeed.zero_stage == 3 else run.model) as pool:
             yield Session(config, at_once, pool, stop)
         stop()
+
+
+def warm_up() -> None:
+    """Imports what the model's check needs, some seconds of it, while Ray starts."""
+    for module in ("torch", "transformers.modeling_utils"):
+        import_module(module)

@@ -30,7 +30,7 @@ WAIT_S = 120.0
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in child.name()]
+    return [child for child in psutil.Process().children(recursive=True) if "ray::Rank" in child.name()]
 
 
 def until(condition: Any) -> None:

@@ -92,7 +92,7 @@ def test_set_names_another_base_from_here(load: Load, tmp_path: Path, monkeypatc
         8,
         3,
     )
-    with pytest.raises(ConfigError, match="none.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         load(on_base(), "base=none.yaml")
 
 
