@@ -48,6 +48,6 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
 
 
 def warm_up() -> None:
-    """Imports what the model's check needs, some seconds of it, while Ray starts."""
-    for module in ("torch", "transformers.modeling_utils"):
+    """Imports what the model's check and Tune need, some seconds of it, while Ray starts."""
+    for module in ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning"):
         import_module(module)

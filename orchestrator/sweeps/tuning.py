@@ -5,6 +5,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +34,7 @@ from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
 from orchestrator.workers import all_rows, describe_data
 from trainers.data import TaskData
 from trainers.launch import last_line
-from trainers.messages import Job
+from trainers.messages import Job, TaskRows
 
 Say = Callable[[str], None]
 TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
@@ -44,6 +46,7 @@ TUNE = {  # no signal handlers and no files of Tune's own; relative paths mean w
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that is cut in its first task has none
 }
 
 
@@ -88,7 +91,12 @@ class Tuning(tune.Callback):
 
         run = config.trial(1, {})
         reader = load_reader(run.model)
-        tasks = tuple(ray.put(tokenize_task(reader, rows)) for rows in all_rows(run, data))
+
+        def placed(rows: TaskRows) -> Any:
+            return ray.put(tokenize_task(deepcopy(reader), rows))  # a tokenizer serves one thread
+
+        with ThreadPoolExecutor() as threads:
+            tasks = tuple(threads.map(placed, all_rows(run, data)))
         return Job(f"{run.team}/{config.name}", run.model, run.adapter, run.train, run.deepspeed, run.store, tasks)
 
     def _trained(self, config: SweepConfig) -> dict[str, str]:

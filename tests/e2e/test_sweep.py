@@ -65,6 +65,17 @@ def sweeping(words: list[str]) -> Iterator[tuple[subprocess.Popen[str], Callable
             process.kill()
 
 
+def interrupt(words: list[str], when: str) -> str:
+    """Starts a sweep, ends it with Ctrl-C once it has said so, and gives what it said then."""
+    with sweeping(words) as (process, until):
+        until(when)
+        process.send_signal(signal.SIGINT)
+        out, message = process.communicate(timeout=90)
+        assert process.returncode == 130, out + message
+        assert "Traceback" not in message and f"orthoplex sweep {words[0]}" in message, message
+        return out
+
+
 def logs(store: Path) -> tuple[list[Entry], dict[str, list[Entry]]]:
     """The sweep's log, and those of its trials' runs by name."""
     entries = sweep_log(LocalStore(store), "default", "grid").entries()
@@ -74,10 +85,12 @@ def logs(store: Path) -> tuple[list[Entry], dict[str, list[Entry]]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    """Folder, store and result of a sweep that was killed when a trial had finished, interrupted, and gone on with."""
+    """Folder, store and result of a sweep that was interrupted before anything was trained, killed when a trial had
+    finished, interrupted again, and gone on with."""
     folder = tmp_path_factory.mktemp("sweep")
     store = folder / "store"
     words = [str(sweep_file(folder, store)), "--output", str(folder / "out")]
+    interrupt(words, "trial 1: ")
     with sweeping(words) as (process, until):
         until(": finished")
         process.send_signal(signal.SIGKILL)
@@ -87,13 +100,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     finished = [runs[entry.body["number"]] for entry in entries if entry.op == "outcome"]
     assert finished
     before = {run: [entry.sha256 for entry in logs(store)[1][run]] for run in finished}
-    with sweeping(words) as (process, until):
-        until("1 of 2 tasks")
-        process.send_signal(signal.SIGINT)
-        out, message = process.communicate(timeout=90)
-        assert process.returncode == 130, out + message
-        assert "Traceback" not in message and f"orthoplex sweep {words[0]}" in message, message
-        assert "recommended: trial" in out  # a usable result
+    assert "recommended: trial" in interrupt(words, "1 of 2 tasks")  # a usable result
     last = call("sweep", *words, "--json")
     assert last.returncode == 0, last.stdout + last.stderr
     after = {run: [entry.sha256 for entry in logs(store)[1][run]] for run in finished}
