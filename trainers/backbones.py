@@ -30,7 +30,8 @@ Labels = Tensor | Answers
 class Backbone(ABC):
     """A frozen model with its tokenizer; `digest` identifies the weights, `scoring` how texts are answered.
 
-    Texts are padded to the longest of their batch, rounded up to a multiple of `pad_multiple`.
+    Texts are padded to the longest of their batch, rounded up to a multiple of `pad_multiple`. Where `real` is set, it
+    keeps what is no padding: the last mask of each shape.
     """
 
     model: Any
@@ -39,6 +40,7 @@ class Backbone(ABC):
     digest: str
     scoring: str = "likelihood"
     pad_multiple: int = 1
+    real: dict[torch.Size, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +94,10 @@ class Backbone(ABC):
             mask = mask[:, ::-1]
         ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
         ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
-        return self.to_device(ids), self.to_device(mask.astype(np.int64))
+        found = self.to_device(mask.astype(np.int64))
+        if self.real is not None:
+            self.real[found.shape] = found
+        return self.to_device(ids), found
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """A host array as a tensor on the model's device, without waiting for the copy."""

@@ -27,11 +27,10 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def equal_length_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Every row once, in batches of at most `batch_size` rows of exactly the same length, shortest first."""
+def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Every row once, in ceil(N / batch_size) batches of rows of similar length, shortest first."""
     order = np.argsort(lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
-    return [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def micro_batches(batch: np.ndarray, accumulation: int, rank: int, world_size: int) -> list[np.ndarray]:

@@ -20,11 +20,12 @@ from trainers.adapters.budget import cap_schedule
 from trainers.adapters.history import History
 from trainers.adapters.layers import use, width
 from trainers.backbones import Backbone, Labels
-from trainers.batching import epoch_batches, equal_length_batches
+from trainers.batching import epoch_batches
 from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, TrainConfig
 from trainers.engine import Losses, TaskModel, build_engine, terms, train_batch
 from trainers.messages import Job, Order, Progress, Saved
+from trainers.moments import second_moments
 from trainers.partition import release
 from trainers.tokens import TokenizedSplit
 from trainers.training_log import TrainingLog
@@ -180,29 +181,11 @@ class TaskTraining:
             self.report(Saved(index, step))
             raise Leaving
 
-    @torch.no_grad()
     def collect_moments(self) -> dict[str, Tensor]:
-        """Σ h hᵀ of what each adapter reads over the task's rows and all ranks, in batches that need no padding."""
-        device, rank, world_size = self.backbone.device, dist.get_rank(), dist.get_world_size()
-        use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
-        for module in self.modules.values():
-            module.__dict__["moment_DD"] = torch.zeros(width(module), width(module), device=device)
-        answers = self.backbone.units(self.labels)[self.split.targets]
-        together = self.split.lengths * (int(answers.max()) + 1) + answers  # equal where prompt and answer are as long
-        batches = equal_length_batches(together, max(1, self.config.batch_size // world_size))
-        mine = batches[rank::world_size]
-        for rows in mine:
-            self.read_rows(rows)
-        moments = {name: module.__dict__.pop("moment_DD") for name, module in self.modules.items()}
-        if len(mine) < -(-len(batches) // world_size):
-            self.read_rows(batches[0])  # in step with the other ranks; it does not count
-        for moment_DD in moments.values():
-            dist.all_reduce(moment_DD)
-        return moments
-
-    def read_rows(self, rows: np.ndarray) -> None:
-        """A forward pass over some training rows with their answers."""
-        self.backbone.row_losses([self.split.token_ids[i] for i in rows], self.split.targets[rows], self.labels)
+        """What each adapter reads over the task, see `second_moments`."""
+        with torch.no_grad():
+            use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
+        return second_moments(self.backbone, self.modules, self.split, self.labels, self.config.batch_size)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""

@@ -260,7 +260,6 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
             trained = self.training(order).run()
-            train_s = time.monotonic() - started
             kept = artifact.extract(
                 trained.states,
                 self.history.written,
@@ -269,6 +268,7 @@ class Worker:
                 self.job.adapter.orthogonality.energy,
             )
             self.history.extend(kept)
+            train_s = time.monotonic() - started
             prefix, files = self.upload(order, kept, trained.log, Path(folder))
         sha256 = {record.path: record.sha256 for record in files}  # of rank 0, which speaks for all in `catch_up`
         self.held.append((sha256[artifact.ADAPTER_FILE], sha256[artifact.BASES_FILE]) if files else None)

@@ -9,6 +9,7 @@ Source: Wan et al., arXiv:2505.22358. The adapter reads the layer's output, so W
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -56,25 +57,40 @@ def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
     return LowRank.apply(h, down_RD, up_DR)
 
 
+@dataclass
+class Moment:
+    """Σ h hᵀ (D, D) over the rows of h that are no padding. `real` has the masks of the batch in work by shape (B, S);
+    of an h of another shape all rows count."""
+
+    sum_DD: Tensor
+    real: Mapping[torch.Size, Tensor]
+
+    def add(self, h: Tensor) -> None:
+        """Adds what a layer gives, (…, D)."""
+        rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
+        if (mask := self.real.get(h.shape[:-1])) is not None:
+            rows_ND = rows_ND.masked_fill(mask.reshape(-1, 1) == 0, 0)
+        self.sum_DD += rows_ND.T @ rows_ND
+
+
 class Adapted:
     """Mixed into a frozen linear layer: adds what the history (where concatenated) and the task in training write.
 
-    `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment_DD`, where
-    set, sums h_{t−1} h_{t−1}ᵀ.
+    `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment`, where set,
+    sums h_{t−1} h_{t−1}ᵀ.
     """
 
     history: Pair | None = None
     pair: Pair | None = None
-    moment_DD: Tensor | None = None
+    moment: Moment | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, K) → h_t (…, D)."""
         h: Tensor = super().forward(x)  # type: ignore[misc]
         if self.history is not None:
             h = low_rank(h, *self.history)
-        if self.moment_DD is not None:
-            rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
-            self.moment_DD += rows_ND.T @ rows_ND
+        if self.moment is not None:
+            self.moment.add(h)
         return h if self.pair is None else low_rank(h, *self.pair)
 
 
@@ -96,7 +112,7 @@ def detach(modules: Mapping[str, Layer]) -> None:
     for module in modules.values():
         if isinstance(module, Adapted):
             module.__class__ = type(module).__mro__[2]
-            for name in ("history", "pair", "moment_DD"):
+            for name in ("history", "pair", "moment"):
                 module.__dict__.pop(name, None)
 
 
