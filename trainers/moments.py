@@ -1,7 +1,7 @@
 """What adapters read over a task, for input-side protection: its second moment, layer by layer.
 
-Rows of similar length go together, as in training, and padding is left out of the sums. Batches of equal length are four
-to fifteen times as many where texts are long: on a T5-large on an H100 they took four times as long as an epoch.
+Rows of similar length go together, as in training, and padding is left out of the sums. Batches of equal length are
+four to fifteen times as many where texts are long: on a T5-large on an H100 they took four times as long as an epoch.
 """
 
 from collections.abc import Mapping
