@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
@@ -148,6 +149,7 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
             address="local",
             num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
             include_dashboard=False,
+            object_store_memory=object_store_bytes(),
             _temp_dir=folder,
             **common,
         )
@@ -155,12 +157,24 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
 
 @contextmanager
 def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """The environment of the processes that are started meanwhile has these variables, where the user has not set
-    them."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
+    """The processes that are started meanwhile have these variables in their environment."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def object_store_bytes() -> int:
+    """For Ray's object store on this machine: 30% of its memory, as Ray takes by itself, where shared memory holds it,
+    else what that holds, and 1 GiB where it holds less; Ray would put all of a larger one on disk."""
+    from ray._common.utils import get_system_memory  # a container's, where it is in one
+
+    memory = Path("/dev/shm")
+    shared = shutil.disk_usage(memory).free if memory.is_dir() else 0
+    return max(1 << 30, min(int(0.3 * get_system_memory()), int(0.9 * shared)))

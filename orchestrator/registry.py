@@ -20,7 +20,7 @@ from cluster.storage import FileRecord, Store, is_key
 from orchestrator import signing
 from orchestrator.entries import NAME, SHA256, Entry, canonical, digest
 from orchestrator.log import READERS, Body, Log, Rule
-from orchestrator.rules import TeamRules, Unsigned, team_trust
+from orchestrator.rules import TeamRules, Unsigned, forget_trust, team_trust
 from orchestrator.signing import Trust
 
 FORMAT_VERSION = 1
@@ -70,7 +70,9 @@ class Track(Log):
         return [*self._known]
 
     def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
-        """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone."""
+        """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone. What the
+        team's rules ask is read first: readers would refuse the whole log for an entry that they do not allow."""
+        forget_trust(self.store)
         if op != "commit":
             return super().append(op, body, after=after, valid=valid)
         rule, prefix = valid or self._no_other_driver, (body([]) if callable(body) else body).get("prefix")

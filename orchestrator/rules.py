@@ -115,7 +115,7 @@ class RulesLog(Log):
         try:
             return super().append(op, body, after=after, valid=valid)
         finally:
-            _known.pop(self.store, None)
+            forget_trust(self.store)
 
     def change(self, rules: TeamRules, *, expect: int, why: str) -> Entry:
         """Puts other rules in place of revision `expect`. Raises ConflictError where that is not the newest."""
@@ -145,6 +145,11 @@ def team_trust(store: Store, team: str) -> Trust:
     if team not in known or now - known[team][0] > KNOWN_S:
         known[team] = now, RulesLog(store, team).current()[1].trust
     return known[team][1]
+
+
+def forget_trust(store: Store) -> None:
+    """Has `team_trust` read all rules again, as who is about to write must."""
+    _known.pop(store, None)
 
 
 def parse_rules(content: object, origin: str) -> TeamRules:

@@ -96,7 +96,7 @@ class Backbone(ABC):
         ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
         found = self.to_device(mask.astype(np.int64))
         if self.real is not None:
-            self.real[found.shape] = found
+            self.real[found.shape] = self.real[torch.Size([found.numel()])] = found  # some models flatten their rows
         return self.to_device(ids), found
 
     def to_device(self, array: np.ndarray) -> Tensor:

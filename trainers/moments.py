@@ -33,17 +33,19 @@ def second_moments(
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     answers = backbone.units(labels)[split.targets]
-    longest = int(answers.max()) + 1  # texts become longer than answers, so that the shape of a batch says which it is
-    multiple = -(-longest // backbone.pad_multiple) * backbone.pad_multiple
     real: dict[torch.Size, Tensor] = {}
-    reading = replace(backbone, pad_multiple=multiple, real=real)
+    reading = replace(backbone, real=real)
     for module in modules.values():
         module.__dict__["moment"] = Moment(torch.zeros(width(module), width(module), device=backbone.device), real)
     batches = sorted_batches(split.lengths + answers, max(1, batch_size // world_size))
     mine = batches[rank::world_size]
 
     def read(rows: np.ndarray) -> None:
-        reading.row_losses([split.token_ids[i] for i in rows], split.targets[rows], labels)
+        real.clear()
+        padded = -(-int(split.lengths[rows].max()) // backbone.pad_multiple) * backbone.pad_multiple
+        apart = padded + 1 if padded == answers[rows].max() else backbone.pad_multiple  # a shape has one mask
+        texts = [split.token_ids[i] for i in rows]
+        replace(reading, pad_multiple=apart).row_losses(texts, split.targets[rows], labels)
 
     with torch.compiler.set_stance("force_eager"):  # blocks were compiled without the sums
         for rows in mine:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainers.launch import last_line
 from trainers.messages import Lost
 
 RESTART_S = 1.0  # between two groups, so that one which cannot start does not keep a node busy
+PATIENCE = timedelta(minutes=30)  # of a rank with the others, as Ray Train has it
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Rank:
     """Actor: one worker of a group."""
 
     def place(self) -> Place:
-        """Where it came to life."""
+        """Where it came to life. The port is as good as taken: nothing slow comes between this and `work`."""
         import ray
+        import torch  # noqa: F401
 
         with socket.socket() as free:
             free.bind(("", 0))
@@ -47,19 +50,21 @@ class Rank:
 
     def work(self, feed: Any, rank: int, places: Sequence[Place], folder: str) -> None:
         """Joins the others, and works at the feed until it is empty. Files are put below `folder` where it is here."""
-        os.environ.update(environment(rank, places))
-        os.chdir(tempfile.mkdtemp(prefix="orthoplex-rank-", dir=folder if Path(folder).is_dir() else None))
         import torch
         import torch.distributed as dist
 
         from trainers.train_loop import work
 
+        os.environ.update(environment(rank, places))
         gpus = places[rank].gpus
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) * len(gpus)) if gpus else torch.device("cpu")
         if gpus:
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if gpus else "gloo")
-        work(feed, device)
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        below = folder if Path(folder).is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=below, ignore_cleanup_errors=True) as own:
+            os.chdir(own)
+            work(feed, device)
 
 
 def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:
@@ -88,9 +93,11 @@ def broken(cluster: ClusterConfig, room: Any, feed: Any, folder: str) -> Lost | 
         made.options(scheduling_strategy=PlacementGroupSchedulingStrategy(room, bundle)).remote()
         for bundle in range(cluster.num_workers.max)
     ]
-    number = 0
+    number, places = 0, list[Place]()
     try:
-        places = ray.get([rank.place.remote() for rank in ranks])
+        for place in [rank.place.remote() for rank in ranks]:
+            number = len(places)
+            places.append(ray.get(place))
         working = {rank.work.remote(feed, number, places, folder): number for number, rank in enumerate(ranks)}
         while working:
             (ended, *_), _ = ray.wait(list(working))

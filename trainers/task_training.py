@@ -185,7 +185,8 @@ class TaskTraining:
         """What each adapter reads over the task, see `second_moments`."""
         with torch.no_grad():
             use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
-        return second_moments(self.backbone, self.modules, self.split, self.labels, self.config.batch_size)
+        at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
+        return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""

@@ -216,7 +216,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         changes = content.get("run") or {}
         if not isinstance(changes, dict):
             raise ConfigError(f"{path}: run: should be a mapping of keys that change {base}")
-        content["run"] = merged(read_mapping(Path(base) if others else path.parent / base), changes)
+        content["run"] = merged(read_mapping(Path(base).expanduser() if others else path.parent / base), changes)
     for assignment in overrides:
         if assignment not in others:
             override(content, assignment)

@@ -10,6 +10,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ LEAST_FOR_IMPORTANCE = 4  # finished trials
 
 
 def warm_up() -> None:
-    """Imports what a conclusion needs, some seconds of it."""
+    """Imports what a conclusion needs, some seconds of it. What fails does so again where it is used."""
     for module in ("matplotlib.backends.backend_agg", "optuna.importance", "sklearn.ensemble"):
-        import_module(module)
+        with suppress(Exception):
+            import_module(module)
 
 
 def importances(config: SweepConfig, trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:

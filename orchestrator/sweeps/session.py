@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 
@@ -35,19 +35,25 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
     import ray
 
-    threading.Thread(target=warm_up, daemon=True).start()
+    early = threading.Thread(target=warm_up)
+    early.start()
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()
+        if config.trials_per_gpu is None and config.run.cluster.use_gpu:  # what fits is read off the model
+            early.join()
         config = sharing(config, gpu_memory, resources.get("GPU", 0))
         at_once = slots(config, resources)
         say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
         run = config.trial(1, {})
         with Pool(run.cluster, at_once, None if run.deepspeed.zero_stage == 3 else run.model) as pool:
+            early.join()  # two threads are not to import the same
             yield Session(config, at_once, pool, stop)
         stop()
 
 
 def warm_up() -> None:
-    """Imports what the model's check and Tune need, some seconds of it, while Ray starts."""
+    """Imports what the model's check and Tune need, some seconds of it, while Ray starts. What fails does so again
+    where it is used."""
     for module in ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning"):
-        import_module(module)
+        with suppress(Exception):
+            import_module(module)

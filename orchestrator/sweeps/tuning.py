@@ -67,7 +67,7 @@ class Tuning(tune.Callback):
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
         config, self.session = session.config, session
         job = session.pool.begin(self._job(config, data))
-        threading.Thread(target=results.warm_up, daemon=True).start()
+        threading.Thread(target=results.warm_up).start()
         self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
         shared = Shared(config, [describe_data(task) for task in data], session.pool.client, job, self.firsts)
         follow = Tracking(trackers(self.config), self.say)

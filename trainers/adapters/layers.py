@@ -59,8 +59,8 @@ def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
 
 @dataclass
 class Moment:
-    """Σ h hᵀ (D, D) over the rows of h that are no padding. `real` has the masks of the batch in work by shape (B, S);
-    of an h of another shape all rows count."""
+    """Σ h hᵀ (D, D) over the rows of h that are no padding. `real` has the masks of the batch in work by shape, (B, S)
+    and (B · S,); of an h of another shape all rows count."""
 
     sum_DD: Tensor
     real: Mapping[torch.Size, Tensor]
