@@ -53,14 +53,14 @@ class Rank:
         import torch
         import torch.distributed as dist
 
-        from trainers.train_loop import work
-
         os.environ.update(environment(rank, places))
         gpus = places[rank].gpus
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) * len(gpus)) if gpus else torch.device("cpu")
         if gpus:
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        from trainers.train_loop import work
+
         below = folder if Path(folder).is_dir() else None
         with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=below, ignore_cleanup_errors=True) as own:
             os.chdir(own)
