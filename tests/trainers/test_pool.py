@@ -14,7 +14,6 @@ import ray
 
 from cluster.errors import Interrupted, KeyAbsentError, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
-from cluster.session import ray_session
 from cluster.storage import Store, open_store
 from tests.trainers.jobs_pair import MODEL, TASKS, WILD, job
 from trainers import pool as pool_module
@@ -90,19 +89,16 @@ def digests(done: TaskDone) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+def setting(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     store = open_store(str(tmp_path_factory.mktemp("pool") / "store"))
     cluster = ClusterConfig(num_workers=1, grace_s=30)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with ray_session(cluster):
-            free = ray.cluster_resources()["CPU"]
-            with Pool(cluster, 2, MODEL) as pool:
-                tasks = tuple(ray.put(tokenize_task(load_reader(MODEL), task)) for task in TASKS)
-                base = pool.begin(replace(job("t/start", store.uri, 2, {}), tasks=tasks))
-                yield Setting(pool, base, store)
-            assert not Path(pool.folder.name).exists()
-            until(lambda: not workers() and ray.available_resources().get("CPU") == free)
+    free = ray.cluster_resources()["CPU"]
+    with Pool(cluster, 2, MODEL) as pool:
+        tasks = tuple(ray.put(tokenize_task(load_reader(MODEL), task)) for task in TASKS)
+        base = pool.begin(replace(job("t/start", store.uri, 2, {}), tasks=tasks))
+        yield Setting(pool, base, store)
+    assert not Path(pool.folder.name).exists()
+    until(lambda: not workers() and ray.available_resources().get("CPU") == free)
 
 
 def test_more_runs_than_slots_leave_what_each_would_alone(setting: Setting) -> None:
@@ -174,11 +170,9 @@ def test_leave_keeps_the_tasks_in_training(setting: Setting) -> None:
     """On both slots, of which one has had to start again; what was asked before and what is asked later ends alike."""
     jobs = [setting.job(name, **LONG) for name in ("kept1", "kept2")]
     callers = [Caller.remote() for _ in range(3)]
-    asked = [
-        c.train.remote(setting.pool.client, setting.order(each))
-        for c, each in zip(callers, [*jobs, setting.job("waits")], strict=True)
-    ]
+    asked = [c.train.remote(setting.pool.client, setting.order(each)) for c, each in zip(callers, jobs, strict=False)]
     until(lambda: all(map(setting.trained, jobs)))
+    asked.append(callers[2].train.remote(setting.pool.client, setting.order(setting.job("waits"))))
     before = [setting.store.get(f"c/{each.run}") for each in jobs]
     setting.pool.leave()
     assert ray.get(asked) == ["Interrupted"] * 3

@@ -9,7 +9,7 @@ import ray
 
 from cluster.errors import KeyAbsentError
 from cluster.resources import ClusterConfig
-from cluster.session import ray_session, reap_trainers
+from cluster.session import reap_trainers
 from cluster.storage import Store, open_store
 from tests.trainers.jobs_pair import TASKS, job
 from tests.trainers.test_pool import digests, until, workers
@@ -21,15 +21,12 @@ CLUSTER = ClusterConfig(num_workers=2)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    """A job with its data in a Ray session."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with ray_session(CLUSTER):
-            uri = open_store(str(tmp_path_factory.mktemp("ranks") / "store")).uri
-            yield replace(job("t/base", uri, 2, {}, epochs=20, checkpoint_steps=2), tasks=tuple(map(ray.put, TASKS)))
-            reap_trainers(10)
-            until(lambda: not workers() and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+def base(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A job with its data in Ray."""
+    uri = open_store(str(tmp_path_factory.mktemp("ranks") / "store")).uri
+    yield replace(job("t/base", uri, 2, {}, epochs=20, checkpoint_steps=2), tasks=tuple(map(ray.put, TASKS)))
+    reap_trainers(10)
+    until(lambda: not workers() and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 def order_of(base: Job, run: str) -> Order:
