@@ -23,9 +23,7 @@ from orchestrator.signing import PublicKey, Trust
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["publisher", "promoter", "gc", "admin"]
-KNOWN_S = (
-    60.0  # how long what was read of a team's rules is gone by: a key that others strike out counts as much longer
-)
+KNOWN_S = 60.0  # how long a reader goes by a team's rules: a key that others strike out counts as much longer
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
 

@@ -10,8 +10,6 @@ import json
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,7 @@ from orchestrator.sweeps.state import SweepState, TrialState
 
 RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
 LEAST_FOR_IMPORTANCE = 4  # finished trials
-
-
-def warm_up() -> None:
-    """Imports what a conclusion needs, some seconds of it. What fails does so again where it is used."""
-    for module in ("matplotlib.backends.backend_agg", "optuna.importance", "sklearn.ensemble"):
-        with suppress(Exception):
-            import_module(module)
+IMPORTS = ("matplotlib.backends.backend_agg", "optuna.importance", "sklearn.ensemble")  # of a conclusion: seconds
 
 
 def importances(config: SweepConfig, trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +16,7 @@ from orchestrator.workers import Check
 from trainers.pool import Pool
 
 Say = Callable[[str], None]
+IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
     import ray
 
-    early = threading.Thread(target=warm_up)
-    early.start()
+    early = imported_ahead(IMPORTS)
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()
         if config.trials_per_gpu is None and config.run.cluster.use_gpu:  # what fits is read off the model
@@ -51,9 +51,15 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         stop()
 
 
-def warm_up() -> None:
-    """Imports what the model's check and Tune need, some seconds of it, while Ray starts. What fails does so again
-    where it is used."""
-    for module in ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning"):
-        with suppress(Exception):
-            import_module(module)
+def imported_ahead(modules: Sequence[str]) -> threading.Thread:
+    """Imports modules in a thread, seconds that something else is waited for. What fails does so again where it is
+    used."""
+
+    def run() -> None:
+        for module in modules:
+            with suppress(Exception):
+                import_module(module)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread

@@ -3,7 +3,6 @@
 import logging
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -24,14 +23,14 @@ from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.firsts import Firsts
 from orchestrator.sweeps.searcher import StreamSearch
-from orchestrator.sweeps.session import Session
+from orchestrator.sweeps.session import Session, imported_ahead
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.state import Status, SweepState
 from orchestrator.sweeps.stopping import StreamScheduler, row_of
 from orchestrator.sweeps.tracking import Tracking, trackers
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
-from orchestrator.workers import all_rows, describe_data
+from orchestrator.workers import all_rows
 from trainers.data import TaskData
 from trainers.launch import last_line
 from trainers.messages import Job, TaskRows
@@ -67,9 +66,9 @@ class Tuning(tune.Callback):
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
         config, self.session = session.config, session
         job = session.pool.begin(self._job(config, data))
-        threading.Thread(target=results.warm_up).start()
+        imported_ahead(results.IMPORTS)
         self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
-        shared = Shared(config, [describe_data(task) for task in data], session.pool.client, job, self.firsts)
+        shared = Shared(config, self.log.state.tasks, session.pool.client, job, self.firsts)
         follow = Tracking(trackers(self.config), self.say)
         searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
         with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder:
