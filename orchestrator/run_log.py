@@ -7,7 +7,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Generic, Protocol, TypeVar
 
-from cluster.errors import ConflictError, GuardStop, Interrupted, OrthoplexError, StoreError, TrainingError
+from cluster.errors import (
+    ConflictError,
+    GuardStop,
+    IntegrityError,
+    Interrupted,
+    OrthoplexError,
+    StoreError,
+    TrainingError,
+)
 from orchestrator.entries import Entry
 from orchestrator.lease import standing, this_process
 from orchestrator.log import Log
@@ -15,6 +23,7 @@ from orchestrator.registry import Track
 from orchestrator.state import ENDINGS, RunState, replay
 
 RENEWALS = 3  # a lease is renewed this many times in the time it lasts
+LEAST_WAIT_S = 0.1  # between two renewals
 WATCH_S = 2.0
 
 
@@ -47,7 +56,7 @@ class DriverLog(Generic[State]):
         self.log, self.replayed, self.noun = log, replayed, noun
         self.entries = log.entries()
         self.lease: int | None = None
-        self.lost: ConflictError | None = None
+        self.lost: OrthoplexError | None = None
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
         self.progress: Mapping[str, Any] | None = None  # of what it does now, for those who read the log
@@ -74,9 +83,13 @@ class DriverLog(Generic[State]):
         """
         with self.lock:
             self.check()
-            self._appended(op, {**body, "lease": self.lease})
-            if op in ENDINGS:
-                self.lease = None
+            self._held(op, body)
+
+    def _held(self, op: str, body: Mapping[str, Any]) -> None:
+        """Appends an entry under the lease, which this object holds."""
+        self._appended(op, {**body, "lease": self.lease})
+        if op in ENDINGS:
+            self.lease = None
 
     def _appended(self, op: str, body: dict[str, Any]) -> Entry:
         """The entry, appended while the log is held as `state` says. Raises ConflictError where it is not any more."""
@@ -97,16 +110,22 @@ class DriverLog(Generic[State]):
         return entry
 
     def check(self) -> None:
-        """Raises ConflictError where another driver has taken over."""
-        driver = self.state.driver
-        if self.lost is None and (driver is None or driver["seq"] != self.lease):
-            self.lost = self._taken_over(driver)
+        """Raises ConflictError if another driver has taken over, and what ended the renewals if they have ended."""
+        if self.lost is None and not self._mine:
+            self.lost = self._taken_over(self.state.driver)
         if self.lost:
             raise self.lost
 
+    @property
+    def _mine(self) -> bool:
+        """Whether this object drives, as far as it has read the log."""
+        driver = self.state.driver
+        return driver is not None and driver["seq"] == self.lease
+
     @contextmanager
     def kept(self, lease_s: float) -> Iterator[None]:
-        """Renews the lease for as long as the block runs. Where it is lost, `check` says so."""
+        """Renews the lease for as long as the block runs. If it is lost or cannot be renewed any more, `check` says
+        so."""
         done = threading.Event()
         renewing = threading.Thread(target=self._renew, args=(done, lease_s / RENEWALS), daemon=True)
         renewing.start()
@@ -120,7 +139,7 @@ class DriverLog(Generic[State]):
     def left(self) -> Iterator[None]:
         """Logs why the driver leaves the block where that is by an exception, which goes on its way.
 
-        Where even that fails, or another has taken over, the log simply lacks it.
+        If even that fails, or another has taken over, the log simply lacks it.
         """
         try:
             yield
@@ -137,17 +156,34 @@ class DriverLog(Generic[State]):
     def _leave(self, error: OrthoplexError) -> None:
         op = {GuardStop: "stop", Interrupted: "interrupt"}.get(type(error), "fail")
         evidence = getattr(error, "evidence", {})
-        with suppress(StoreError):
-            self.append(op, {"reason": str(error), **({"evidence": evidence} if evidence else {})})
+        with suppress(Exception), self.lock:  # `error` is what matters
+            if self._mine:  # also if the renewals have ended, of which the log should tell
+                self._held(op, {"reason": str(error), **({"evidence": evidence} if evidence else {})})
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
-        while not done.wait(max(0.1, self.spoke + every_s - time.monotonic())):
-            try:
-                self.append("renew", {"progress": self.progress} if self.progress else {})
-            except ConflictError:
-                return  # and `check` raises it where it can be acted on
-            except StoreError:
-                self.spoke = time.monotonic()  # cannot be reached: try again later, a commit will tell
+        """Renews until `done`; what ends it before is kept for `check`, which raises it where it can be acted on."""
+        try:
+            while not done.wait(max(LEAST_WAIT_S, self.spoke + every_s - time.monotonic())):
+                self._renewed()
+        except OrthoplexError as error:
+            self.lost = self.lost or error
+        except Exception as error:
+            self.lost = OrthoplexError(
+                f"{self.log.label}: the lease could not be renewed ({type(error).__name__}: {error}), so that another "
+                f"driver might take the {self.noun} over; run again to go on"
+            )
+
+    def _renewed(self) -> None:
+        """Renews once. A store that cannot be reached, or where all others were quicker, is tried again later: should
+        another driver take over meanwhile, the next entry will tell."""
+        try:
+            self.append("renew", {"progress": self.progress} if self.progress else {})
+        except IntegrityError:
+            raise
+        except StoreError:
+            if self.lost or not self._mine:
+                raise
+            self.spoke = time.monotonic()
 
     def _wait_for_driver(self, say: Callable[[str], None]) -> None:
         """Returns where no driver is in the way; watches one that this machine cannot see for as long as its lease."""

@@ -80,12 +80,15 @@ def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
     for entry in entries:
         if entry.op != "index":
             continue
-        upto = entry.body["upto"]
+        upto = entry.body.get("upto")
+        if not (type(upto) is int and 0 < upto < entry.seq):
+            yield f"entry {entry.seq} (index, {entry.actor}): says of no entries that it is their index"
+            continue
         try:
             data = track.store.get(track.index_key(upto))
         except KeyAbsentError:
             continue
-        if digest(data) != entry.body["index_sha256"]:
+        if digest(data) != entry.body.get("index_sha256"):
             yield f"{track.index_key(upto)}: was changed; remove it, the log has all it holds"
         elif data != index.encode(entries[:upto]):
             yield f"{track.index_key(upto)}: does not say what the log says; remove it"

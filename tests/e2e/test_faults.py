@@ -17,10 +17,12 @@ import pytest
 from safetensors.numpy import load
 
 from cluster.storage import LocalStore
+from orchestrator.config import load_config
 from orchestrator.registry import Track
 from orchestrator.state import RunState, replay
 from tests.e2e.nodes import Nodes
 from tests.e2e.tiny import REPO, command, config_file
+from tests.orchestrator.registries import started_in_vain
 
 INSTANTS = [(what, seed) for seed in range(7) for what in ("worker", "driver", "node")]
 CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]
@@ -55,11 +57,16 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What a run comes to, and how long it takes."""
+    """What a run comes to, and how long it takes. The 200th entry of its log falls into its training."""
     folder = tmp_path_factory.mktemp("undisturbed")
+    track = started_in_vain(load_config(config_file(folder, 3, folder / "store")), 194)
     started = time.monotonic()
-    assert start(nodes, folder, folder / "log").wait(TIMEOUT_S) == 0, (folder / "log").read_text()
+    run = start(nodes, folder, folder / "log", "--set", "cluster.lease_s=5")
+    assert run.wait(TIMEOUT_S) == 0, (folder / "log").read_text()
     took = time.monotonic() - started
+    ops = [entry.op for entry in track.raw_entries()]
+    assert ops[194] == "start" and ops[200] == "index" and ops[201:].count("commit") >= 1 and ops[-1] == "finish"
+    assert track.indices() == [200] and ops.count("commit") == 3 and "Traceback" not in (folder / "log").read_text()
     result = outcome(folder)
     assert result["state"] == "finished" and len(result["files"]) == 6
     return result, took

@@ -14,7 +14,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.tiny import REPO, call, command, config_file
+from cluster.storage import LocalStore
+from orchestrator.registry import Track
+from tests.e2e.tiny import REPO, call, called, command, config_file, hurried
 
 
 def status(store: Path) -> dict[str, Any]:
@@ -63,9 +65,9 @@ def diverging(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, diverging: subprocess.Popen[str]) -> Path:
-    """A store whose run of two tasks went through undisturbed."""
+    """A store whose run of two tasks went through undisturbed, with as many renewals as in hours."""
     store = folder / "whole"
-    run = call("run", str(config_file(folder, 2, store)))
+    run = called(hurried("run", str(config_file(folder, 2, store))))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "default/tiny: finished, 2 of 2 tasks" in run.stdout
     assert "Traceback" not in run.stdout + run.stderr
@@ -133,6 +135,23 @@ def test_status_is_complete_and_in_fractions(whole: Path) -> None:
     assert state["metrics"]["fwt"] == pytest.approx(ahead - state["zero_shot"][1])
     parameters = sum(t.numel() for file in tensors(whole)[::2] for t in file.values())
     assert state["metrics"]["active_parameters"] == parameters
+
+
+def test_a_log_of_hours_is_read_listed_indexed_and_verified(whole: Path) -> None:
+    """An index each 200 entries, written by the driver among its renewals; then one more, on purpose."""
+    track = Track(LocalStore(whole), "default", "tiny")
+    entries = track.raw_entries()
+    renewed = sum(entry.op == "renew" for entry in entries)
+    assert len(entries) > 600 and renewed > 500 and entries[-1].op == "finish"
+    named = [entry.body["upto"] for entry in entries if entry.op == "index"]
+    assert named[:3] == [200, 400, 600] and track.indices() == named[::-1] and track.entries() == entries
+    indexed = call("adapters", "index", "--store", str(whole))
+    assert indexed.returncode == 0 and f"default/tiny: {len(entries)} entries" in indexed.stdout, indexed.stderr
+    listed = json.loads(call("adapters", "list", "--store", str(whole), "--json").stdout)
+    assert [(row["version"], row["task"]) for row in listed] == [(1, "kind"), (2, "area")]
+    verified = call("adapters", "verify", "--store", str(whole))
+    assert verified.returncode == 0 and ": whole" in verified.stdout, verified.stdout + verified.stderr
+    assert status(whole)["state"] == "finished"
 
 
 def test_only_active_dimensions_are_stored(whole: Path) -> None:

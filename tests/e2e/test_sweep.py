@@ -17,7 +17,7 @@ from cluster.storage import LocalStore
 from orchestrator.entries import Entry
 from orchestrator.registry import Track
 from orchestrator.sweeps.state import sweep_log
-from tests.e2e.tiny import REPO, call, command, config_file
+from tests.e2e.tiny import REPO, call, called, config_file, hurried
 
 WEIGHT, THRESHOLD = "adapter.orthogonality.weight", "adapter.threshold"
 
@@ -47,7 +47,7 @@ def sweep_file(folder: Path, store: Path) -> Path:
 def sweeping(words: list[str]) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], None]]]:
     """A sweep in progress, and a function that reads its output up to a line that holds the words."""
     with subprocess.Popen(
-        command("sweep", *words), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        hurried("sweep", *words), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:  # fmt: skip
         seen: list[str] = []
@@ -101,7 +101,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     assert finished
     before = {run: [entry.sha256 for entry in logs(store)[1][run]] for run in finished}
     assert "recommended: trial" in interrupt(words, "1 of 2 tasks")  # a usable result
-    last = call("sweep", *words, "--json")
+    last = called(hurried("sweep", *words, "--json"))
     assert last.returncode == 0, last.stdout + last.stderr
     after = {run: [entry.sha256 for entry in logs(store)[1][run]] for run in finished}
     assert after == before  # finished trials were not touched again
@@ -131,6 +131,19 @@ def test_trials_that_agree_on_the_first_task_share_it(swept: tuple[Path, Path, d
         digests.setdefault(trial["values"][THRESHOLD], set()).add(first["manifest_sha256"])
         assert "forked_from" not in second and second["test"] == [] and len(second["validation"]) == 2
     assert trained == {0.9: 1, 0.2: 1} and all(len(each) == 1 for each in digests.values())
+
+
+def test_a_log_of_hours_is_read_indexed_and_shown(swept: tuple[Path, Path, dict[str, Any]]) -> None:
+    """The drivers of this sweep renewed their lease all the time."""
+    _, store, _ = swept
+    log = sweep_log(LocalStore(store), "default", "grid")
+    entries = log.raw_entries()
+    named = [entry.body["upto"] for entry in entries if entry.op == "index"]
+    assert len(entries) > 600 and sum(entry.op == "renew" for entry in entries) > 500
+    assert log.entries() == entries and {*log.indices()} >= {*named} >= {200, 400, 600}
+    assert log.write_index() == len(entries) and log.entries()[:-1] == entries
+    verified = call("adapters", "verify", "--store", str(store))
+    assert verified.returncode == 0 and "faults" not in verified.stdout, verified.stdout + verified.stderr
 
 
 def test_the_recommended_configuration_reproduces_its_trial(swept: tuple[Path, Path, dict[str, Any]]) -> None:

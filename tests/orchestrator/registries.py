@@ -7,10 +7,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from cluster.errors import ConflictError
+from cluster.errors import ConflictError, Interrupted
 from cluster.storage import LocalStore, S3Store, Store, open_store
+from orchestrator.config import RunConfig
+from orchestrator.controller import Controller
 from orchestrator.entries import Entry
 from orchestrator.publish import publish
 from orchestrator.registry import Track, manifest_files
@@ -100,6 +104,27 @@ def ended(child: int) -> int:
     """The exit code of a child; 0 where it was killed, as it is then meant to be."""
     _, status = os.waitpid(child, 0)
     return 0 if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else os.waitstatus_to_exitcode(status)
+
+
+class Leaving:
+    """Workers of a run that gets Ctrl-C while it reads its data; and its reporter."""
+
+    def check(self) -> None: ...
+    def say(self, message: str) -> None: ...
+
+    def describe(self) -> list[dict[str, Any]]:
+        raise Interrupted("interrupted by SIGINT")
+
+
+def started_in_vain(config: RunConfig, entries: int) -> Track:
+    """The track of a run that its driver took up and left until its log had so many entries or one more."""
+    leaving: Any = Leaving()
+    while True:
+        controller = Controller(config, leaving, workers=leaving)
+        if controller.state.head and controller.state.head.seq >= entries:
+            return controller.track
+        with suppress(Interrupted):
+            controller.run()
 
 
 def folder_track(root: Path) -> Track:

@@ -6,16 +6,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.errors import ConflictError
+from cluster.errors import ConfigError, ConflictError, IntegrityError, OrthoplexError, StoreError
 from cluster.processes import start_time
 from cluster.storage import LocalStore
+from orchestrator import run_log
+from orchestrator.catalog import listed
 from orchestrator.lease import DriverProcess, standing, this_process
+from orchestrator.lineage import code_version
 from orchestrator.registry import Track
-from orchestrator.run_log import RunLog
+from orchestrator.run_log import DriverLog, RunLog
 from orchestrator.state import replay
+from orchestrator.sweeps.state import replay_sweep, sweep_log
+from orchestrator.verify import verify
 
 ELSEWHERE = DriverProcess("far", 7, "another boot", 1)
 
@@ -148,3 +154,93 @@ def test_of_racing_drivers_elsewhere_one_gets_the_run(track: Track) -> None:
         except ConflictError:
             pass
     assert len(able) == 1
+
+
+# --- renewals
+
+
+def failing(log: RunLog, error: Exception, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> list[str]:
+    """From now on so many renewals fail; the operations that were tried."""
+    tried, append = list[str](), log.log.append
+
+    def odd(op: str, *arguments: Any, **options: Any) -> Any:
+        tried.append(op)
+        if op == "renew" and tried.count(op) <= times:
+            raise error
+        return append(op, *arguments, **options)
+
+    monkeypatch.setattr(log.log, "append", odd)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (IntegrityError("entry 1 was changed"), IntegrityError), (ConfigError("no key"), ConfigError),
+        (TypeError("odd"), OrthoplexError), (MemoryError(), OrthoplexError),
+    ],
+)  # fmt: skip
+def test_renewals_that_end_stop_the_run(
+    track: Track, error: Exception, kept: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would know that the driver is alive. The log says why it left; nothing else is written after."""
+    log = RunLog(track)
+    log.take({"versions": code_version()["packages"]}, 0.3, silent)
+    tried = failing(log, error, monkeypatch)
+    with pytest.raises(kept) as caught, log.left(), log.kept(0.3):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            log.check()
+            time.sleep(0.01)
+    assert str(error) in str(caught.value) and tried == ["renew", "fail"] and ops(track) == ["start", "fail"]
+    assert isinstance(error, OrthoplexError) or "could not be renewed" in str(caught.value)
+    assert track.entries()[-1].body["reason"] == str(caught.value)
+
+
+@pytest.mark.parametrize("error", [StoreError("away"), ConflictError("others wrote 60 entries")])
+def test_renewals_outlast_a_store_that_is_away(track: Track, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is still held, as far as anyone knows."""
+    log = RunLog(track)
+    log.take({}, 0.3, silent)
+    tried = failing(log, error, monkeypatch, times=2)
+    with log.kept(0.3):
+        end = time.monotonic() + 10
+        while "renew" not in ops(track) and time.monotonic() < end:
+            log.check()
+            time.sleep(0.02)
+    assert tried.count("renew") >= 3 and "renew" in ops(track)
+    log.append("finish", {})
+
+
+def test_renewals_end_where_another_took_over(track: Track) -> None:
+    first, second = RunLog(track), RunLog(track)
+    first.take({}, 0.3, silent)
+    with pytest.raises(ConflictError, match="has taken the run over"), first.left(), first.kept(0.3):
+        second.take({}, 120, silent)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            first.check()
+            time.sleep(0.01)
+    assert ops(track)[-1] == "start"  # the first one says no more
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_a_lease_that_is_renewed_for_hours(kind: str, track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 renewals by the thread that makes them, each a hundredth of a second after the other."""
+    monkeypatch.setattr(run_log, "LEAST_WAIT_S", 0.001)
+    kept: Any = sweep_log(track.store, "default", "grid") if kind == "sweep" else track
+    log: Any = DriverLog(kept, replay_sweep, "sweep") if kind == "sweep" else RunLog(track)
+    log.take({"versions": code_version()["packages"]}, 5, silent)
+    end = time.monotonic() + 60
+    with log.left(), log.kept(0.003 * run_log.RENEWALS):
+        while log.state.head.seq < 620:
+            log.check()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    log.append("finish", {})
+    entries = kept.raw_entries()
+    assert [entry.seq for entry in entries if entry.op == "index"][:3] == [201, 401, 601]
+    assert kept.indices()[:3] == [600, 400, 200] and kept.entries() == entries
+    assert kept.write_index() == len(entries) and log.state.state == "finished"
+    if kind == "run":
+        assert verify(track).faults == [] and list(listed(track.store)) == []
