@@ -121,14 +121,34 @@ class ClusterConfig(Frozen):
     def shortage(self, available: Mapping[str, float]) -> str:
         """What the fewest workers together need beyond `available` (Ray resource names to amounts); empty where they
         fit."""
-        fewest = self.num_workers.min
-        needed = {name: amount * fewest for name, amount in self.worker_resources().items()}
         short = [
             f"{amount} {name}s, there are {available.get(name, 0):.0f}"
-            for name, amount in needed.items()
+            for name, amount in self.needed().items()
             if amount > available.get(name, 0)
         ]
-        return f"{fewest} workers need {' and '.join(short)}" if short else ""
+        return f"{self.num_workers.min} workers need {' and '.join(short)}" if short else ""
+
+    def needed(self) -> dict[str, Any]:
+        """Ray resources of the fewest workers together."""
+        return {name: amount * self.num_workers.min for name, amount in self.worker_resources().items()}
+
+    def awaited(self, total: Mapping[str, float], available: Mapping[str, float], reserved: Mapping[str, float]) -> str:
+        """What workers that are not there yet are waiting for: room, if what others leave is too little, else their
+        own start.
+
+        Args:
+            total: what the cluster has (Ray resource names to amounts, here and below).
+            available: what nobody holds.
+            reserved: what this driver's own placement groups hold, for these workers.
+        """
+        left = {name: available.get(name, 0) + reserved.get(name, 0) for name in self.needed()}
+        if short := self.shortage(left):
+            taken = {name: total.get(name, 0) - amount for name, amount in left.items()}
+            others = " and ".join(f"{amount:g} {name}s" for name, amount in taken.items() if amount > 0)
+            return f"{short}; others hold {others}" if others else short
+        if any(amount > reserved.get(name, 0) for name, amount in self.needed().items()):
+            return "there is room for them; Ray is about to reserve it"
+        return "their room is reserved; they start, import what trains, and load the model"
 
 
 def workers_per_gpu(worker_bytes: int, gpu_bytes: int) -> int:

@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,24 @@ def reap_trainers(wait_s: float) -> None:
         if all(group.state == type(group).REMOVED or group.is_detached for group in ours):
             return
         time.sleep(0.1)
+
+
+def reserved() -> dict[str, float]:
+    """What the placement groups of this driver hold: Ray resource names to amounts."""
+    import ray
+
+    return held(_placement_groups(), bytes.fromhex(ray.get_runtime_context().get_job_id()))
+
+
+def held(groups: Iterable[Any], job: bytes) -> dict[str, float]:
+    """What those among the placement groups (Ray's PlacementGroupTableData) hold which the job, or an actor of it,
+    made: groups that have their place."""
+    sums = Counter[str]()
+    for group in groups:
+        if group.creator_job_id == job and group.state == type(group).CREATED:
+            for bundle in group.bundles:
+                sums.update(bundle.unit_resources)
+    return dict(sums)
 
 
 def _by_actor(group: Any) -> bool:

@@ -4,7 +4,7 @@ import time
 from typing import Protocol
 
 from cluster.resources import ClusterConfig
-from cluster.session import reap
+from cluster.session import reap, reserved
 from orchestrator.run_log import RunLog
 from orchestrator.state import RunState
 from trainers.messages import Progress, Started
@@ -64,12 +64,12 @@ class Watch:
             self.reporter.say(f"{event.workers} workers are training")
 
     def _look(self) -> None:
-        """Frees what dead drivers hold, and says once what is missing."""
+        """Frees what dead drivers hold, and says once what is waited for."""
         import ray
 
         self.look_at = time.time() + REAP_S
         reap()
         if self.silent and time.time() - self.asked > PATIENCE_S:
             self.silent = False
-            short = self.cluster.shortage(ray.available_resources())
-            self.reporter.say(f"still waiting for workers: {short or 'they are starting'}")
+            what = self.cluster.awaited(ray.cluster_resources(), ray.available_resources(), reserved())
+            self.reporter.say(f"still waiting for workers: {what}")

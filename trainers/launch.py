@@ -22,6 +22,7 @@ OnEvent = Callable[[Started | Progress | None], None]
 Serve = Callable[[ClusterConfig, Any, str], None]  # keeps workers at a feed to the end of the stream, files in a folder
 POLL_S, CLOSE_S = 0.5, 10.0
 MEET_S = 3.0  # ranks that meet the same error do so within the same step
+SETTLE_S = 2.0  # so long a rank that fails may take to say so after another has met its absence
 
 
 class WorkersLost(Exception):
@@ -122,11 +123,23 @@ class Feed:
             await self.events.put(Failed(ended, TrainingError.exit_code, workers="gone"))
 
     async def next_event(self, timeout_s: float) -> Event | None:
-        """The oldest unread event, or None after `timeout_s`."""
+        """The oldest unread event, or None after `timeout_s`; of a group that broke, a little later, why it did."""
         try:
-            return await asyncio.wait_for(self.events.get(), timeout_s)
+            event = await asyncio.wait_for(self.events.get(), timeout_s)
         except TimeoutError:
             return None
+        return await self._why(event) if isinstance(event, Lost) and event.kind == "workers" else event
+
+    async def _why(self, lost: Lost) -> Event:
+        """What a worker itself has to say, within `SETTLE_S`, of an error that no retry mends; else that the group is
+        lost: one rank's error is another's broken connection, and either may be heard of first."""
+        await asyncio.sleep(SETTLE_S)
+        later = [self.events.get_nowait() for _ in range(self.events.qsize())]
+        said = next((event for event in later if isinstance(event, Failed)), None)
+        for event in later:
+            if event is not said:
+                self.events.put_nowait(event)
+        return said or lost
 
 
 class WorkerGroup:

@@ -4,6 +4,7 @@ Shape suffixes: D output width of a layer.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cluster.errors import KeyAbsentError, TrainingError
+from cluster.errors import KeyAbsentError, StoreError, TrainingError
 from cluster.storage import Store
 from trainers.adapters.bank import AdapterBank, ModuleState
 from trainers.adapters.budget import cap_schedule
@@ -24,6 +25,7 @@ from trainers.batching import epoch_batches
 from trainers.checkpoint import Checkpoint, capture, restore
 from trainers.config import AdapterConfig, TrainConfig
 from trainers.engine import Losses, TaskModel, build_engine, terms, train_batch
+from trainers.failures import during, undone
 from trainers.messages import Job, Order, Progress, Saved
 from trainers.moments import second_moments
 from trainers.partition import release
@@ -83,23 +85,39 @@ class TaskTraining:
             TrainingError: a loss or the adapter is not finite, or the penalty is not what it should be; on all ranks.
             Leaving: the task is kept as it stands, since the driver leaves; on all ranks.
         """
-        self.backbone.model.train()
-        try:
-            done = self.resume()
+        with self.engaged():
+            with during("resume"):
+                done = self.resume()
             for step, batch in enumerate(self.batches(), start=1):
                 if step > done:
-                    self.step(step, batch)
+                    with during(f"train step {step}"):
+                        self.step(step, batch)
             self.backbone.model.eval()
             states = self.bank.snapshot()
             moments = self.collect_moments() if self.adapter.orthogonality.projects_input else {}
-        finally:
-            self.backbone.model.eval()
-            use(self.modules, {})
-            self.engine.destroy()
-            release(self.backbone.model)
         if not all(t.isfinite().all() for s in states.values() for t in (s.w1_RD, s.w2_DR, s.gamma_R)):
             raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps)
         return Trained(states, moments, self.log)
+
+    @contextmanager
+    def engaged(self) -> Iterator[None]:
+        """The engine is there while the block runs; afterwards the model is as it was before.
+
+        The engine is built first, which ranks do together: a rank that fails has none to build on its way out, while
+        the others wait for it elsewhere.
+        """
+        self.backbone.model.train()
+        with undone(self.disengage):
+            with during("build the engine"):
+                destroy = self.engine.destroy
+            with undone(destroy):
+                yield
+
+    def disengage(self) -> None:
+        """Leaves the model without adapters, as it is scored."""
+        self.backbone.model.eval()
+        use(self.modules, {})
+        release(self.backbone.model)
 
     @cached_property
     def steps(self) -> int:
@@ -183,10 +201,11 @@ class TaskTraining:
 
     def collect_moments(self) -> dict[str, Tensor]:
         """What each adapter reads over the task, see `second_moments`."""
-        with torch.no_grad():
-            use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
-        at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-        return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
+        with during("moments"):
+            with torch.no_grad():
+                use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
+            at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
+            return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""
@@ -209,13 +228,25 @@ class TaskTraining:
         return checkpoint.step
 
     def stored(self) -> bytes:
-        """The stored checkpoint as rank 0 reads it, empty where there is none; the same on all ranks."""
-        data = b""
+        """The stored checkpoint as rank 0 reads it, empty where there is none; the same on all ranks.
+
+        Raises:
+            StoreError: rank 0 cannot read it; on all ranks, with its message.
+        """
+        data, problem = b"", ""
         if dist.get_rank() == 0:
             try:
                 data = self.store.get(self.order.checkpoint)
             except KeyAbsentError:
                 data = b""
+            except StoreError as error:
+                problem = str(error)
+        if problem := self.shared(problem.encode()).decode():
+            raise StoreError(problem)
+        return self.shared(data)
+
+    def shared(self, data: bytes) -> bytes:
+        """What rank 0 has, on all ranks."""
         size = torch.tensor([len(data)], device=self.backbone.device)
         dist.broadcast(size, src=0)
         content = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8) if int(size) else size[:0]

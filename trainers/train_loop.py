@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -20,10 +20,12 @@ from trainers.adapters.history import History
 from trainers.adapters.layers import attach, match_modules
 from trainers.backbones import Backbone
 from trainers.evaluate import evaluate
+from trainers.failures import during, final, judge
+from trainers.launch import SETTLE_S
 from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
 from trainers.models import compile_blocks, load_backbone
 from trainers.prepare import own
-from trainers.task_training import Leaving, Report, TaskTraining
+from trainers.task_training import Leaving, Report, TaskTraining, Trained
 from trainers.tokens import tokenize_task
 from trainers.training_log import TrainingLog
 from trainers.worker_log import WorkerLog
@@ -41,48 +43,78 @@ def train_loop(config: dict[str, Any]) -> None:
 def work(feed: Any, device: torch.device) -> None:
     """Works at the feed until it is empty. The process group is there.
 
-    An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; where
-    it is meant for the user it is also put into the feed, since Ray wraps it in a traceback.
+    An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; if a
+    retry does not mend it, or needs less memory, the feed is told first.
     """
-    import ray
-
-    began = time.time()
-    for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
-        import_module(module)
-    job: Job = ray.get(feed.begun.remote())
-    line = Line(feed, job.run)
+    line = Line(feed)
     try:
-        worker = Worker(job, device, line.report, line.leaving, fetch)
-        line.report(Started(dist.get_world_size(), began, worker.seconds))
-        line.log.tasks = worker.names
-        while (order := line.next_order(worker.device)) is not None:
-            try:
-                line.log.run = (order.job or job).run
-                worker.take(order.job or job)
-                line.log.tasks = worker.names
-                worker.catch_up(order)
-                line.report(worker.run(order))
-            except OrthoplexError as error:
-                if not line.met_by_all(error):
-                    raise
-                line.report(failed(error, "stay"))
+        line.work(device)
     except Leaving:
         return
-    except OrthoplexError as error:
-        line.insist(failed(error, "restart" if line.number else "gone"))
-        raise
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-            line.insist(Lost("out_of_memory", str(error).splitlines()[0]))
+    except Exception as error:
+        line.tell(error)
         raise
 
 
 class Line:
-    """One rank's line to the feed, and its log file. `number` is that of the order it works on, 0 before the first."""
+    """One rank's line to the feed, and its log file. `number` is that of the order it works on, 0 before the first, and
+    `task` says which task that is."""
 
-    def __init__(self, feed: Any, run: str) -> None:
-        self.feed, self.number = feed, 0
-        self.log = WorkerLog(run, [], dist.get_rank())
+    def __init__(self, feed: Any) -> None:
+        self.feed, self.number, self.task = feed, 0, ""
+        self.log = WorkerLog("", [], dist.get_rank())
+
+    def work(self, device: torch.device) -> None:
+        """See the function of this name."""
+        began = time.time()
+        with during("import"):
+            for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
+                import_module(module)
+        job = self.job()
+        worker = Worker(job, device, self.report, self.leaving, fetch)
+        self.report(Started(dist.get_world_size(), began, worker.seconds))
+        self.log.tasks = worker.names
+        while (order := self.next_order(worker.device)) is not None:
+            try:
+                self.report(self.done(worker, order, order.job or job))
+            except OrthoplexError as error:
+                if not self.met_by_all(error):
+                    raise
+                self.report(failed(error, "stay"))
+
+    def job(self) -> Job:
+        """What the worker is to hold; waits for it."""
+        import ray
+
+        job: Job = ray.get(self.feed.begun.remote())
+        self.log.run = job.run
+        return job
+
+    def done(self, worker: "Worker", order: Order, job: Job) -> TaskDone:
+        """Has the worker carry out an order of a job."""
+        self.log.run, self.task = job.run, f"task {order.index + 1}"
+        with during("take"):
+            worker.take(job)
+        self.log.tasks, self.task = worker.names, f"task {worker.names[order.index]!r}"
+        with during("catch up"):
+            worker.catch_up(order)
+        return worker.run(order)
+
+    def tell(self, error: Exception) -> None:
+        """Tells the feed why this worker ends, unless all it knows is that another has.
+
+        Then it waits: the other may be about to say why, and the first worker that ends is the end of all.
+        """
+        verdict = judge(error)
+        workers: Literal["restart", "gone"] = "restart" if self.number else "gone"
+        if isinstance(error, OrthoplexError):
+            self.insist(failed(error, workers))
+        elif verdict == "final":
+            self.insist(final(error, self.task, dist.get_rank(), workers))
+        elif verdict == "out_of_memory":
+            self.insist(Lost("out_of_memory", (str(error) or type(error).__name__).splitlines()[0]))
+        else:
+            time.sleep(SETTLE_S)
 
     def report(self, event: Any) -> None:
         """Tells the log, and on rank 0 the feed, what happens to the order in work."""
@@ -126,7 +158,7 @@ class Line:
         return bool(ray.get(self.feed.met.remote(self.number, str(error), dist.get_world_size())))
 
 
-def failed(error: OrthoplexError, workers: Any) -> Failed:
+def failed(error: OrthoplexError, workers: Literal["stay", "restart", "gone"]) -> Failed:
     """The event for an error, and what becomes of the workers."""
     return Failed(str(error), error.exit_code, getattr(error, "evidence", {}), workers)
 
@@ -169,7 +201,8 @@ class Worker:
         started = time.monotonic()
         self.job, self.device, self.report, self.leaving, self.fetch = job, device, report, leaving, fetch
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.backbone = self.base()
+        with during("load"):
+            self.backbone = self.base()
         self.modules = match_modules(self.backbone.model, job.adapter.target_modules)
         if job.base is not None and device.type == "cpu":
             own(self.modules.values())
@@ -195,8 +228,9 @@ class Worker:
 
     def read(self, references: Sequence[Any]) -> None:
         """Takes over tasks, whose label words the base alone encodes: no history may be in its weights."""
-        tasks = [tokenize_task(self.backbone, task) for task in self.fetch(references)]
-        labels = [self.backbone.encode_labels(task.labels) for task in tasks]
+        with during("tokenise"):
+            tasks = [tokenize_task(self.backbone, task) for task in self.fetch(references)]
+            labels = [self.backbone.encode_labels(task.labels) for task in tasks]
         self.names, self.labels = [task.name for task in tasks], labels
         self.splits = [task.splits for task in tasks]
 
@@ -260,14 +294,7 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
             trained = self.training(order).run()
-            kept = artifact.extract(
-                trained.states,
-                self.history.written,
-                self.history.read,
-                trained.moments,
-                self.job.adapter.orthogonality.energy,
-            )
-            self.history.extend(kept)
+            kept = self.extract(trained)
             train_s = time.monotonic() - started
             prefix, files = self.upload(order, kept, trained.log, Path(folder))
         sha256 = {record.path: record.sha256 for record in files}  # of rank 0, which speaks for all in `catch_up`
@@ -292,6 +319,14 @@ class Worker:
             cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
         )
 
+    def extract(self, trained: Trained) -> TaskAdapter:
+        """What is kept of a training stage, taken into the history."""
+        energy = self.job.adapter.orthogonality.energy
+        with during("extract"):
+            kept = artifact.extract(trained.states, self.history.written, self.history.read, trained.moments, energy)
+            self.history.extend(kept)
+        return kept
+
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the task that was ordered."""
         index, store = order.index, open_store(self.job.store_uri)
@@ -305,7 +340,8 @@ class Worker:
         """Scores on `split` of the first `count` tasks, those that are not yet trained among them."""
         scores = []
         for number, (splits, labels) in enumerate(zip(self.splits[:count], self.labels, strict=False), start=1):
-            scores.append(evaluate(self.backbone, splits[split], labels, self.job.train.eval_batch_size))
+            with during(f"evaluate {split}, task {number}"):
+                scores.append(evaluate(self.backbone, splits[split], labels, self.job.train.eval_batch_size))
             self.report(Progress(order.index, f"evaluate {split}", number, count))
         return scores
 
@@ -314,9 +350,10 @@ class Worker:
         prefix = f"{order.version_root}/{uuid.uuid4().hex}"
         if self.rank != 0:
             return prefix, []
-        artifact.save(trained, folder)
-        log.write(folder / "training.parquet")
-        return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
+        with during("upload"):
+            artifact.save(trained, folder)
+            log.write(folder / "training.parquet")
+            return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
 
 
 def fixed(job: Job) -> dict[str, Any]:

@@ -12,6 +12,21 @@ def test_shortage_names_what_is_missing() -> None:
     assert asked.shortage({"CPU": 4.0, "GPU": 1.0}) == "3 workers need 6 CPUs, there are 4 and 3 GPUs, there are 1"
 
 
+@pytest.mark.parametrize(
+    ("total", "available", "reserved", "expected"),
+    [
+        (2, 0, 2, "their room is reserved; they start, import what trains, and load the model"),
+        (4, 2, 0, "there is room for them; Ray is about to reserve it"),
+        (4, 1, 0, "2 workers need 2 CPUs, there are 1; others hold 3 CPUs"),
+        (4, 0, 1, "2 workers need 2 CPUs, there are 1; others hold 3 CPUs"),
+        (1, 1, 0, "2 workers need 2 CPUs, there are 1"),
+    ],
+)
+def test_what_workers_wait_for(total: float, available: float, reserved: float, expected: str) -> None:
+    asked = ClusterConfig(num_workers=2)
+    assert asked.awaited({"CPU": total}, {"CPU": available}, {"CPU": reserved} if reserved else {}) == expected
+
+
 def test_part_of_a_gpu_is_for_runs_of_one_worker() -> None:
     for parts in range(1, 64):  # Ray rounds to ten-thousandths: together they must not be more than one
         share = ClusterConfig(num_workers=1, use_gpu=True, gpus_per_worker=1 / parts).worker_resources()["GPU"]

@@ -13,6 +13,11 @@ ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=1, test=1)
 DIED = Lost("workers", "rank 1 died")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "SETTLE_S", 0.1)
+
+
 async def soon(waiting: Any) -> Any:
     """The result, or None where there is none yet."""
     try:
@@ -120,5 +125,40 @@ def test_an_error_that_all_ranks_meet_is_told_from_one_of_a_few(monkeypatch: pyt
         assert not await feed.met(2, "diverged", 2)  # the other rank waits in the step
         assert not any(await asyncio.gather(feed.met(2, "no store", 2), feed.met(2, "no room", 2)))
         assert not await feed.met(1, "diverged", 1)
+
+    asyncio.run(story())
+
+
+def test_what_a_worker_says_of_the_end_counts_whichever_is_heard_first() -> None:
+    """One rank's error is another's broken connection; what was lost before is not blamed on what comes long after."""
+    why = Failed("the model raised", 1)
+
+    async def story(lost_first: bool, pause_s: float) -> list[Any]:
+        feed = Feed()
+        await feed.put_order(ORDER)
+
+        async def both() -> None:
+            for event in (DIED, why) if lost_first else (why, DIED):
+                await feed.report(event, 1 if event is why else None)
+                await asyncio.sleep(pause_s)
+
+        telling = asyncio.create_task(both())
+        heard = [await feed.next_event(0.05) for _ in range(2)]
+        await telling
+        return heard
+
+    assert asyncio.run(story(lost_first=False, pause_s=0.02)) == [why, None]
+    assert asyncio.run(story(lost_first=True, pause_s=0.02)) == [why, None]
+    assert asyncio.run(story(lost_first=True, pause_s=0.13)) == [DIED, why]
+
+
+def test_what_else_happens_after_a_loss_is_kept() -> None:
+    async def story() -> None:
+        feed, progress = Feed(), Progress(0, "train", 1, 2)
+        await feed.put_order(ORDER)
+        for event in (DIED, progress, Started(2, 0.0, {})):
+            await feed.report(event)
+        assert await feed.next_event(0.05) == DIED
+        assert [await feed.next_event(0.05) for _ in range(2)] == [progress, Started(2, 0.0, {})]
 
     asyncio.run(story())

@@ -1,6 +1,7 @@
 """A pool of two one-worker groups on Ray serves many runs; callers, workers and tasks come to grief meanwhile."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from trainers.launch import WorkersLost
 from trainers.messages import Failed, Job, Order, Progress, Started, TaskDone
 from trainers.models import load_reader
 from trainers.pool import Pool, Slot, Slots, choose
-from trainers.tokens import tokenize_task
+from trainers.tokens import TokenIds, tokenize_task
 
 LONG = {"epochs": 5000, "checkpoint_steps": 2}
 WAIT_S = 120.0
@@ -142,6 +143,22 @@ def test_a_task_that_diverges_leaves_its_workers_fit_for_the_next(setting: Setti
     assert digests(done) == digests(expected)
     assert not any(isinstance(event, Started) for event in events)
     assert any(isinstance(event, Progress) for event in events)
+
+
+def test_an_error_of_the_model_s_own_fails_its_task_at_once_and_nothing_else(setting: Setting) -> None:
+    """Another order is served meanwhile, though the group that it broke starts again."""
+    task = ray.get(setting.base.tasks[0])
+    train = task.splits["train"]
+    beyond = replace(train, token_ids=TokenIds.of([*list(train.token_ids)[:-1], [101, 10**6, 102]]))
+    wrong = replace(task, splits={**task.splits, "train": beyond})
+    job = replace(setting.job("wrong"), tasks=(ray.put(wrong), setting.base.tasks[1]))
+    with pytest.raises(TrainingError) as caught:
+        setting.ask(setting.order(job))
+    said = r"task 'first': rank 0 failed in train step [123]: IndexError: index out of range in self \(transformers/"
+    assert re.match(said, str(caught.value))
+    assert "modeling_bert.py" in caught.value.evidence["traceback"]
+    done, _ = setting.ask(setting.order(setting.job("right")))
+    assert done.active_parameters
 
 
 def test_a_job_for_other_workers_is_refused(setting: Setting) -> None:

@@ -1,0 +1,70 @@
+"""A model that raises in the middle of training ends its run at once; the command line end to end."""
+
+import json
+import re
+from pathlib import Path
+
+import transformers
+import yaml
+
+from cluster.storage import LocalStore
+from orchestrator.registry import Track
+from tests.e2e.tiny import call
+from tests.tiny_models import MODELS, SHAPE, tokenizer
+
+WORDS = 16_000  # the model knows so many of its tokenizer's; "zodiac" is beyond
+ROWS, BATCH = 40, 8
+
+
+def save_model(folder: Path) -> Path:
+    """A Llama whose table of words is shorter than its tokenizer's."""
+    made_by, config, shape = MODELS["llama"]
+    words = tokenizer()
+    made_by(
+        config(**{**shape, **SHAPE}, vocab_size=WORDS, pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id)
+    ).save_pretrained(folder)
+    words.save_pretrained(folder)
+    assert transformers.AutoConfig.from_pretrained(folder).vocab_size < words("zodiac")["input_ids"][0]
+    return folder
+
+
+def config_file(folder: Path) -> Path:
+    for split, rows in (("train", ROWS), ("test", BATCH)):
+        texts = [f"{word} water {'and ' * (i % 3)}{i}" for i in range(rows // 2) for word in ("cold", "hot")]
+        if split == "train":
+            texts[ROWS // 2] = "cold zodiac"
+        lines = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    content = {
+        "name": "wrong",
+        "store": str(folder / "store"),
+        "model": {"name": str(save_model(folder / "model")), "task_type": "CAUSAL_LM", "max_length": 16},
+        "adapter": {"target_modules": ["q_proj"], "max_rank": 2},
+        "train": {"epochs": 1, "batch_size": BATCH, "logging_steps": 1},
+        "cluster": {"num_workers": 2},
+        "tasks": [{"name": "water", "source": "files"} | {s: str(folder / f"{s}.jsonl") for s in ("train", "test")}],
+    }
+    path = folder / "wrong.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_model_s_own_error_ends_the_run_and_says_where(tmp_path: Path) -> None:
+    run = call("run", str(config_file(tmp_path)))
+    assert run.returncode == 1, run.stdout + run.stderr
+    entries = Track(LocalStore(tmp_path / "store"), "default", "wrong").entries()
+    ops = [entry.op for entry in entries]
+    assert ops.count("workers") == 1 and "retry" not in ops, ops
+    fail = entries[-1].body
+    said = re.search(
+        r"task 'water': rank [01] failed in train step \d: IndexError: index out of range in self "
+        r"\((transformers/models/llama/modeling_llama\.py:\d+, forward)\)", fail["reason"],
+    )  # fmt: skip
+    assert ops[-1] == "fail" and said is not None, fail
+    assert "Traceback" not in run.stdout + run.stderr and said[0] in " ".join((run.stdout + run.stderr).split())
+    evidence = fail["evidence"]
+    assert (evidence["task"], evidence["place"]) == ("task 'water'", said[1])
+    assert "Traceback" in evidence["traceback"] and "modeling_llama.py" in evidence["traceback"]
+    status = call("status", "wrong", "--store", str(tmp_path / "store"), "--json")
+    state = json.loads(status.stdout)
+    assert (state["state"], state["reason"]) == ("failed", fail["reason"])

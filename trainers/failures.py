@@ -1,0 +1,130 @@
+"""What an exception on a worker says: whether another attempt may end otherwise, what was being done, and where."""
+
+import errno
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError, RayTaskError
+
+from cluster.errors import OrthoplexError, TrainingError
+from trainers.messages import Failed
+
+Verdict = Literal["final", "lost", "out_of_memory"]
+MEMORY = re.compile(r"can(?:'t|not) allocate memory|out of memory|not enough memory|_STATUS_ALLOC_FAILED", re.I)
+PEERS = re.compile(
+    r"\bgloo|groupgloo|nccl|connection (?:closed|reset|refused|timed out)|broken pipe|socket timeout", re.I
+)
+DEVICE = re.compile(
+    r"^cu(?:da|blas|dnn).*(?:\becc\b|unspecified launch failure|illegal memory access|hardware|unavailable"
+    r"|unknown error|no cuda-capable device|not yet initialized"
+    r"|_STATUS_(?:EXECUTION_FAILED|NOT_INITIALIZED|INTERNAL_ERROR))",
+    re.I,
+)
+MACHINE = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENODEV}
+MACHINE |= {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
+WRAPPERS = {"torch", "deepspeed"}  # packages which only carry out what other code asks for
+TEXT_CHARACTERS, TRACEBACK_CHARACTERS = 300, 20_000
+
+
+def judge(error: BaseException) -> Verdict:
+    """What another attempt would meet. Types count first; texts only of types which PyTorch raises for everything.
+
+    out_of_memory   MemoryError, torch.OutOfMemoryError, ENOMEM, and what allocators, CUDA and cuBLAS say: fewer rows at
+                    once may fit.
+    lost            The environment did it; a new worker group may get through:
+                    another rank is gone or silent (torch.distributed's errors; RuntimeErrors of gloo and NCCL, broken
+                    connections, their time-outs); Ray lost an object, an actor or a node; a disk or network failed
+                    under an OSError; a GPU did (ECC, launch failure, illegal memory access, cuBLAS or cuDNN that cannot
+                    execute), though a faulty kernel may look alike: these are tried a few times in vain.
+    final           All else: product, model and data are the same next time. A device-side assert is among them: the
+                    model has looked up what is not there. So is every OrthoplexError; stores have waited by then.
+
+    An error raised while one of the environment was handled is the environment's too. What a Ray task raised is judged
+    as if it had been raised here.
+    """
+    if isinstance(error, OrthoplexError):
+        return "final"
+    own = _own(error)
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return judge(before) if own == "final" and before is not None else own
+
+
+def _own(error: BaseException) -> Verdict:
+    """The verdict without what came before the error."""
+    if isinstance(error, RayTaskError) and error.cause is not error:
+        return judge(error.cause)
+    if isinstance(error, RayError):
+        return "lost"
+    text = str(error)
+    spoken = type(error) is RuntimeError or isinstance(error, OSError | dist.DistError | torch.AcceleratorError)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (spoken and MEMORY.search(text)):
+        return "out_of_memory"
+    if isinstance(error, dist.DistError | ConnectionError | TimeoutError):
+        return "lost"
+    if isinstance(error, OSError):
+        return "lost" if error.errno in MACHINE else "final"
+    return "lost" if spoken and (PEERS.search(text) or DEVICE.search(text.split("\n", 1)[0])) else "final"
+
+
+@contextmanager
+def during(phase: str) -> Iterator[None]:
+    """An exception that leaves the block is one of this phase, unless it is of one within already."""
+    try:
+        yield
+    except Exception as error:
+        error.__dict__.setdefault("phase", phase)
+        raise
+
+
+@contextmanager
+def undone(undo: Callable[[], None]) -> Iterator[None]:
+    """Calls `undo` after the block. What it meets after an error is passed over, since the error says more."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            undo()
+        raise
+    undo()
+
+
+def place(error: BaseException) -> str:
+    """`file:line, function` of the deepest frame outside torch and DeepSpeed, the deepest of all if there is no other;
+    of the remote frames for what a Ray task raised. The file is relative to where Python found it."""
+    frames = FRAME.findall(trace(error))
+    telling = [frame for frame in frames if not WRAPPERS & set(Path(frame[0]).parts)]
+    if not frames:
+        return "place unknown"
+    file, line, function = (telling or frames)[-1]
+    roots = [root for root in sys.path if root and file.startswith(f"{root}/")]
+    return f"{file[len(max(roots, key=len)) + 1 :] if roots else file}:{line}, {function}"
+
+
+def trace(error: BaseException) -> str:
+    """The error's own traceback as text, not those of errors before it."""
+    if isinstance(error, RayTaskError):
+        return str(error)
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=False))
+
+
+def final(error: Exception, task: str, rank: int, workers: Literal["restart", "gone"]) -> Failed:
+    """The event for an error judged `final` that was not raised for the user: what, when and where in the message, the
+    traceback as evidence. `task` is empty before the first order."""
+    met = error.cause if isinstance(error, RayTaskError) else error
+    text = next((line for line in str(met).splitlines() if line.strip()), "")[:TEXT_CHARACTERS]
+    phase, where = getattr(error, "phase", "start"), place(error)
+    message = (
+        f"{task + ': ' if task else ''}rank {rank} failed in {phase}: {type(met).__name__}: {text} ({where}). Another "
+        "attempt would end alike, so there is none; the `fail` entry of the log has the traceback"
+    )
+    told = trace(error)[-TRACEBACK_CHARACTERS:]
+    evidence = {"task": task, "phase": phase, "rank": rank, "place": where, "traceback": told}
+    return Failed(message, TrainingError.exit_code, evidence, workers)
