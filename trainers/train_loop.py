@@ -20,6 +20,7 @@ from trainers.adapters.history import History
 from trainers.adapters.layers import attach, match_modules
 from trainers.backbones import Backbone
 from trainers.evaluate import evaluate
+from trainers.folders import located, scratch
 from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
 from trainers.models import compile_blocks, load_backbone
 from trainers.prepare import own
@@ -32,14 +33,15 @@ Fetch = Callable[[Sequence[Any]], list[Any]]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor}."""
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor, "folder": where files are put}."""
     import ray.train.torch
 
-    work(config["feed"], ray.train.torch.get_device())
+    with scratch(config["folder"]) as start:
+        work(config["feed"], ray.train.torch.get_device(), start)
 
 
-def work(feed: Any, device: torch.device) -> None:
-    """Works at the feed until it is empty. The process group is there.
+def work(feed: Any, device: torch.device, start: Path) -> None:
+    """Works at the feed until it is empty. The process group is there; Ray started the process in the folder `start`.
 
     An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; where
     it is meant for the user it is also put into the feed, since Ray wraps it in a traceback.
@@ -52,7 +54,7 @@ def work(feed: Any, device: torch.device) -> None:
     job: Job = ray.get(feed.begun.remote())
     line = Line(feed, job.run)
     try:
-        worker = Worker(job, device, line.report, line.leaving, fetch)
+        worker = Worker(job, device, line.report, line.leaving, fetch, start=start)
         line.report(Started(dist.get_world_size(), began, worker.seconds))
         line.log.tasks = worker.names
         while (order := line.next_order(worker.device)) is not None:
@@ -160,13 +162,16 @@ class Worker:
         report: Report,
         leaving: Callable[[], bool] = lambda: False,
         fetch: Fetch = list,
+        *,
+        start: Path | None = None,
     ) -> None:
         """Takes or loads the base onto `device`, encodes all label words with it and tokenises what is not yet.
 
         `report` takes events of rank 0; `leaving` says, on rank 0, whether the task in training is to be kept and left;
-        `fetch` gives what a job's and an order's references refer to.
+        `fetch` gives what a job's and an order's references refer to. `start` is where a relative `Job.folder` begins.
         """
         started = time.monotonic()
+        self.start = start
         self.job, self.device, self.report, self.leaving, self.fetch = job, device, report, leaving, fetch
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.backbone = self.base()
@@ -188,7 +193,8 @@ class Worker:
         """The frozen base: in shards under ZeRO 3, else out of the object store where it is there."""
         partitioned = self.job.deepspeed.zero_stage == 3
         if partitioned or self.job.base is None:
-            return load_backbone(self.job.model, self.device, partitioned=partitioned)
+            model = located(self.job.model, self.job.folder, self.start)
+            return load_backbone(model, self.device, partitioned=partitioned)
         (packed,) = self.fetch([self.job.base])
         made: Backbone = packed.backbone(self.device)
         return made
