@@ -10,7 +10,6 @@ find it:
   before our code runs; `trainers.launch.fit` has it leave them, and `scratch` moves them instead.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -47,7 +46,7 @@ def start_here() -> Path:
 
     from trainers.launch import here
 
-    asked = ray.remote(num_cpus=0, scheduling_strategy=here())(os.getcwd)
+    asked = ray.remote(num_cpus=0, scheduling_strategy=here())(lambda: str(Path.cwd()))
     return Path(ray.get(asked.remote())).resolve()
 
 
