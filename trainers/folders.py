@@ -10,9 +10,10 @@ find it:
   before our code runs; `trainers.launch.fit` has it leave them, and `scratch` moves them instead.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainers.config import ModelConfig
@@ -26,16 +27,20 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
-def model_folder(name: str) -> str | None:
-    """Where workers find the folder `model.name`, see the head of this module: absolute, or relative to where Ray
-    starts them. None if it is no folder here: `minilm`, or a hub id. Called by the driver inside a Ray session."""
+def model_folder(name: str) -> Path | None:
+    """The folder behind `model.name`, absolute; None if it is no folder here: `minilm`, or a hub id. To be asked before
+    Ray is connected: nodes that share a machine share a job's copy too, and the second one then unpacks it anew."""
+    folder = expanded(name).absolute()
+    return folder if name != "minilm" and folder.is_dir() else None
+
+
+def for_workers(folder: Path | None) -> str | None:
+    """How workers find this node's `folder`, see the head of this module: absolute, or relative to where Ray starts
+    them. Inside a Ray session."""
     import ray
 
-    folder = expanded(name).absolute()
-    if name == "minilm" or not folder.is_dir():
-        return None
-    if not ray.get_runtime_context().runtime_env.get("working_dir"):
-        return str(folder)
+    if folder is None or not ray.get_runtime_context().runtime_env.get("working_dir"):
+        return str(folder) if folder else None
     copy, real = start_here(), folder.resolve()
     return str(real.relative_to(copy) if real.is_relative_to(copy) else folder)
 
@@ -58,14 +63,23 @@ def located(model: ModelConfig, folder: str | None, start: Path | None = None) -
     return model.model_copy(update={"name": str((start or Path.cwd()) / folder)})
 
 
+def started_in() -> Path:
+    """The current directory of a process that Ray has just started; also if it was replaced meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ["PWD"])  # of the shell in which Ray goes there
+
+
 @contextmanager
 def scratch(below: str) -> Iterator[Path]:
     """Moves the process into a temporary folder of its own, in `below` if that is on this node; yields the folder in
     which the process was started, and puts it back there."""
-    start = Path.cwd()
+    start = started_in()
     parent = below if Path(below).is_dir() else None
-    with (
-        tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=parent, ignore_cleanup_errors=True) as own,
-        chdir(own),
-    ):
-        yield start
+    with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=parent, ignore_cleanup_errors=True) as own:
+        os.chdir(own)
+        try:
+            yield start
+        finally:
+            os.chdir(start)

@@ -11,7 +11,7 @@ from cluster.errors import ConfigError
 from tests.tiny_models import save_tiny
 from trainers import folders
 from trainers.config import AdapterConfig, ModelConfig
-from trainers.folders import expanded, located, model_folder, scratch
+from trainers.folders import expanded, for_workers, located, model_folder, scratch, started_in
 from trainers.models import check_model, load_backbone
 from trainers.pool import packed
 from trainers.train_loop import Worker
@@ -36,12 +36,12 @@ def test_a_driver_says_where_its_folder_is(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path))
     in_session(monkeypatch)
     for name in ("model", "./model", "~/org/model", str(tmp_path / "org/model")):
-        found = Path(str(model_folder(name)))
+        found = Path(str(for_workers(model_folder(name))))
         assert found.is_absolute() and found.samefile("model"), name
     for name in ("org/model", "minilm", "sentence-transformers/all-MiniLM-L6-v2", "~nobody-here/model"):
-        assert model_folder(name) is None, name
+        assert for_workers(model_folder(name)) is None, name
     monkeypatch.chdir(tmp_path)
-    assert model_folder("org/model") == str(tmp_path / "org/model")  # shaped like a hub id, but it is there
+    assert model_folder("org/model") == tmp_path / "org/model"  # shaped like a hub id, but it is there
     assert model_folder("minilm") is None  # the name has a meaning of its own
 
 
@@ -51,7 +51,10 @@ def test_in_a_job_the_path_is_within_the_copy(tmp_path: Path, monkeypatch: pytes
         folder.mkdir(parents=True)
     in_session(monkeypatch, copy)
     monkeypatch.chdir(copy / "sub")  # where the job's entry point may have gone
-    found = {name: model_folder(name) for name in ("own", "../models/base", "../../mounted", str(mounted), "base")}
+    found = {
+        name: for_workers(model_folder(name))
+        for name in ("own", "../models/base", "../../mounted", str(mounted), "base")
+    }
     assert found == {
         "own": "sub/own", "../models/base": "models/base", "../../mounted": f"{copy}/sub/../../mounted",
         str(mounted): str(mounted), "base": None,
@@ -107,3 +110,16 @@ def test_an_absent_absolute_folder(name: str) -> None:
 
 def test_a_home_that_is_not_there() -> None:
     assert expanded("~nobody-here/base") == Path("~nobody-here/base")
+
+
+def test_a_copy_that_was_unpacked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a second node on this machine, under a process that stands in it."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("PWD", str(copy))
+    copy.rmdir()
+    copy.mkdir()
+    with scratch(str(tmp_path)) as start:
+        assert start == copy and Path.cwd().parent == tmp_path
+    assert started_in() == Path.cwd() == copy
