@@ -143,7 +143,7 @@ def test_a_relative_model_folder(cluster: LocalCluster, folder: Path, tmp_path: 
     lost = run(tmp_path)
     assert lost.returncode == 2 and "model.name: 'models/base' cannot be loaded" in lost.stderr, lost.stderr
     entries = [json.loads(path.read_text()) for path in (tmp_path / "store/t/default/beside/log").glob("*.json")]
-    assert {e["body"]["config"]["model"]["name"] for e in entries if e["op"] == "open"} == {"models/base"}
+    assert {e["config"]["model"]["name"] for e in entries if e["op"] == "open"} == {"models/base"}
 
 
 def test_doctor_sees_both_nodes(cluster: LocalCluster) -> None:
