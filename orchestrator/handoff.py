@@ -116,4 +116,4 @@ def load_plain(state: RunState, base: str | Path | None) -> Any:
         where, dtype = resolve_name(config.name), getattr(torch, config.dtype)
         return auto.from_pretrained(where, revision=config.revision, dtype=dtype).eval()
     except (OSError, ValueError) as error:
-        raise unloadable(config, error) from None
+        raise ConfigError(f"{unloadable(config, error)}; or give the model as `base`") from None

@@ -10,6 +10,7 @@ from cluster.session import ray_session
 from orchestrator.config import RunConfig
 from orchestrator.stopping import stop_signals
 from trainers.data import TaskData, load_task
+from trainers.folders import for_workers, model_folder
 from trainers.launch import WorkerGroup
 from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
 from trainers.prompts import Prompt, prompt_for
@@ -51,6 +52,7 @@ class OwnWorkers:
 
     def __init__(self, config: RunConfig, say: Say) -> None:
         self.config, self.say = config, say
+        self.folder = model_folder(config.model.name)
         self.data: list[TaskData] = []
         self.rows: tuple[Any, ...] = ()
 
@@ -81,7 +83,8 @@ class OwnWorkers:
         self.say(f"starting {cluster.num_workers} worker{'s' if cluster.num_workers.max > 1 else ''}")
         if shortage := cluster.shortage(ray.cluster_resources()):
             self.say(f"waiting for the cluster to grow: {shortage}")
-        return WorkerGroup(replace(job, tasks=self.rows), cluster, check)
+        held = replace(job, tasks=self.rows, folder=for_workers(self.folder))
+        return WorkerGroup(held, cluster, check)
 
     def scored(self, index: int) -> Mapping[str, Any]:
         """Every task on both splits after each task, and the untrained model before the first."""

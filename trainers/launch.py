@@ -6,6 +6,7 @@ started at once, and the feed lets it wait until the driver has decided how to g
 """
 
 import asyncio
+import os
 import tempfile
 import time
 import uuid
@@ -248,7 +249,7 @@ class WorkerGroup:
 
 
 def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
-    """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, stays empty: the store's commits count."""
+    """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, keeps nothing: the store does."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.callback import UserCallback
@@ -262,10 +263,11 @@ def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
             said = (f"rank {rank}: {last_line(error)}" for rank, error in sorted(worker_exceptions.items()))
             feed.report.remote(Lost("workers", "; ".join(said)))
 
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # `trainers.folders.scratch` does so, and knows where they were started
     workers = cluster.num_workers
     TorchTrainer(
         train_loop,
-        train_loop_config={"feed": feed},
+        train_loop_config={"feed": feed, "folder": folder},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.max) if workers.elastic else workers.max,

@@ -24,7 +24,8 @@ class Job:
 
     `run` is team/name. `tasks` are references to `TaskRows`, or to tasks which are token ids already
     (`trainers.tokens.TokenizedTask`). `base` is a reference to the base in the object store (`trainers.prepare`); None
-    has each worker load it from its files, as ZeRO 3 always does, where no worker holds it whole.
+    has each worker load it from its files, as ZeRO 3 always does, where no worker holds it whole. `folder` is where
+    those are, see `trainers.folders.for_workers`; None if `model.name` says it.
     """
 
     run: str
@@ -35,6 +36,7 @@ class Job:
     store_uri: str
     tasks: tuple[Any, ...]
     base: Any = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)

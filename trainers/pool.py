@@ -249,11 +249,14 @@ class Pool:
 
     They start without a job; `begin` gives them one, and from then on they serve every run whose model, layers and way
     to run are the same; see `trainers.train_loop.fixed`. Meanwhile `model` is loaded into Ray's object store, once for
-    all of them; None leaves that to each, as ZeRO 3 must, where no worker holds it whole.
+    all of them; None leaves that to each, as ZeRO 3 must, where no worker holds it whole. Its files are in `folder`,
+    see `Job`.
     """
 
-    def __init__(self, cluster: ClusterConfig, slots: int, model: ModelConfig | None = None) -> None:
-        self.cluster, self.slots, self.model = cluster, slots, model
+    def __init__(
+        self, cluster: ClusterConfig, slots: int, model: ModelConfig | None = None, folder: str | None = None
+    ) -> None:
+        self.cluster, self.slots, self.model, self.model_folder = cluster, slots, model, folder
 
     def __enter__(self) -> Self:
         import ray
@@ -264,15 +267,15 @@ class Pool:
         self.client = PoolClient(self.actor)
         self.actor.start.remote()
         # of no CPU, so that it never waits for those that workers hold while they wait for it
-        self.base = ray.remote(num_cpus=0)(packed).remote(self.model) if self.model else None
+        self.base = ray.remote(num_cpus=0)(packed).remote(self.model, self.model_folder) if self.model else None
         return self
 
     def begin(self, job: Job) -> Job:
         """Gives the workers what they are to hold, before the first order, and once; the job as they got it, with the
-        pool's base."""
+        pool's base and its folder."""
         import ray
 
-        job = replace(job, base=self.base)
+        job = replace(job, base=self.base, folder=self.model_folder)
         ray.get(self.actor.begin.remote(job))
         return job
 
@@ -292,12 +295,13 @@ class Pool:
         self.client.leave()
 
 
-def packed(model: ModelConfig) -> Any:
+def packed(model: ModelConfig, folder: str | None = None) -> Any:
     """The base as `trainers.prepare` takes it apart. What goes wrong is raised where the reference to it is read."""
+    from trainers.folders import located
     from trainers.models import load_backbone
     from trainers.prepare import PackedBase
 
-    return PackedBase.of(load_backbone(model))
+    return PackedBase.of(load_backbone(located(model, folder)))
 
 
 def interrupted() -> Failed:

@@ -7,15 +7,14 @@ Both work at a feed, and nobody else sees which it is.
 
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from cluster.resources import ClusterConfig
+from trainers.folders import scratch
 from trainers.launch import last_line
 from trainers.messages import Lost
 
@@ -61,10 +60,8 @@ class Rank:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
         from trainers.train_loop import work
 
-        below = folder if Path(folder).is_dir() else None
-        with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=below, ignore_cleanup_errors=True) as own:
-            os.chdir(own)
-            work(feed, device)
+        with scratch(folder) as start:
+            work(feed, device, start)
 
 
 def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:

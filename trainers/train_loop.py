@@ -21,6 +21,7 @@ from trainers.adapters.layers import attach, match_modules
 from trainers.backbones import Backbone
 from trainers.evaluate import evaluate
 from trainers.failures import during, final, judge
+from trainers.folders import located, scratch
 from trainers.launch import SETTLE_S
 from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
 from trainers.models import compile_blocks, load_backbone
@@ -34,21 +35,22 @@ Fetch = Callable[[Sequence[Any]], list[Any]]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor}."""
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor, "folder": where files are put}."""
     import ray.train.torch
 
-    work(config["feed"], ray.train.torch.get_device())
+    with scratch(config["folder"]) as start:
+        work(config["feed"], ray.train.torch.get_device(), start)
 
 
-def work(feed: Any, device: torch.device) -> None:
-    """Works at the feed until it is empty. The process group is there.
+def work(feed: Any, device: torch.device, start: Path) -> None:
+    """Works at the feed until it is empty. The process group is there; Ray started the process in the folder `start`.
 
     An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; if a
     retry does not mend it, or needs less memory, the feed is told first.
     """
     line = Line(feed)
     try:
-        line.work(device)
+        line.work(device, start)
     except Leaving:
         return
     except Exception as error:
@@ -64,14 +66,14 @@ class Line:
         self.feed, self.number, self.task = feed, 0, ""
         self.log = WorkerLog("", [], dist.get_rank())
 
-    def work(self, device: torch.device) -> None:
+    def work(self, device: torch.device, start: Path) -> None:
         """See the function of this name."""
         began = time.time()
         with during("import"):
             for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
                 import_module(module)
         job = self.job()
-        worker = Worker(job, device, self.report, self.leaving, fetch)
+        worker = Worker(job, device, self.report, self.leaving, fetch, start=start)
         self.report(Started(dist.get_world_size(), began, worker.seconds))
         self.log.tasks = worker.names
         while (order := self.next_order(worker.device)) is not None:
@@ -192,13 +194,16 @@ class Worker:
         report: Report,
         leaving: Callable[[], bool] = lambda: False,
         fetch: Fetch = list,
+        *,
+        start: Path | None = None,
     ) -> None:
         """Takes or loads the base onto `device`, encodes all label words with it and tokenises what is not yet.
 
         `report` takes events of rank 0; `leaving` says, on rank 0, whether the task in training is to be kept and left;
-        `fetch` gives what a job's and an order's references refer to.
+        `fetch` gives what a job's and an order's references refer to. `start` is where a relative `Job.folder` begins.
         """
         started = time.monotonic()
+        self.start = start
         self.job, self.device, self.report, self.leaving, self.fetch = job, device, report, leaving, fetch
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         with during("load"):
@@ -221,7 +226,8 @@ class Worker:
         """The frozen base: in shards under ZeRO 3, else out of the object store where it is there."""
         partitioned = self.job.deepspeed.zero_stage == 3
         if partitioned or self.job.base is None:
-            return load_backbone(self.job.model, self.device, partitioned=partitioned)
+            model = located(self.job.model, self.job.folder, self.start)
+            return load_backbone(model, self.device, partitioned=partitioned)
         (packed,) = self.fetch([self.job.base])
         made: Backbone = packed.backbone(self.device)
         return made

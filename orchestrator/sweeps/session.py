@@ -13,6 +13,7 @@ from orchestrator.stopping import stop_signals
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.room import session_cluster, sharing, slots
 from orchestrator.workers import Check
+from trainers.folders import for_workers, model_folder
 from trainers.pool import Pool
 
 Say = Callable[[str], None]
@@ -36,7 +37,7 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
     import ray
 
-    early = imported_ahead(IMPORTS)
+    folder, early = model_folder(config.run.model.name), imported_ahead(IMPORTS)
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()
         if config.trials_per_gpu is None and config.run.cluster.use_gpu:  # what fits is read off the model
@@ -45,7 +46,8 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         at_once = slots(config, resources)
         say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
         run = config.trial(1, {})
-        with Pool(run.cluster, at_once, None if run.deepspeed.zero_stage == 3 else run.model) as pool:
+        model = None if run.deepspeed.zero_stage == 3 else run.model
+        with Pool(run.cluster, at_once, model, for_workers(folder)) as pool:
             early.join()  # two threads are not to import the same
             yield Session(config, at_once, pool, stop)
         stop()

@@ -61,8 +61,9 @@ class PoolWorkers:
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Any:
         """The pool, for this job: what its workers hold of it already is as in their own."""
-        held = {"tasks": self.shared.job.tasks, "base": self.shared.job.base}
-        return nullcontext(PoolGroup(self.shared.pool, replace(job, **held), cluster, check))
+        shared = self.shared.job
+        held = replace(job, tasks=shared.tasks, base=shared.base, folder=shared.folder)
+        return nullcontext(PoolGroup(self.shared.pool, held, cluster, check))
 
     def scored(self, index: int) -> Mapping[str, Any]:
         """The validation splits so far."""

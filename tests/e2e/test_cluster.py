@@ -13,6 +13,7 @@ import yaml
 
 from cluster.local import LocalCluster
 from tests.e2e.nodes import Nodes
+from tests.tiny_models import save_tiny
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}
@@ -108,6 +109,41 @@ def test_a_short_run_finishes_on_both_nodes(cluster: LocalCluster, folder: Path)
     assert "default/short: finished, 1 of 1 tasks" in done.stdout and "succeeded" in done.stdout
     listed = json.loads(call(cluster, folder, "jobs", "list", "--json").stdout)
     assert listed[0]["run"] == "default/short" and listed[0]["exit_code"] == 0
+
+
+def test_a_relative_model_folder(cluster: LocalCluster, folder: Path, tmp_path: Path) -> None:
+    """Begun beside the model, with its configuration elsewhere; gone on with as a job, in whose copy of another
+    directory the same path leads to the same model; refused where it leads nowhere. The log keeps it as written."""
+    save_tiny("llama", folder / "models/base")
+    model = {"name": "models/base", "task_type": "CAUSAL_LM", "max_length": 32}
+    adapter = {"target_modules": ["down_proj"], "max_rank": 4}
+    tasks = [{"name": name, "source": "docstrings", "task": name} for name in ("kind", "area")]
+    own = {"name": "beside", "store": str(tmp_path / "store"), "model": model, "adapter": adapter, "tasks": tasks[:1]}
+    content = {**CONFIG, **own, "train": {**CONFIG["train"], "epochs": 1}}  # type: ignore[dict-item]
+    (tmp_path / "begun.yaml").write_text(yaml.safe_dump(content))
+    environment = {**ENVIRONMENT, "RAY_ADDRESS": cluster.address, "HF_HUB_OFFLINE": "1"}
+
+    def run(where: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "orchestrator", "run", str(tmp_path / "begun.yaml")], cwd=where,
+            env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    begun = run(folder)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    try:
+        (elsewhere / "go_on.yaml").write_text(yaml.safe_dump({**content, "tasks": tasks}))
+        gone_on = call(cluster, elsewhere, "submit", "go_on.yaml", "--name", "beside")
+    finally:
+        elsewhere.rename(folder)
+    assert gone_on.returncode == 0, gone_on.stdout + gone_on.stderr
+    assert "default/beside: finished, 2 of 2 tasks" in gone_on.stdout
+    (tmp_path / "begun.yaml").write_text(yaml.safe_dump({**content, "tasks": [*tasks, {**tasks[0], "name": "third"}]}))
+    lost = run(tmp_path)
+    assert lost.returncode == 2 and "model.name: 'models/base' cannot be loaded" in lost.stderr, lost.stderr
+    entries = [json.loads(path.read_text()) for path in (tmp_path / "store/t/default/beside/log").glob("*.json")]
+    assert {e["config"]["model"]["name"] for e in entries if e["op"] == "open"} == {"models/base"}
 
 
 def test_doctor_sees_both_nodes(cluster: LocalCluster) -> None:

@@ -406,7 +406,7 @@ def test_what_fails_is_raised(fake_run: Begin) -> None:
 
 
 def shared_of(store: Path, **more: Any) -> Any:
-    job: Any = SimpleNamespace(tasks=("tokens",), base="base")
+    job: Any = SimpleNamespace(tasks=("tokens",), base="base", folder="models")
     config = sweep_of(run={"store": str(store)}, **more.pop("sweep", {}))
     return Shared(config, more.pop("tasks", ()), more.pop("pool", None), job, more.pop("firsts", None))
 
@@ -485,7 +485,7 @@ def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
     order: Any = Order(1, 1, "r", (), (), "c", {}, False, 2, 0)
     with workers.group(job, config.cluster, check) as group:
         assert group.cluster == config.cluster and group.train(order, print) == "done"  # type: ignore[comparison-overlap]
-    assert given[0] == replace(order, job=replace(job, tasks=("tokens",), base="base"))
+    assert given[0] == replace(order, job=replace(job, tasks=("tokens",), base="base", folder="models"))
     assert given[0].job.adapter.threshold == 0.3 and given[1:] == [print, check]
 
 

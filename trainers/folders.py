@@ -1,0 +1,85 @@
+"""Which folders processes on several nodes mean: that of the model, and those that workers write to.
+
+A relative `model.name` starts where the driver's command was run. Workers stand elsewhere, so a job says where they
+find it:
+
+- A driver on this machine, or one in an image that all nodes have, gives the absolute path.
+- In a Ray job with a working directory, each node has a copy of that directory, under a path of its own. Ray starts
+  all worker processes of the job in their node's copy (that is what its `working_dir` means), so the job gives the path
+  within the copy, and a worker takes the folder it was started in as the beginning. Ray Train would move its workers
+  before our code runs; `trainers.launch.fit` has it leave them, and `scratch` moves them instead.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainers.config import ModelConfig
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` as the user's home; as it is if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder behind `model.name`, absolute; None if it is no folder here: `minilm`, or a hub id. To be asked before
+    Ray is connected: nodes that share a machine share a job's copy too, and the second one then unpacks it anew."""
+    folder = expanded(name).absolute()
+    return folder if name != "minilm" and folder.is_dir() else None
+
+
+def for_workers(folder: Path | None) -> str | None:
+    """How workers find this node's `folder`, see the head of this module: absolute, or relative to where Ray starts
+    them. Inside a Ray session."""
+    import ray
+
+    if folder is None or not ray.get_runtime_context().runtime_env.get("working_dir"):
+        return str(folder) if folder else None
+    copy, real = start_here(), folder.resolve()
+    return str(real.relative_to(copy) if real.is_relative_to(copy) else folder)
+
+
+def start_here() -> Path:
+    """The folder in which Ray starts worker processes on this node."""
+    import ray
+
+    from trainers.launch import here
+
+    asked = ray.remote(num_cpus=0, scheduling_strategy=here())(lambda: str(Path.cwd()))
+    return Path(ray.get(asked.remote())).resolve()
+
+
+def located(model: ModelConfig, folder: str | None, start: Path | None = None) -> ModelConfig:
+    """The model, named by the absolute path of `folder`, if that is given; a relative one is looked for in `start`, by
+    default the current directory."""
+    if folder is None:
+        return model
+    return model.model_copy(update={"name": str((start or Path.cwd()) / folder)})
+
+
+def started_in() -> Path:
+    """The current directory of a process that Ray has just started; also if it was replaced meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ["PWD"])  # of the shell in which Ray goes there
+
+
+@contextmanager
+def scratch(below: str) -> Iterator[Path]:
+    """Moves the process into a temporary folder of its own, in `below` if that is on this node; yields the folder in
+    which the process was started, and puts it back there."""
+    start = started_in()
+    parent = below if Path(below).is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=parent, ignore_cleanup_errors=True) as own:
+        os.chdir(own)
+        try:
+            yield start
+        finally:
+            os.chdir(start)
