@@ -1,4 +1,4 @@
-"""Writes what the golden store gives now: expected.json, expected_text.json, expected_bodies.json. Read the difference.
+"""Writes what the golden store gives now into the files expected*.json. Read the difference.
 
 Usage, from the repository's root: PYTHONPATH=. python -m tests.golden.expected
 """
@@ -10,17 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.golden.golden import DOCUMENTS, GOLDEN, TEXTS, bodies, copy_to, logged
+from tests.golden.golden import DOCUMENTS, GOLDEN, TEXTS, bodies, copy_to, deltas, logged
 
 
 def main() -> None:
-    """Writes the three files."""
+    """Writes the files."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ORTHOPLEX_STATE"] = f"{folder}/state"
         recorded = copy_to(Path(folder))
         documents = {name: read(recorded) for name, read in DOCUMENTS.items()}
         write("expected.json", {"pyarrow": version("pyarrow"), **documents})
         write("expected_text.json", {name: read(recorded).splitlines() for name, read in TEXTS.items()})
+        write("expected_deltas.json", deltas(recorded))
     write("expected_bodies.json", bodies(logged()))
 
 

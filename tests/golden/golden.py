@@ -1,7 +1,7 @@
 """The recorded store and what is read off it. All names of the product that the golden tests need are imported here.
 
-A test opens a copy of the store; `DOCUMENTS` and `TEXTS` say what is read off it, by name, and `expected.json` and
-`expected_text.json` hold what this gave when the store was recorded. `python -m tests.golden.expected` writes them anew.
+A test opens a copy of the store; `DOCUMENTS` and `TEXTS` say what is read off it, by name. `expected.json` and
+`expected_text.json` hold what this gave when the store was recorded; `python -m tests.golden.expected` writes them.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -22,11 +22,23 @@ from orchestrator.aliases import moves
 from orchestrator.config import load_config
 from orchestrator.entries import Entry, canonical, parse_entry
 from orchestrator.index import raw
+from orchestrator.publish import publish
 from orchestrator.registry import Track, parse_manifest
 from orchestrator.state import objections, replay
 from orchestrator.sweeps.state import replay_sweep, sweep_log
+from trainers.models import resolve_name
 
-__all__ = ["canonical", "load", "load_config", "objections", "open_store", "parse_entry", "parse_manifest", "raw"]
+__all__ = [
+    "canonical",
+    "load",
+    "load_config",
+    "objections",
+    "open_store",
+    "parse_entry",
+    "parse_manifest",
+    "raw",
+    "resolve_name",
+]
 GOLDEN = Path(__file__).parent
 TEAM, SWEEP = "golden", "grid"
 RUNS = ("branch", "diverged", "grid-00001", "grid-00002", "stream")
@@ -53,12 +65,15 @@ class Recorded(NamedTuple):
         out, err, code = io.StringIO(), io.StringIO(), 0
         words = ["orthoplex", *map(str, argv)]
         environment = {"COLUMNS": "120", "ORTHOPLEX_STORE": self.store, "TERM": "dumb"}
-        with chdir(self.folder), patch.object(sys, "argv", words), patch.dict(os.environ, environment):
-            with redirect_stdout(out), redirect_stderr(err):
-                try:
-                    cli.main()
-                except SystemExit as end:
-                    code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        with ExitStack() as stack:
+            for each in (chdir(self.folder), patch.object(sys, "argv", words), patch.dict(os.environ, environment)):
+                stack.enter_context(each)
+            for stream in (redirect_stdout(out), redirect_stderr(err)):
+                stack.enter_context(stream)
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1 if end.code else 0
         return Result(code, *(stream.getvalue().replace(self.store, "STORE") for stream in (out, err)))
 
     def printed(self, *argv: object) -> str:
@@ -91,6 +106,13 @@ def copy_to(folder: Path) -> Recorded:
     return Recorded(folder)
 
 
+def publish_files(store: str, team: str, name: str, folder: Path) -> None:
+    """Publishes the files of a folder, as `record.py` does."""
+    body = {"task": "imported", "active_parameters": 10, "overlap": 0.0, "base_digest": "b" * 64}
+    metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64}
+    publish(Track(open_store(store), team, name), folder, body, metadata)
+
+
 def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
     """The bytes of every entry of every log in a folder store, by the log's key, oldest first."""
     found: dict[str, list[bytes]] = {}
@@ -121,7 +143,10 @@ def run_replay(recorded: Recorded, name: str) -> Any:
     """The replayed run; and in brief how it stood after each entry."""
     entries = recorded.track(name).entries()
     stages = [replay(TEAM, name, entries[:count]) for count in range(len(entries) + 1)]
-    return {"state": plain(stages[-1]), "stages": [brief(stage, entry) for stage, entry in zip(stages[1:], entries, strict=True)]}
+    return {
+        "state": plain(stages[-1]),
+        "stages": [brief(stage, entry) for stage, entry in zip(stages[1:], entries, strict=True)],
+    }
 
 
 def brief(state: Any, entry: Entry) -> list[Any]:
@@ -177,6 +202,23 @@ TEXTS: dict[str, Callable[[Recorded], Any]] = {
 }  # fmt: skip
 
 
+MODULES = tuple(f"encoder.layer.{layer}.attention.output.dense" for layer in (4, 5))
+
+
+def deltas(recorded: Recorded) -> dict[str, float]:
+    """The norm of B·A of each module, in a LoRA that is exported of golden/branch@v3 into `folder`/peft."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    recorded.printed("adapters", "export", "branch@v3", "--format", "peft", "--output", "peft")
+    lora = load_file(recorded.folder / "peft" / "adapter_model.safetensors")
+    sides = {
+        (name, side): v for k, v in lora.items() for name in MODULES for side in "AB" if f"{name}.lora_{side}" in k
+    }
+    adapted = [name for name in MODULES if (name, "B") in sides]
+    return {name: float(np.linalg.norm(sides[name, "B"] @ sides[name, "A"])) for name in adapted}
+
+
 # --- the shapes of entries' bodies
 
 FIELDS = ("seq", "prev_sha256", "nonce", "actor", "time", "op", "signature")
@@ -206,7 +248,15 @@ def merged(shapes: list[Shape]) -> Shape:
     """One shape for all; keys that not all objects have end in ?."""
     kinds = {type(shape) for shape in shapes}
     if len(kinds) > 1:
-        return "|".join(sorted({word for shape in shapes for word in (shape if isinstance(shape, str) else type(shape).__name__).split("|")}))
+        return "|".join(
+            sorted(
+                {
+                    word
+                    for shape in shapes
+                    for word in (shape if isinstance(shape, str) else type(shape).__name__).split("|")
+                }
+            )
+        )
     if kinds == {dict}:
         keys = sorted({key.rstrip("?") for shape in shapes for key in shape})
         found = {key: [s.get(key, s.get(f"{key}?")) for s in shapes if key in s or f"{key}?" in s] for key in keys}

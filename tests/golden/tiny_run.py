@@ -20,7 +20,7 @@ from tests.trainers.jobs_pair import TASKS, Stream, job, worker_of
 LAYERS = {"target_modules": [f"encoder.layer.{layer}.attention.output.dense" for layer in (4, 5)]}
 SMALL = {**LAYERS, "max_rank": 3, "threshold": 0.4}
 STREAMS: dict[str, dict[str, Any]] = {
-    "folded": {**SMALL, "threshold": 0.8, "orthogonality": {"side": "both", "energy": 0.3}},
+    "folded": {**SMALL, "threshold": 0.6, "orthogonality": {"side": "both", "energy": 0.3}},
     "projected": {
         **SMALL, "orthogonality": {"side": "both", "energy": 0.3, "mode": "projection"}, "history": "concatenated",
     },

@@ -1,7 +1,7 @@
 """The controller with workers that are not there: what it asks for, in which order, and what it leaves in the log.
 
-`ray.put` is the only thing of Ray that it calls between its workers; here it is replaced by the identity, since it would
-start a Ray. So `history` in an order holds the bytes themselves.
+`ray.put` is the only thing of Ray that it calls itself. It would start a Ray, so here it is replaced by the identity:
+`history` in an order holds the bytes themselves.
 """
 
 import json
@@ -24,7 +24,7 @@ from orchestrator.lease import this_process
 from orchestrator.registry import Track
 from orchestrator.verify import verify
 from tests.golden.golden import GOLDEN, logged, misfits
-from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256
+from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
 from trainers.launch import WorkersLost
 from trainers.messages import Lost, Order, Progress
 
@@ -40,10 +40,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+    without_ray(monkeypatch)
 
 
 @pytest.fixture
@@ -107,7 +104,8 @@ def test_the_bodies_are_those_of_the_golden_logs(store: Path) -> None:
     forked = run_config(store, "abc", name="other")
     Controller(forked, Told(), plan_fork(controller.track, 3), FakeWorkers(forked)).run()
     written = {entry.op for entry in entries(controller)} | {"fork"}
-    assert written == {*"start open workers retry commit interrupt stop fail finish fork".split()}
+    driven = {"start", "open", "workers", "retry", "commit", "interrupt", "stop", "fail", "finish"}
+    assert written == {*driven, "fork"}
     expected = json.loads((GOLDEN / "expected_bodies.json").read_text())
     assert misfits(expected, logged(store)) == []
 
@@ -274,7 +272,12 @@ def test_a_broken_group_is_tried_again(store: Path) -> None:
     assert [order.accumulation for order in fake.orders] == [1, 1, 1, 1]
     retries = [entry.body for entry in entries(controller) if entry.op == "retry"]
     assert retries == [
-        {"index": 1, "kind": "workers", "lease": 1, "reason": f"workers failed (rank 1 died); attempt {n} of 2 to go on"}
+        {
+            "index": 1,
+            "kind": "workers",
+            "lease": 1,
+            "reason": f"workers failed (rank 1 died); attempt {n} of 2 to go on",
+        }
         for n in (1, 2)
     ]
     assert fake.calls.count("group of 2") == 1  # the group sees to its own workers
@@ -291,7 +294,6 @@ def test_it_is_given_up_after_so_many_failures(store: Path) -> None:
 
 def test_failures_are_counted_since_the_task_last_got_further(store: Path) -> None:
     config = run_config(store, "a", cluster={"max_failures": 1})
-    controller, fake = asked(config, raises={0: [WorkersLost(DIED)] * 3})
     heard: list[int] = []
 
     class Further(FakeWorkers):
@@ -300,7 +302,7 @@ def test_failures_are_counted_since_the_task_last_got_further(store: Path) -> No
             on_event(Progress(0, "resume", 2 * len(heard), 20))
             return super().train(order, on_event)
 
-    further = Further(config, raises=fake.raises)
+    further = Further(config, raises={0: [WorkersLost(DIED)] * 3})
     assert Controller(config, Told(), workers=further).run().state == "finished"
     assert len(heard) == 4
 
@@ -470,9 +472,7 @@ def test_a_driver_that_was_taken_over_from_commits_nothing(store: Path) -> None:
     def taken(_: Order) -> None:
         track = Track(controller.store, "default", "stream")
         driver = {"host": "there", "space": "", "pid": 1, "started": 1}
-        track.append(
-            "start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 120.0}, after=track.head()
-        )
+        track.append("start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 120.0}, after=track.head())
 
     fake.during = taken
     with pytest.raises(ConflictError, match=r"\(pid 1, since .*\) has taken the run over; leave it to that one"):

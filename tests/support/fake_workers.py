@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.resources import ClusterConfig
 from cluster.storage import open_store, upload_files
 from orchestrator.config import RunConfig, parse_config
+from orchestrator.controller import Controller
 from trainers.messages import Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -170,6 +173,21 @@ class Told:
 
     def committed(self, state: Any) -> None:
         self.commits.append(len(state.commits))
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.put` gives back what it is given, and nothing can start a Ray."""
+    import ray
+
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+
+
+def finished_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """default/stream in a folder: two tasks, committed."""
+    without_ray(monkeypatch)
+    config = run_config(store)
+    Controller(config, Told(), workers=FakeWorkers(config)).run()
 
 
 def sha256(data: bytes) -> str:
