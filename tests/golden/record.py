@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 GOLDEN = Path(__file__).parent
 REPO = GOLDEN.parents[1]
 HERE = Path("/tmp/orthoplex-golden")
-LOOSE = "t/golden/stream/v/" + "0" * 32
 PUBLISH = """
 from pathlib import Path
 from cluster.storage import open_store
@@ -100,7 +99,7 @@ def write_inputs(folder: Path) -> None:
 
 def record_runs() -> None:
     """golden/stream: interrupted, resumed, its worker killed, stopped by a guard. golden/branch: forked of it.
-    golden/diverged: failed."""
+    golden/diverged: failed. golden/unread: failed before its data were read, under a lease that no configuration names."""
     with running("run", "run.yaml") as (process, until):
         until(r"\[2/2\] weather: train 4/")
         ended(process, signal.SIGINT, 130)
@@ -113,6 +112,8 @@ def record_runs() -> None:
     call("run", "grown.yaml", "--fork", "branch")
     wild = ("name=diverged", "train.learning_rate=1e30", "train.budget_learning_rate_factor=1e-33")
     call("run", "run.yaml", *(word for each in wild for word in ("--set", each)), code=1)
+    lost = ("name=unread", "tasks.1.test=data/none.csv", "cluster={num_workers: 1}")
+    call("run", "run.yaml", *(word for each in lost for word in ("--set", each)), code=2)
 
 
 def record_sweep() -> None:
@@ -127,7 +128,7 @@ def record_upkeep() -> None:
     """Rules, aliases, published versions, housekeeping: unsigned first, then signed."""
     Path("bounds.yaml").write_text(yaml.safe_dump({"promotion": {"production": {"max_forgetting": 1.0}}}))
     call("adapters", "rules", "golden", "--set", "bounds.yaml", "--why", "a bound")
-    everything()
+    everything("0")
     key = Ed25519PrivateKey.generate()
     Path("key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -139,19 +140,20 @@ def record_upkeep() -> None:
     Path("signed.yaml").write_text(yaml.safe_dump(rules))
     call("adapters", "rules", "golden", "--set", "signed.yaml", "--why", "signatures")
     os.environ["ORTHOPLEX_SIGNING_KEY_FILE"] = str(HERE / "key.pem")
-    everything()
+    everything("1")
     call("adapters", "gc", "grid-00002", "--delete", "2", "--yes", "--why", "not the chosen one")
     call("adapters", "verify")
 
 
-def everything() -> None:
+def everything(mark: str) -> None:
     """Each thing that is done with a store, once."""
     call("adapters", "promote", "stream@v1", "--alias", "production", "--why", "the first")
     call("adapters", "promote", "stream@v2", "--alias", "production", "--expect", str(last_move()))
     call("adapters", "rollback", "stream@production", "--why", "worse")
     call("adapters", "promote", "branch@v3", "--alias", "candidate")
-    Path(f"store/{LOOSE}").mkdir(parents=True)
-    Path(f"store/{LOOSE}/left.bin").write_bytes(b"left over")
+    loose = Path("store/t/golden/stream/v") / (mark * 32)  # a prefix that was aborted once is not named again
+    loose.mkdir()
+    (loose / "left.bin").write_bytes(b"left over")
     call("adapters", "gc", "stream", "--grace", "1h", "--yes")
     call("adapters", "gc", "stream", "--grace", "0s", "--yes")
     Path("files").mkdir(exist_ok=True)

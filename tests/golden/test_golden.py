@@ -36,7 +36,7 @@ EXPECTED_TEXT: dict[str, list[str]] = json.loads((GOLDEN / "expected_text.json")
 OPERATIONS = {
     "abort", "commit", "delete", "fail", "finish", "fork", "index", "interrupt", "open", "orphans", "promote", "renew",
     "retry", "rollback", "rules", "start", "stop", "workers",
-    "sweep choice", "sweep finish", "sweep interrupt", "sweep open", "sweep outcome", "sweep pool", "sweep renew",
+    "sweep choice", "sweep fail", "sweep finish", "sweep interrupt", "sweep open", "sweep outcome", "sweep pool", "sweep renew",
     "sweep start", "sweep trial",
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def test_nothing_that_reads_has_written(recorded: Recorded) -> None:
 
 def test_each_entry_gives_its_bytes_back() -> None:
     logs = logged()
-    assert len(logs) == 8 and sum(map(len, logs.values())) > 60
+    assert len(logs) == 9 and sum(map(len, logs.values())) > 60
     for entries in logs.values():
         before = ""
         for number, data in enumerate(entries, start=1):
