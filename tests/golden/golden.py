@@ -182,7 +182,9 @@ DOCUMENTS: dict[str, Callable[[Recorded], Any]] = {
     "list of a task": lambda it: it.json("adapters", "list", "--task", "weather", "--team", TEAM),
     "show": lambda it: {ref: it.json("adapters", "show", ref) for ref in references(it)},
     "show by alias": lambda it: it.json("adapters", "show", "stream@production")["ref"],
-    "tree": lambda it: {run: it.json("adapters", "show", f"{run}@v1", "--tree") for run in TRACKS if run not in ("diverged", "unread")},
+    "tree": lambda it: {
+        run: it.json("adapters", "show", f"{run}@v1", "--tree") for run in TRACKS if run not in ("diverged", "unread")
+    },
     "verify": lambda it: it.json("adapters", "verify"),
     "rules": lambda it: json.loads(it.printed("adapters", "rules", TEAM)),
     "replay": lambda it: {run: run_replay(it, run) for run in RUNS},

@@ -99,7 +99,7 @@ def write_inputs(folder: Path) -> None:
 
 def record_runs() -> None:
     """golden/stream: interrupted, resumed, its worker killed, stopped by a guard. golden/branch: forked of it.
-    golden/diverged: failed. golden/unread: failed before its data were read, under a lease that no configuration names."""
+    golden/diverged: failed. golden/unread: failed before its data were read; its lease is the default."""
     with running("run", "run.yaml") as (process, until):
         until(r"\[2/2\] weather: train 4/")
         ended(process, signal.SIGINT, 130)
