@@ -1,0 +1,194 @@
+"""Workers without Ray, for a real controller: tasks are done at once, with small real files in the store."""
+
+import hashlib
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.resources import ClusterConfig
+from cluster.storage import open_store, upload_files
+from orchestrator.config import RunConfig, parse_config
+from orchestrator.controller import Controller
+from trainers.messages import Job, Order, Progress, Score, Started, TaskDone
+
+MODULES = ("layer.0.dense", "layer.1.dense")
+ROWS = {"train": 40, "validation": 10, "test": 20}
+BASE = "b" * 64
+WIDTH, RANK, STEPS = 4, 1, 6
+
+
+def run_config(store: Path, tasks: Sequence[str] = ("a", "b"), **sections: Any) -> RunConfig:
+    """A valid configuration whose tasks have these names; a section `resources` is by task."""
+    resources = sections.pop("resources", {})
+    described = [
+        {"name": name, "source": "docstrings", "task": "library", "resources": resources.get(name, {})}
+        for name in tasks
+    ]
+    content = {"name": "stream", "adapter": {"target_modules": ["dense"]}, "store": str(store), **sections}
+    return parse_config({**content, "tasks": described}, "test")
+
+
+@dataclass
+class FakeWorkers:
+    """See `orchestrator.workers.Workers`; also the group that it hands out.
+
+    `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
+    `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the
+    fingerprints of tasks that differ from the rest; `base` is the digest of the base. `during` is called in the middle
+    of each task, with its order. `calls` names every call in order, `orders` and `jobs` what was asked for, and
+    `prefixes` where files were put.
+    """
+
+    config: RunConfig
+    raises: dict[int, list[BaseException]] = field(default_factory=dict)
+    accuracy: Mapping[int, float] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    base: str = BASE
+    during: Callable[[Order], None] | None = None
+    calls: list[str] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    interrupted: BaseException | None = None
+
+    def check(self) -> None:
+        self.calls.append("check")
+
+    def describe(self) -> list[dict[str, Any]]:
+        self.calls.append("describe")
+        return [
+            {
+                "name": task.name,
+                "labels": ["x", "y"],
+                "fingerprint": self.data.get(task.name, "f" * 64),
+                "rows": dict(ROWS),
+                "warnings": [],
+            }
+            for task in self.config.tasks
+        ]
+
+    @contextmanager
+    def session(self) -> Iterator[Callable[[], None]]:
+        self.calls.append("session")
+        try:
+            yield self._stop
+        finally:
+            self.calls.append("session left")
+
+    @contextmanager
+    def group(self, job: Job, cluster: ClusterConfig, check: Callable[[], None]) -> Iterator["FakeWorkers"]:
+        self.calls.append(f"group of {cluster.num_workers}")
+        self.jobs.append(job)
+        self.cluster, self.judge = cluster, check
+        try:
+            yield self
+        finally:
+            self.calls.append("group left")
+
+    def scored(self, index: int) -> Mapping[str, Any]:
+        tasks = len(self.config.tasks)
+        return {"zero_shot": index == 0, "validation": tasks, "test": tasks}
+
+    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+        """As `WorkerGroup.train`, with the events that it gives."""
+        self.calls.append(f"train {order.index}")
+        self.orders.append(order)
+        on_event(Started(self.cluster.num_workers.max, 1e9, {"load": 0.5, "tokenise": 0.25}))
+        on_event(None)
+        on_event(Progress(order.index, "train", 2, STEPS, loss=0.5))
+        if self.during:
+            self.during(order)
+        self.judge()
+        if waiting := self.raises.get(order.index):
+            raise waiting.pop(0)
+        return self._done(order)
+
+    def _stop(self) -> None:
+        if self.interrupted:
+            raise self.interrupted
+
+    def _done(self, order: Order) -> TaskDone:
+        prefix = f"{order.version_root}/{uuid.uuid4().hex}"
+        self.prefixes.append(prefix)
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder), order.index)
+            files = upload_files(open_store(self.config.store), prefix, Path(folder))
+        row = {split: self._scores(getattr(order, split), split) for split in ("validation", "test")}
+        return TaskDone(
+            index=order.index, prefix=prefix, files=files, base_digest=self.base,
+            budget={name: {"rank": RANK, "max_rank": 2, "tau": 0.5} for name in MODULES},
+            overlap=0.25,
+            occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},
+            angles=[{"smallest": 90.0, "mean": 90.0} for _ in range(order.index)],
+            active_parameters=len(MODULES) * RANK * (2 * WIDTH + 1),
+            zero_shot=self._scores(len(self.config.tasks), "test") if order.zero_shot else None,
+            cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max}, **row,
+        )  # fmt: skip
+
+    def _scores(self, tasks: int, split: str) -> list[Score]:
+        return [Score(round(self.accuracy.get(task, 0.5) * ROWS[split]), ROWS[split]) for task in range(tasks)]
+
+
+def write_files(folder: Path, seed: int) -> None:
+    """adapter.safetensors, bases.safetensors and training.parquet of a task, as workers write them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.numpy import save_file
+
+    draw = np.random.default_rng(seed)
+    adapter, bases = {}, {}
+    for name in MODULES:
+        adapter |= {f"{name}.W1": draw.random((RANK, WIDTH), "f"), f"{name}.W2": draw.random((WIDTH, RANK), "f")}
+        adapter |= {f"{name}.gamma": np.ones(RANK, "f")}
+        bases |= {f"{name}.Q": draw.random((WIDTH, RANK), "f"), f"{name}.singular_values": np.ones(RANK, "f")}
+    save_file(adapter, folder / "adapter.safetensors")
+    save_file(bases, folder / "bases.safetensors")
+    columns: dict[str, list[Any]] = {"step": [2, STEPS], "loss": [0.5, 0.25], "overlap": [0.25, 0.25]}
+    for name in MODULES:
+        columns |= {f"rank/{name}": [2, RANK], f"tau/{name}": [0.5, 0.5], f"g/{name}": [[0.5, 0.5], [0.5, 0.25]]}
+    pq.write_table(pa.table(columns), folder / "training.parquet")
+
+
+@dataclass
+class Told:
+    """A reporter that keeps what it is told."""
+
+    lines: list[str] = field(default_factory=list)
+    steps: list[tuple[str, Progress]] = field(default_factory=list)
+    commits: list[int] = field(default_factory=list)
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+    def progress(self, task: str, progress: Progress) -> None:
+        self.steps.append((task, progress))
+
+    def committed(self, state: Any) -> None:
+        self.commits.append(len(state.commits))
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.put` gives back what it is given, and nothing can start a Ray."""
+    import ray
+
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+
+
+def finished_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """default/stream in a folder: two tasks, committed."""
+    without_ray(monkeypatch)
+    config = run_config(store)
+    Controller(config, Told(), workers=FakeWorkers(config)).run()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
