@@ -17,10 +17,10 @@ import pytest
 from safetensors.numpy import load
 
 from cluster.storage import LocalStore
-from orchestrator.registry import Track
-from orchestrator.state import RunState, replay
-from tests.e2e.nodes import Nodes
-from tests.e2e.tiny import REPO, command, config_file
+from orchestrator.track.state import RunState, replay
+from orchestrator.track.track import Track
+from tests.support.nodes import Nodes
+from tests.support.tiny_run import REPO, command, config_file
 
 INSTANTS = [(what, seed) for seed in range(7) for what in ("worker", "driver", "node")]
 CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]

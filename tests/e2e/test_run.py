@@ -14,7 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.e2e.tiny import REPO, call, command, config_file
+from tests.support.tiny_run import REPO, call, command, config_file
 
 
 def status(store: Path) -> dict[str, Any]:
