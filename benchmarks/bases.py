@@ -23,11 +23,11 @@ from benchmarks.harness import Results, Row, markdown, provenance
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from cluster.storage import LocalStore, upload_files
-from orchestrator.log import READERS
-from orchestrator.registry import Track
-from trainers.adapters import artifact
-from trainers.adapters.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter
-from trainers.adapters.subspace import Basis
+from orchestrator.log.chain import READERS
+from orchestrator.track.track import Track
+from trainers.methods.oa import artifact
+from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter
+from trainers.methods.oa.subspace import Basis
 
 GIB = 2**30
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.backbones import LabelEmbedding, Labels
 from trainers.config import TrainConfig
-from trainers.engine import TaskModel, learning_rate_factor
+from trainers.models.base import LabelEmbedding, Labels
+from trainers.training.engine import TaskModel, learning_rate_factor
 
 MULTIPLE = 16  # of which the lengths of captured steps are
 

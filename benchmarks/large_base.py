@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainers.adapters.bank import AdapterBank
-from trainers.adapters.history import History
-from trainers.adapters.layers import attach, match_modules, width
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
-from trainers.engine import TaskModel, build_engine, train_batch
-from trainers.models import load_backbone
-from trainers.tokens import TokenIds, TokenizedSplit
+from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.history import History
+from trainers.methods.oa.layers import attach, match_modules, width
+from trainers.models.loading import load_backbone
+from trainers.models.tokens import TokenIds, TokenizedSplit
+from trainers.training.engine import TaskModel, build_engine, train_batch
 
 SEVEN_B = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,

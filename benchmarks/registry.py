@@ -31,14 +31,14 @@ import torch
 from benchmarks.harness import Results, Row, attempt, markdown, provenance
 from cluster.storage import S3Store
 from cluster.storage.files import THREADS
-from orchestrator import index
-from orchestrator.catalog import listed
-from orchestrator.entries import Entry, digest, parse_entry
-from orchestrator.log import INDEX_EVERY
-from orchestrator.publish import publish
-from orchestrator.pull import pull
-from orchestrator.registry import Track
-from orchestrator.seen import STATE_VARIABLE, state_folder
+from orchestrator.log import index
+from orchestrator.log.chain import INDEX_EVERY
+from orchestrator.log.entry import Entry, digest, parse_entry
+from orchestrator.log.seen import STATE_VARIABLE, state_folder
+from orchestrator.registry.catalog import listed
+from orchestrator.registry.publish import publish
+from orchestrator.registry.pull import pull
+from orchestrator.track.track import Track
 
 SUBJECT = "the store against raw clients"
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from trainers.adapters.bank import AdapterBank
-from trainers.adapters.layers import attach, match_modules, use, width
 from trainers.config import AdapterConfig
-from trainers.models import compile_blocks
+from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.layers import attach, match_modules, use, width
+from trainers.models.loading import compile_blocks
 
 RANK, PAST_RANK = 16, 5  # of a new adapter, and of each past task
 PAST = (0, 1, 15, 50, 200)

@@ -20,11 +20,11 @@ import torch
 from benchmarks.harness import Results, Row, attempt, markdown, provenance
 from cluster.resources import ClusterConfig
 from cluster.storage import LocalStore
-from orchestrator.config import load_config
-from orchestrator.console import RunReporter
-from orchestrator.controller import Controller
-from orchestrator.entries import Entry
-from orchestrator.registry import Track
+from orchestrator.config.run import load_config
+from orchestrator.console.run import RunReporter
+from orchestrator.log.entry import Entry
+from orchestrator.run.controller import Controller
+from orchestrator.track.track import Track
 
 GROUPS = {"one group": "the product", "a group a task": "a TorchTrainer for every task"}
 LIMIT_S = 3600.0

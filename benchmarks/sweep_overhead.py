@@ -25,11 +25,11 @@ import torch
 
 from benchmarks.harness import Results, Row, attempt, markdown, provenance
 from cluster.storage import LocalStore
-from orchestrator.entries import Entry
-from orchestrator.registry import Track
+from orchestrator.log.entry import Entry
 from orchestrator.sweeps.config import load_sweep
-from orchestrator.sweeps.state import sweep_log
-from trainers.models import resolve_name
+from orchestrator.sweeps.sweep_state import sweep_log
+from orchestrator.track.track import Track
+from trainers.models.loading import resolve_name
 
 WHOLE = ("stopping.asha=null", "stopping.dominated=false", "stopping.max_forgetting=null")
 LIMIT_S = 3600.0

@@ -31,17 +31,17 @@ from torch import Tensor, nn
 
 from benchmarks.engines import Fixed, GraphEngine, PlainEngine
 from benchmarks.harness import Row, synchronized_clock
-from trainers.adapters import artifact
-from trainers.adapters.history import History
-from trainers.adapters.layers import attach, match_modules
-from trainers.backbones import LOGIT_SCALE, Backbone, Labels
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
-from trainers.engine import TaskModel
-from trainers.evaluate import evaluate
 from trainers.messages import Job, Order, TaskRows
-from trainers.models import compile_blocks, load_backbone
-from trainers.task_training import TaskTraining
-from trainers.tokens import TokenizedSplit, tokenize
+from trainers.methods.oa import artifact
+from trainers.methods.oa.history import History
+from trainers.methods.oa.layers import attach, match_modules
+from trainers.models.base import LOGIT_SCALE, Backbone, Labels
+from trainers.models.loading import compile_blocks, load_backbone
+from trainers.models.tokens import TokenizedSplit, tokenize
+from trainers.training.engine import TaskModel
+from trainers.training.evaluate import evaluate
+from trainers.training.stage import TaskTraining
 
 ADAPTER = {"target_modules": ["output.dense"], "max_rank": 8, "threshold": 0.2, "budget_weight": 0.003}
 LORA_RANK, LORA_TARGETS = 16, ("query", "value")

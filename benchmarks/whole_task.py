@@ -25,9 +25,9 @@ import torch
 from benchmarks.harness import Results, attempt, markdown, provenance
 from benchmarks.task_rows import WAYS, Setting, process_group
 from trainers.config import TrainConfig
-from trainers.data import ClBenchmarkTask, DataConfig, load_task
+from trainers.data.prompts import Prompt
+from trainers.data.tasks import ClBenchmarkTask, DataConfig, load_task
 from trainers.messages import TaskRows
-from trainers.prompts import Prompt
 
 TASKS = ("TC/agnews", "SC/amazon", "NLI/MNLI")
 BASELINE = "trainer"

@@ -1,5 +1,5 @@
 """What runs next, and what is kept."""
 
-from orchestrator.loading import load
+from orchestrator.delivery.load import load
 
 __all__ = ["load"]

@@ -75,13 +75,13 @@ def test_sizes(path: Path) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import orchestrator.cli",
+        "import orchestrator.cli.main",
         "from orchestrator import load",
-        "import orchestrator.config, orchestrator.state, orchestrator.guards, orchestrator.console",
-        "import sys; sys.argv = ['orthoplex', '--help']; from orchestrator.cli import main; main()",
-        "import sys; sys.argv = ['orthoplex', 'run', '--help']; from orchestrator.cli import main; main()",
-        "import sys; sys.argv = ['orthoplex', 'init']; from orchestrator.cli import main; main()",
-        "import sys; sys.argv = ['orthoplex', 'adapters', 'list']; from orchestrator.cli import main; main()",
+        "import orchestrator.config.run, orchestrator.track.state, orchestrator.run.guards, orchestrator.console.run",
+        "import sys; sys.argv = ['orthoplex', '--help']; from orchestrator.cli.main import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'run', '--help']; from orchestrator.cli.main import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'init']; from orchestrator.cli.main import main; main()",
+        "import sys; sys.argv = ['orthoplex', 'adapters', 'list']; from orchestrator.cli.main import main; main()",
     ],
 )
 def test_what_needs_no_torch_does_not_load_it(code: str, tmp_path: Path) -> None:

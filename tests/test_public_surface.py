@@ -13,9 +13,8 @@ from pydantic import BaseModel
 from cluster import errors
 from cluster.resources import ClusterConfig
 from cluster.storage import LocalStore, upload_files
-from orchestrator.cli import app
-from orchestrator.config import GuardConfig, RunConfig, parse_config
-from orchestrator.registry import Track
+from orchestrator.cli.main import app
+from orchestrator.config.run import GuardConfig, RunConfig, parse_config
 from orchestrator.sweeps.config import (
     AshaConfig,
     BudgetConfig,
@@ -26,8 +25,9 @@ from orchestrator.sweeps.config import (
     TrackingConfig,
 )
 from orchestrator.sweeps.space import Parameter
+from orchestrator.track.track import Track
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, OrthogonalityConfig, TrainConfig
-from trainers.data import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
+from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
 
 # --- the command line
 
@@ -218,9 +218,9 @@ class Silent:
 
 def test_manifest_and_log(tmp_path: Path) -> None:
     """The controller commits a task that a worker says is done."""
-    from orchestrator.controller import Controller
-    from orchestrator.workers import describe_data
-    from trainers.data import TaskData
+    from orchestrator.run.controller import Controller
+    from orchestrator.run.workers import describe_data
+    from trainers.data.tasks import TaskData
     from trainers.messages import Score, TaskDone
 
     content = yaml.safe_load(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.schema import Frozen
-from trainers.prompts import check_template
+from trainers.data.prompts import check_template
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,8 +16,8 @@ class ModelConfig(Frozen):
     """The frozen base model.
 
     `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra where it is
-    installed, else from the hub). `prompt` stands around every text, see `trainers.prompts`; `scoring` is how answers
-    of a language model are judged, see `trainers.backbones.TextToText.predict`.
+    installed, else from the hub). `prompt` stands around every text, see `trainers.data.prompts`; `scoring` is how
+    answers of a language model are judged, see `trainers.models.base.TextToText.predict`.
     """
 
     name: str = "minilm"

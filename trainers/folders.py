@@ -7,7 +7,7 @@ find it:
 - In a Ray job with a working directory, each node has a copy of that directory, under a path of its own. Ray starts
   all worker processes of the job in their node's copy (that is what its `working_dir` means), so the job gives the path
   within the copy, and a worker takes the folder it was started in as the beginning. Ray Train would move its workers
-  before our code runs; `trainers.launch.fit` has it leave them, and `scratch` moves them instead.
+  before our code runs; `trainers.workers.group.fit` has it leave them, and `scratch` moves them instead.
 """
 
 import os
@@ -49,7 +49,7 @@ def start_here() -> Path:
     """The folder in which Ray starts worker processes on this node."""
     import ray
 
-    from trainers.launch import here
+    from trainers.workers.group import here
 
     asked = ray.remote(num_cpus=0, scheduling_strategy=here())(lambda: str(Path.cwd()))
     return Path(ray.get(asked.remote())).resolve()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cluster.storage import FileRecord
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
-from trainers.prompts import Prompt
+from trainers.data.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Job:
     """Everything a worker needs that does not change between tasks.
 
     `run` is team/name. `tasks` are references to `TaskRows`, or to tasks which are token ids already
-    (`trainers.tokens.TokenizedTask`). `base` is a reference to the base in the object store (`trainers.prepare`); None
-    has each worker load it from its files, as ZeRO 3 always does, where no worker holds it whole. `folder` is where
+    (`trainers.models.tokens.TokenizedTask`). `base` is a reference to the base in the object store
+    (`trainers.models.packed`); None has each worker load it from its files, as ZeRO 3 always does, where no worker
+    holds it whole. `folder` is where
     those are, see `trainers.folders.for_workers`; None if `model.name` says it.
     """
 

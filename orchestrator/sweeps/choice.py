@@ -6,9 +6,9 @@ Pure functions of finished trials. A trial is judged by its last row: AA up, act
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.guards import EPSILON
+from orchestrator.run.guards import EPSILON
 from orchestrator.sweeps.config import ChoiceConfig
-from orchestrator.sweeps.state import Row, TrialState
+from orchestrator.sweeps.sweep_state import Row, TrialState
 
 Judged = tuple[TrialState, Row]
 

@@ -8,9 +8,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
-from orchestrator.config import RunConfig, Share
-from orchestrator.config_errors import described
-from orchestrator.config_file import override, read_mapping
+from orchestrator.config.errors import described
+from orchestrator.config.file import override, read_mapping
+from orchestrator.config.run import RunConfig, Share
 from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
 
 Count = Annotated[int, Field(gt=0)]

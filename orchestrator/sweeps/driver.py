@@ -6,15 +6,15 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
-from orchestrator.lineage import code_version
-from orchestrator.run_log import DriverLog
+from orchestrator.registry.lineage import code_version
+from orchestrator.run.driver_log import DriverLog
+from orchestrator.run.workers import describe_data, load_tasks
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.session import session
+from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.spending import spent
-from orchestrator.sweeps.state import SweepState, replay_sweep, sweep_log, sweep_objections
-from orchestrator.workers import describe_data, load_tasks
-from trainers.data import TaskData
+from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
+from trainers.data.tasks import TaskData
 
 Say = Callable[[str], None]
 
@@ -74,7 +74,7 @@ class Sweep:
 
     def _load(self) -> list[TaskData]:
         """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""
-        from trainers.models import check_model
+        from trainers.models.loading import check_model
 
         first = self.config.trial(1, {})
         check_model(first.model, first.adapter)

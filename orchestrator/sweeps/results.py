@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from cluster.plain import finite
+from cluster.finite import finite
 from cluster.storage import FileRecord, Store, download_files, upload_files
-from orchestrator.log import Log
+from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, choose, judged
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.state import SweepState, TrialState
+from orchestrator.sweeps.sweep_state import SweepState, TrialState
 
 RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
 LEAST_FOR_IMPORTANCE = 4  # finished trials

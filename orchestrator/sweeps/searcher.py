@@ -17,10 +17,10 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.sweeps.config import SearchConfig, SweepConfig
+from orchestrator.sweeps.early_stopping import row_of
 from orchestrator.sweeps.space import Parameter, Scalar, suggested
-from orchestrator.sweeps.state import Row, SweepState
-from orchestrator.sweeps.state import TrialState as Recorded
-from orchestrator.sweeps.stopping import row_of
+from orchestrator.sweeps.sweep_state import Row, SweepState
+from orchestrator.sweeps.sweep_state import TrialState as Recorded
 
 OBJECTIVES = {"aa": StudyDirection.MAXIMIZE, "parameters": StudyDirection.MINIMIZE}
 STUDY, BWT = "orthoplex", "bwt"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cluster.schema import Frozen
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import described, key_paths
+from orchestrator.config.errors import described, key_paths
+from orchestrator.config.run import RunConfig
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.state import Row, SweepState
+from orchestrator.sweeps.sweep_state import Row, SweepState
 
 Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 

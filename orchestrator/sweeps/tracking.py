@@ -13,8 +13,8 @@ from ray.tune.experiment import Trial
 
 from cluster.errors import ConfigError
 from orchestrator.sweeps.config import SweepConfig, TrackingConfig
-from orchestrator.sweeps.state import Row
-from orchestrator.sweeps.stopping import row_of
+from orchestrator.sweeps.early_stopping import row_of
+from orchestrator.sweeps.sweep_state import Row
 
 MEASURED = ("aa", "parameters", "bwt", "forgetting", "train_s", "evaluate_s")
 

@@ -12,18 +12,18 @@ from ray.tune import Trainable
 from cluster.errors import GuardStop, Interrupted, OrthoplexError
 from cluster.resources import ClusterConfig
 from cluster.storage import open_store
-from orchestrator.config import RunConfig
-from orchestrator.controller import Controller
-from orchestrator.entries import canonical, digest
-from orchestrator.fork import Fork, plan_fork
-from orchestrator.references import resolve
-from orchestrator.registry import Track
-from orchestrator.state import HARMLESS, RunState, without
+from orchestrator.config.run import RunConfig
+from orchestrator.log.entry import canonical, digest
+from orchestrator.registry.references import resolve
+from orchestrator.run.controller import Controller
+from orchestrator.run.fork import Fork, plan_fork
+from orchestrator.run.workers import Check
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.state import Row
-from orchestrator.workers import Check
+from orchestrator.sweeps.sweep_state import Row
+from orchestrator.track.state import HARMLESS, RunState, without
+from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
-from trainers.pool import PoolClient
+from trainers.workers.pool import PoolClient
 
 HISTORY_ONLY = ("adapter.orthogonality.weight", "adapter.orthogonality.mode")  # they act on tasks that have one before
 
@@ -41,8 +41,11 @@ class Shared:
 
 
 class PoolWorkers:
-    """See `orchestrator.workers.Workers`: the workers of a pool, which hold base and data already. Trials are scored on
-    the validation splits of the tasks learned so far: the test splits decide nothing, so nothing computes them."""
+    """The workers of a pool, which hold base and data already; see `orchestrator.run.workers.Workers`.
+
+    Trials are scored on the validation splits of the tasks learned so far: the test splits decide nothing, so nothing
+    computes them.
+    """
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
@@ -72,7 +75,7 @@ class PoolWorkers:
 
 @dataclass(frozen=True)
 class PoolGroup:
-    """See `orchestrator.workers.Group`: whichever workers of the pool are idle."""
+    """See `orchestrator.run.workers.Group`: whichever workers of the pool are idle."""
 
     pool: PoolClient
     job: Job

@@ -16,24 +16,24 @@ from ray.tune.experiment import Trial
 from cluster.errors import Interrupted, TrainingError
 from cluster.session import debugging
 from cluster.storage import open_store
-from orchestrator.registry import Track
-from orchestrator.run_log import DriverLog
-from orchestrator.state import replay
+from orchestrator.run.driver_log import DriverLog
+from orchestrator.run.workers import all_rows
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.firsts import Firsts
+from orchestrator.sweeps.early_stopping import StreamScheduler, row_of
+from orchestrator.sweeps.first_tasks import Firsts
+from orchestrator.sweeps.pool_session import Session, imported_ahead
 from orchestrator.sweeps.searcher import StreamSearch
-from orchestrator.sweeps.session import Session, imported_ahead
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
-from orchestrator.sweeps.state import Status, SweepState
-from orchestrator.sweeps.stopping import StreamScheduler, row_of
+from orchestrator.sweeps.sweep_state import Status, SweepState
 from orchestrator.sweeps.tracking import Tracking, trackers
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
-from orchestrator.workers import all_rows
-from trainers.data import TaskData
-from trainers.launch import last_line
+from orchestrator.track.state import replay
+from orchestrator.track.track import Track
+from trainers.data.tasks import TaskData
 from trainers.messages import Job, TaskRows
+from trainers.workers.group import last_line
 
 Say = Callable[[str], None]
 TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
@@ -85,8 +85,8 @@ class Tuning(tune.Callback):
 
     def _job(self, config: SweepConfig, data: Sequence[TaskData]) -> Job:
         """What the workers of all trials hold but the base; the data are placed in Ray's object store, as token ids."""
-        from trainers.models import load_reader
-        from trainers.tokens import tokenize_task
+        from trainers.models.loading import load_reader
+        from trainers.models.tokens import tokenize_task
 
         run = config.trial(1, {})
         reader = load_reader(run.model)

@@ -11,8 +11,8 @@ import pytest
 import ray
 import yaml
 
-from cluster.checks import GIB, SHM_SHARE
-from cluster.doctor import PACKAGES, parse_pins
+from cluster.doctor.checks import GIB, SHM_SHARE
+from cluster.doctor.gather import PACKAGES, parse_pins
 from cluster.submit import is_secret
 
 ROOT = Path(__file__).parents[2]

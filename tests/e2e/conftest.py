@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.nodes import Nodes
+from tests.support.nodes import Nodes
 
 
 @pytest.fixture(scope="session")

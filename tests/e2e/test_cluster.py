@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from cluster.local import LocalCluster
-from tests.e2e.nodes import Nodes
-from tests.tiny_models import save_tiny
+from tests.support.nodes import Nodes
+from tests.support.tiny_models import save_tiny
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ORTHOPLEX_", "AWS_"))}

@@ -17,12 +17,12 @@ import pytest
 from safetensors.numpy import load
 
 from cluster.storage import LocalStore
-from orchestrator.config import load_config
-from orchestrator.registry import Track
-from orchestrator.state import RunState, replay
-from tests.e2e.nodes import Nodes
-from tests.e2e.tiny import REPO, command, config_file
-from tests.orchestrator.registries import started_in_vain
+from orchestrator.config.run import load_config
+from orchestrator.track.state import RunState, replay
+from orchestrator.track.track import Track
+from tests.support.nodes import Nodes
+from tests.support.registries import started_in_vain
+from tests.support.tiny_run import REPO, command, config_file
 
 INSTANTS = [(what, seed) for seed in range(7) for what in ("worker", "driver", "node")]
 CHOSEN = INSTANTS if os.environ.get("ORTHOPLEX_FAULTS") else INSTANTS[:3]

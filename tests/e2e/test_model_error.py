@@ -8,9 +8,9 @@ import transformers
 import yaml
 
 from cluster.storage import LocalStore
-from orchestrator.registry import Track
-from tests.e2e.tiny import call
-from tests.tiny_models import MODELS, SHAPE, tokenizer
+from orchestrator.track.track import Track
+from tests.support.tiny_models import MODELS, SHAPE, tokenizer
+from tests.support.tiny_run import call
 
 WORDS = 16_000  # the model knows so many of its tokenizer's; "zodiac" is beyond
 ROWS, BATCH = 40, 8

@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.storage import LocalStore
-from orchestrator.registry import Track
-from tests.e2e.tiny import REPO, call, called, command, config_file, hurried
+from orchestrator.track.track import Track
+from tests.support.tiny_run import REPO, call, called, command, config_file, hurried
 
 
 def status(store: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from cluster.storage import LocalStore
-from orchestrator.entries import Entry
-from orchestrator.registry import Track
-from orchestrator.sweeps.state import sweep_log
-from tests.e2e.tiny import REPO, call, called, config_file, hurried
+from orchestrator.log.entry import Entry
+from orchestrator.sweeps.sweep_state import sweep_log
+from orchestrator.track.track import Track
+from tests.support.tiny_run import REPO, call, called, config_file, hurried
 
 WEIGHT, THRESHOLD = "adapter.orthogonality.weight", "adapter.threshold"
 

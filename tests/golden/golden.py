@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from cluster.storage import open_store
-from orchestrator import cli, load
-from orchestrator.aliases import moves
-from orchestrator.config import load_config
-from orchestrator.entries import Entry, canonical, parse_entry
-from orchestrator.index import raw
-from orchestrator.publish import publish
-from orchestrator.registry import Track, parse_manifest
-from orchestrator.state import objections, replay
-from orchestrator.sweeps.state import replay_sweep, sweep_log
-from trainers.models import resolve_name
+from orchestrator.cli import load
+from orchestrator.cli import main as cli
+from orchestrator.config.run import load_config
+from orchestrator.log.entry import Entry, canonical, parse_entry
+from orchestrator.log.index import raw
+from orchestrator.registry.aliases import moves
+from orchestrator.registry.publish import publish
+from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
+from orchestrator.track.state import objections, replay
+from orchestrator.track.track import Track, parse_manifest
+from trainers.models.loading import resolve_name
 
 __all__ = [
     "canonical",

@@ -26,8 +26,8 @@ HERE = Path("/tmp/orthoplex-golden")
 PUBLISH = """
 from pathlib import Path
 from cluster.storage import open_store
-from orchestrator.publish import publish
-from orchestrator.registry import Track
+from orchestrator.registry.publish import publish
+from orchestrator.track.track import Track
 body = {"task": "imported", "active_parameters": 10, "overlap": 0.0, "base_digest": "b" * 64}
 metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64}
 publish(Track(open_store("store"), "golden", "published"), Path("files"), body, metadata)

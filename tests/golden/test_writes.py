@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.golden.golden import GOLDEN, Recorded, body_of, logged, misfits, publish_files
-from tests.orchestrator.keys import public_pem, sign_with
 from tests.support.fake_workers import finished_run, write_files
+from tests.support.keys import public_pem, sign_with
 
 EXPECTED = json.loads((GOLDEN / "expected_bodies.json").read_text())
 

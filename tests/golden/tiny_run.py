@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.trainers.jobs_pair import TASKS, Stream, job, worker_of
+from tests.support.jobs_pair import TASKS, Stream, job, worker_of
 
 LAYERS = {"target_modules": [f"encoder.layer.{layer}.attention.output.dense" for layer in (4, 5)]}
 SMALL = {**LAYERS, "max_rank": 3, "threshold": 0.4}

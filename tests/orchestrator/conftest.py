@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.storage import LocalStore, upload_files
-from orchestrator.config import RunConfig, parse_config
-from orchestrator.registry import Track
-from orchestrator.state import RunState, replay
+from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.track.state import RunState, replay
+from orchestrator.track.track import Track
 
 ROWS = {"train": 40, "validation": 10, "test": 20}
 MODULES = ("layer.0.dense", "layer.1.dense")

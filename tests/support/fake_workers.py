@@ -13,8 +13,8 @@ import pytest
 
 from cluster.resources import ClusterConfig
 from cluster.storage import open_store, upload_files
-from orchestrator.config import RunConfig, parse_config
-from orchestrator.controller import Controller
+from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.run.controller import Controller
 from trainers.messages import Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -36,7 +36,7 @@ def run_config(store: Path, tasks: Sequence[str] = ("a", "b"), **sections: Any) 
 
 @dataclass
 class FakeWorkers:
-    """See `orchestrator.workers.Workers`; also the group that it hands out.
+    """See `orchestrator.run.workers.Workers`; also the group that it hands out.
 
     `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
     `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the

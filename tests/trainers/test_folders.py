@@ -8,13 +8,13 @@ import pytest
 import ray
 
 from cluster.errors import ConfigError
-from tests.tiny_models import save_tiny
+from tests.support.tiny_models import save_tiny
 from trainers import folders
 from trainers.config import AdapterConfig, ModelConfig
 from trainers.folders import expanded, for_workers, located, model_folder, scratch, started_in
-from trainers.models import check_model, load_backbone
-from trainers.pool import packed
-from trainers.train_loop import Worker
+from trainers.models.loading import check_model, load_backbone
+from trainers.workers.pool import packed
+from trainers.workers.worker import Worker
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.sweeps.choice import choose, dominates
 from orchestrator.sweeps.config import ChoiceConfig
-from orchestrator.sweeps.state import TrialState
-from tests.orchestrator.sweeps.making import finished, row, trial
+from orchestrator.sweeps.sweep_state import TrialState
+from tests.support.sweeps import finished, row, trial
 
 Point = tuple[int, int, int, int]  # number, AA in 1/200, parameters, BWT in 1/100
 

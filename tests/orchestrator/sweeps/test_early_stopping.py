@@ -9,9 +9,9 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.sweeps.config import AshaConfig, StoppingConfig
-from orchestrator.sweeps.state import Row, TrialState
-from orchestrator.sweeps.stopping import StreamScheduler, asha, dominated_by, row_of
-from tests.orchestrator.sweeps.making import row, trial
+from orchestrator.sweeps.early_stopping import StreamScheduler, asha, dominated_by, row_of
+from orchestrator.sweeps.sweep_state import Row, TrialState
+from tests.support.sweeps import row, trial
 
 DOMINANCE = StoppingConfig(asha=None)
 NO_DOMINANCE = StoppingConfig(dominated=False)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cluster.errors import IntegrityError
 from cluster.storage import LocalStore
-from orchestrator.config import load_config, parse_config
+from orchestrator.config.run import load_config, parse_config
 from orchestrator.sweeps.choice import Choice, choose
 from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
 from orchestrator.sweeps.results import (
@@ -27,8 +27,8 @@ from orchestrator.sweeps.results import (
     publish,
     recommended_yaml,
 )  # fmt: skip
-from orchestrator.sweeps.state import SweepState, TrialState, sweep_log
-from tests.orchestrator.sweeps.making import TASKS, finished, row, run_content, sweep_of, trial
+from orchestrator.sweeps.sweep_state import SweepState, TrialState, sweep_log
+from tests.support.sweeps import TASKS, finished, row, run_content, sweep_of, trial
 
 T, R, SIDE, ENERGY = (
     "adapter.threshold", "adapter.max_rank", "adapter.orthogonality.side", "adapter.orthogonality.energy",

@@ -13,9 +13,9 @@ from ray.tune.search import Searcher
 
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.searcher import StreamSearch, excess, sampler, study_of
-from orchestrator.sweeps.state import Row, SweepState
-from orchestrator.sweeps.state import TrialState as Recorded
-from tests.orchestrator.sweeps.making import finished, row, sweep_of, trial
+from orchestrator.sweeps.sweep_state import Row, SweepState
+from orchestrator.sweeps.sweep_state import TrialState as Recorded
+from tests.support.sweeps import finished, row, sweep_of, trial
 
 ALGORITHMS = ("tpe", "nsga2", "random", "grid")
 T, R = "adapter.threshold", "adapter.max_rank"

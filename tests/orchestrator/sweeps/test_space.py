@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import key_paths
+from orchestrator.config.errors import key_paths
+from orchestrator.config.run import RunConfig
 from orchestrator.sweeps.space import FIXED, Parameter, searchable, shown_values, space_faults, suggested
-from tests.orchestrator.sweeps.making import line_of, run_content
+from tests.support.sweeps import line_of, run_content
 
 SEARCHABLE = {
     "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.rank_pattern",

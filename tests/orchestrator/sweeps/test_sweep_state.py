@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cluster.storage import LocalStore
-from orchestrator.config_errors import key_paths
-from orchestrator.entries import Entry
-from orchestrator.registry import list_tracks
+from orchestrator.config.errors import key_paths
+from orchestrator.log.entry import Entry
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.state import SweepState, TrialState, replay_sweep, sweep_log, sweep_objections
-from tests.orchestrator.sweeps.making import row, sweep_of, trial
+from orchestrator.sweeps.sweep_state import SweepState, TrialState, replay_sweep, sweep_log, sweep_objections
+from orchestrator.track.track import list_tracks
+from tests.support.sweeps import row, sweep_of, trial
 
 DATA = ({"name": "library", "fingerprint": "a" * 64}, {"name": "section", "fingerprint": "b" * 64})
 CONFIG = sweep_of().model_dump(mode="json")

@@ -15,9 +15,9 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from cluster.errors import ConfigError
-from orchestrator.sweeps.state import Row
+from orchestrator.sweeps.sweep_state import Row
 from orchestrator.sweeps.tracking import MLflow, TensorBoard, Tracking, figures, trackers
-from tests.orchestrator.sweeps.making import row, sweep_of
+from tests.support.sweeps import row, sweep_of
 
 VALUES = {"adapter.threshold": 0.25, "adapter.orthogonality.side": "both", "adapter.max_parameters": None}
 ROWS = [row(1, 0.5, 100, None), row(2, 0.625, 250, -0.125)]

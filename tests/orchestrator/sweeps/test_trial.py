@@ -14,14 +14,12 @@ import ray
 import torch
 
 from cluster.errors import ConfigError, GuardStop, Interrupted, TrainingError
-from orchestrator.config import RunConfig
-from orchestrator.config_errors import key_paths
-from orchestrator.fork import Fork, plan_fork, take_over
-from orchestrator.registry import Track
-from orchestrator.run_log import RunLog
-from orchestrator.state import RunState
+from orchestrator.config.errors import key_paths
+from orchestrator.config.run import RunConfig
+from orchestrator.run.driver_log import RunLog
+from orchestrator.run.fork import Fork, plan_fork, take_over
 from orchestrator.sweeps import trial as trial_module
-from orchestrator.sweeps.firsts import Firsts
+from orchestrator.sweeps.first_tasks import Firsts
 from orchestrator.sweeps.space import searchable, with_values
 from orchestrator.sweeps.trial import (
     PoolWorkers,
@@ -33,14 +31,16 @@ from orchestrator.sweeps.trial import (
     results,
     row,
 )
+from orchestrator.track.state import RunState
+from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun, config_of
-from tests.orchestrator.sweeps.making import run_content, sweep_of
-from trainers.adapters.artifact import ModuleAdapter, TaskAdapter
-from trainers.adapters.bank import AdapterBank
-from trainers.adapters.history import History
-from trainers.adapters.subspace import Basis
+from tests.support.sweeps import run_content, sweep_of
 from trainers.config import AdapterConfig
 from trainers.messages import Job, Order
+from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.history import History
+from trainers.methods.oa.subspace import Basis
 
 Begin = Callable[..., FakeRun]
 OTHERS = {  # for each searchable key another value than the run has

@@ -10,12 +10,12 @@ import pytest
 
 from cluster.errors import ConflictError, Interrupted
 from cluster.storage import open_store
-from orchestrator.run_log import DriverLog
+from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.state import Row, SweepState, TrialState, replay_sweep, sweep_log
+from orchestrator.sweeps.sweep_state import Row, SweepState, TrialState, replay_sweep, sweep_log
 from orchestrator.sweeps.tuning import Tuning, hopeless
 from tests.orchestrator.conftest import FakeRun
-from tests.orchestrator.sweeps.making import row, sweep_of, trial
+from tests.support.sweeps import row, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
 

@@ -1,0 +1,1 @@
+"""What a machine, a cluster or a store lacks."""

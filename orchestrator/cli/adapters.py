@@ -1,0 +1,172 @@
+"""`orthoplex adapters …`: what stands in a store, and what is done with it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cluster.errors import ConfigError
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, print_json_rows
+
+adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
+Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
+Expect = Annotated[
+    int | None,
+    typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 where none has"),
+]
+Why = Annotated[str, typer.Option("--why", help="kept in the log")]
+Team = Annotated[str | None, typer.Option("--team", help="only this team's, which also needs no right to list others")]
+
+
+@adapters.command("list")
+def list_adapters(
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+    team: Team = None,
+    task: Annotated[str | None, typer.Option("--task", help="only those that were trained on it")] = None,
+) -> None:
+    """List every committed adapter of every track, with the aliases that name it."""
+    from cluster.storage import open_store
+    from orchestrator.registry.catalog import listed
+
+    opened = open_store(store)
+    rows = listed(opened, team, task)
+    if as_json:
+        print_json_rows(rows)
+    else:
+        typer.echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
+
+
+def listing_line(row: dict[str, Any]) -> str:
+    """One adapter among many, for people."""
+    named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
+    return f"{row['ref']}  {row['task']}  {row['active_parameters']:,} parameters  {row['committed_at']}{named}"
+
+
+@adapters.command("show")
+def show_adapter(
+    reference: Reference,
+    *,
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+    as_tree: Annotated[bool, typer.Option("--tree", help="all versions of its stream, and the base")] = False,
+    alias: Annotated[str | None, typer.Option("--alias", help="with team/track: the version it names")] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="with an alias: what it named then")] = None,
+) -> None:
+    """Show one adapter's manifest. Base, task, budget, files with their digests."""
+    from cluster.storage import open_store
+    from orchestrator.registry.catalog import rows_of
+    from orchestrator.registry.lineage import tree, tree_lines
+    from orchestrator.registry.references import resolve
+
+    wanted = f"{reference}@{alias}" if alias else reference
+    found = resolve(open_store(store), wanted, at)
+    if as_tree:
+        content = tree(found.state, found.entries)
+        print_json(content) if as_json else typer.echo("\n".join(tree_lines(content)))
+        return
+    manifest = found.track.read_manifest(found.commit["prefix"], found.commit["manifest_sha256"])
+    (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit["version"])
+    if as_json:
+        print_json({**row, "manifest": manifest})
+    else:
+        print_manifest(row, manifest)
+
+
+def print_manifest(row: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """One adapter, for people."""
+    for key in ("ref", "task", "committed_at", "location"):
+        typer.echo(f"{key}: {row[key]}")
+    if row["aliases"]:
+        typer.echo(f"aliases: {', '.join(row['aliases'])}")
+    typer.echo(f"parameters: {row['active_parameters']:,}; overlap with earlier tasks: {row['overlap']:.2%}")
+    typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
+    if commit := manifest.get("code", {}).get("git_commit"):
+        typer.echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")
+    for record in manifest["files"]:
+        typer.echo(f"  {record['path']}  {record['size']:,} bytes  sha256 {record['sha256']}")
+
+
+@adapters.command("promote")
+def promote_adapter(
+    reference: Reference,
+    alias: Annotated[str, typer.Option("--alias", help="such as production")],
+    store: StoreUri = DEFAULT_STORE,
+    expect: Expect = None,
+    why: Why = "",
+) -> None:
+    """Point an alias at an adapter. Where the team's rules bound it, on the validation matrix, they must hold."""
+    from cluster.storage import open_store
+    from orchestrator.registry.aliases import promote
+    from orchestrator.registry.references import resolve
+
+    found = resolve(open_store(store), reference)
+    entry = promote(found.track, found.commit["version"], alias, expect=expect, why=why)
+    typer.echo(f"{found.track.label}@{alias} is v{found.commit['version']} now (entry {entry.seq})")
+
+
+@adapters.command("rollback")
+def rollback_alias(
+    reference: Annotated[str, typer.Argument(metavar="ALIAS", help="team/track@alias")],
+    store: StoreUri = DEFAULT_STORE,
+    expect: Expect = None,
+    why: Why = "",
+) -> None:
+    """Point an alias at what it named before it was last promoted."""
+    from cluster.storage import open_store
+    from orchestrator.registry.aliases import rollback
+    from orchestrator.registry.references import find_track
+
+    name, _, alias = reference.rpartition("@")
+    if not name:
+        raise ConfigError(f"ALIAS {reference!r}: expected RUN@ALIAS, as in quickstart@production")
+    track = find_track(open_store(store), name)
+    entry = rollback(track, alias, expect=expect, why=why)
+    typer.echo(f"{track.label}@{alias} is v{entry.body['version']} again (entry {entry.seq})")
+
+
+@adapters.command("pull")
+def pull_adapter(
+    reference: Reference,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that is new or empty")],
+    store: StoreUri = DEFAULT_STORE,
+    stream: Annotated[bool, typer.Option("--stream", help="and all before it, a folder each")] = False,
+) -> None:
+    """Copy an adapter's files into a folder that appears whole. Every digest is checked, nothing is fetched twice."""
+    from cluster.storage import open_store
+    from orchestrator.registry.pull import pull
+    from orchestrator.registry.references import resolve
+
+    found = resolve(open_store(store), reference)
+    versions = {"": found.commit}
+    if stream:
+        upto = [each for each in found.state.commits if each["version"] <= found.commit["version"]]
+        versions = {f"v{each['version']:08d}": each for each in upto}
+    size = pull(found.track, versions, directory)
+    typer.echo(f"{directory}: {found.state.reference(found.commit)}, {size:,} bytes")
+
+
+@adapters.command("export")
+def export_adapter(
+    reference: Reference,
+    form: Annotated[Literal["peft", "merged"], typer.Option("--format", help="a PEFT LoRA, or the whole model")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="a folder that is new or empty")],
+    store: StoreUri = DEFAULT_STORE,
+    model: Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")] = None,
+) -> None:
+    """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
+    from cluster.storage import open_store
+    from orchestrator.registry.references import resolve
+
+    found = resolve(open_store(store), reference)
+    from orchestrator.delivery.export import export  # imports torch
+
+    made = export(found.track, found.state, found.commit, form, output, model=model)
+    ranks = made.ranks.values()
+    held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
+    count = f", {made.parameters:,} parameters" if made.parameters else ""
+    typer.echo(
+        f"wrote {output}: {found.state.reference(found.commit)} with all tasks before it as {form}; {held}{count}"
+    )
+    for path, size in made.sizes_bytes.items():
+        typer.echo(f"  {path}  {size:,} bytes")

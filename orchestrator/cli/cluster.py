@@ -1,0 +1,228 @@
+"""`orthoplex submit`, `orthoplex jobs …` and `orthoplex doctor`: what the command line says to a cluster."""
+
+import dataclasses
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import ConfigError, Interrupted, OrthoplexError
+
+jobs = typer.Typer(help="Submitted runs on a cluster.", no_args_is_help=True, rich_markup_mode=None)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
+]
+JobServer = Annotated[
+    str, typer.Option("--address", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's job server")
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="as printed by `orthoplex submit`")]
+Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="show the log until the job ends")]
+Environment = Annotated[
+    list[str], typer.Option("--env", metavar="NAME[=VALUE]", help="pass a variable on; no secrets; repeatable")
+]
+Pins = Annotated[
+    list[str],
+    typer.Option("--pip", metavar="PIN", help="install NAME==VERSION, or a file of such lines, on the nodes"),
+]
+WorkingDir = Annotated[Path, typer.Option("--working-dir", metavar="DIR", help="the folder that is uploaded")]
+JobName = Annotated[str | None, typer.Option("--name", metavar="ID", help="the job's id; default: run's name and more")]
+Grace = Annotated[int, typer.Option("--grace", min=1, metavar="SECONDS", help="time to keep its state after a stop")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs to the command."""
+    app.command("submit")(submit)
+    app.add_typer(jobs, name="jobs")
+    app.command("doctor")(doctor)
+
+
+def submit(
+    config: ConfigPath,
+    *,
+    address: JobServer,
+    overrides: Overrides = [],  # noqa: B006
+    follow: Follow = True,
+    name: JobName = None,
+    working_dir: WorkingDir = Path(),
+    environment: Environment = [],  # noqa: B006
+    pip: Pins = [],  # noqa: B006
+    grace: Grace = 60,
+) -> None:
+    """Run a configuration on a cluster as a Ray job. Ends with the run's exit code."""
+    from cluster.jobs import job_client
+    from cluster.jobs import submit as start
+    from cluster.submit import Submission, job_environment, packaged, pinned, submission_id
+    from orchestrator.config.file import override, read_mapping
+
+    content = read_mapping(config)
+    for assignment in overrides:
+        override(content, assignment)
+    from orchestrator.config.run import parse_config
+
+    loaded = parse_config(content, str(config))
+    variables, pins = job_environment(environment, os.environ, grace, bool(pip)), pinned(pip)
+    with packaged(working_dir) as package:
+        written = place_of(config, working_dir, package.files)
+        check_paths(loaded, content, working_dir, package.files, variables)
+        words = [word for each in overrides for word in ("--set", each)]
+        submission = Submission(
+            submission_id(loaded.name, name),
+            ("python", "-m", "orchestrator", "run", written, *words),
+            variables,
+            pins,
+            {"run": f"{loaded.team}/{loaded.name}"},
+        )
+        client = job_client(address)
+        typer.echo(f"uploading {len(package.files)} files, {package.size_bytes / 1024:,.0f} KiB")
+        job = start(client, submission.request(package))
+    typer.echo(f"submitted {job}, with {', '.join(sorted(variables))} set")
+    for verb in ("status", "logs", "stop"):
+        typer.echo(f"  orthoplex jobs {verb} {shlex.quote(job)} --address {address}")
+    if follow:
+        watch(client, job, address)
+
+
+def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
+    """The configuration's path within the uploaded folder.
+
+    Raises:
+        ConfigError: it lies elsewhere, or is left out of the upload.
+    """
+    from cluster.submit import inside
+
+    written = inside(working_dir, config)
+    if written is None:
+        raise ConfigError(
+            f"{config}: not inside the working directory {working_dir.resolve()}, which is what the cluster gets; move "
+            "it there, or give another --working-dir"
+        )
+    if written not in shipped:
+        raise ConfigError(f"{config}: left out of the upload by .gitignore or .rayignore; take it out of there")
+    return written
+
+
+def check_paths(loaded: Any, content: Any, working_dir: Path, shipped: frozenset[str], env: dict[str, str]) -> None:
+    """Warns of paths that mean another place on the cluster; ConfigError, with all of them, where one cannot work."""
+    from orchestrator.run.cluster_paths import path_findings
+
+    found = path_findings(loaded, content, working_dir, shipped, env)
+    for finding in found:
+        if finding.level == "warn":
+            typer.echo(f"warning: {finding.message}", err=True)
+    if refused := [finding.message for finding in found if finding.level == "refuse"]:
+        raise ConfigError("\n  ".join(["paths that the job would not find", *refused]))
+
+
+def watch(client: Any, job: str, address: str) -> None:
+    """Shows a job's log until it ends, and ends with its exit code. Ctrl-C leaves the job running."""
+    from cluster.jobs import follow
+
+    try:
+        ended = follow(client, job, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped following; the job goes on. Stop it with: orthoplex jobs stop {job} --address {address}"
+        ) from None
+    conclude(ended)
+
+
+def conclude(job: Any) -> None:
+    """Says how a job ended, and ends with its exit code."""
+    if job.exit_code == 0:
+        typer.echo(f"job {job.id}: succeeded")
+        return
+    error = OrthoplexError(f"job {job.id}: {job.status.lower()}; {job.message or 'Ray gives no reason'}")
+    error.exit_code = job.exit_code
+    raise error
+
+
+@jobs.command("list")
+def list_jobs(address: JobServer, as_json: AsJson = False) -> None:
+    """List the jobs of a cluster, the latest first."""
+    from cluster.jobs import job_client
+    from cluster.jobs import list_jobs as find
+
+    found = find(job_client(address))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(job) for job in found], indent=2))
+        return
+    for job in found:
+        typer.echo(f"{job.id}  {job.status}  {job.run or '-'}  {job.started_at or 'not started'}")
+    if not found:
+        typer.echo(f"no jobs at {address}")
+
+
+@jobs.command("status")
+def status(job: JobId, address: JobServer, as_json: AsJson = False) -> None:
+    """Show where a job stands."""
+    from cluster.jobs import job_client, look
+
+    seen = dataclasses.asdict(look(job_client(address), job))
+    if as_json:
+        typer.echo(json.dumps(seen, indent=2))
+        return
+    for key, value in seen.items():
+        if value not in (None, ""):
+            typer.echo(f"{key}: {value}")
+
+
+@jobs.command("logs")
+def logs(job: JobId, address: JobServer, follow: Follow = False) -> None:
+    """Print a job's log; with --follow until the job ends, and with its exit code."""
+    from cluster.jobs import explained, job_client
+
+    client = job_client(address)
+    if follow:
+        watch(client, job, address)
+        return
+    with explained(f"job {job}"):
+        typer.echo(client.get_job_logs(job), nl=False)
+
+
+@jobs.command("stop")
+def stop(job: JobId, address: JobServer) -> None:
+    """Stop a job and wait until it has ended. What it committed stands; submit it again to go on."""
+    from cluster.jobs import grace_of, job_client, look
+    from cluster.jobs import stop as end
+    from cluster.submit import STOP_WAIT
+
+    client = job_client(address)
+    if (before := look(client, job)).exit_code is not None:
+        typer.echo(f"job {job}: {before.status.lower()} already")
+        return
+    ended = end(client, job, grace_of(client, job, STOP_WAIT))
+    if ended.exit_code is None:
+        raise OrthoplexError(f"job {job}: still {ended.status.lower()}; look again with `orthoplex jobs status {job}`")
+    typer.echo(f"job {job}: {ended.status.lower()}")
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="takes store and cluster from it")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="a Ray address: host:6379, or auto")] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what this machine, a cluster or a store lacks. Each finding names what mends it."""
+    from cluster.doctor.checks import findings
+    from cluster.doctor.gather import gather
+    from orchestrator.config.run import load_config
+
+    loaded = load_config(config) if config else None
+    facts = gather(address, loaded.cluster if loaded else None, store or (loaded.store if loaded else None))
+    found = findings(facts)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+    for finding in () if as_json else found:
+        typer.echo(f"{finding.level:<5}{finding.what}")
+        if finding.mend:
+            typer.echo(f"     → {finding.mend}")
+    if any(finding.level == "fail" for finding in found):
+        raise typer.Exit(1)

@@ -1,0 +1,213 @@
+"""The `orthoplex` command. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 stopped by a guard,
+130 interrupted (state kept)."""
+
+import dataclasses
+import io
+import shlex
+import sys
+import time
+from contextlib import suppress
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
+from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from orchestrator.cli import cluster as cli_cluster
+from orchestrator.cli import handoff as cli_handoff
+from orchestrator.cli import sweep as cli_sweep
+from orchestrator.cli.adapters import adapters
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
+
+app = typer.Typer(
+    name="orthoplex",
+    help="Trains one frozen language model on task after task without forgetting, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(adapters, name="adapters")
+adapters.command("serve-layout")(cli_handoff.serve_layout)
+
+WATCH_S = 5.0
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the installed version and ends, where `--version` is given."""
+    if wanted:
+        try:
+            typer.echo(f"orthoplex {metadata.version('orthoplex')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("orthoplex, run from source")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """What stands before the verb."""
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="where to write")] = Path("orthoplex.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+) -> None:
+    """Write a commented configuration to start from."""
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; choose another path, or replace it with --force")
+    template = files("orchestrator").joinpath("templates/config.yaml").read_text("utf-8")
+    try:
+        path.write_text(template, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}; choose another path") from None
+    typer.echo(f"wrote {path}; next: orthoplex plan {shlex.quote(str(path))}")
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Show what would run, and change nothing. Tasks, layers, parameters, memory, store writes."""
+    from orchestrator.config.run import load_config
+
+    loaded = load_config(config, overrides)  # what is wrong here is told before torch is imported
+    from orchestrator.console.run import print_plan
+    from orchestrator.run.plan import make_plan
+    from orchestrator.track.state import refuse
+
+    made = make_plan(loaded)
+    if as_json:
+        print_json(dataclasses.asdict(made))
+    else:
+        print_plan(made)
+    refuse(made.name, made.objections)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    fork: Annotated[
+        str | None, typer.Option("--fork", metavar="NAME", help="a new run from this one's tasks, which stays as it is")
+    ] = None,
+    from_task: Annotated[
+        int | None, typer.Option("--from-task", metavar="N", help="with --fork: train again from task number N on")
+    ] = None,
+) -> None:
+    """Run the task sequence, or go on with it. A finished run says so and does nothing."""
+    from orchestrator.config.run import load_config
+
+    started = time.monotonic()
+    if from_task is not None and fork is None:
+        raise ConfigError(f"--from-task {from_task}: needs --fork NAME, since committed tasks are never replaced")
+    named = [f"name={fork}"] if fork else []
+    loaded, source = load_config(config, [*overrides, *named]), load_config(config, overrides)
+    from orchestrator.console.run import RunReporter, print_outcome
+    from orchestrator.run.controller import Controller
+
+    with RunReporter(len(loaded.tasks)) as reporter:
+        controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
+        begun = controller.state
+        if begun.commits:
+            done = f"{len(begun.commits)} of {len(loaded.tasks)} tasks are committed already"
+            reporter.say(f"{loaded.team}/{loaded.name}: {done}")
+        try:
+            state = controller.run()
+        except (Interrupted, KeyboardInterrupt):
+            words = [word for each in overrides for word in ("--set", each)]
+            words += ["--fork", fork] if fork else []
+            words += ["--from-task", str(from_task)] if from_task else []
+            raise Interrupted(
+                f"interrupted; {len(controller.state.commits)} of {len(loaded.tasks)} tasks are committed. "
+                f"Go on with: {shlex.join(['orthoplex', 'run', str(config), *words])}"
+            ) from None
+        took = f"finished in {time.monotonic() - started:.0f} s"
+        reporter.say("finished before; nothing is left to do" if state is begun else took)
+    print_outcome(state, loaded.store)
+
+
+def forked(source: Any, from_task: int | None) -> Any:
+    """The first tasks of the run that a configuration names, as the beginning of another."""
+    from cluster.storage import open_store
+    from orchestrator.run.fork import plan_fork
+    from orchestrator.track.track import Track
+
+    return plan_fork(Track(open_store(source.store), source.team, source.name), from_task)
+
+
+@app.command()
+def status(
+    name: RunName,
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
+) -> None:
+    """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
+    from orchestrator.track.state import status as describe
+
+    state = read_run(name, store)
+    if as_json:
+        print_json(describe(state))
+        return
+    from orchestrator.console.run import out, print_status
+
+    while watch and state.state == "running":
+        out.clear()
+        print_status(state)
+        time.sleep(WATCH_S)
+        state = read_run(name, store)
+    print_status(state)
+
+
+@app.command()
+def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show why each layer has its budget. How r_eff and τ moved in training."""
+    from orchestrator.console.run import print_explanation
+
+    state = read_run(name, store)
+    logs = [read_log(state, commit, store) for commit in state.commits]
+    if as_json:
+        print_json(
+            [
+                {"task": c["task"], "budget": c["budget"], "training": log}
+                for c, log in zip(state.commits, logs, strict=True)
+            ]
+        )
+    else:
+        print_explanation(state, logs)
+
+
+app.command("sweep")(cli_sweep.sweep)
+cli_cluster.register(app)  # after the verbs above, so that help shows them first
+
+
+def main() -> None:
+    """Entry point of the console script: errors become one message and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show τ
+    try:
+        app(prog_name="orthoplex")
+    except OrthoplexError as error:
+        with suppress(OSError):
+            sys.stdout.flush()
+        typer.echo(f"orthoplex: {error}", err=True)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == Interrupted.exit_code:  # typer ends so on Ctrl-C, without a word
+            typer.echo("orthoplex: interrupted", err=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

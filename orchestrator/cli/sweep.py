@@ -1,0 +1,87 @@
+"""`orthoplex sweep`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import ConfigError, GuardStop, Interrupted
+from orchestrator.cli.common import AsJson, print_json
+
+SweepPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a sweep's YAML file, as in configs/sweeps/")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key: budget.trials=4, run.data_dir=PATH")
+]
+Show = Annotated[bool, typer.Option("--show", help="show where the sweep stands, and train nothing")]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="for the result; default .orthoplex/sweeps/TEAM/NAME")
+]
+
+
+def sweep(
+    config: SweepPath,
+    *,
+    overrides: Overrides = [],  # noqa: B006
+    show: Show = False,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search budgets and orthogonality weights with Ray Tune. A sweep that was cut goes on; a finished one says so."""
+    from orchestrator.sweeps.config import load_sweep
+
+    loaded = load_sweep(config, overrides)  # what is wrong here is told before torch is imported
+    folder = output or Path(".orthoplex/sweeps") / loaded.run.team / loaded.name
+    from orchestrator.console.run import out
+    from orchestrator.console.sweep import print_sweep
+
+    def say(message: str) -> None:
+        if not as_json:
+            out.print(message, markup=False)
+
+    interrupted, state = None, None
+    if show:
+        state = stored(loaded)
+    else:
+        from orchestrator.sweeps.driver import Sweep
+
+        driver = Sweep(loaded, say)
+        try:
+            state = driver.run()
+        except (Interrupted, KeyboardInterrupt):
+            words = [word for each in overrides for word in ("--set", each)]
+            again = shlex.join(["orthoplex", "sweep", str(config), *words])
+            interrupted, state = (
+                Interrupted(f"interrupted; what was trained is kept. Go on with: {again}"),
+                driver.state,
+            )
+    found = write(loaded, state, folder)
+    if as_json:
+        print_json(found)
+    else:
+        print_sweep(loaded, state, found)
+    if interrupted:
+        raise interrupted from None
+    if state.state == "finished" and found["recommended"] is None:
+        raise GuardStop(f"no trial can be recommended: {found['reason']}")
+
+
+def stored(loaded: Any) -> Any:
+    """The state of a sweep as its log has it; raises ConfigError where there is none."""
+    from cluster.storage import open_store
+    from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
+
+    state = replay_sweep(sweep_log(open_store(loaded.run.store), loaded.run.team, loaded.name).entries())
+    if state.state == "absent":
+        raise ConfigError(f"no sweep {loaded.run.team}/{loaded.name} in {loaded.run.store}; run it without --show")
+    return state
+
+
+def write(loaded: Any, state: Any, folder: Path) -> dict[str, Any]:
+    """Puts the result's files into the folder; what `--json` prints."""
+    from cluster.storage import open_store
+    from orchestrator.sweeps.results import as_json, fetch
+
+    if state.choice:
+        fetch(open_store(loaded.run.store), state.choice, folder)
+    return as_json(loaded, state, folder)

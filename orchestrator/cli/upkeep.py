@@ -1,0 +1,142 @@
+"""`orthoplex adapters verify | gc | index | rules | policy`: what keeps a registry whole, and who may do what in it."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cluster.errors import ConfigError, IntegrityError
+from orchestrator.cli.adapters import Team, Why, adapters
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; all, if none")]
+
+
+@adapters.command("verify")
+def verify_tracks(
+    track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None, as_json: AsJson = False
+) -> None:
+    """Read everything again: chain, signatures, manifests, the digest of every file."""
+    from dataclasses import asdict
+
+    from orchestrator.registry.verify import verify
+
+    reports = [verify(each) for each in open_tracks(track, store, team)]
+    if as_json:
+        print_json([asdict(report) for report in reports])
+    for report in reports if not as_json else ():
+        held = f"{report.entries} entries, {report.versions} versions, {report.files} files, {report.bytes:,} bytes"
+        typer.echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
+    if faults := [fault for report in reports for fault in report.faults]:
+        raise IntegrityError("\n  ".join([f"{len(faults)} faults found", *faults]))
+
+
+@adapters.command("gc")
+def collect_garbage(
+    track: TrackName = None,
+    *,
+    store: StoreUri = DEFAULT_STORE,
+    team: Team = None,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="do it; without, say what would be done")] = False,
+    grace: Annotated[
+        str, typer.Option("--grace", help="how long what nobody names is left alone: 30m, 24h, 7d")
+    ] = "24h",
+    delete: Annotated[
+        int | None, typer.Option("--delete", metavar="N", help="also version N of TRACK and all after it")
+    ] = None,
+    why: Why = "",
+) -> None:
+    """Remove files that no commit names, a grace period after they were first seen here."""
+    from orchestrator.registry.gc import Collector, sweep_temporary
+
+    period, tracks = duration(grace), open_tracks(track, store, team)
+    if delete is not None and track is None:
+        raise ConfigError("--delete: say of which TRACK")
+    for each in tracks:
+        collector = Collector(each, period)
+        if delete is not None:
+            doomed = collector.delete(delete, why).body["versions"] if yes else collector.doomed(delete)
+            typer.echo(f"{each.label}: {'deleted' if yes else 'would delete'} {', '.join(f'v{n}' for n in doomed)}")
+        found = collector.collect() if yes else collector.look()
+        counts = f"{len(found.remove)} versions that no commit names, {len(found.indices)} old indices"
+        later = f"; {len(found.waiting)} more in {grace}" if found.waiting else ""
+        typer.echo(f"{each.label}: {'removed' if yes else 'would remove'} {counts}{later}")
+    if tracks and (old := sweep_temporary(tracks[0].store, remove=yes)):
+        typer.echo(f"{'removed' if yes else 'would remove'} {old} temporary files of writers that were killed")
+
+
+@adapters.command("index")
+def write_indices(track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None) -> None:
+    """Write an index of each log, from which it lists fast. Publishing does so every 200 entries by itself."""
+    for each in open_tracks(track, store, team):
+        typer.echo(f"{each.label}: {each.write_index()} entries")
+
+
+@adapters.command("rules")
+def change_rules(
+    team: Annotated[str, typer.Argument(metavar="TEAM")],
+    store: StoreUri = DEFAULT_STORE,
+    path: Annotated[
+        Path | None, typer.Option("--set", metavar="FILE", help="a YAML file to put in their place")
+    ] = None,
+    expect: Annotated[int | None, typer.Option("--expect", metavar="REVISION", help="the one that you changed")] = None,
+    why: Why = "",
+) -> None:
+    """Show a team's rules, or change them. Bounds for promotion, keys that may sign. As JSON."""
+    from cluster.storage import open_store
+    from orchestrator.config.file import read_mapping
+    from orchestrator.track.rules import RulesLog, parse_rules
+    from orchestrator.track.track import trusting_what_is_there
+
+    log = RulesLog(open_store(store), team)
+    if path is None:
+        revision, rules = log.current()
+        print_json({"revision": revision, "rules": rules.model_dump(mode="json")})
+        return
+    revision, before = log.current()
+    rules = trusting_what_is_there(log.store, team, before, parse_rules(read_mapping(path), str(path)))
+    entry = log.change(rules, expect=revision if expect is None else expect, why=why)
+    typer.echo(f"{team}: revision {entry.seq} of the rules holds now")
+
+
+@adapters.command("policy")
+def print_policy(
+    team: Annotated[str, typer.Option("--team")],
+    role: Annotated[Literal["reader", "publisher", "promoter", "gc", "admin"], typer.Option("--role")],
+    *,
+    bucket: Annotated[str, typer.Option("--bucket")] = "BUCKET",
+    prefix: Annotated[str, typer.Option("--prefix", help="what follows the bucket in `store`")] = "",
+    principal: Annotated[
+        str | None, typer.Option("--principal", metavar="ARN", help="make it a bucket policy for this principal")
+    ] = None,
+    append_only: Annotated[
+        bool, typer.Option("--append-only", help="refuse overwriting the log, on AWS; Ceph does not know how")
+    ] = False,
+) -> None:
+    """Print the S3 policy with the least rights that a role of a team needs."""
+    from orchestrator.registry.iam import policy
+
+    print_json(policy(team, role, bucket=bucket, prefix=prefix, principal=principal, append_only=append_only))
+
+
+def open_tracks(name: str | None, store: str, team: str | None) -> list[Any]:
+    """The track of that name, or all of a team or store."""
+    from cluster.storage import open_store
+    from orchestrator.registry.references import find_track
+    from orchestrator.track.track import Track, list_tracks
+
+    opened = open_store(store)
+    if name is not None:
+        return [find_track(opened, name)]
+    return [Track(opened, *names) for names in list_tracks(opened, team)]
+
+
+def duration(text: str) -> timedelta:
+    """30s, 15m, 24h or 7d. Raises ConfigError where it is none."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not match:
+        raise ConfigError(f"--grace {text!r}: no duration; write it as 30m, 24h or 7d")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})

@@ -1,0 +1,1 @@
+"""A run's configuration: models, the YAML file, errors in words."""

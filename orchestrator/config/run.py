@@ -1,0 +1,125 @@
+"""A run's configuration: YAML → frozen models, every error at once with its path, its value and the likely fix."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cluster.errors import ConfigError
+from cluster.resources import ClusterConfig
+from cluster.schema import Frozen
+from cluster.storage import open_store
+from orchestrator.config.errors import described
+from orchestrator.config.file import override, read_mapping
+from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.data.tasks import DataConfig, TaskConfig
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class GuardConfig(Frozen):
+    """Rules that stop the stream after a task, read on the validation matrix; null switches a rule off.
+
+    `max_forgetting` and `min_average_accuracy` are fractions, `max_active_parameters` counts the whole stream.
+    """
+
+    max_forgetting: Share | None = None
+    min_average_accuracy: Share | None = None
+    max_active_parameters: Annotated[int, Field(gt=0)] | None = None
+
+
+class RunConfig(Frozen):
+    """One run: a stream of tasks over one frozen model, written to one track `<team>/<name>` of a store."""
+
+    name: Name
+    team: Name = "default"
+    store: Annotated[str, Field(validate_default=True)] = ".orthoplex/store"
+    data_dir: str | None = None
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    guards: GuardConfig = GuardConfig()
+    tasks: tuple[TaskConfig, ...]
+
+    @field_validator("tasks")
+    @classmethod
+    def _unique_names(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        if not tasks:
+            raise ValueError("name at least one task")
+        names = [task.name for task in tasks]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"task names must differ; repeated: {', '.join(repeated)}")
+        return tasks
+
+    @model_validator(mode="after")
+    def _quantised_stays_untouched(self) -> "RunConfig":
+        if self.model.quantization and (self.adapter.history != "concatenated" or self.deepspeed.zero_stage == 3):
+            raise ValueError(
+                f"model.quantization {self.model.quantization}: its weights can be neither folded into nor shared out; "
+                "set adapter.history to concatenated and deepspeed.zero_stage to 2 or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_fit_the_cluster(self) -> "RunConfig":
+        for index, task in enumerate(self.tasks):
+            try:
+                self.cluster.with_resources(task.resources)
+            except ValueError as error:
+                raise ValueError(f"tasks.{index}.resources: {error}") from None
+        return self
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, store: str) -> str:
+        try:
+            return open_store(store).uri
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def data_folder(self) -> Path | None:
+        """`data_dir`, else $ORTHOPLEX_DATA_DIR."""
+        folder = self.data_dir or os.environ.get("ORTHOPLEX_DATA_DIR")
+        try:
+            return Path(folder).expanduser() if folder else None
+        except RuntimeError:
+            raise ConfigError(f"data_dir: {folder!r}: no such home folder; give another path") from None
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file and applies `a.b=value` overrides (values are YAML; list items by number).
+
+    Raises:
+        ConfigError: the file is absent or no YAML mapping, or any key or value is wrong; all of them are listed.
+    """
+    content = read_mapping(path)
+    for assignment in overrides:
+        override(content, assignment)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], origin: str) -> RunConfig:
+    """Validates a mapping; `origin` heads the error message.
+
+    Raises:
+        ConfigError: a key or value is wrong; all of them are listed, a line each.
+    """
+    errors: list[Any] = []
+    config = None
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        errors += error.errors()
+    lines = described(RunConfig, errors, content)
+    if config and not lines:
+        return config
+    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration"
+    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))

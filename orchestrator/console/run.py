@@ -1,0 +1,257 @@
+"""What people see on a terminal; plain lines where there is none."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from orchestrator.track.state import RunState
+from trainers.messages import Progress
+
+if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
+    from orchestrator.run.plan import Plan
+
+GIB = 2**30
+out = Console(highlight=False, soft_wrap=True)
+
+
+class RunReporter:
+    """Follows a run: bars on a terminal, a line every quarter of a task elsewhere."""
+
+    def __init__(self, tasks: int) -> None:
+        """`tasks` is the length of the stream."""
+        self.tasks = tasks
+        self.bar: TaskID | None = None
+        self.quarter = (-1, -1)
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"), console=out, transient=True, disable=not out.is_terminal,
+        )  # fmt: skip
+
+    def __enter__(self) -> "RunReporter":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def say(self, message: str) -> None:
+        """One line."""
+        out.print(escape(message))
+
+    def progress(self, task: str, progress: Progress) -> None:
+        """Moves the bar, or prints a line at each quarter of training and where a task is resumed."""
+        title = f"[{progress.index + 1}/{self.tasks}] {task}: {progress.phase}"
+        detail = ""
+        if progress.phase == "train":
+            detail = (
+                f"loss {number(progress.loss, '.3f')}  penalty {number(progress.orthogonality, '.2e')}  "
+                f"overlap {number(progress.overlap, '.1%')}  r_eff {number(progress.mean_rank, '.1f')}"
+            )
+        if out.is_terminal:
+            if self.bar is None:
+                self.bar = self.bars.add_task(escape(title), total=progress.total_steps, detail=detail)
+            self.bars.update(
+                self.bar, description=escape(title), completed=progress.step, total=progress.total_steps, detail=detail
+            )
+            return
+        quarter = (progress.index, 4 * progress.step // progress.total_steps)
+        if progress.phase == "resume":
+            out.print(escape(f"{title} {progress.step}/{progress.total_steps}  from its checkpoint"))
+        elif progress.phase == "train" and quarter != self.quarter:
+            self.quarter = quarter
+            out.print(escape(f"{title} {progress.step}/{progress.total_steps}  {detail}"))
+
+    def committed(self, state: RunState) -> None:
+        """A line about the task that was just committed."""
+        commit = state.commits[-1]
+        row = state.matrix("test")[len(state.commits) - 1]
+        seen = "  ".join(percent(value) for value in row[: len(state.commits)])
+        ranks = [module["rank"] for module in commit["budget"].values()]
+        seconds = state.time_left_s
+        left = f"; about {duration(seconds)} left" if seconds else ""
+        out.print(
+            f"[{len(state.commits)}/{self.tasks}] {commit['task']}: committed as {state.reference(commit)}; accuracy "
+            f"on tasks so far {seen}; mean r_eff {sum(ranks) / len(ranks):.1f}; "
+            f"{commit['cost']['train_s']:.0f} s training{left}",
+            markup=False,
+        )
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in the given form, without −0; a dot where there is none."""
+    return "·" if value is None or math.isnan(value) else format(value, f"z{form}")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as points with one decimal; a dot where there is none."""
+    return number(None if value is None else 100 * value, ".1f")
+
+
+def print_table(table: Table) -> None:
+    """A table in its full width: what a narrow terminal cannot hold it wraps, and nothing is cut off."""
+    whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
+    Console(highlight=False, soft_wrap=True, width=max(whole, out.width)).print(table)
+
+
+def matrix_table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> Table:
+    """Accuracy in points, one row a moment, one column a task."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("after training")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for label, row in rows:
+        table.add_row(escape(label), *map(percent, row))
+    return table
+
+
+def budget_table(state: RunState) -> Table:
+    """r_eff of each module (rows) for each committed task (columns)."""
+    table = Table(title="Budget chosen: active dimensions r_eff (of max_rank)", title_justify="left")
+    table.add_column("module")
+    for commit in state.commits:
+        table.add_column(escape(commit["task"]), justify="right")
+    for module in state.commits[0]["budget"] if state.commits else []:
+        chosen = [commit["budget"][module] for commit in state.commits]
+        table.add_row(escape(module), *(f"{c['rank']:.0f}/{c['max_rank']:.0f}" for c in chosen))
+    return table
+
+
+METRICS = {
+    "aa": "AA (average accuracy, macro)",
+    "aa_micro": "AA (micro, by rows)",
+    "bwt": "BWT (backward transfer)",
+    "forgetting": "forgetting",
+    "fwt": "FWT (forward transfer)",
+    "learning_accuracy": "learning accuracy",
+}
+
+
+def print_status(state: RunState) -> None:
+    """State, accuracy matrix, metrics and budgets of a run."""
+    done = len(state.commits)
+    out.print(f"{state.team}/{state.name}: {state.state}, {done} of {len(state.tasks)} tasks", markup=False)
+    if state.reason:
+        out.print(f"  reason: {state.reason}", markup=False)
+    if state.state == "running" and state.heard:
+        print_running(state, state.heard.time)
+    if not done:
+        return
+    names = [task["name"] for task in state.tasks]
+    rows = [("(untrained)", state.zero_shot), *zip(names, state.matrix("test"), strict=True)]
+    print_table(matrix_table("Accuracy on the test splits, points", names, rows))
+    measured = state.metrics("test")
+    for key, title in METRICS.items():
+        out.print(f"  {title:<32}{percent(measured[key]):>8}")
+    out.print(f"  {'active adapter parameters':<32}{state.total('active_parameters'):>8,}")
+    out.print(f"  {'stored bytes':<32}{state.total('stored_bytes'):>8,}\n")
+    print_table(budget_table(state))
+
+
+def print_running(state: RunState, heard: str) -> None:
+    """Who drives a run, what it trains, and how long that may take."""
+    if at := state.progress:
+        place = f"[{at['index'] + 1}/{len(state.tasks)}] {state.tasks[at['index']]['name']}"
+        out.print(f"  {place}: {at['phase']} {at['step']}/{at['total_steps']}", markup=False)
+    if left := state.time_left_s:
+        out.print(f"  about {duration(left)} of training and evaluation left for the tasks not committed")
+    if driver := state.driver:
+        out.print(f"  driven by {driver['actor']}, last heard of at {heard}", markup=False)
+        silent = (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds()
+        if silent > driver["lease_s"]:
+            out.print(f"  silent for {duration(silent)}: it may be gone; `orthoplex run` takes over where it is")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_outcome(state: RunState, store: str) -> None:
+    """What `run` prints last: status, where the adapters are, what to try next."""
+    print_status(state)
+    out.print(f"\nAdapters, in {store}:", markup=False)
+    for commit in state.commits:
+        out.print(f"  {state.reference(commit)}  {commit['task']}  {store}/{commit['prefix']}", markup=False)
+    flag = f" --store {shlex.quote(store)}"
+    out.print(
+        "\nNext:\n"
+        f"  orthoplex status {state.team}/{state.name}{flag} --json\n"
+        f"  orthoplex explain {state.team}/{state.name}{flag}        why each layer got its budget\n"
+        f"  orthoplex adapters list{flag}\n"
+        f"  orthoplex run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
+        markup=False,
+    )
+
+
+def print_plan(plan: "Plan") -> None:
+    """The plan as tables."""
+    state = "not begun" if plan.state == "absent" else plan.state
+    workers = plan.workers if isinstance(plan.workers, int) else "{min} to {max}".format(**plan.workers)
+    out.print(f"{plan.name}: {state}; {workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
+    table = Table(title="Tasks", title_justify="left")
+    for column in ("task", "state", "labels", "train", "validation", "test", "steps"):
+        table.add_column(column, justify="left" if column in ("task", "state") else "right")
+    for task, steps in zip(plan.tasks, plan.steps, strict=True):
+        sizes = (task["rows"][split] for split in ("train", "validation", "test"))
+        table.add_row(escape(task["name"]), task["state"], *(f"{n:,}" for n in (len(task["labels"]), *sizes, steps)))
+    print_table(table)
+    for task in plan.tasks:
+        out.print(f"labels of {task['name']}: {', '.join(task['labels'])}", markup=False)
+        for warning in task["warnings"]:
+            out.print(f"warning: {warning}", markup=False)
+    out.print(f"adapted layers: {len(plan.modules)}")
+    for name, width in plan.modules.items():
+        out.print(f"  {name} (width {width})", markup=False)
+    out.print(
+        f"base parameters, frozen: {plan.base_parameters:,}\n"
+        f"trained a task: {plan.trained_parameters:,}; kept a task: at most {plan.most_kept_parameters:,}"
+    )
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
+    out.print(f"memory a worker, estimated: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
+    out.print("will write:")
+    for line in plan.writes:
+        out.print(f"  {line}", markup=False)
+
+
+def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> None:
+    """Why each layer has its budget: how r_eff and τ moved while the task trained.
+
+    `logs` holds, a committed task, the columns of its training.parquet.
+    """
+    if not state.commits:
+        out.print(f"{state.team}/{state.name}: {state.state}; no task is committed yet, so no budget is chosen")
+        return
+    settings = state.config["adapter"]
+    out.print(
+        f"{state.team}/{state.name}: a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a "
+        f"dimension helps; budget_weight {settings['budget_weight']} pulls the other way, starting from "
+        f"τ₀ = {settings['threshold']}.",
+        markup=False,
+    )
+    for commit, log in zip(state.commits, logs, strict=True):
+        table = Table(title=escape(f"{commit['task']} ({state.reference(commit)})"), title_justify="left")
+        for column in ("module", "max_rank → r_eff", "τ₀ → τ", "settled by step"):
+            table.add_column(column)
+        for module in commit["budget"]:
+            ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
+            settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
+            moved = f"{number(settings['threshold'], '.3f')} → {number(taus[-1], '.3f')}"
+            table.add_row(
+                escape(module), f"{commit['budget'][module]['max_rank']:.0f} → {ranks[-1]}", moved, str(settled)
+            )
+        print_table(table)
+        out.print(
+            f"  overlap with earlier tasks {commit['overlap']:.2%}, parameters {commit['active_parameters']:,}, "
+            f"training {commit['cost']['train_s']:.0f} s on {commit['cost']['workers']} workers"
+        )

@@ -1,0 +1,1 @@
+"""Committed streams on their way to where models are used."""

@@ -1,0 +1,1 @@
+"""One chained log in a store; it knows no runs."""

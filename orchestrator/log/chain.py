@@ -1,0 +1,270 @@
+"""A chained log in a store, which many may write: below `root`,
+
+    log/<10^9 − seq, ten digits>.json   entries: {seq, prev_sha256, nonce, actor, time, op, …}, the newest listed first
+    ckpt/<10^9 − seq>.parquet           an index of the entries up to seq, see `index`
+
+Entries are canonical JSON, never change, and each holds the digest of the one before. A chain vouches for what came
+before; that the last entries were not lost is known from what this machine has seen (`seen`), and that the newest was
+not edited, too, or from its signature (`signing`).
+"""
+
+import logging
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError
+from cluster.storage import LocalStore, Store
+from orchestrator.log import index, signing
+from orchestrator.log.entry import ASIDE, FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
+from orchestrator.log.index import Indexed
+from orchestrator.log.seen import Seen
+from orchestrator.log.signing import Trust
+
+Rule = Callable[[Sequence[Entry]], None]
+Body = dict[str, Any] | Callable[[Sequence[Entry]], dict[str, Any]]
+NEWEST_FIRST = 10**9
+READERS, BATCH = 16, 256
+TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
+INDEX_EVERY = 200  # some 0.2 s to read what no index holds
+LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("json", "parquet"))
+logger = logging.getLogger("orthoplex.log")
+
+
+class Log:
+    """The log below `root`; `label` is what messages call it and what signatures are bound to."""
+
+    def __init__(self, store: Store, root: str, label: str) -> None:
+        self.store, self.root, self.label = store, root, label
+        self.seen = Seen(store.uri, root)
+
+    def check(self, entries: Sequence[Entry]) -> None:
+        """Raises IntegrityError where the team's rules ask for more than these entries have; here nothing."""
+
+    @property
+    def trust(self) -> Trust:
+        """What the team's rules ask of the signature of the next entry; here nothing."""
+        return Trust()
+
+    def head(self) -> Entry | None:
+        """The newest entry, from one LIST and one GET; None in an empty log.
+
+        Raises IntegrityError where it is malformed, unsigned against the rules, or older than what was seen here.
+        """
+        seen = self.seen.recall()  # before the log is read: another process may note what it adds meanwhile
+        keys = self.store.list(f"{self.root}/log/0", limit=1)
+        if not keys:
+            self._nothing(seen[0])
+            return None
+        if not (match := LOG_NAME.fullmatch(keys[0].rpartition("/")[2])):
+            raise IntegrityError(f"store {self.store.uri}: {keys[0]} is no log entry; take it out of the log")
+        head = self._read(NEWEST_FIRST - int(match[1]))
+        self.check([head])
+        if head.seq < seen[0]:
+            raise self._older(seen[0])
+        self._same(head.seq, head.sha256, seen)
+        return head
+
+    def entries(self) -> list[Entry]:
+        """The whole log, oldest first: seq is 1, 2, … and prev_sha256 the digest of the entry before, "" in the first.
+
+        Raises IntegrityError, which names the entry, where one is missing, malformed, was changed or is not signed as
+        the rules ask, or where this machine has seen a longer or another log. Entries below an index are read from it.
+        """
+        seen, (below, above) = self.seen.recall(), self._read_all(index.decode)
+        entries = [*below.entries, *above]
+        self.check(entries)
+        self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
+        return entries
+
+    def brief(self) -> tuple[Indexed, list[Entry]]:
+        """`entries` as a list of versions needs them, see `index.brief`: what an index holds, on the word of whoever
+        wrote the log's `index` entry, and the entries after it."""
+        seen, (below, above) = self.seen.recall(), self._read_all(index.brief)
+        self.check(above)
+        self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
+        return below, above
+
+    def raw_entries(self) -> list[Entry]:
+        """`entries`, every one read from the log itself."""
+        seen, head = self.seen.recall(), self.head()
+        entries = self._span(None, head.seq) if head else []
+        self.check(entries)
+        self._same_chain([entry.sha256 for entry in entries], seen)
+        return entries
+
+    def since(self, after: Entry | None) -> list[Entry]:
+        """The entries after `after`, which must stand in the log; as `entries`."""
+        head, first = self.head(), after.seq + 1 if after else 1
+        if head is None or head.seq < first - 1:
+            raise self._older(first - 1)
+        found = self._span(after, head.seq)
+        self.check(found)
+        return found
+
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+        """Commits an entry on top of the log. `after` is the newest entry its writer has read (None: an empty log).
+
+        `valid` is called with the entries that others wrote since, in order, before each attempt, and raises
+        ConflictError where one of them forbids this entry; then nothing was written. By default all do but those of
+        ASIDE, which do not concern a run's driver. A `body` that depends on those entries is a function of them. Raises
+        ValueError where it holds the name of a field, NaN or infinity, and ConfigError where readers would not believe
+        the entry, for which they would then refuse the whole log.
+        """
+        rule, since = valid or self._no_other_driver, list[Entry]()
+        for attempt in range(TRIES):
+            rule(since)
+            newest = since[-1] if since else after
+            data = self._composed(op, body(since) if callable(body) else body, newest)
+            self._refuse_unbelieved(parse_entry(data))
+            if self.store.put_if_absent(self._key(newest.seq + 1 if newest else 1), data):
+                entry = parse_entry(data)
+                self.seen.remember(entry.seq, entry.sha256)
+                self._maybe_index(entry)
+                return entry
+            if attempt:
+                time.sleep(random.uniform(0, min(BACKOFF_S * 2**attempt, MOST_BACKOFF_S)))
+            since += self.since(newest)
+        raise ConflictError(f"{self.label}: others wrote {TRIES} entries before {op!r} could be; run again")
+
+    def write_index(self) -> int:
+        """Puts an index of the whole log next to it and an entry that names its digest; returns how many it holds."""
+        entries = self.entries()
+        if not entries:
+            return 0
+        data, upto = index.encode(entries), entries[-1].seq
+        if self.store.put_if_absent(self.index_key(upto), data):
+            self.append("index", {"upto": upto, "index_sha256": digest(data)}, after=entries[-1], valid=lambda _: None)
+        return upto
+
+    def index_key(self, seq: int) -> str:
+        """Where an index that reaches up to `seq` stands."""
+        return f"{self.root}/ckpt/{NEWEST_FIRST - seq:010d}.parquet"
+
+    def indices(self) -> list[int]:
+        """The seq up to which each index reaches, the newest first."""
+        names = (key.rpartition("/")[2] for key in self.store.list(f"{self.root}/ckpt/0"))
+        return [NEWEST_FIRST - int(match[1]) for name in names if (match := INDEX_NAME.fullmatch(name))]
+
+    def _maybe_index(self, entry: Entry) -> None:
+        """Writes an index after every INDEX_EVERY entries. It spares time alone and `entry` stands already: whatever
+        goes wrong is a warning, and the next multiple tries again."""
+        if entry.seq % INDEX_EVERY or entry.op == "index":
+            return
+        try:
+            self.write_index()
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            following = entry.seq + INDEX_EVERY
+            logger.warning(
+                "%s: no index at entry %d (%s); entry %d tries again", self.label, entry.seq, said, following
+            )
+
+    def _read_all(self, decode: Callable[[bytes], Indexed]) -> tuple[Indexed, list[Entry]]:
+        """What an index holds, and the entries after it, chained."""
+        if (head := self.head()) is None:
+            return Indexed(), []
+        for upto in self.indices()[:2] if head.seq > INDEX_EVERY else ():
+            tail = self._span(None, head.seq, first=upto + 1)
+            if tail and (below := self._below(upto, tail, decode)):
+                return below, tail
+        return Indexed(), self._span(None, head.seq)
+
+    def _below(self, upto: int, tail: list[Entry], decode: Callable[[bytes], Indexed]) -> Indexed | None:
+        """What the index holds; None where it is not the one that the log names, and so cannot be relied on."""
+        named = [e.body.get("index_sha256") for e in tail if e.op == "index" and e.body.get("upto") == upto]
+        try:
+            data = self.store.get(self.index_key(upto))
+            found = decode(data) if digest(data) in named else Indexed()
+        except (KeyAbsentError, ValueError):
+            return None
+        whole = len(found.digests) == upto and found.digests[-1] == tail[0].prev_sha256
+        return found if whole else None
+
+    def _same_chain(self, digests: Sequence[str], seen: tuple[int, str]) -> None:
+        """Raises where what was seen is not in the chain of these digests, and remembers its end."""
+        if 0 < seen[0] <= len(digests):
+            self._same(seen[0], digests[seen[0] - 1], seen)
+        if digests:
+            self.seen.remember(len(digests), digests[-1])
+
+    def _same(self, seq: int, sha256: str, seen: tuple[int, str]) -> None:
+        if seq == seen[0] and sha256 != seen[1]:
+            fault = f"is not the one seen here before (sha256 {seen[1]}); where that was meant, remove {self.seen.path}"
+            raise self._broken(seq, fault)
+
+    def _span(self, after: Entry | None, last: int, *, first: int = 1) -> list[Entry]:
+        """Entries seq(after) + 1 (or `first`) to `last`, each chained to the one before."""
+        found = list[Entry]()
+        before = after
+        start = after.seq + 1 if after else first
+        with ThreadPoolExecutor(READERS) as pool:
+            for begin in range(start, last + 1, BATCH):
+                for entry in pool.map(self._read, range(begin, min(begin + BATCH, last + 1))):
+                    known = before is not None or entry.seq == 1
+                    if known and entry.prev_sha256 != (before.sha256 if before else ""):
+                        raise self._broken(entry.seq, "does not follow the one before; one of the two was changed")
+                    found.append(entry)
+                    before = entry
+        return found
+
+    def _composed(self, op: str, body: dict[str, Any], newest: Entry | None) -> bytes:
+        if clash := sorted({*FIELDS, SIGNATURE} & body.keys()):
+            raise ValueError(f"entry {op!r}: the body may not hold {', '.join(clash)}")
+        seq, before = (newest.seq + 1, newest.sha256) if newest else (1, "")
+        chained = {"seq": seq, "prev_sha256": before, "nonce": uuid.uuid4().hex}
+        written = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "op": op}
+        content = {**body, **chained, **written}
+        data = canonical(content)
+        signature = signing.sign(self.label, digest(data))
+        return canonical({**content, SIGNATURE: signature}) if signature else data
+
+    def _refuse_unbelieved(self, entry: Entry) -> None:
+        if fault := signing.entry_fault(entry, self.label, self.trust):
+            raise ConfigError(
+                f"{signing.KEY_VARIABLE}: an entry of {self.label} ({entry.op}) {fault}; nothing was written. Name the "
+                "PEM file, on this machine, of a key that the rules list in that role"
+            )
+
+    def _no_other_driver(self, since: Sequence[Entry]) -> None:
+        for other in since:
+            if other.op not in ASIDE:
+                raise ConflictError(
+                    f"{self.label}: {other.actor} wrote entry {other.seq} ({other.op}) first, at {other.time}; another "
+                    "driver is at work on this run: let it finish, or stop it, then run again"
+                )
+
+    def _nothing(self, seen: int) -> None:
+        """An empty folder is one that was removed, and serves nothing old; an empty bucket was taken back."""
+        if isinstance(self.store, LocalStore):
+            self.seen.forget()
+        elif seen:
+            raise self._older(seen)
+
+    def _older(self, seq: int) -> IntegrityError:
+        return IntegrityError(
+            f"store {self.store.uri}: the log of {self.label} ends before entry {seq}, which was seen here before: it "
+            f"was taken back; restore it, or, where that was meant, remove {self.seen.path}"
+        )
+
+    def _key(self, seq: int) -> str:
+        return f"{self.root}/log/{NEWEST_FIRST - seq:010d}.json"
+
+    def _read(self, seq: int) -> Entry:
+        try:
+            entry = parse_entry(self.store.get(self._key(seq)))
+        except KeyAbsentError:
+            raise self._broken(seq, "is missing") from None
+        except (ValueError, RecursionError) as error:
+            raise self._broken(seq, f"is malformed ({error})") from None
+        if entry.seq != seq:
+            raise self._broken(seq, f"says that it is entry {entry.seq}")
+        return entry
+
+    def _broken(self, seq: int, fault: str) -> IntegrityError:
+        return IntegrityError(f"store {self.store.uri}: entry {seq} ({self._key(seq)}) {fault}; restore a backup of it")

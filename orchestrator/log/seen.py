@@ -1,0 +1,80 @@
+"""What this machine saw of each log, so that a store cannot be taken back unnoticed to what it held before.
+
+One small file a log, in $ORTHOPLEX_STATE or ~/.cache/orthoplex/seen: the highest seq read or written and its digest.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ConfigError, StoreError
+from orchestrator.log.entry import digest
+
+STATE_VARIABLE = "ORTHOPLEX_STATE"
+
+
+def state_folder() -> Path:
+    """Where this machine keeps what it saw and what it has pulled."""
+    if named := os.environ.get(STATE_VARIABLE):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "orthoplex"
+    except RuntimeError:
+        raise ConfigError(f"{STATE_VARIABLE}: this user has no home folder; name one there") from None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The memory of one log: of the store at `uri`, below the key `root`."""
+
+    uri: str
+    root: str
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        name = digest(f"{self.uri} {self.root}".encode())[:32]
+        return state_folder() / "seen" / f"{name}.json"
+
+    def recall(self) -> tuple[int, str]:
+        """(seq, sha256) of the newest entry seen; (0, "") where none was."""
+        try:
+            content: dict[str, Any] = json.loads(self.path.read_bytes())
+            return int(content["seq"]), str(content["sha256"])
+        except (FileNotFoundError, NotADirectoryError):
+            return 0, ""
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{self.path}: cannot be read; it says what {self.uri} held, remove it to start anew"
+            ) from None
+
+    def remember(self, seq: int, sha256: str) -> None:
+        """Keeps the newer of this entry and what is kept. Where nothing can be written the memory is not kept, which
+        is an error only where $ORTHOPLEX_STATE asks for it."""
+        try:
+            with self._locked():
+                if self.recall()[0] < seq:
+                    content = {"store": self.uri, "log": self.root, "seq": seq, "sha256": sha256}
+                    temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+                    temporary.write_text(json.dumps(content))
+                    temporary.replace(self.path)
+        except OSError as error:
+            if os.environ.get(STATE_VARIABLE):
+                raise StoreError(f"{STATE_VARIABLE}: cannot write {self.path}: {error.strerror}") from None
+
+    def forget(self) -> None:
+        """Drops the memory of this log."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

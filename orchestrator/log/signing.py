@@ -1,0 +1,134 @@
+"""Who may have written what: ed25519 signatures over log entries, and with them over the manifests whose digests they
+hold. Verification is a pure function.
+
+A signature is {"key": the first 16 hex digits of the sha256 of the raw public key, "ed25519": hex}. It covers the team
+and track as well as the entry's canonical JSON, so that nothing signed for one track is good in another.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ConfigError
+from orchestrator.log.entry import Entry, digest
+
+KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY_FILE"
+ROLES = {
+    "promote": "promoter", "rollback": "promoter", "orphans": "gc", "abort": "gc", "delete": "gc", "rules": "admin",
+    "index": "",
+}  # fmt: skip
+HOW = "make one with: openssl genpkey -algorithm ed25519 -out key.pem"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A raw ed25519 public key (32 bytes), whose it is, and the roles it may act in."""
+
+    raw: bytes
+    owner: str
+    roles: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a team's rules ask of what is read. `keys` is by key id; `unsigned` holds, by track, the (seq, sha256) of
+    the last entry that needs no signature, nor do those before it, which that digest vouches for."""
+
+    required: bool = False
+    keys: Mapping[str, PublicKey] = field(default_factory=dict)
+    unsigned: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def sign(place: str, sha256: str) -> dict[str, str] | None:
+    """The signature by the key whose PEM file $ORTHOPLEX_SIGNING_KEY_FILE names; None where it names none."""
+    path = os.environ.get(KEY_VARIABLE)
+    if not path:
+        return None
+    key = _private_key(Path(path))
+    raw = key.public_key().public_bytes_raw()
+    return {"key": key_id(raw), "ed25519": key.sign(message(place, sha256)).hex()}
+
+
+def _private_key(path: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.expanduser().read_bytes(), None)
+    except OSError as error:
+        raise ConfigError(f"{KEY_VARIABLE}: cannot read {path}: {error.strerror}; name a PEM file") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{KEY_VARIABLE}: {path} is no unencrypted PEM private key; {HOW}") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{KEY_VARIABLE}: {path} is no ed25519 key; {HOW}")
+    return key
+
+
+def public_key(pem: str) -> bytes:
+    """The 32 raw bytes of a PEM ed25519 public key. Raises ValueError where it is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("not a PEM public key; print one with: openssl pkey -in key.pem -pubout") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError(f"not an ed25519 key; {HOW}")
+    return key.public_bytes_raw()
+
+
+def key_id(raw: bytes) -> str:
+    """How a signature names its key."""
+    return digest(raw)[:16]
+
+
+def message(place: str, sha256: str) -> bytes:
+    """The bytes that are signed."""
+    return f"orthoplex log entry v1\n{place}\n{sha256}".encode()
+
+
+def role(op: str) -> str:
+    """The role an operation takes: any ("") for what whoever appends may leave, publisher for what drives a run."""
+    return ROLES.get(op, "publisher")
+
+
+def entry_fault(entry: Entry, place: str, trust: Trust) -> str | None:
+    """What is wrong with the signature of an entry in the log `place` (team/track), where the team's rules ask for one.
+
+    Entries up to the one that the rules vouch for by its digest need none.
+    """
+    seq, sha256 = trust.unsigned.get(place.rpartition("/")[2], (0, ""))
+    if not trust.required or entry.seq < seq or (entry.seq == seq and entry.sha256 == sha256):
+        return None
+    if entry.seq == seq:
+        return f"is not the one that the team's rules vouch for ({sha256})"
+    return _signature_fault(entry, place, trust)
+
+
+def _signature_fault(entry: Entry, place: str, trust: Trust) -> str | None:
+    if entry.signature is None:
+        return "is not signed, but the team's rules ask for it"
+    key, needed = trust.keys.get(entry.signature.get("key", "")), role(entry.op)
+    if key is None:
+        return f"is signed by the key {entry.signature.get('key')}, which the team's rules do not list"
+    if not _matches(key.raw, entry.signature.get("ed25519", ""), message(place, entry.unsigned)):
+        return f"has a signature that does not match, said to be of {key.owner}"
+    if needed and needed not in key.roles:
+        return f"is signed by {key.owner}, whom the team's rules do not make a {needed}"
+    return None
+
+
+def _matches(raw: bytes, signature: str, signed: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(raw).verify(bytes.fromhex(signature), signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What teams share: references, aliases, listing, upkeep."""

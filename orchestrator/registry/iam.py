@@ -1,0 +1,80 @@
+"""Least-privilege S3 policies for a team's roles. Pure: prints what an administrator attaches.
+
+All entries of a log lie under one prefix, so S3 cannot tell a promotion from a commit: a promoter, who may write
+the log but no files, can do harm only with signatures off; with them on, `signing` holds each key to its role.
+"""
+
+import re
+from typing import Any, Literal
+
+from cluster.errors import ConfigError
+from cluster.storage import PROBE_KEY, is_key
+from orchestrator.log.entry import NAME
+
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
+Role = Literal["reader", "publisher", "promoter", "gc", "admin"]
+WRITES = {
+    "reader": (),
+    "publisher": ("{t}/*/log/*", "{t}/*/ckpt/*", "{t}/*/v/*", "{t}/*/checkpoint.safetensors", PROBE_KEY),
+    "promoter": ("{t}/*/log/*", "{t}/*/ckpt/*"),
+    "gc": ("{t}/*/log/*", "{t}/*/ckpt/*"),
+    "admin": ("{t}/.policy/log/*", "{t}/.policy/ckpt/*"),
+}
+DELETES = {"gc": ("{t}/*/v/*", "{t}/*/ckpt/*")}
+APPEND_ONLY = ("{t}/*/log/*", "{t}/*/ckpt/*", "{t}/.policy/*")
+
+
+def policy(
+    team: str,
+    role: Role,
+    *,
+    bucket: str = "BUCKET",
+    prefix: str = "",
+    principal: str | None = None,
+    append_only: bool = False,
+) -> dict[str, Any]:
+    """An identity policy, or with `principal` (an ARN) a bucket policy, for one role of a team in s3://bucket/prefix.
+
+    `append_only` also refuses to overwrite the log (`s3:if-none-match`, which AWS knows and Ceph 16 does not). Raises
+    ConfigError where a name is none.
+    """
+    if not (NAME.fullmatch(team) and BUCKET.fullmatch(bucket) and (not prefix or is_key(prefix))):
+        raise ConfigError(f"policy: team {team!r}, bucket {bucket!r} or prefix {prefix!r} is no name; correct it")
+    top, arn = f"{prefix}/" if prefix else "", f"arn:aws:s3:::{bucket}"
+    mine = f"{top}t/{team}"
+
+    def objects(names: tuple[str, ...]) -> list[str]:
+        return [f"{arn}/" + (f"{top}{name}" if name == PROBE_KEY else name.format(t=mine)) for name in names]
+
+    reads = ("{t}/*", PROBE_KEY) if role == "publisher" else ("{t}/*",)
+    lists = [f"{mine}/*"] + [f"{top}{PROBE_KEY}"] * (role == "publisher")
+    statements = [
+        _allow("Read", ["s3:GetObject"], objects(reads)),
+        {**_allow("List", ["s3:ListBucket"], [arn]), "Condition": {"StringLike": {"s3:prefix": lists}}},
+    ]
+    if WRITES[role]:
+        statements.append(_allow("Write", ["s3:PutObject", "s3:AbortMultipartUpload"], objects(WRITES[role])))
+    if role in DELETES:
+        statements.append(_allow("Delete", ["s3:DeleteObject"], objects(DELETES[role])))
+    if WRITES[role]:
+        statements.append(
+            _deny("NeverTheLog", ["s3:DeleteObject", "s3:DeleteObjectVersion"], objects(APPEND_ONLY[::2]))
+        )
+    if role in ("publisher", "promoter", "gc"):
+        changes = ["s3:PutObject", "s3:DeleteObject"]
+        statements.append(_deny("NeverTheRules", changes, objects(("{t}/.policy/*",))))
+    if append_only and WRITES[role]:
+        overwrites = _deny("NeverOverwriteTheLog", ["s3:PutObject"], objects(APPEND_ONLY))
+        statements.append({**overwrites, "Condition": {"Null": {"s3:if-none-match": "true"}}})
+    if principal:  # without Sid, which must differ within a document: several of these make one bucket policy
+        statements = [{**each, "Principal": {"AWS": [principal]}} for each in statements]
+        statements = [{name: value for name, value in each.items() if name != "Sid"} for each in statements]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _allow(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _deny(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {**_allow(name, actions, resources), "Effect": "Deny"}

@@ -1,0 +1,33 @@
+"""Puts a version into a track that many may publish to at once: each gets the next number, and none is lost."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cluster.storage import upload_files
+from orchestrator.log.entry import Entry
+from orchestrator.track.state import replay
+from orchestrator.track.track import Track
+
+
+def publish(track: Track, directory: Path, body: Mapping[str, Any], metadata: Mapping[str, Any]) -> Entry:
+    """Uploads the files below `directory` and commits them as the track's next version; returns its log entry.
+
+    The entry holds `body` (at least `task`), `version`, `prefix`, `manifest_sha256` and `stored_bytes`; the manifest
+    holds `metadata`. Until the entry stands, nobody sees anything; cut at any instant, it leaves files that gc removes.
+    A run is not for this: its driver wants to be alone, and to know of a driver that is not.
+    """
+    prefix = track.fresh_prefix()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(track.catch_up)  # while the files are on their way
+        records = upload_files(track.store, prefix, directory)
+        sha256 = track.write_manifest(prefix, dict(metadata), records)
+        entries = reading.result()
+    stored = {"prefix": prefix, "manifest_sha256": sha256, "stored_bytes": sum(record.size for record in records)}
+
+    def numbered(since: Sequence[Entry]) -> dict[str, Any]:
+        before = replay(track.team, track.name, [*entries, *since]).commits
+        return {**body, **stored, "version": len(before) + 1}
+
+    return track.append("commit", numbered, after=entries[-1] if entries else None, valid=lambda _: None)

@@ -1,0 +1,122 @@
+"""Takes versions out of the store into a folder: every byte checked, whole or not at all, nothing fetched twice.
+
+Files land in a cache by digest ($ORTHOPLEX_STATE/files, ~/.cache/orthoplex/files) and from there, as read-only links,
+in the folder, which appears at once. A pull that was cut finds what it had, file by file.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
+from cluster.storage import FileRecord
+from orchestrator.log.seen import state_folder
+from orchestrator.track.track import MANIFEST, Track, canonical, digest, manifest_files
+
+FETCHERS = 8
+
+
+def pull(track: Track, versions: Mapping[str, Mapping[str, Any]], directory: Path) -> int:
+    """Makes `directory`, absent or empty, with the files and manifest of each commit below its name in `versions` ("":
+    the folder itself); returns the bytes. A folder that holds just this already is left as it is.
+
+    Raises:
+        IntegrityError: a file is missing or differs from what the log vouches for.
+        ConfigError: the folder holds something else. StoreError: it cannot be made.
+    """
+    wanted: dict[str, FileRecord] = {}
+    manifests: dict[str, bytes] = {}
+    with ThreadPoolExecutor(FETCHERS) as pool:
+        read = pool.map(lambda c: track.read_manifest(c["prefix"], c["manifest_sha256"]), versions.values())
+        for (below, commit), manifest in zip(versions.items(), read, strict=True):
+            manifests[f"{below}/{MANIFEST}".lstrip("/")] = canonical(manifest)
+            for path, record in manifest_files(manifest).items():
+                key = f"{commit['prefix']}/{path}"
+                wanted[f"{below}/{path}".lstrip("/")] = FileRecord(key, record.size, record.sha256)
+    if _occupied(directory):
+        _same_or_refuse(directory, wanted, manifests)
+    else:
+        _make(track, wanted, manifests, directory)
+    return sum(record.size for record in wanted.values())
+
+
+def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str, bytes], directory: Path) -> None:
+    directory = directory.absolute()
+    staging = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+
+    def place(item: tuple[str, FileRecord]) -> None:
+        target = staging / item[0]
+        if not target.resolve().is_relative_to(staging.resolve()):
+            raise IntegrityError(f"{item[1].path}: the path leads out of its folder; do not use this version")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(cached(track, item[1]), target)
+
+    try:
+        staging.mkdir(parents=True)
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            list(pool.map(place, wanted.items()))
+        for path, data in manifests.items():
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).write_bytes(data)
+        staging.replace(directory)
+    except OSError as error:
+        raise StoreError(f"cannot make {directory}: {error.strerror}; choose a folder that is new") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def cached(track: Track, record: FileRecord) -> Path:
+    """The cache's copy of a stored file, fetched where it is not there whole; `record.path` is its key.
+
+    Raises IntegrityError where the store's file is missing or differs from the record, OSError of the disk.
+    """
+    kept = state_folder() / "files" / record.sha256[:2] / record.sha256
+    if kept.is_file() and kept.stat().st_size == record.size and file_digest(kept) == record.sha256:
+        return kept
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        found = track.store.download(record.path, temporary)
+        if (found.size, found.sha256) != (record.size, record.sha256):
+            raise IntegrityError(f"{record.path}: differs from its manifest (sha256 {record.sha256}); it was changed")
+        temporary.chmod(0o444)
+        temporary.replace(kept)
+    except KeyAbsentError:
+        raise IntegrityError(f"store {track.store.uri}: {record.path} is missing; restore it from a backup") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return kept
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another filesystem, or one without links
+        shutil.copyfile(source, target)
+
+
+def _occupied(directory: Path) -> bool:
+    try:
+        return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError as error:
+        raise ConfigError(f"DIR {str(directory)!r}: {error.strerror}; choose another folder") from None
+
+
+def _same_or_refuse(directory: Path, wanted: Mapping[str, FileRecord], manifests: Mapping[str, bytes]) -> None:
+    expected = {path: record.sha256 for path, record in wanted.items()}
+    expected |= {path: digest(data) for path, data in manifests.items()}
+    files = [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
+    found = {path.relative_to(directory).as_posix(): path for path in files}
+    if found.keys() != expected.keys() or any(file_digest(path) != expected[name] for name, path in found.items()):
+        raise ConfigError(f"DIR {str(directory)!r}: holds something else; choose a folder that is new or empty")

@@ -1,0 +1,1 @@
+"""The driver of a run: what runs next, and why."""

@@ -1,0 +1,249 @@
+"""The driver of a run: takes it from its last commit to its end. It may die at any instant and be started again.
+
+No other driver may write to the run's log meanwhile; promotions and housekeeping may. Workers put a task's files under
+a prefix of their own; the task exists from the moment its `commit` entry stands in the log.
+"""
+
+import platform
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import groupby
+from typing import Any
+
+from cluster.errors import GuardStop, IntegrityError, TrainingError
+from cluster.resources import ClusterConfig
+from cluster.storage import open_store, probe
+from orchestrator.config.run import RunConfig
+from orchestrator.log.chain import READERS
+from orchestrator.registry.lineage import code_version
+from orchestrator.run.driver_log import RunLog
+from orchestrator.run.fork import Fork, take_over
+from orchestrator.run.guards import decide, forecast
+from orchestrator.run.retries import Attempt, decide_retry
+from orchestrator.run.watch import Reporter, Watch
+from orchestrator.run.workers import Group, OwnWorkers, Workers
+from orchestrator.track.state import HARMLESS, RunState, objections, refuse, without
+from orchestrator.track.track import Track, digest
+from trainers.messages import Job, Order, Score, TaskDone
+from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
+from trainers.workers.group import WorkersLost
+
+
+class Controller:
+    """Runs one configuration to its end, from the first tasks of another stream with `fork`. `run` is idempotent by
+    name."""
+
+    def __init__(
+        self, config: RunConfig, reporter: Reporter, fork: Fork | None = None, workers: Workers | None = None
+    ) -> None:
+        """`workers` are the run's own by default."""
+        self.config, self.reporter, self.fork = config, reporter, fork
+        self.workers = workers or OwnWorkers(config, reporter.say)
+        self.store = open_store(config.store)
+        self.track = Track(self.store, config.team, config.name)
+        self.log = RunLog(self.track)
+        self.accumulation = config.train.gradient_accumulation_steps
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self.log.state
+
+    def run(self) -> RunState:
+        """Continues from the last committed task; returns at once where the run is finished. Raises as `steps`."""
+        for _ in self.steps():
+            pass
+        return self.state
+
+    def steps(self) -> Generator[RunState]:
+        """`run` in steps: yields where it stands before the first task to train, and after each. To leave between two
+        steps, throw what is to be logged as the reason.
+
+        Raises:
+            ConfigError: the configuration or its data differs from what the stream was begun with.
+            ConflictError: another driver is at work on the run.
+            GuardStop: a guard stopped the stream. Interrupted: Ctrl-C or SIGTERM. TrainingError, StoreError: as named.
+        """
+        self._check()
+        if self.state.state == "finished" and len(self.config.tasks) == len(self.state.commits):
+            return
+        self.workers.check()
+        probe(self.store)
+        lease_s = self.config.cluster.lease_s
+        versions = {**code_version()["packages"], "python": platform.python_version()}
+        start = {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")}
+        self.log.take(start, lease_s, self.reporter.say)
+        with self.log.left(), self.log.kept(lease_s):
+            if self.fork:
+                take_over(self.log, self.fork)
+            self._check()  # as the log stands now that nobody else writes it
+            self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
+            tasks = self.workers.describe()
+            self._check(tasks)
+            self._open(tasks)
+            self._guard()
+            yield self.state
+            yield from self._train()
+        self.log.append("finish", {})
+
+    def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
+        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
+
+    def _open(self, tasks: list[dict[str, Any]]) -> None:
+        """Logs what is about to run, where that is new."""
+        config = self.config.model_dump(mode="json")
+        if config != self.state.config or tasks != list(self.state.tasks):
+            self.log.append("open", {"config": config, "tasks": tasks})
+
+    def _train(self) -> Iterator[RunState]:
+        """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
+        import ray
+
+        pending = range(len(self.state.commits), len(self.config.tasks))
+        if not pending:
+            return
+        with self.workers.session() as stop:
+            with ThreadPoolExecutor(READERS) as pool:
+                files = list(pool.map(self._files, self.state.commits))
+            history, digests = [ray.put(pair) for pair in files], [digests_of(pair) for pair in files]
+            del files
+
+            def check() -> None:
+                self.log.check()
+                stop()
+
+            for cluster, indices in groupby(pending, self._cluster):
+                with self.workers.group(self._job(), cluster, check) as group:
+                    for index in indices:
+                        done = self._trained(group, self._order(index, history, digests))
+                        pair = self._commit(done, [bases for _, bases in digests])
+                        history.append(ray.put(pair))
+                        digests.append(digests_of(pair))
+                        self._announce()
+                        self._guard()
+                        yield self.state
+
+    def _cluster(self, index: int) -> ClusterConfig:
+        """What task `index` asks of the cluster."""
+        return self.config.cluster.with_resources(self.config.tasks[index].resources)
+
+    def _job(self) -> Job:
+        config = self.config
+        return Job(self.track.label, config.model, config.adapter, config.train, config.deepspeed, self.store.uri, ())
+
+    def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, str]]) -> Order:
+        return Order(
+            index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
+            self.track.checkpoint_key, self._identity(index), **self.workers.scored(index),
+        )  # fmt: skip
+
+    def _trained(self, group: Group, order: Order) -> TaskDone:
+        """Has a task trained, again where the group breaks and the policy says so.
+
+        Raises:
+            TrainingError: the policy gives up.
+        """
+        watch = Watch(self.config.tasks[order.index].name, group.cluster, self.reporter, self.log)
+        while True:
+            try:
+                return group.train(replace(order, accumulation=self.accumulation), watch)
+            except WorkersLost as error:
+                watch.broke()
+                attempt = Attempt(watch.failures, self.accumulation, watch.workers)
+                retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
+                if not retry.again:
+                    raise TrainingError(retry.reason) from None
+                self.log.append("retry", {"index": order.index, "reason": retry.reason, "kind": error.lost.kind})
+                self.reporter.say(f"[{order.index + 1}/{len(self.config.tasks)}] {watch.task}: {retry.reason}")
+                self.accumulation = retry.accumulation
+
+    def _identity(self, index: int) -> dict[str, Any]:
+        """What must be the same for a checkpoint of task `index` to be resumed from."""
+        return {
+            "index": index,
+            "fingerprint": self.state.tasks[index]["fingerprint"],
+            "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
+        }
+
+    def _announce(self) -> None:
+        """Says which layers will have no room left before the stream's tasks are done."""
+        left = len(self.config.tasks) - len(self.state.commits)
+        for warning in forecast(self.config.adapter.orthogonality, self.state, left):
+            self.reporter.say(f"warning: {warning}")
+
+    def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, bytes]:
+        """One log entry makes adapter, new directions, metrics row and budget exist together.
+
+        `against` is the sha256 of the directions that each earlier task left: what the adapter was kept out of.
+        Returns the task's adapter and directions, as they were read back from the store before the commit.
+        """
+        self._check_base(done)
+        task = self.state.tasks[done.index]
+        body = {
+            "version": done.index + 1,
+            "index": done.index,
+            "task": task["name"],
+            "prefix": done.prefix,
+            "base_digest": done.base_digest,
+            "budget": done.budget,
+            "overlap": done.overlap,
+            "occupancy": done.occupancy,
+            "active_parameters": done.active_parameters,
+            "stored_bytes": sum(record.size for record in done.files),
+            "validation": scores(done.validation),
+            "test": scores(done.test),
+            "cost": done.cost,
+        }
+        if done.zero_shot is not None:
+            body["zero_shot"] = scores(done.zero_shot)
+        metadata = {
+            "base_model": self.config.model.model_dump(mode="json"),
+            "base_digest": done.base_digest,
+            "adapter": self.config.adapter.model_dump(mode="json"),
+            "task": task,
+            "budget": done.budget,
+            "occupancy": done.occupancy,
+            "principal_angles": done.angles,
+            "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "trained_against": list(against),
+            "config": self.config.model_dump(mode="json"),
+            "code": code_version(),
+            "metrics": {split: body[split] for split in ("validation", "test")},
+            "cost": done.cost,
+        }
+        body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
+        stored = self._files(body)
+        self.log.append("commit", body)
+        self.reporter.committed(self.state)
+        return stored
+
+    def _check_base(self, done: TaskDone) -> None:
+        earlier = self.state.commits[0]["base_digest"] if self.state.commits else done.base_digest
+        if done.base_digest != earlier:
+            raise IntegrityError(
+                f"model.name: the weights of {self.config.model.name!r} (sha256 {done.base_digest[:12]}…) are not "
+                f"those the stream was begun on ({earlier[:12]}…); load those, or give the run another `name`"
+            )
+
+    def _files(self, commit: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """A committed task's adapter and directions, checked against its manifest."""
+        adapter, bases = self.track.committed(commit, ADAPTER_FILE, BASES_FILE)
+        return adapter, bases
+
+    def _guard(self) -> None:
+        left = len(self.config.tasks) - len(self.state.commits)
+        decision = decide(self.config.guards, self.config.adapter.orthogonality, self.state, left)
+        if not decision.go_on:
+            raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
+
+
+def digests_of(files: tuple[bytes, bytes]) -> tuple[str, str]:
+    """The sha256 of each file."""
+    return digest(files[0]), digest(files[1])
+
+
+def scores(row: list[Score]) -> list[dict[str, int]]:
+    """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
+    return [asdict(score) for score in row]

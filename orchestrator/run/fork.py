@@ -1,0 +1,68 @@
+"""A new stream from the first tasks of another, which is left as it is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import ConfigError
+from orchestrator.run.driver_log import RunLog
+from orchestrator.track.state import RunState, replay
+from orchestrator.track.track import MANIFEST, Track, manifest_files
+
+OF_THE_SOURCE = ("lease", "time")  # what a copied commit does not keep
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The stream begins with copies of the first `tasks` tasks of `source`."""
+
+    source: Track
+    tasks: int
+
+
+def plan_fork(source: Track, from_task: int | None) -> Fork:
+    """A fork of all committed tasks, or of those before task number `from_task`, counted from 1.
+
+    Raises:
+        ConfigError: the source does not hold them.
+    """
+    state = replay(source.team, source.name, source.entries())
+    committed = len(state.commits)
+    if not committed and from_task != 1:
+        raise ConfigError(f"--fork: {source.label} has no committed task to begin with; run it first")
+    if from_task is not None and not 1 <= from_task <= committed + 1:
+        raise ConfigError(f"--from-task {from_task}: {source.label} has {committed} tasks; use 1 to {committed + 1}")
+    return Fork(source, committed if from_task is None else from_task - 1)
+
+
+def take_over(log: RunLog, fork: Fork) -> None:
+    """Copies what is missing of the source's tasks into a run whose lease is held. May be cut, and called again.
+
+    Raises:
+        ConfigError: the run exists, and is not this fork.
+    """
+    origin = {"source": fork.source.label, "tasks": fork.tasks}
+    state = replay(fork.source.team, fork.source.name, fork.source.entries())
+    if log.state.fork is None and (log.state.commits or log.state.config):
+        raise ConfigError(f"--fork {log.track.name!r}: a run of that name exists already; choose another")
+    if log.state.fork is None:
+        log.append("fork", {**origin, "described": list(state.tasks[: fork.tasks])})
+    elif {key: log.state.fork[key] for key in origin} != origin:
+        begun = f"the first {log.state.fork['tasks']} tasks of {log.state.fork['source']}"
+        raise ConfigError(f"--fork {log.track.name!r}: was begun from {begun}; choose another name, or ask for that")
+    for index in range(len(log.state.commits), fork.tasks):
+        log.append("commit", copied(fork, state, index, log.track))
+
+
+def copied(fork: Fork, state: RunState, index: int, target: Track) -> dict[str, Any]:
+    """The commit of one task with its files under a prefix of `target`, every digest checked; the manifest as it is."""
+    commit = state.commits[index]
+    manifest = fork.source.read_manifest(commit["prefix"], commit["manifest_sha256"])
+    prefix = target.fresh_prefix()
+    for path in manifest_files(manifest):
+        target.store.put(f"{prefix}/{path}", fork.source.read_file(commit["prefix"], manifest, path))
+    target.store.put(f"{prefix}/{MANIFEST}", fork.source.store.get(f"{commit['prefix']}/{MANIFEST}"))
+    target.read_manifest(prefix, commit["manifest_sha256"])
+    kept = {key: value for key, value in commit.items() if key not in OF_THE_SOURCE}
+    shared = [split for split in ("validation", "test", "zero_shot") if split in commit]
+    scores = {split: commit[split][: fork.tasks] for split in shared}  # later tasks may be others here
+    return {**kept, **scores, "prefix": prefix, "forked_from": state.reference(commit)}

@@ -1,0 +1,75 @@
+"""How a driver follows a task in training, and tells of it."""
+
+import time
+from typing import Protocol
+
+from cluster.resources import ClusterConfig
+from cluster.session import reap, reserved
+from orchestrator.run.driver_log import RunLog
+from orchestrator.track.state import RunState
+from trainers.messages import Progress, Started
+
+REAP_S, PATIENCE_S = 10.0, 60.0  # how often a wait for workers is looked into, until it is spoken of
+
+
+class Reporter(Protocol):
+    """Shows a run as it goes."""
+
+    def say(self, message: str) -> None:
+        """One line about what happens now."""
+
+    def progress(self, task: str, progress: Progress) -> None:
+        """A task moved on."""
+
+    def committed(self, state: RunState) -> None:
+        """A task was committed; it is the last of `state.commits`."""
+
+
+class Watch:
+    """Follows one task's training: tells the reporter, logs every worker group, counts failures in a row."""
+
+    def __init__(self, task: str, cluster: ClusterConfig, reporter: Reporter, log: RunLog) -> None:
+        self.task, self.cluster, self.reporter, self.log = task, cluster, reporter, log
+        self.workers, self.failures, self.kept = cluster.num_workers.max, 0, 0
+        self._wait()
+
+    def __call__(self, event: Started | Progress | None) -> None:
+        """Takes an event of the worker group; None says that nothing happens."""
+        match event:
+            case Started():
+                self._started(event)
+            case Progress():
+                self.waiting = False
+                if event.phase == "resume" and event.step > self.kept:
+                    self.kept, self.failures = event.step, 0  # it got further since the failure before
+                self.log.progress = {key: getattr(event, key) for key in ("index", "phase", "step", "total_steps")}
+                self.reporter.progress(self.task, event)
+            case None if self.waiting and time.time() > self.look_at:
+                self._look()
+
+    def broke(self) -> None:
+        """The group broke; another is on its way."""
+        self.failures += 1
+        self._wait()
+
+    def _wait(self) -> None:
+        self.asked, self.waiting, self.silent = time.time(), True, True
+        self.look_at = self.asked + REAP_S
+
+    def _started(self, event: Started) -> None:
+        self.workers, self.waiting = event.workers, False
+        seconds = {"workers": event.began - self.asked, **event.seconds}
+        self.log.append("workers", {"workers": event.workers, "seconds": seconds})
+        if self.cluster.num_workers.elastic:
+            self.reporter.say(f"{event.workers} workers are training")
+
+    def _look(self) -> None:
+        """Frees what dead drivers hold, and says once what is waited for."""
+        import ray
+
+        self.look_at = time.time() + REAP_S
+        reap()
+        if self.silent and time.time() - self.asked > PATIENCE_S:
+            self.silent = False
+            what = self.cluster.awaited(ray.cluster_resources(), ray.available_resources(), reserved())
+            self.reporter.say(f"still waiting for workers: {what}")

@@ -1,0 +1,125 @@
+"""Who trains a run's tasks: the controller's way to workers. A run has its own; the trials of a sweep share a pool."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from cluster.resources import ClusterConfig
+from cluster.session import ray_session
+from orchestrator.config.run import RunConfig
+from orchestrator.run.signals import stop_signals
+from trainers.data.prompts import Prompt, prompt_for
+from trainers.data.tasks import TaskData, load_task
+from trainers.folders import for_workers, model_folder
+from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
+from trainers.workers.group import WorkerGroup
+
+Say = Callable[[str], None]
+Check = Callable[[], None]
+
+
+class Group(Protocol):
+    """Workers that are there, or on their way."""
+
+    cluster: ClusterConfig
+
+    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+        """As `WorkerGroup.train`."""
+
+
+class Workers(Protocol):
+    """What a controller asks for, in this order."""
+
+    def check(self) -> None:
+        """Raises ConfigError where the model cannot be adapted as the configuration says."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Reads the tasks' data and describes them as the log keeps it, see `describe_data`."""
+
+    def session(self) -> AbstractContextManager[Check]:
+        """A connection to Ray; what it yields raises Interrupted where the driver is told to leave."""
+
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
+        """Workers for the job, inside the session; `check` is called while they are waited for."""
+
+    def scored(self, index: int) -> Mapping[str, Any]:
+        """What task `index` is to be scored on: `zero_shot`, `validation` and `test` of its `Order`."""
+
+
+class OwnWorkers:
+    """Ray Train worker groups of the run's own."""
+
+    def __init__(self, config: RunConfig, say: Say) -> None:
+        self.config, self.say = config, say
+        self.folder = model_folder(config.model.name)
+        self.data: list[TaskData] = []
+        self.rows: tuple[Any, ...] = ()
+
+    def check(self) -> None:
+        """See Workers."""
+        from trainers.models.loading import check_model
+
+        check_model(self.config.model, self.config.adapter)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """See Workers."""
+        self.data = load_tasks(self.config, self.say)
+        return [describe_data(task) for task in self.data]
+
+    @contextmanager
+    def session(self) -> Iterator[Check]:
+        """See Workers."""
+        import ray
+
+        with ray_session(self.config.cluster), stop_signals(self.say) as stop:
+            self.rows = tuple(ray.put(rows) for rows in all_rows(self.config, self.data))
+            yield stop
+
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
+        """See Workers."""
+        import ray
+
+        self.say(f"starting {cluster.num_workers} worker{'s' if cluster.num_workers.max > 1 else ''}")
+        if shortage := cluster.shortage(ray.cluster_resources()):
+            self.say(f"waiting for the cluster to grow: {shortage}")
+        held = replace(job, tasks=self.rows, folder=for_workers(self.folder))
+        return WorkerGroup(held, cluster, check)
+
+    def scored(self, index: int) -> Mapping[str, Any]:
+        """Every task on both splits after each task, and the untrained model before the first."""
+        tasks = len(self.config.tasks)
+        return {"zero_shot": index == 0, "validation": tasks, "test": tasks}
+
+
+def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
+    """Every task's data; what was left out of it is said."""
+    data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
+    for task in data:
+        for warning in task.warnings:
+            say(f"warning: {warning}")
+    return data
+
+
+def describe_data(task: TaskData) -> dict[str, Any]:
+    """A task's data as the log keeps it."""
+    return {
+        "name": task.name,
+        "labels": list(task.labels),
+        "fingerprint": task.fingerprint,
+        "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
+        "warnings": list(task.warnings),
+    }
+
+
+def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator[TaskRows]:
+    """Every task's rows as workers get them."""
+    for task, loaded in zip(config.tasks, data, strict=True):
+        yield task_rows(loaded, prompt_for(config.model.prompt, task, loaded.labels))
+
+
+def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
+    """A task's rows as workers get them."""
+    splits = {split: getattr(task, split) for split in ("train", "validation", "test")}
+    rows = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
+    return TaskRows(task.name, task.labels, rows, prompt)

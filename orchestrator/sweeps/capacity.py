@@ -1,0 +1,87 @@
+"""How many trials run at once, and how they share GPUs. Pure functions of what the cluster has."""
+
+from collections.abc import Callable, Mapping
+from math import ceil, floor
+
+from cluster.errors import ConfigError
+from cluster.resources import ClusterConfig, workers_per_gpu
+from orchestrator.sweeps.config import SweepConfig
+
+MOST_PER_GPU = 8  # beyond it launches of kernels, not the GPU, are what trials wait for
+
+
+def session_cluster(config: SweepConfig) -> ClusterConfig:
+    """What to ask of a Ray that is started for the sweep: CPUs for all trials that are to run at once."""
+    cluster = config.run.cluster
+    workers = fixed_workers(cluster) * (config.concurrent or 1)
+    return cluster if cluster.use_gpu else resized(cluster, workers)
+
+
+def fixed_workers(cluster: ClusterConfig) -> int:
+    """Workers of a trial. Raises ConfigError where their number may change: trials would not be comparable."""
+    if cluster.num_workers.elastic:
+        raise ConfigError(f"run.cluster.num_workers: {cluster.num_workers}: the trials of a sweep need one number")
+    return cluster.num_workers.max
+
+
+def sharing(config: SweepConfig, gpu_bytes: Callable[[], int | None], gpus: float = 1) -> SweepConfig:
+    """The sweep with `run.cluster.gpus_per_worker` as its trials share the cluster's `gpus`: `trials_per_gpu`, or as
+    many as are reckoned to fit into the memory of one (`gpu_bytes`), and no more than keep all of them at work. A
+    fraction that the run asks for itself stands.
+
+    Raises:
+        ConfigError: trials of several workers are to share a GPU.
+    """
+    cluster, asked = config.run.cluster, config.trials_per_gpu
+    if not cluster.use_gpu or cluster.gpus_per_worker != 1:
+        return config
+    if fixed_workers(cluster) > 1:
+        if asked and asked > 1:
+            raise ConfigError(
+                f"trials_per_gpu: {asked}: trials of {cluster.num_workers} workers cannot share GPUs (NCCL refuses two "
+                "ranks on one); set run.cluster.num_workers to 1, or trials_per_gpu to null"
+            )
+        return config
+    wanted = min(each for each in (config.budget.trials, config.concurrent, MOST_PER_GPU * max(1, gpus)) if each)
+    most = min(MOST_PER_GPU, ceil(wanted / max(1, gpus)))
+    share = asked or max(1, min(most, workers_per_gpu(needed_bytes(config), gpu_bytes() or 0)))
+    shared = cluster.model_copy(update={"gpus_per_worker": 1 / share})
+    return config.model_copy(update={"run": config.run.model_copy(update={"cluster": shared})})
+
+
+def slots(config: SweepConfig, resources: Mapping[str, float]) -> int:
+    """Trials at once: `concurrent`, or as many as the cluster's resources hold, one at least; never more than there
+    are to be. `resources` are Ray's, by name."""
+    each = config.run.cluster.worker_resources()
+    workers = fixed_workers(config.run.cluster)
+    hold = min(floor(resources.get(name, 0) / (amount * workers) + 1e-6) for name, amount in each.items())
+    wanted = config.concurrent or max(1, hold)
+    return min(wanted, config.budget.trials or wanted)
+
+
+def needed_bytes(config: SweepConfig) -> int:
+    """Memory that the largest trial of the space is reckoned to need on a GPU, see `plan.worker_memory`."""
+    from orchestrator.run.plan import worker_memory
+    from trainers.methods.oa.bank import ceiling
+    from trainers.methods.oa.layers import width
+    from trainers.models.loading import check_model
+
+    tops = {key: p.ends()[-1] for key, p in config.search.space.items() if p.kind != "choice"}
+    tops |= {key: max(p.bounds) for key, p in config.search.space.items() if p.kind == "choice" and _numbers(p.bounds)}
+    large = {key: value for key, value in tops.items() if key in ("adapter.max_rank", "train.batch_size")}
+    run = config.trial(1, large)
+    model, modules = check_model(run.model, run.adapter)
+    widths = {name: width(layer) for name, layer in modules.items()}
+    base = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(ceiling(name, run.adapter) * (2 * each + 1) + 1 for name, each in widths.items())
+    memory = worker_memory(run, model.config, base, trained, list(widths.values()))
+    return sum(size for cause, size in memory.items() if cause not in ("process", "originals"))
+
+
+def resized(cluster: ClusterConfig, workers: int) -> ClusterConfig:
+    """The same with another number of workers."""
+    return ClusterConfig.model_validate({**cluster.model_dump(), "num_workers": workers})
+
+
+def _numbers(values: tuple[object, ...]) -> bool:
+    return all(isinstance(value, int | float) for value in values)

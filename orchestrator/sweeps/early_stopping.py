@@ -1,0 +1,116 @@
+"""Which trials end before their last task. The rules are pure functions; a scheduler of Ray Tune acts on them.
+
+Streams are compared at the same number of tasks done, since AA falls and parameters grow along each of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
+
+from orchestrator.sweeps.choice import dominates
+from orchestrator.sweeps.config import StoppingConfig
+from orchestrator.sweeps.sweep_state import Row, TrialState
+
+Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of tasks
+
+
+def dominated_by(number: int, measured: Measured, rules: StoppingConfig) -> int | None:
+    """The trial that dominates trial `number` at the tasks it has done, None where there is none or it is too early."""
+    mine = measured[number][-1]
+    if not rules.dominated or mine.tasks < rules.grace_tasks:
+        return None
+    for other, rows in measured.items():
+        there = next((row for row in rows if row.tasks == mine.tasks), None)
+        if other != number and there and dominates(there, mine, rules.margin):
+            return other
+    return None
+
+
+def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
+    """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing where it is switched off or has no rung
+    before the last task."""
+    if rules.asha is None or rules.asha.grace_tasks >= length:
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        time_attr="tasks", metric="aa", mode="max", max_t=length, grace_period=rules.asha.grace_tasks,
+        reduction_factor=rules.asha.reduction_factor,
+    )  # fmt: skip
+
+
+class StreamScheduler(FIFOScheduler):
+    """Stops dominated trials, then those that ASHA drops; `reasons` says why, by trial number.
+
+    Trials of earlier starts of the sweep count as if they had run in this one.
+    """
+
+    def __init__(self, rules: StoppingConfig, length: int, before: Sequence[TrialState]) -> None:
+        """`length` is the number of tasks of a stream, `before` the trials that ended already."""
+        super().__init__()
+        self.rules, self.length, self.asha = rules, length, asha(rules, length)
+        self.measured: dict[int, list[Row]] = {}
+        self.reasons: dict[int, str] = {}
+        for trial in before:
+            self.measured[trial.number] = list(trial.rows)
+            self._replay(trial)
+
+    def measure(self, number: int, row: Row) -> None:
+        """Takes what a trial measured; the same may be told again, as by a trial that goes on from its last commit."""
+        rows = [each for each in self.measured.get(number, []) if each.tasks != row.tasks]
+        self.measured[number] = sorted([*rows, row], key=lambda each: each.tasks)
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """See TrialScheduler."""
+        self.asha.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """STOP where a rule says so. A trial that is done ends by itself."""
+        row = row_of(result)
+        if row is None:
+            return TrialScheduler.CONTINUE
+        number = trial.config["number"]
+        self.measure(number, row)
+        if row.tasks >= self.length:
+            return TrialScheduler.CONTINUE
+        halved = self.asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
+        other = dominated_by(number, self.measured, self.rules)
+        if other is not None:
+            self.reasons[number] = f"dominated by trial {other} after {tasks(row.tasks)}"
+        elif halved and self.rules.asha:
+            share = f"1/{self.rules.asha.reduction_factor:g}"
+            self.reasons[number] = f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)"
+        return TrialScheduler.STOP if number in self.reasons else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """See TrialScheduler. ASHA has not seen the last result of a trial that a guard of its own has ended."""
+        row = row_of(result)
+        if row and row.tasks < self.length:
+            self.asha.on_trial_result(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """See TrialScheduler; a failed trial's rows still count."""
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        """See TrialScheduler."""
+
+    def _replay(self, trial: TrialState) -> None:
+        """Shows ASHA a trial of an earlier start."""
+        stands_for: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+        self.asha.on_trial_add(None, stands_for)
+        for row in trial.rows:
+            if row.tasks < self.length:
+                self.asha.on_trial_result(None, stands_for, {"tasks": row.tasks, "aa": row.aa})
+
+
+def tasks(number: int) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} task{'s' if number > 1 else ''}"
+
+
+def row_of(result: Mapping[str, Any] | None) -> Row | None:
+    """What a Tune result says was measured; None where it says nothing."""
+    return Row(**{name: result[name] for name in Row.__dataclass_fields__}) if result and "aa" in result else None

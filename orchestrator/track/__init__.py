@@ -1,0 +1,1 @@
+"""One team's stream: where it stands and what it keeps."""

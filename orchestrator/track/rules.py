@@ -1,0 +1,167 @@
+"""What a team asks of its adapters: bounds for promotion, whose keys may sign what. Kept as a log of its own:
+
+    t/<team>/.policy/log/…   entries of op `rules`, each the rules whole; the newest holds
+
+It is a log, not a file, for the reasons a track is one: a change is made from the revision that was seen, by whom, when
+and why stands beside it, and the revision that a promotion was judged by can be read later. No track can be named so.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cluster.errors import ConfigError, ConflictError, IntegrityError
+from cluster.schema import Frozen
+from cluster.storage import Store
+from orchestrator.log import signing
+from orchestrator.log.chain import Body, Log, Rule
+from orchestrator.log.entry import NAME, Entry
+from orchestrator.log.signing import PublicKey, Trust
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Role = Literal["publisher", "promoter", "gc", "admin"]
+KNOWN_S = 60.0  # how long a reader goes by a team's rules: a key that others strike out counts as much longer
+_known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
+
+
+class PromotionRule(Frozen):
+    """Bounds on the validation matrix up to the version that is promoted, null switches one off.
+
+    `min_average_accuracy` and `max_forgetting` are fractions, `max_active_parameters` counts all tasks up to it.
+    """
+
+    min_average_accuracy: Share | None = None
+    max_forgetting: Share | None = None
+    max_active_parameters: Annotated[int, Field(gt=0)] | None = None
+
+
+class KeyRule(Frozen):
+    """A public key (PEM, ed25519) and what its owner may do."""
+
+    public_key: str
+    roles: tuple[Role, ...] = ("publisher", "promoter", "gc", "admin")
+
+    @field_validator("public_key")
+    @classmethod
+    def _is_one(cls, pem: str) -> str:
+        signing.public_key(pem)
+        return pem
+
+
+class Unsigned(Frozen):
+    """The last entry of a track that needs no signature."""
+
+    seq: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TeamRules(Frozen):
+    """A team's rules. `promotion` is by alias, `keys` by owner, `unsigned` by track."""
+
+    promotion: dict[str, PromotionRule] = Field(default_factory=dict)
+    signatures: Literal["off", "required"] = "off"
+    keys: dict[str, KeyRule] = Field(default_factory=dict)
+    unsigned: dict[str, Unsigned] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_be_changed_again(self) -> "TeamRules":
+        if self.signatures == "required" and not any("admin" in key.roles for key in self.keys.values()):
+            raise ValueError("signatures: required needs a key with the role admin, or nobody could change these rules")
+        return self
+
+    @property
+    def trust(self) -> Trust:
+        """What they ask of signatures."""
+        raw = {owner: signing.public_key(key.public_key) for owner, key in self.keys.items()}
+        keys = {signing.key_id(raw[o]): PublicKey(raw[o], o, frozenset(key.roles)) for o, key in self.keys.items()}
+        unsigned = {track: (each.seq, each.sha256) for track, each in self.unsigned.items()}
+        return Trust(self.signatures == "required", keys, unsigned)
+
+
+class RulesLog(Log):
+    """The rules of a team and their history. Where one revision asks for signatures, the next must be signed by one
+    of its admins."""
+
+    def __init__(self, store: Store, team: str) -> None:
+        if not NAME.fullmatch(team):
+            raise ConfigError(f"team: {team!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
+        super().__init__(store, f"t/{team}/.policy", f"{team}/.policy")
+
+    def check(self, entries: Sequence[Entry]) -> None:
+        """See Log. What does not begin with the first entry cannot be judged, and is judged when all is read."""
+        trust = Trust()
+        for entry in entries if entries and entries[0].seq == 1 else ():
+            if fault := signing.entry_fault(entry, self.label, trust):
+                raise self._broken(entry.seq, fault)
+            trust = self._parsed(entry).trust
+
+    @property
+    def trust(self) -> Trust:
+        """See Log. What the revision that holds now asks."""
+        return self.current()[1].trust
+
+    def current(self) -> tuple[int, TeamRules]:
+        """The revision, 0 where none was ever made, and the rules."""
+        entries = self.entries()
+        return (entries[-1].seq, self._parsed(entries[-1])) if entries else (0, TeamRules())
+
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+        """See Log. What this process knew of the rules is forgotten."""
+        try:
+            return super().append(op, body, after=after, valid=valid)
+        finally:
+            forget_trust(self.store)
+
+    def _maybe_index(self, entry: Entry) -> None:
+        """None: every entry is a revision, which the `index` entry would not be."""
+
+    def change(self, rules: TeamRules, *, expect: int, why: str) -> Entry:
+        """Puts other rules in place of revision `expect`. Raises ConflictError where that is not the newest."""
+        entries = self.entries()
+
+        def unchanged(since: Sequence[Entry]) -> None:
+            if since or len(entries) != expect:
+                by = [*entries, *since][-1].actor if entries or since else "nobody"
+                now = len(entries) + len(since)
+                raise ConflictError(f"{self.label}: the rules are at revision {now} (by {by}), not {expect}; read them")
+
+        body = {"rules": rules.model_dump(mode="json"), "why": why}
+        return self.append("rules", body, after=entries[-1] if entries else None, valid=unchanged)
+
+    def _parsed(self, entry: Entry) -> TeamRules:
+        try:
+            return TeamRules.model_validate(entry.body.get("rules"))
+        except ValidationError:
+            raise IntegrityError(
+                f"store {self.store.uri}: {self._key(entry.seq)} holds no rules; update orthoplex"
+            ) from None
+
+
+def team_trust(store: Store, team: str) -> Trust:
+    """What the team's rules ask of signatures, as this process read them within the last `KNOWN_S`."""
+    known, now = _known.setdefault(store, {}), time.monotonic()
+    if team not in known or now - known[team][0] > KNOWN_S:
+        known[team] = now, RulesLog(store, team).current()[1].trust
+    return known[team][1]
+
+
+def forget_trust(store: Store) -> None:
+    """Has `team_trust` read all rules again, as who is about to write must."""
+    _known.pop(store, None)
+
+
+def parse_rules(content: object, origin: str) -> TeamRules:
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, a line each."""
+    try:
+        return TeamRules.model_validate(content)
+    except ValidationError as error:
+        lines = [_line(each) for each in error.errors(include_input=False)]  # which may hold a private key
+        raise ConfigError("\n  ".join([f"{origin}: {len(lines)} error(s) in the rules", *lines])) from None
+
+
+def _line(error: Any) -> str:
+    said = "unknown key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(str(key) for key in error['loc']) or 'rules'}: {said}"

@@ -1,0 +1,197 @@
+"""Which versions exist. A *track* is one team's stream over one base model, in a store:
+
+    t/<team>/<track>/log/…                     its log, see `log`
+    t/<team>/<track>/v/<uuid>/…                files of one version, and manifest.json
+    t/<team>/<track>/checkpoint.safetensors    the task in training, replaced as a whole; no entry names it
+    t/<team>/.policy/log/…                     the team's rules, see `rules`
+
+What no entry names does not exist.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError, StoreError
+from cluster.storage import FileRecord, Store, is_key
+from orchestrator.log import signing
+from orchestrator.log.chain import READERS, Body, Log, Rule
+from orchestrator.log.entry import NAME, SHA256, Entry, canonical, digest
+from orchestrator.log.signing import Trust
+from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class Track(Log):
+    """The log of `team`/`name`, and its versions below `version_root`. Raises ConfigError where no NAME matches."""
+
+    def __init__(self, store: Store, team: str, name: str) -> None:
+        for key, value in (("team", team), ("name", name)):
+            if not NAME.fullmatch(value):
+                raise ConfigError(f"{key}: {value!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
+        super().__init__(store, f"t/{team}/{name}", f"{team}/{name}")
+        self.team, self.name = team, name
+        self.version_root = f"{self.root}/v"
+        self.checkpoint_key = f"{self.root}/checkpoint.safetensors"
+        self._known: list[Entry] = []
+
+    @property
+    def trust(self) -> Trust:
+        """See Log."""
+        return team_trust(self.store, self.team)
+
+    def check(self, entries: Sequence[Entry]) -> None:
+        """See Log."""
+        trust = self.trust
+        for entry in entries if trust.required else ():
+            if fault := signing.entry_fault(entry, self.label, trust):
+                raise self._broken(entry.seq, fault)
+
+    def fresh_prefix(self) -> str:
+        """A key prefix for a new version: version_root/<uuid4 hex>."""
+        return f"{self.version_root}/{uuid.uuid4().hex}"
+
+    def entries(self) -> list[Entry]:
+        """See Log."""
+        self._known = super().entries()
+        return [*self._known]
+
+    def catch_up(self) -> list[Entry]:
+        """`entries`, of which those that this object has read already are not read again: two requests and one for each
+        new entry."""
+        if not self._known:
+            return self.entries()
+        self._known = [*self._known, *self.since(self._known[-1])]
+        return [*self._known]
+
+    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+        """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone. What the
+        team's rules ask is read first: readers would refuse the whole log for an entry that they do not allow."""
+        forget_trust(self.store)
+        if op != "commit":
+            return super().append(op, body, after=after, valid=valid)
+        rule, prefix = valid or self._no_other_driver, (body([]) if callable(body) else body).get("prefix")
+        if after and after.seq > len(self._known):
+            self._known = [*self._known, *self.since(self._known[-1] if self._known else None)]
+        gone = aborted(self._known)
+
+        def not_collected(since: Sequence[Entry]) -> None:
+            rule(since)
+            if prefix in gone | aborted(since):
+                raise ConflictError(
+                    f"{self.label}: `adapters gc` took {prefix} for left over before it was committed; publish it "
+                    "again, and give gc a longer --grace"
+                )
+
+        return super().append(op, body, after=after, valid=not_collected)
+
+    def write_manifest(self, prefix: str, metadata: dict[str, Any], files: list[FileRecord]) -> str:
+        """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.
+
+        Raises ValueError where `metadata` holds one of the two names, NaN or infinity.
+        """
+        content = {"format_version": FORMAT_VERSION, "files": [asdict(record) for record in files]}
+        if clash := sorted(content.keys() & metadata.keys()):
+            raise ValueError(f"manifest of {prefix}: the metadata may not hold {', '.join(clash)}")
+        manifest_files(content)
+        data = canonical({**metadata, **content})
+        self.store.put(f"{prefix}/{MANIFEST}", data)
+        return digest(data)
+
+    def read_manifest(self, prefix: str, sha256: str) -> dict[str, Any]:
+        """The manifest of a version, whose digest a log entry holds.
+
+        Raises IntegrityError where it is missing, has another digest or is malformed, StoreError where it is too new.
+        """
+        if not (is_key(prefix) and prefix.startswith(f"{self.version_root}/")):
+            raise IntegrityError(f"{self.label}: the version's place {prefix!r} is not in the track; do not use it")
+        data = self._get(f"{prefix}/{MANIFEST}")
+        if digest(data) != sha256:
+            raise IntegrityError(f"{prefix}/{MANIFEST}: was changed; its sha256 is {digest(data)}, not {sha256}")
+        return parse_manifest(data, f"{prefix}/{MANIFEST}")
+
+    def committed(self, commit: Mapping[str, Any], *paths: str) -> tuple[bytes, ...]:
+        """Files of the version that a commit names, checked against its manifest; errors as of those two methods."""
+        manifest = self.read_manifest(commit["prefix"], commit["manifest_sha256"])
+        return tuple(self.read_file(commit["prefix"], manifest, path) for path in paths)
+
+    def read_file(self, prefix: str, manifest: Mapping[str, Any], path: str) -> bytes:
+        """One file of a version. Raises KeyAbsentError where the manifest does not list it, IntegrityError where it is
+        missing or differs from the manifest."""
+        record = manifest_files(manifest).get(path)
+        if record is None:
+            raise KeyAbsentError(f"{prefix}: its manifest lists no file {path!r}")
+        data = self._get(f"{prefix}/{path}")
+        if (len(data), digest(data)) != (record.size, record.sha256):
+            raise IntegrityError(f"{prefix}/{path}: differs from its manifest (sha256 {record.sha256}); it was changed")
+        return data
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self.store.get(key)
+        except KeyAbsentError:
+            raise IntegrityError(f"store {self.store.uri}: {key} is missing; restore it from a backup") from None
+
+
+def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
+    """(team, name) of every track, or every one of a team, with at least one entry, sorted. Lists folders, and one key
+    a track."""
+    with ThreadPoolExecutor(READERS) as pool:
+        teams = [each for each in ([team] if team else store.list_folders("t")) if NAME.fullmatch(each)]
+        below = pool.map(lambda team: store.list_folders(f"t/{team}"), teams)
+        named = [
+            (team, name) for team, names in zip(teams, below, strict=True) for name in names if NAME.fullmatch(name)
+        ]
+        begun = pool.map(lambda each: bool(store.list(f"t/{each[0]}/{each[1]}/log/0", limit=1)), named)
+        return sorted(each for each, any_entry in zip(named, begun, strict=True) if any_entry)
+
+
+def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: TeamRules) -> TeamRules:
+    """The rules with what stands in the team's tracks vouched for, where they are the first to ask for signatures."""
+    if rules.signatures in (before.signatures, "off"):
+        return rules
+    heads = {name: head for _, name in list_tracks(store, team) if (head := Track(store, team, name).head())}
+    trusted = {name: Unsigned(seq=head.seq, sha256=head.sha256) for name, head in heads.items()}
+    return rules.model_copy(update={"unsigned": {**trusted, **rules.unsigned}})
+
+
+def aborted(entries: Sequence[Entry]) -> set[str]:
+    """The prefixes that the garbage collector took for left over."""
+    return {prefix for entry in entries if entry.op == "abort" for prefix in entry.body.get("prefixes", ())}
+
+
+def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
+    """The manifest in bytes; `name` heads messages. Raises IntegrityError where malformed, StoreError where too new."""
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        if (version := manifest["format_version"]) != FORMAT_VERSION:
+            raise StoreError(f"{name}: unknown format_version {version!r}; update orthoplex")
+        manifest_files(manifest)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{name}: is malformed ({error!r}); do not use this version") from None
+    return manifest
+
+
+def manifest_files(manifest: Mapping[str, Any]) -> dict[str, FileRecord]:
+    """The files a manifest lists, by path; raises IntegrityError where a record is malformed, unsafe or repeated."""
+    files: dict[str, FileRecord] = {}
+    for item in manifest["files"]:
+        record = FileRecord(item["path"], item["size"], item["sha256"])
+        named = isinstance(record.path, str) and is_key(record.path) and not _clashes(record.path, [MANIFEST, *files])
+        if not (named and type(record.size) is int and record.size >= 0 and SHA256.fullmatch(str(record.sha256))):
+            raise IntegrityError(
+                f"manifest: unsafe, reserved, repeated or incomplete: {record}; do not use this version"
+            )
+        files[record.path] = record
+    return files
+
+
+def _clashes(path: str, others: Sequence[str]) -> bool:
+    """Whether a path cannot stand in one folder with the others, on any filesystem: the same but for case, or below."""
+    mine = f"{path}/".lower()
+    return any(mine.startswith(other) or other.startswith(mine) for other in (f"{each}/".lower() for each in others))

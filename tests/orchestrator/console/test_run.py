@@ -1,0 +1,57 @@
+"""How numbers and progress look, on a terminal and elsewhere."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from orchestrator.console import run as console
+from orchestrator.console.run import RunReporter, number, percent
+from trainers.messages import Progress
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1234, "12.3"), (1.0, "100.0"), (-0.05, "-5.0"), (-0.0001, "0.0"), (None, "·"), (math.nan, "·")],
+)
+def test_percent(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_number() -> None:
+    assert (number(0.5, ".3f"), number(-1e-9, ".3f"), number(math.nan, ".2e")) == ("0.500", "0.000", "·")
+
+
+def train(step: int, loss: float = 0.5) -> Progress:
+    return Progress(0, "train", step, 100, loss, 0.001, 0.25, 7.5)
+
+
+def test_a_line_each_quarter(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunReporter(2) as reporter:
+        for step in range(10, 101, 10):
+            reporter.progress("a [b]", train(step))
+            reporter.progress("a [b]", Progress(0, "evaluate test", 1, 2))
+        reporter.say("[bold]as it is[/bold]")
+    *lines, last = capsys.readouterr().out.splitlines()
+    # step 10 is in quarter 0, then 4 · step // 100 is 1, 2, 3, 4 first at 30, 50, 80, 100
+    assert lines == [
+        f"[1/2] a [b]: train {step}/100  loss 0.500  penalty 1.00e-03  overlap 25.0%  r_eff 7.5"
+        for step in (10, 30, 50, 80, 100)
+    ]
+    assert last == "[bold]as it is[/bold]"
+
+
+def test_what_is_not_a_number_is_a_dot(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunReporter(1) as reporter:
+        reporter.progress("a", train(100, loss=math.nan))
+    assert "loss ·  penalty" in capsys.readouterr().out
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=screen, force_terminal=True, width=200))
+    with RunReporter(2) as reporter:
+        reporter.progress("a [b]", train(10))
+        reporter.progress("a [b]", Progress(0, "evaluate test", 1, 2))
+    assert "[1/2] a [b]: evaluate test" in screen.getvalue() and "1/2" in screen.getvalue()

@@ -1,0 +1,179 @@
+# ruff: noqa: F401, F811 (a fixture of another file)
+"""Streams on their way to servers and to Python, on the store with three tasks of test_export."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import orchestrator
+from cluster.errors import ConfigError, IntegrityError
+from cluster.storage import LocalStore, S3Store
+from orchestrator.cli import main as cli
+from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, stream
+
+READER = """
+import sys
+sys.path.append(sys.argv[1])
+import peft, torch, transformers
+base, folder, ids, output = sys.argv[2:]
+model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(base), folder).eval()
+with torch.no_grad():
+    torch.save(model(torch.load(ids)).last_hidden_state, output)
+for name in ("orchestrator", "trainers", "cluster", "ray", "deepspeed", "boto3", "datasets"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(f"{name} can be imported")
+"""
+
+
+def needed_by(*names: str) -> dict[str, metadata.Distribution]:
+    """The installed distributions that these ones ask for, without extras, and they themselves."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, metadata.Distribution] = {}
+    left = [*names]
+    while left:
+        if (name := re.sub("[-_.]+", "-", left.pop()).lower()) in found:
+            continue
+        found[name] = metadata.distribution(name)
+        wanted = [Requirement(text) for text in found[name].requires or ()]
+        left += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def only_transformers_and_peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages, by links, which holds transformers, peft and what they need, and nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    for distribution in needed_by("transformers", "peft").values():
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return site
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["orthoplex", "adapters", "serve-layout", *map(str, words)])
+    capsys.readouterr()
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("upto", [1, 3])
+def test_a_served_folder_gives_equal_outputs_in_a_process_with_only_transformers_and_peft(
+    stream: Stream,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    upto: int,
+    only_transformers_and_peft: Path,
+) -> None:
+    code, out, err = serve(monkeypatch, capsys, f"stream@v{upto}", "--store", stream.store, "--base", "org/bert tiny")
+    place = f"serve/org--bert--tiny/default-stream-v0000000{upto}"
+    assert (code, err) == (0, "") and out.strip().endswith(f"/{place}")
+    folder = stream.store / place
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/bert tiny" and config["peft_type"] == "LORA"
+    torch.save(IDS, tmp_path / "ids.pt")
+    words = [only_transformers_and_peft, stream.base, folder, tmp_path / "ids.pt", tmp_path / "out.pt"]
+    environment = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-S", "-c", READER, *map(str, words)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected(stream, upto), rtol=1e-5, atol=1e-5)
+
+
+def test_the_config_comes_last_and_folders_never_change(
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """A server that lists the folder while it is written must not take it for whole."""
+    order = []
+    for name in ("upload", "put_if_absent"):
+        real = getattr(LocalStore, name)
+
+        def spy(self: LocalStore, key: str, data: Any, real: Any = real) -> Any:
+            order.append(key.rpartition("/")[2])
+            return real(self, key, data)
+
+        monkeypatch.setattr(LocalStore, name, spy)
+    words = ["stream@v2", "--store", stream.store, "--base", "bert"]
+    assert serve(monkeypatch, capsys, *words)[0] == 0
+    assert len(order) == 3 and order[-1] == "adapter_config.json"
+    assert serve(monkeypatch, capsys, *words)[0] == 0 and len(order) == 3  # whole already
+    config = stream.store / "serve/bert/default-stream-v00000002/adapter_config.json"
+    config.write_text("{}")
+    code, _, err = serve(monkeypatch, capsys, *words)
+    assert code == 1 and "holds another adapter" in err and config.read_text() == "{}"
+
+
+@pytest.mark.parametrize("words", [["--base", "/"], ["--root", "../x"], ["--root", ""], ["--root", ".tmp"]])
+def test_places_that_are_not_safe(
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    words: list[str],
+) -> None:
+    code, _, err = serve(monkeypatch, capsys, "stream@v1", "--store", stream.store, *words)
+    assert code == 2 and "no safe place" in err
+
+
+@pytest.mark.parametrize("upto", [1, 3])
+@torch.no_grad()
+def test_load(stream: Stream, monkeypatch: pytest.MonkeyPatch, upto: int) -> None:
+    monkeypatch.setenv("ORTHOPLEX_STORE", str(stream.store))
+    reference = f"default/stream@v{upto}"
+    given = transformers.AutoModel.from_pretrained(stream.base)
+    assert orchestrator.load(reference, base=given) is given
+    named = orchestrator.load(reference, base=stream.base, store=str(stream.store))
+    configured = orchestrator.load(reference)
+    for model in (given, named, configured):
+        torch.testing.assert_close(model(IDS).last_hidden_state, expected(stream, upto), rtol=0, atol=0)
+
+
+def test_load_on_another_base_is_refused(stream: Stream, tmp_path: Path) -> None:
+    make_bert(tmp_path / "other", 1)
+    other = transformers.AutoModel.from_pretrained(tmp_path / "other")
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(IntegrityError, match=r"load default/stream@v1: the base has sha256 .* trained on"):
+        orchestrator.load("stream@v1", base=other, store=str(stream.store))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    adapted = orchestrator.load("stream@v1", base=stream.base, store=str(stream.store))
+    with pytest.raises(IntegrityError, match="unadapted"):
+        orchestrator.load("stream@v2", base=adapted, store=str(stream.store))
+    with pytest.raises(ConfigError, match="no such version"):
+        orchestrator.load("stream@v9", base=stream.base, store=str(stream.store))
+    with pytest.raises(ConfigError, match="no such folder"):
+        orchestrator.load("stream@v1", base="./nowhere", store=str(stream.store))
+
+
+def test_serve_layout_in_a_bucket(
+    stream: Stream,
+    s3_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    there, here = S3Store(s3_bucket), LocalStore(stream.store)
+    for key in here.list(""):
+        there.put(key, here.get(key))
+    code, out, _ = serve(monkeypatch, capsys, "stream@v3", "--store", there.uri, "--base", "bert")
+    assert code == 0 and f"{there.uri}/serve/bert/default-stream-v00000003" in out
+    assert there.list_folders("serve/bert") == ["default-stream-v00000003"]

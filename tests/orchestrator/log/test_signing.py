@@ -1,0 +1,173 @@
+"""Where a team's rules ask for signatures, only those whom they name, in the roles they give, are believed."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ConfigError, ConflictError, IntegrityError
+from orchestrator.log.entry import canonical
+from orchestrator.registry.aliases import promote
+from orchestrator.track.rules import KeyRule, PromotionRule, RulesLog, TeamRules, parse_rules
+from orchestrator.track.track import Track, trusting_what_is_there
+from tests.support.keys import public_pem, sign_with
+from tests.support.registries import folder_track, publish_one, read_everything
+
+
+@pytest.fixture
+def signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
+    """A track with one entry from before, then rules: `lead` may do all, `bob` publish; signing as the lead."""
+    track = folder_track(tmp_path / "store")
+    publish_one(track, tmp_path)
+    for name in ("bob", "stranger", "lead"):
+        sign_with(tmp_path / name, monkeypatch)
+    keys = {
+        "lead": KeyRule(public_key=public_pem(tmp_path / "lead")),
+        "bob": KeyRule(public_key=public_pem(tmp_path / "bob"), roles=("publisher",)),
+    }
+    log = RulesLog(track.store, "team")
+    wanted = TeamRules(signatures="required", keys=keys)
+    log.change(trusting_what_is_there(track.store, "team", TeamRules(), wanted), expect=0, why="from now on")
+    return folder_track(tmp_path / "store")
+
+
+def fresh(track: Track) -> Track:
+    return Track(track.store, "team", "stream")
+
+
+def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_one(signed, tmp_path)
+    promote(signed, 2, "production")
+    sign_with(tmp_path / "bob", monkeypatch)
+    publish_one(signed, tmp_path)
+    entries = fresh(signed).entries()
+    assert [entry.signature is not None for entry in entries] == [False, True, True, True]
+    assert len(read_everything(signed.store)) == 3
+    content = json.loads((tmp_path / "store/t/team/stream/log/0999999996.json").read_bytes())
+    assert content["signature"].keys() == {"key", "ed25519"}
+
+
+@pytest.mark.parametrize(
+    ("who", "op", "message"),
+    [
+        (None, "commit", "is not signed"),
+        ("stranger", "commit", "which the team's rules do not list"),
+        ("bob", "promote", "is signed by bob, whom the team's rules do not make a promoter"),
+        ("bob", "abort", "whom the team's rules do not make a gc"),
+    ],
+)
+def test_others_are_not_believed(
+    signed: Track, *, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str | None, op: str, message: str
+) -> None:
+    monkeypatch.delenv("ORTHOPLEX_SIGNING_KEY_FILE")
+    if who:
+        sign_with(tmp_path / who, monkeypatch)
+    body = {"prefix": "x", "prefixes": []}
+    with pytest.raises(ConfigError, match=rf"SIGNING_KEY_FILE: .*{message}.*; nothing was written"):
+        signed.append(op, body, after=signed.head())
+    assert fresh(signed).head() == signed.head()
+    monkeypatch.setattr(Track, "_refuse_unbelieved", lambda *_: None)  # who does not keep to the rules
+    signed.append(op, body, after=signed.head())
+    for read in (fresh(signed).head, fresh(signed).entries, fresh(signed).brief):
+        with pytest.raises(IntegrityError, match=rf"entry 2 .*{message}"):
+            read()
+
+
+def test_a_signature_is_good_in_its_place_alone(signed: Track, tmp_path: Path) -> None:
+    """The same entry, signed for another track, or changed after it was signed."""
+    other = Track(signed.store, "team", "other")
+    publish_one(other, tmp_path)
+    shutil.copytree(tmp_path / "store/t/team/other", tmp_path / "store/t/team/copied")
+    with pytest.raises(IntegrityError, match="has a signature that does not match, said to be of lead"):
+        Track(signed.store, "team", "copied").entries()
+    path = tmp_path / "store/t/team/other/log/0999999999.json"
+    path.write_bytes(canonical({**json.loads(path.read_bytes()), "version": 7}))
+    with pytest.raises(IntegrityError, match="does not match"):
+        Track(signed.store, "team", "other").entries()
+
+
+def test_what_was_there_before_is_vouched_for_by_digest(signed: Track, tmp_path: Path) -> None:
+    path = tmp_path / "store/t/team/stream/log/0999999999.json"
+    path.write_bytes(canonical({**json.loads(path.read_bytes()), "version": 7}))
+    with pytest.raises(IntegrityError, match="is not the one that the team's rules vouch for"):
+        fresh(signed).entries()
+
+
+def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RulesLog(signed.store, "team")
+    revision, rules = log.current()
+    assert (revision, rules.unsigned["stream"].seq) == (1, 1)
+    changed = rules.model_copy(update={"promotion": {"production": PromotionRule(max_forgetting=0.5)}})
+    with pytest.raises(ConflictError, match="at revision 1"):
+        log.change(changed, expect=0, why="")
+    log.change(changed, expect=1, why="")
+    assert log.current() == (2, changed)
+    sign_with(tmp_path / "bob", monkeypatch)
+    with pytest.raises(ConfigError, match=r"do not make a admin"):
+        log.change(TeamRules(), expect=2, why="I may do all")
+    assert fresh(signed).entries() and log.current() == (2, changed)
+    monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
+    log.change(TeamRules(), expect=2, why="I may do all")
+    with pytest.raises(IntegrityError):
+        fresh(signed).entries()
+
+
+def test_rules_that_others_change_hold_after_a_minute(signed: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    current = RulesLog.current
+    monkeypatch.setattr(RulesLog, "current", lambda log: (reads.append(log.label), current(log))[1])
+    assert fresh(signed).entries() and fresh(signed).entries() and reads == ["team/.policy"]
+    elsewhere = folder_track(Path(signed.store.uri.removeprefix("file://"))).store
+    log = RulesLog(elsewhere, "team")
+    log.change(log.current()[1].model_copy(update={"unsigned": {}}), expect=1, why="nothing unsigned counts")
+    assert fresh(signed).entries()
+    now = time.monotonic()
+    monkeypatch.setattr("orchestrator.track.rules.time.monotonic", lambda: now + 61)
+    with pytest.raises(IntegrityError, match="is not signed"):
+        fresh(signed).entries()
+
+
+def test_keys_as_openssl_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl")
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    shown = subprocess.run(
+        ["openssl", "pkey", "-in", key, "-pubout"], check=True, capture_output=True, text=True
+    ).stdout
+    rules = parse_rules({"signatures": "required", "keys": {"me": {"public_key": shown}}}, "rules.yaml")
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(key))
+    track = folder_track(tmp_path / "store")
+    RulesLog(track.store, "team").change(rules, expect=0, why="")
+    publish_one(track, tmp_path)
+    assert fresh(track).entries()[0].signature is not None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN PRIVATE KEY-----\n", b"\xff"])
+def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match="ORTHOPLEX_SIGNING_KEY_FILE: ") as caught:
+        publish_one(folder_track(tmp_path / "store"), tmp_path)
+    assert "BEGIN" not in str(caught.value)
+    assert not (tmp_path / "store/t/team/stream/log").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"promotion": {"production": {"min_accuracy": 0.5}}}, "min_accuracy: unknown key"),
+        ({"promotion": {"production": {"max_forgetting": 2}}}, "max_forgetting"),
+        ({"signatures": "required"}, "needs a key with the role admin"),
+        ({"keys": {"me": {"public_key": "secret"}}}, "not a PEM public key"),
+        ({"keys": {"me": {"public_key": "x", "roles": ["king"]}}}, "roles.0: Input should be 'publisher'"),
+        (3, "rules"),
+    ],
+)
+def test_rules_that_are_refused(content: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_rules(content, "rules.yaml")

@@ -1,0 +1,127 @@
+"""A pulled folder is whole and right or is not there; what was fetched once is not fetched again."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError, IntegrityError, StoreError
+from orchestrator.registry.pull import pull
+from orchestrator.track.track import Track
+from tests.support.registries import read_everything, track_with
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def track(tmp_path: Path) -> Track:
+    return track_with(2, tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fetched(track: Track, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that are downloaded from now on."""
+    keys, download = list[str](), track.store.download
+
+    def noted(key: str, path: Path) -> Any:
+        keys.append(key)
+        return download(key, path)
+
+    monkeypatch.setattr(track.store, "download", noted)
+    return keys
+
+
+def test_one_version_and_a_stream(track: Track, tmp_path: Path) -> None:
+    first, second = (entry.body for entry in track.entries())
+    stored = read_everything(track.store)
+    assert pull(track, {"": second}, tmp_path / "new" / "one") == 160
+    found = contents(tmp_path / "new" / "one")
+    manifest = found.pop("manifest.json")
+    assert found == stored[1] and manifest == track.store.get(f"{second['prefix']}/manifest.json")
+    (tmp_path / "all").mkdir()
+    assert pull(track, {"v1": first, "v2": second}, tmp_path / "all") == 320
+    assert {p: d for p, d in contents(tmp_path / "all").items() if "manifest" not in p} == {
+        f"v{number}/{path}": data for number, files in enumerate(stored, 1) for path, data in files.items()
+    }
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
+
+
+def test_nothing_is_fetched_twice(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = track.entries()[0].body
+    keys = fetched(track, monkeypatch)
+    pull(track, {"": commit}, tmp_path / "a")
+    pull(track, {"": commit}, tmp_path / "b")
+    pull(track, {"": commit}, tmp_path / "a")  # as it is already
+    assert len(keys) == 2 and contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert (tmp_path / "a/adapter.safetensors").stat().st_mode & 0o222 == 0  # a link into the cache
+    damaged = tmp_path / "a/adapter.safetensors"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"\0" * 100)  # and with it the cache
+    pull(track, {"": commit}, tmp_path / "c")
+    assert len(keys) == 3 and contents(tmp_path / "c") == {**contents(tmp_path / "b"), **contents(tmp_path / "c")}
+    assert contents(tmp_path / "c")["adapter.safetensors"] == read_everything(track.store)[0]["adapter.safetensors"]
+
+
+def test_a_pull_that_was_cut_goes_on(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = track.entries()[0].body
+    download = track.store.download
+
+    def cut(key: str, path: Path) -> Any:
+        if key.endswith("parquet"):
+            path.write_bytes(b"ha")
+            raise StoreError("the connection broke off")
+        return download(key, path)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="broke off"):
+        patch.setattr(track.store, "download", cut)
+        pull(track, {"": commit}, tmp_path / "out")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+    keys = fetched(track, monkeypatch)
+    pull(track, {"": commit}, tmp_path / "out")
+    assert keys == [f"{commit['prefix']}/sub/log.parquet"]
+
+
+@pytest.mark.parametrize("fault", ["changed", "longer", "absent", "manifest"])
+def test_what_is_not_right_is_not_pulled(track: Track, tmp_path: Path, fault: str, state: Path) -> None:
+    commit = track.entries()[0].body
+    path = tmp_path / "store" / commit["prefix"] / ("manifest.json" if fault == "manifest" else "adapter.safetensors")
+    data = path.read_bytes()
+    path.unlink()
+    if fault != "absent":
+        path.write_bytes(data + b"\0" if fault == "longer" else data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=r"was changed|is missing"):
+        pull(track, {"": commit}, tmp_path / "out")
+    assert not [each for each in tmp_path.iterdir() if "out" in each.name]
+    assert not [each for each in (state / "files").rglob("*") if each.is_file() and "parquet" not in str(each)][1:]
+
+
+def test_folders_that_are_in_use(track: Track, tmp_path: Path) -> None:
+    commit = track.entries()[0].body
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes").touch()
+    for taken in (tmp_path / "mine", tmp_path / "mine/notes"):
+        with pytest.raises(ConfigError, match="holds something else; choose a folder that is new or empty"):
+            pull(track, {"": commit}, taken)
+    with pytest.raises(StoreError, match="cannot make"):
+        pull(track, {"": commit}, tmp_path / "mine/notes/below")
+    assert contents(tmp_path / "mine") == {"notes": b""}
+
+
+def test_without_links(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    pull(track, {"": track.entries()[0].body}, tmp_path / "out")
+    found = contents(tmp_path / "out")
+    assert json.loads(found.pop("manifest.json"))["files"] and found == read_everything(track.store)[0]

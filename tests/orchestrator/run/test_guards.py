@@ -1,0 +1,103 @@
+"""A guard reads the validation matrix and the parameters kept, and a value on its bound passes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.config.run import GuardConfig
+from orchestrator.run.guards import Decision, decide, forecast
+from orchestrator.track.state import RunState
+from trainers.config import OrthogonalityConfig
+
+GO_ON = Decision(True)
+FREE = OrthogonalityConfig()
+
+
+@pytest.fixture
+def two_tasks(fake_run: Callable[..., Any]) -> RunState:
+    """Validation: AA (0.8 + 0.7) / 2 = 0.75, forgetting 0.9 − 0.8 = 0.1. Test: 0.1 and 0.9. Parameters: 500."""
+    run = fake_run("a", "b")
+    run.commit([0.9, 0.2], [1.0, 0.0], parameters=200)
+    run.commit([0.8, 0.7], [0.1, 0.1], parameters=300)
+    return run.state
+
+
+def test_no_guards(two_tasks: RunState) -> None:
+    assert decide(GuardConfig(), FREE, two_tasks, 0) == GO_ON
+
+
+@pytest.mark.parametrize(
+    ("guards", "reason"),
+    [
+        ({"max_forgetting": 0.1}, ""),  # on the bound; 0.9 − 0.8 is 0.09999999999999998 in floating point
+        ({"max_forgetting": 0.099}, "forgetting 0.1000 is above guards.max_forgetting 0.099"),
+        ({"max_forgetting": 0.0}, "forgetting 0.1000 is above guards.max_forgetting 0.0"),
+        ({"min_average_accuracy": 0.75}, ""),
+        ({"min_average_accuracy": 0.751}, "AA 0.7500 is below guards.min_average_accuracy 0.751"),
+        ({"max_active_parameters": 500}, ""),
+        ({"max_active_parameters": 499}, "500 parameters are above guards.max_active_parameters 499"),
+        (
+            {"max_forgetting": 0.05, "min_average_accuracy": 0.9, "max_active_parameters": 1},
+            "forgetting 0.1000 is above guards.max_forgetting 0.05; "
+            "AA 0.7500 is below guards.min_average_accuracy 0.9; "
+            "500 parameters are above guards.max_active_parameters 1",
+        ),
+    ],
+)
+def test_bounds(two_tasks: RunState, guards: dict[str, float], reason: str) -> None:
+    assert decide(GuardConfig(**guards), FREE, two_tasks, 0) == Decision(not reason, reason)
+
+
+def test_a_bound_is_not_missed_by_rounding(fake_run: Callable[..., Any]) -> None:
+    run = fake_run("a", "b")
+    run.commit([0.9, 0.0])
+    run.commit([0.6, 0.7])  # 0.9 − 0.6 = 0.30000000000000004 in floating point, and is 0.3; (0.6 + 0.7) / 2 = 0.65
+    assert decide(GuardConfig(max_forgetting=0.3, min_average_accuracy=0.65), FREE, run.state, 0) == GO_ON
+
+
+def test_what_is_not_measured_stops_nothing(fake_run: Callable[..., Any]) -> None:
+    run = fake_run("a", "b")
+    strict = GuardConfig(max_forgetting=0.0, min_average_accuracy=1.0, max_active_parameters=1)
+    assert decide(strict, FREE, run.state, 1) == GO_ON
+    run.commit([1.0, 0.0], parameters=1)
+    assert decide(strict, FREE, run.state, 1) == GO_ON  # one task cannot be forgotten yet
+
+
+def filled(written: float, read: float) -> dict[str, dict[str, float]]:
+    return {
+        "a": {"written": 0.1, "read": 0.1, "free": 10, "dropped": 0.0},
+        "b": {"written": written, "read": read, "free": 1, "dropped": 0.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("side", "saturation", "left", "stops"),
+    [
+        ("output", "stop", 1, "the written directions of b fill 85%"),
+        ("both", "stop", 1, "the read directions of b fill 95%"),
+        ("input", "stop", 1, "the read directions of b fill 95%"),
+        ("both", "stop", 0, ""),  # nothing left to train: nothing bites
+        ("both", "drop", 1, ""),
+    ],
+)
+def test_a_full_basis_stops_what_would_need_it(
+    fake_run: Callable[..., Any], side: Any, saturation: Any, left: int, stops: str
+) -> None:
+    run = fake_run("a", "b", "c")
+    run.commit([0.9, 0.2, 0.2], occupancy=filled(0.4, 0.5))
+    run.commit([0.9, 0.9, 0.2], occupancy=filled(0.85, 0.95))
+    orthogonality = OrthogonalityConfig(side=side, saturation=saturation, max_occupancy=0.8)
+    assert decide(GuardConfig(), orthogonality, run.state, left).reason.startswith(stops)
+    assert decide(GuardConfig(), orthogonality, run.state, left).go_on == (not stops)
+
+
+def test_saturation_is_announced_before_it_bites(fake_run: Callable[..., Any]) -> None:
+    run = fake_run("a", "b", "c", "d", "e")
+    orthogonality = OrthogonalityConfig(side="both", max_occupancy=0.8)
+    assert forecast(orthogonality, run.state, 5) == []
+    run.commit([0.9] + [0.2] * 4, occupancy=filled(0.2, 0.1))  # a fifth a task: room for (0.8 − 0.2) / 0.2 = 3 more
+    assert forecast(orthogonality, run.state, 3) == []
+    (warning,) = forecast(orthogonality, run.state, 4)
+    assert "written directions of b fill 20%" in warning and "room for 3.0 of the 4 tasks left" in warning
+    assert decide(GuardConfig(), orthogonality, run.state, 4) == GO_ON

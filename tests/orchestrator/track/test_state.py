@@ -1,0 +1,249 @@
+"""The state of a run is its log, replayed; what may change between two starts is decided from two configurations."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.config.errors import key_paths
+from orchestrator.config.run import RunConfig
+from orchestrator.track.state import differences, forbidden_changes, objections, replay, status
+
+Begin = Callable[..., Any]
+NONE = [None, None, None]
+
+
+# --- replay
+
+
+def test_no_entries() -> None:
+    state = replay("team", "stream", [])
+    assert (state.state, state.reason, state.head, state.config, state.tasks) == ("absent", None, None, {}, ())
+    assert state.matrix("test") == [] and state.zero_shot == [] and state.total("stored_bytes") == 0
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "state", "reason"),
+    [
+        ("finish", {}, "finished", None),
+        ("stop", {"reason": "too much"}, "stopped", "too much"),
+        ("interrupt", {"reason": "interrupted by SIGINT"}, "interrupted", "interrupted by SIGINT"),
+        ("fail", {"reason": "the loss is inf"}, "failed", "the loss is inf"),
+        ("some_op_of_a_later_version", {}, "running", None),
+    ],
+)
+def test_how_a_driver_left(fake_run: Begin, op: str, body: dict[str, str], state: str, reason: str | None) -> None:
+    run = fake_run("a", "b")
+    assert (run.state.state, run.state.reason) == ("running", None)
+    run.commit([0.5, 0.5])
+    run.append(op, body)
+    assert (run.state.state, run.state.reason) == (state, reason)
+    assert run.state.head == run.track.head()
+    run.append("start", {})
+    assert (run.state.state, run.state.reason, len(run.state.commits)) == ("running", None, 1)
+
+
+def test_tasks_appended_to_a_finished_run(fake_run: Begin) -> None:
+    run = fake_run("a")
+    run.commit([0.5])
+    run.append("finish")
+    run.open(["a", "b"])
+    state = run.state
+    assert (state.state, len(state.tasks), len(state.commits)) == ("running", 2, 1)
+    assert state.matrix("test") == [[0.5, None], [None, None]]
+    assert state.zero_shot == [0.0, None]
+
+
+def test_commits_keep_their_time_and_order(fake_run: Begin) -> None:
+    run = fake_run("a", "b")
+    run.commit([0.5, 0.0], parameters=10)
+    run.commit([0.5, 0.5], parameters=20)
+    state = run.state
+    assert [commit["task"] for commit in state.commits] == ["a", "b"]
+    assert [commit["time"] for commit in state.commits] == [entry.time for entry in run.track.entries()[2:]]
+    assert state.reference(state.commits[1]) == "default/stream@v2"
+    assert state.total("active_parameters") == 30 and state.total("stored_bytes") == 2000
+
+
+# --- matrices and status
+
+
+@pytest.fixture
+def two_of_three(fake_run: Begin) -> Any:
+    """Validation splits have 10 rows a task, test splits 20."""
+    run = fake_run("a", "b", "c")
+    run.commit([0.9, 0.2, 0.1], [0.8, 0.25, 0.5], zero_shot=[0.5, 0.05, 0.5])
+    run.commit([0.7, 0.6, 0.3], [0.7, 0.6, 0.5])
+    return run
+
+
+def test_matrices(two_of_three: Any) -> None:
+    state = two_of_three.state
+    assert state.matrix("validation") == [[0.9, 0.2, 0.1], [0.7, 0.6, 0.3], NONE]
+    assert state.matrix("test") == [[0.8, 0.25, 0.5], [0.7, 0.6, 0.5], NONE]
+    assert state.zero_shot == [0.5, 0.05, 0.5]
+    assert state.metrics("test") == pytest.approx(
+        {
+            "aa": 0.65,  # (0.7 + 0.6) / 2
+            "aa_micro": 0.65,  # the two test splits are of one size
+            "bwt": -0.1,  # 0.7 − 0.8
+            "forgetting": 0.1,
+            "fwt": 0.2,  # 0.25 − 0.05
+            "learning_accuracy": 0.7,  # (0.8 + 0.6) / 2
+        }
+    )
+
+
+def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
+    shown = json.loads(json.dumps(status(two_of_three.state), allow_nan=False))
+    assert shown == status(two_of_three.state)
+    promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
+    assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
+    assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
+    for matrix in (shown["matrix"], shown["validation_matrix"]):
+        assert [len(row) for row in matrix] == [3, 3, 3]  # T × T
+    assert shown["matrix"][2] == NONE and shown["zero_shot"] == [0.5, 0.05, 0.5]
+    accuracies = {"aa", "aa_micro", "bwt", "forgetting", "fwt", "learning_accuracy"}
+    assert shown["metrics"].keys() == accuracies | {"active_parameters", "stored_bytes"}
+    assert shown["validation_metrics"].keys() == accuracies
+    assert (shown["metrics"]["active_parameters"], shown["metrics"]["stored_bytes"]) == (200, 2000)
+    assert shown["metrics"]["aa"] == pytest.approx(0.65) and shown["validation_metrics"]["aa"] == pytest.approx(0.65)
+
+
+def test_status_of_tasks(two_of_three: Any) -> None:
+    def states() -> list[str]:
+        return [task["state"] for task in status(two_of_three.state)["tasks"]]
+
+    assert states() == ["done", "done", "running"]
+    first, _, last = status(two_of_three.state)["tasks"]
+    common = {"name", "state", "labels", "rows"}
+    assert last.keys() == common
+    assert first.keys() == common | {
+        "ref", "version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost",
+    }  # fmt: skip
+    assert (first["ref"], first["version"], first["name"]) == ("default/stream@v1", 1, "a")
+    two_of_three.append("interrupt", {"reason": "Ctrl-C"})
+    assert states() == ["done", "done", "pending"] and status(two_of_three.state)["reason"] == "Ctrl-C"
+
+
+def test_status_before_the_first_task(fake_run: Begin) -> None:
+    shown = status(fake_run("a", "b").state)
+    assert shown["matrix"] == shown["validation_matrix"] == [[None, None], [None, None]]
+    assert shown["zero_shot"] == [None, None]
+    assert set(shown["validation_metrics"].values()) == {None}
+    assert [task["state"] for task in shown["tasks"]] == ["running", "pending"]
+
+
+# --- what may change between two starts
+
+HARMLESS = {
+    "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
+    "cluster.lease_s",    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
+    "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
+    "guards.max_forgetting", "guards.min_average_accuracy", "store", "train.eval_batch_size",
+    "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
+    "train.logging_steps", "train.on_out_of_memory",
+}  # fmt: skip
+
+
+@pytest.fixture
+def begun(fake_run: Begin) -> dict[str, Any]:
+    return fake_run("a", "b").config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in key_paths(RunConfig) if p != "tasks" and not p.startswith("cluster.num_workers.")]
+)
+def test_each_key(begun: dict[str, Any], path: str) -> None:
+    now = copy.deepcopy(begun)
+    *sections, key = path.split(".")
+    target = now
+    for section in sections:
+        target = target[section]
+    before, target[key] = target[key], "something else"
+    if isinstance(before, dict):  # a whole section: one of its keys at least
+        target[key] = {**before, "new": 1}
+        path += ".new"
+    changes = forbidden_changes(begun, now)
+    if path.removesuffix(".new") in HARMLESS:
+        assert changes == []
+    else:
+        was, now_is = (None, 1) if isinstance(before, dict) else (before, "something else")
+        assert changes == [f"{path}: was {was!r}, is now {now_is!r}"]
+
+
+def test_harmless_keys_are_whole_names(begun: dict[str, Any]) -> None:
+    now = {**begun, "stores": 1, "data_directory": 2, "clusters": {"a": 3}}
+    assert [line.partition(":")[0] for line in forbidden_changes(begun, now)] == [
+        "clusters", "data_directory", "stores",
+    ]  # fmt: skip
+
+
+def test_tasks_may_be_appended_and_nothing_else(begun: dict[str, Any]) -> None:
+    a, b = begun["tasks"]
+    c = {**a, "name": "c"}
+
+    def changes(*tasks: dict[str, Any]) -> list[str]:
+        return forbidden_changes(begun, {**begun, "tasks": list(tasks)})
+
+    assert changes(a, b) == changes(a, b, c) == []
+    assert changes(a) == ["tasks: had 2, now 1; tasks may only be appended"]
+    assert changes(b, a) == ["tasks.0.name: was 'a', is now 'b'", "tasks.1.name: was 'b', is now 'a'"]
+    assert changes({**a, "max_train_rows": 5}, b) == ["tasks.0.max_train_rows: was None, is now 5"]
+    assert changes(a, {**b, "task": "area"}, c) == ["tasks.1.task: was 'library', is now 'area'"]
+    assert changes({**a, "resources": {"num_workers": 4}}, b) == []
+    assert changes(c) == ["tasks: had 2, now 1; tasks may only be appended", "tasks.0.name: was 'a', is now 'c'"]
+
+
+def test_one_configuration_read_on_two_machines(begun: dict[str, Any]) -> None:
+    elsewhere = {**begun, "store": "/home/other/.orthoplex/store", "data_dir": "/mnt/data"}
+    assert forbidden_changes(begun, elsewhere) == []
+    assert forbidden_changes(json.loads(json.dumps(begun)), begun) == []
+
+
+def test_differences() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": 1}
+    new = {"a": 1, "b": {"c": [1, 3], "d": None, "e": False}, "new": None}
+    assert differences(old, new) == [("b.c", [1, 2], [1, 3]), ("b.e", None, False), ("gone", 1, None)]
+    assert differences(old, old) == []
+
+
+def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[..., Any]) -> None:
+    run = fake_run("a", "b")
+    other = run.config.model_dump(mode="json") | {"model": {"name": "other"}}
+    tasks = [dict(task) for task in run.state.tasks]
+    assert objections(run.state, other, tasks) == []
+    run.commit([0.5, 0.5], zero_shot=[0.5, 0.5])
+    assert objections(run.state, other, tasks)[0].startswith("model")
+    changed = [tasks[0] | {"fingerprint": "0" * 64}, tasks[1]]
+    assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
+        "task 'a': its rows differ from those the run was begun with"
+    ]
+
+
+# --- what a driver at work says
+
+
+def test_progress_is_that_of_the_last_renewal(fake_run: Begin) -> None:
+    run = fake_run("a", "b")
+    assert run.state.progress is None and run.state.time_left_s is None
+    at = {"index": 0, "phase": "train", "step": 3, "total_steps": 9}
+    run.append("renew", {"progress": at})
+    run.append("promote", {"alias": "production"})
+    shown = status(run.state)
+    assert shown["progress"] == at and shown["driver"]["lease_s"] == 0.2
+    assert run.state.heard and shown["driver"]["heard"] == run.state.heard.time and run.state.heard.op == "renew"
+    run.commit([0.5, 0.5])
+    assert run.state.progress is None
+
+
+def test_time_left_is_by_training_rows(fake_run: Begin) -> None:
+    run = fake_run("a", "b", "c")  # 40 rows each; a commit says 1.5 s of training and 0.5 s of evaluation
+    run.commit([0.5, 0.1, 0.1])
+    assert run.state.time_left_s == pytest.approx(4.0)
+    run.commit([0.5, 0.5, 0.1])
+    assert run.state.time_left_s == pytest.approx(2.0)
+    run.commit([0.5, 0.5, 0.5])
+    assert run.state.time_left_s == 0

@@ -1,0 +1,83 @@
+"""Files of an adapter that somebody made up are refused with one message, whatever their header says."""
+
+import json
+import random
+import struct
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from cluster.errors import IntegrityError
+from trainers.methods.oa.artifact import parse
+
+TENSORS = {"m.W1": torch.ones(2, 3), "m.W2": torch.ones(3, 2), "m.gamma": torch.ones(2)}
+BASES = {"m.Q": torch.eye(3)[:, :2].contiguous(), "m.singular_values": torch.ones(2)}
+
+
+def file_of(header: Any, data: bytes = b"\0" * 64, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {"m.gamma": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+
+
+HEADERS = [
+    b"", b"\0", file_of(b""), file_of(b"{"), file_of(b"[]"), file_of(b"null"), file_of({}, length=2**63),
+    file_of({}, length=2**64 - 1), file_of(record(), b""), file_of(record()), file_of(record(), length=10**9),
+    file_of(b"[" * 100_000), file_of(b'{"a":' * 10_000),
+    *(file_of(record(**change)) for change in (
+        {"shape": [2**62, 4]}, {"shape": [-1]}, {"shape": [2.5]}, {"shape": "2"}, {"shape": [3]},
+        {"data_offsets": [8, 0]}, {"data_offsets": [0, 2**63]}, {"data_offsets": [-8, 0]}, {"data_offsets": [0]},
+        {"data_offsets": [4, 12]}, {"dtype": "F33"}, {"dtype": None}, {"dtype": "pickle"}, {"extra": 1},
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HEADERS, ids=range(len(HEADERS)))
+def test_hostile_headers(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match="do not use this version"):
+        parse(data, save(BASES))
+
+
+def test_headers_with_a_byte_changed() -> None:
+    """They are refused or say the same of tensors of the same shapes."""
+    good, draw = save(TENSORS), random.Random(3)
+    header = 8 + struct.unpack("<Q", good[:8])[0]
+    refused = 0
+    for _ in range(200):
+        data = bytearray(good)
+        data[draw.randrange(header)] ^= 1 << draw.randrange(8)
+        try:
+            parsed = parse(bytes(data), save(BASES))
+        except IntegrityError:
+            refused += 1
+            continue
+        assert all(module.w1_RD.shape == (2, 3) for module in parsed.modules.values())
+    assert refused > 150
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"m.W1": torch.ones(3, 3)}, {"m.W2": torch.ones(2, 2)}, {"m.W2": torch.ones(6)}, {"m.gamma": torch.ones(2, 1)},
+        {"m.gamma": torch.tensor([1.0, float("nan")])}, {"m.W1": torch.full((2, 3), float("inf"))},
+        {"m.gamma": torch.ones(2, dtype=torch.int64)},
+    ],
+)  # fmt: skip
+def test_tensors_that_make_no_adapter(change: dict[str, torch.Tensor]) -> None:
+    assert parse(save(TENSORS), save(BASES)).parameters == 14
+    with pytest.raises(IntegrityError, match="'m' has odd shapes or is not finite"):
+        parse(save({**TENSORS, **change}), save(BASES))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"m.Q": torch.ones(3)}, {"m.singular_values": torch.ones(3)}, {"m.Q": torch.full((3, 2), float("nan"))}],
+)
+def test_directions_that_are_none(change: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(IntegrityError, match="bases: 'm' has odd shapes or is not finite"):
+        parse(save(TENSORS), save({**BASES, **change}))

@@ -1,0 +1,1 @@
+"""From files to clean rows, prompts and batches."""

@@ -1,0 +1,82 @@
+"""What stands around a row's text when a task is put to a language model."""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainers.data.sources import TaskConfig
+
+FIELDS = ("text", "labels", "instruction", "category", "dataset", "task")
+OPTIONS = "Option: {labels} \n"
+BENCHMARK = "{instruction}" + OPTIONS + "{text}\nAnswer:"
+NAMED = {"cl_benchmark": BENCHMARK, "cl_benchmark_prefix": "Task:{category}\nDataset:{dataset}\n" + BENCHMARK}
+# The benchmark's own wording, by category, and the template above: github.com/cmnfriend/O-LoRA (Wang et al.,
+# arXiv:2310.14152), instruction_config.json and uie_dataset_lora.py. COPA has neither instruction nor options there:
+# each of its rows asks its own question.
+CHOOSE = " Choose one from the option.\n"
+INSTRUCTIONS = {
+    "NLI": 'What is the logical relationship between the "sentence 1" and the "sentence 2"?' + CHOOSE,
+    "QQP": 'Whether the "first sentence" and the "second sentence" have the same meaning?' + CHOOSE,
+    "SC": "What is the sentiment of the following paragraph?" + CHOOSE,
+    "TC": "What is the topic of the following paragraph?" + CHOOSE,
+    "BoolQA": "According to the following passage, is the question true or false?" + CHOOSE,
+    "MultiRC": "According to the following passage and question, is the candidate answer true or false?" + CHOOSE,
+    "WiC": "Given a word and two sentences, whether the word is used with the same sense in both sentence?" + CHOOSE,
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What comes before and after the text of every row of a task."""
+
+    before: str = ""
+    after: str = ""
+
+
+def prompt_for(template: str, task: "TaskConfig", labels: Sequence[str]) -> Prompt:
+    """The template `model.prompt` filled in for a task.
+
+    {text} is the row's; {labels} the label words, comma-separated; {instruction} the task's own, else the benchmark's
+    for its category, with a line break after it; {category} and {dataset} the two parts of a CL_Benchmark dataset's
+    name, else nothing and the task's name; {task} the task's name.
+    """
+    category, _, dataset = task.dataset.partition("/") if task.source == "cl_benchmark" else ("", "", task.name)
+    instruction = task.instruction if task.instruction is not None else INSTRUCTIONS.get(category, "")
+    if task.instruction:
+        instruction = task.instruction.rstrip("\n") + "\n"
+    values = {
+        "labels": ", ".join(labels), "instruction": instruction, "category": category, "dataset": dataset,
+        "task": task.name,
+    }  # fmt: skip
+    if template in NAMED:
+        template = NAMED[template].replace(OPTIONS, "") if category == "COPA" else NAMED[template]
+    return fill(template, values)
+
+
+def fill(template: str, values: Mapping[str, str]) -> Prompt:
+    """The template around {text}, with the other fields' values in it."""
+    parts, side = ["", ""], 0
+    for literal, field, *_ in string.Formatter().parse(template):
+        parts[side] += literal + values.get(field or "", "")
+        side = 1 if field == "text" else side
+    return Prompt(*parts)
+
+
+def check_template(template: str) -> str:
+    """Returns the template; raises ValueError where it is neither named nor a text with {text} once in it."""
+    if template in NAMED:
+        return template
+    try:
+        parsed = [(name, *how) for _, name, *how in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"is no template ({error}); write {{{{ and }}}} for braces") from None
+    fields = [name for name, *_ in parsed]
+    if unknown := [name for name in fields if name not in FIELDS]:
+        raise ValueError(f"has the unknown field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
+    if formatted := [name for name, form, conversion in parsed if form or conversion]:
+        raise ValueError(f"formats {{{formatted[0]}}}; write the bare name in braces")
+    if fields.count("text") != 1:
+        raise ValueError(f"needs {{text}} once; or name one of {', '.join(NAMED)}")
+    return template

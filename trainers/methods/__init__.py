@@ -1,0 +1,1 @@
+"""What is learned, and how the past is protected."""

@@ -1,0 +1,141 @@
+"""What a trained adapter *is*: active dimensions only, as safetensors files in one folder.
+
+    adapter.safetensors   <module>.W1 (r, D), <module>.W2 (D, r), <module>.gamma (r,): r = r_eff dimensions with γ ≠ 0
+    bases.safetensors     <module>.Q (D, n), <module>.singular_values (n,): directions it writes, new to the history
+                          <module>.P (D, n), <module>.eigenvalues (n,): directions it reads, with input-side protection
+
+A module that chose r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from cluster.errors import IntegrityError
+from trainers.methods.oa.bank import ModuleState
+from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
+from trainers.methods.oa.subspace import Basis, extend_basis, leading_directions
+
+WRITTEN = ("Q", "singular_values")
+READ = ("P", "eigenvalues")
+
+
+@dataclass(frozen=True)
+class ModuleAdapter:
+    """The active part of one module's adapter: U = W2 · diag(γ) · W1."""
+
+    w1_RD: Tensor
+    w2_DR: Tensor
+    gamma_R: Tensor
+
+    @property
+    def rank(self) -> int:
+        """r_eff = ‖γ‖₀."""
+        return self.gamma_R.numel()
+
+    @property
+    def parameters(self) -> int:
+        """Active parameters r_eff · (2 D + 1): rows of W1, columns of W2, and γ."""
+        return self.w1_RD.numel() + self.w2_DR.numel() + self.gamma_R.numel()
+
+    @property
+    def written_DR(self) -> Tensor:
+        """W2 Γ (D, R), whose columns span what the adapter writes."""
+        return self.w2_DR * self.gamma_R
+
+
+@dataclass(frozen=True)
+class TaskAdapter:
+    """One task's adapter over all modules that kept at least one dimension, and the directions it adds to Q and P."""
+
+    modules: dict[str, ModuleAdapter]
+    written: dict[str, Basis]
+    read: dict[str, Basis]
+
+    @property
+    def parameters(self) -> int:
+        """Active parameters over all modules."""
+        return sum(module.parameters for module in self.modules.values())
+
+
+def extract(
+    states: Mapping[str, ModuleState],
+    written: Mapping[str, Basis],
+    read: Mapping[str, Basis],
+    moments: Mapping[str, Tensor],
+    energy: float,
+) -> TaskAdapter:
+    """Drops the dimensions with γ = 0 and finds what the task adds to the bases that it was trained against.
+
+    What a module reads counts, up to the share `energy`, also where it kept no dimension: a later adapter there would
+    disturb this task all the same. `moments` holds Σ h hᵀ (D, D) where input-side protection collected it.
+    """
+    modules = {name: active_part(state) for name, state in states.items()}
+    modules = {name: module for name, module in modules.items() if module.rank}
+    added = {n: extend_basis(written[n].columns_DH, module.written_DR) for n, module in modules.items()}
+    seen = {n: leading_directions(read[n].columns_DH, moment.cpu(), energy) for n, moment in moments.items()}
+    return TaskAdapter(modules, added, seen)
+
+
+def active_part(state: ModuleState) -> ModuleAdapter:
+    """The active dimensions as they act."""
+    on = state.active_R
+    return ModuleAdapter(state.w1_RD[on].contiguous(), state.w2_DR[:, on].contiguous(), state.gamma_R[on].contiguous())
+
+
+def save(adapter: TaskAdapter, directory: Path) -> None:
+    """Writes both files into `directory`, which must exist."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in adapter.modules.items():
+        tensors |= {f"{name}.W1": module.w1_RD, f"{name}.W2": module.w2_DR, f"{name}.gamma": module.gamma_R}
+    save_file(tensors, directory / ADAPTER_FILE)
+    bases: dict[str, Tensor] = {}
+    for directions, columns, spectrum in ((adapter.written, *WRITTEN), (adapter.read, *READ)):
+        for name, added in directions.items():
+            bases |= {f"{name}.{columns}": added.columns_DH, f"{name}.{spectrum}": added.spectrum_H}
+    save_file(bases, directory / BASES_FILE)
+
+
+def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
+    """The adapter in the bytes of the two files; the inverse of `save`, exact.
+
+    Raises IntegrityError where they are no safetensors, a tensor is missing, of another shape or not finite.
+    """
+    try:
+        tensors, bases = load(adapter_bytes), load(bases_bytes)
+        modules = {
+            name: ModuleAdapter(tensors[f"{name}.W1"], tensors[f"{name}.W2"], tensors[f"{name}.gamma"])
+            for name in _owners(tensors, "gamma")
+        }
+        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ))
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
+    if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
+        raise IntegrityError(f"adapter: {wrong[0]!r} has odd shapes or is not finite; do not use this version")
+    for name, basis in [*found.written.items(), *found.read.items()]:
+        columns, spectrum = basis.columns_DH, basis.spectrum_H
+        if columns.ndim != 2 or spectrum.shape != columns.shape[1:] or not _finite(columns, spectrum):
+            raise IntegrityError(f"bases: {name!r} has odd shapes or is not finite; do not use this version")
+    return found
+
+
+def _sound(module: ModuleAdapter) -> bool:
+    w1, w2, gamma = module.w1_RD, module.w2_DR, module.gamma_R
+    shaped = gamma.ndim == 1 and w1.ndim == w2.ndim == 2 and w1.shape[0] == w2.shape[1] == gamma.shape[0]
+    return shaped and w1.shape[1] == w2.shape[0] and _finite(w1, w2, gamma)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Basis]:
+    return {n: Basis(bases[f"{n}.{columns}"], bases[f"{n}.{spectrum}"]) for n in _owners(bases, columns)}
+
+
+def _owners(tensors: Mapping[str, Tensor], suffix: str) -> list[str]:
+    return sorted(key.removesuffix(f".{suffix}") for key in tensors if key.endswith(f".{suffix}"))

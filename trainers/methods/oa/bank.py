@@ -1,0 +1,252 @@
+"""One task's adapters over all target layers, stacked: everything but the layers themselves is one batched call.
+
+    U_m = W2_m · diag(γ_m) · W1_m  for every module m;   down_m = W1_m,  up_m = W2_m · diag(γ_m)
+
+The layers get `down` and `up` as plain tensors. Nothing outside `forward` touches a parameter in the step, which makes
+penalty, budget and gradients exact under every ZeRO stage: a stage-3 engine gathers a module's parameters around its
+forward, and only there.
+
+Shape suffixes: M modules of one group (equal width and ceiling), D output width, R rank, H rank of the history.
+Source: Wan et al., arXiv:2505.22358, section 3; stacking, floors and the cap on the total are ours.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import ConfigError
+from trainers.config import AdapterConfig
+from trainers.methods.oa.budget import common_shift, floored_threshold, soft_threshold
+from trainers.methods.oa.layers import Pair
+from trainers.methods.oa.orthogonality import overlap, penalty, project_out
+from trainers.zero import gathered
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules of equal width and ceiling, in the order in which they are stacked."""
+
+    names: tuple[str, ...]
+    width: int
+    rank: int
+
+    @property
+    def price(self) -> int:
+        """Parameters of one dimension: a row of W1, a column of W2, and γ."""
+        return 2 * self.width + 1
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """One module's adapter as it acts, on the CPU in float32: W1 (R, D), W2 (D, R), g, γ (R,), τ ≥ 0."""
+
+    w1_RD: Tensor
+    w2_DR: Tensor
+    g_R: Tensor
+    gamma_R: Tensor
+    tau: float
+
+    @property
+    def active_R(self) -> Tensor:
+        """Which dimensions count: γ ≠ 0 and a column of W2 that writes something."""
+        return (self.gamma_R != 0) & self.w2_DR.ne(0).any(0)
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """Where one module stands in training: r_eff, the threshold that acts, g (R,), and the scale-free overlap."""
+
+    rank: int
+    tau: float
+    g_R: Tensor
+    overlap: float
+
+
+class AdapterBank(nn.Module):
+    """Trained, a group: W1 (M, R, D) ~ N(0, 1/D), W2 (M, D, R) = 0, g (M, R) ~ N(1, 0.1²), τ (M,) = τ₀; float32.
+
+    U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), zero-padded.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        config: AdapterConfig,
+        generator: torch.Generator,
+        written: Mapping[str, Tensor],
+        read: Mapping[str, Tensor],
+    ) -> None:
+        """Draws the initial values from `generator`, module by module in the order of `widths`.
+
+        Args:
+            widths: module name → output width D.
+            config: ranks, threshold, floors, cap and sides.
+            generator: on the CPU, so that all ranks and devices start from the same values.
+            written, read: module name → (D, H) orthonormal columns, H ≥ 0.
+
+        Raises:
+            ConfigError: as `check_ranks`.
+        """
+        super().__init__()
+        check_ranks(widths, config)
+        self.config = config
+        self.groups = grouped(widths, config)
+        drawn = {name: _draw(widths[name], ceiling(name, config), generator) for name in widths}
+        floors = {name: floor(name, config) for name in widths}
+        for index, group in enumerate(self.groups):
+            shape = (len(group.names), group.width, group.rank)
+            self.register_parameter(f"W1_{index}", nn.Parameter(torch.stack([drawn[n][0] for n in group.names])))
+            self.register_parameter(f"W2_{index}", nn.Parameter(torch.zeros(shape)))
+            self.register_parameter(f"g_{index}", nn.Parameter(torch.stack([drawn[n][1] for n in group.names])))
+            self.register_parameter(f"tau_{index}", nn.Parameter(torch.full(shape[:1], config.threshold)))
+            for name, bases in (("written", written), ("read", read)):
+                self._buffer(f"{name}_{index}", _stacked([bases[n] for n in group.names]))
+            self._buffer(f"floor_{index}", torch.tensor([floors[n] for n in group.names]))
+        self.full = float(sum(len(group.names) * group.rank * group.price for group in self.groups))
+        self.allowed = self.full
+        self.has_floors = any(floors.values())
+
+    def forward(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """All a step needs of the adapters: down (M, R, D) and up (M, D, R) a group in `dtype`, L_orth, L_budget.
+
+        A flat tuple of tensors, since DeepSpeed's hooks look into nothing else; `pairs` names its parts.
+        """
+        gammas, _ = self._gates()
+        orthogonality = self._parameter("W1", 0).new_zeros(())
+        outputs: list[Tensor] = []
+        for index, gamma_MR in enumerate(gammas):
+            w1_MRD, w2_MDR = self._matrices(index)
+            outputs += [w1_MRD.to(dtype), (w2_MDR * gamma_MR[:, None, :]).to(dtype)]
+            if self.config.orthogonality.penalises and self._basis("written", index).shape[-1]:
+                orthogonality = orthogonality + penalty(self._parameter("W2", index), self._basis("written", index))
+        budget = torch.cat([gamma_MR.abs().sum(-1) for gamma_MR in gammas]).mean()
+        return *outputs, orthogonality, budget
+
+    def pairs(self, outputs: tuple[Tensor, ...]) -> dict[str, Pair]:
+        """Module name → (down (R, D), up (D, R)) from what `forward` gave."""
+        found: dict[str, Pair] = {}
+        for index, group in enumerate(self.groups):
+            parts = outputs[2 * index].unbind(0), outputs[2 * index + 1].unbind(0)
+            found |= dict(zip(group.names, zip(*parts, strict=True), strict=True))
+        return found
+
+    def limit(self, allowed: float) -> None:
+        """Lets at most `allowed` parameters be open from now on; see `budget.common_shift`."""
+        self.allowed = allowed
+
+    @torch.no_grad()
+    def snapshot(self) -> dict[str, ModuleState]:
+        """Every module's adapter as it acts. Under ZeRO 3 a collective call: all ranks must make it."""
+        with gathered(self.parameters()):
+            gammas, thresholds = self._gates()
+            states = {}
+            for index, group in enumerate(self.groups):
+                w1_MRD, w2_MDR = self._matrices(index)
+                parts = (w1_MRD, w2_MDR, self._parameter("g", index), gammas[index], thresholds[index])
+                stacks = [part.detach().float().cpu() for part in parts]
+                for row, name in enumerate(group.names):
+                    w1, w2, g, gamma, tau = (stack[row].clone() for stack in stacks)
+                    states[name] = ModuleState(w1, w2, g, gamma, float(tau))
+        return {name: states[name] for group in self.groups for name in group.names}
+
+    @torch.no_grad()
+    def report(self) -> dict[str, ModuleReport]:
+        """Where every module stands, with one copy to the host a group. Collective under ZeRO 3."""
+        reports = {}
+        with gathered(self.parameters()):
+            gammas, thresholds = self._gates()
+            for index, group in enumerate(self.groups):
+                w2_MDR, gamma_MR = self._matrices(index)[1], gammas[index]
+                active_MR = (gamma_MR != 0) & w2_MDR.ne(0).any(1)
+                shares_M = overlap(w2_MDR, gamma_MR, self._basis("written", index))
+                columns = [active_MR.sum(-1), thresholds[index], shares_M, *self._parameter("g", index).T]
+                table = torch.stack([column.detach().float() for column in columns], dim=1).cpu()
+                for name, (rank, tau, share, *_), g_R in zip(group.names, table.tolist(), table[:, 3:], strict=True):
+                    reports[name] = ModuleReport(int(rank), tau, g_R.clone(), share)
+        return reports
+
+    def _gates(self) -> tuple[list[Tensor], list[Tensor]]:
+        """γ (M, R) and the thresholds (M,) that act, a group."""
+        indices = range(len(self.groups))
+        gates = [(self._parameter("g", i), self._parameter("tau", i), self._basis("floor", i)) for i in indices]
+        shift: Tensor | float = 0.0
+        if self.allowed < self.full:
+            margins = [(g.detach().abs() - tau.detach().abs()[:, None]) for g, tau, _ in gates]
+            prices = [group.price for group in self.groups]
+            shift = common_shift(margins, prices, [floors for *_, floors in gates], self.allowed)
+        held = [floors if self.has_floors else None for *_, floors in gates]
+        thresholds = [floored_threshold(g, tau, f, shift) for (g, tau, _), f in zip(gates, held, strict=True)]
+        return [soft_threshold(g, t[:, None]) for (g, *_), t in zip(gates, thresholds, strict=True)], thresholds
+
+    def _matrices(self, index: int) -> tuple[Tensor, Tensor]:
+        """W1 (M, R, D) and W2 (M, D, R) of a group as they act: outside P and, under `mode: projection`, outside Q."""
+        w1_MRD, w2_MDR = self._parameter("W1", index), self._parameter("W2", index)
+        orthogonality = self.config.orthogonality
+        if orthogonality.projects_input:
+            w1_MRD = project_out(w1_MRD.transpose(1, 2), self._basis("read", index)).transpose(1, 2)
+        if orthogonality.projects_output:
+            w2_MDR = project_out(w2_MDR, self._basis("written", index))
+        return w1_MRD, w2_MDR
+
+    def _parameter(self, kind: str, index: int) -> Tensor:
+        return self.get_parameter(f"{kind}_{index}")
+
+    def _basis(self, kind: str, index: int) -> Tensor:
+        return self.get_buffer(f"{kind}_{index}")
+
+    def _buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+
+def grouped(widths: Mapping[str, int], config: AdapterConfig) -> tuple[Group, ...]:
+    """The modules by width and ceiling, both in order of first appearance."""
+    groups: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for name, width in widths.items():
+        groups[width, ceiling(name, config)].append(name)
+    return tuple(Group(tuple(names), width, rank) for (width, rank), names in groups.items())
+
+
+def ceiling(name: str, config: AdapterConfig) -> int:
+    """Dimensions the module starts with: `rank_pattern` where an entry names it, else `max_rank`."""
+    return _by_pattern(name, config.rank_pattern, config.max_rank)
+
+
+def floor(name: str, config: AdapterConfig) -> int:
+    """Dimensions the module keeps at least: `min_rank_pattern` where an entry names it, else `min_rank`."""
+    return _by_pattern(name, config.min_rank_pattern, config.min_rank)
+
+
+def check_ranks(widths: Mapping[str, int], config: AdapterConfig) -> None:
+    """Raises ConfigError where a floor is above its ceiling, or floors alone cost more than `max_parameters`."""
+    for name in widths:
+        if floor(name, config) > ceiling(name, config):
+            raise ConfigError(
+                f"adapter.min_rank: {floor(name, config)} for {name!r} is above its ceiling of {ceiling(name, config)} "
+                "dimensions; lower it"
+            )
+    least = sum(floor(name, config) * (2 * width + 1) for name, width in widths.items())
+    if config.max_parameters is not None and least > config.max_parameters:
+        raise ConfigError(
+            f"adapter.max_parameters: {config.max_parameters} is less than the {least} that min_rank keeps open; "
+            "raise it or lower min_rank"
+        )
+
+
+def _by_pattern(name: str, patterns: Mapping[str, int], default: int) -> int:
+    """PEFT's rule for `rank_pattern`: a key is a regex that the end of the name matches, after a dot or whole."""
+    return next((rank for key, rank in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
+
+
+def _draw(width: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    w1_RD = torch.randn(rank, width, generator=generator) * width**-0.5
+    return w1_RD, 1 + 0.1 * torch.randn(rank, generator=generator)
+
+
+def _stacked(bases: list[Tensor]) -> Tensor:
+    """(M, D, H): the bases padded with zero columns to the widest."""
+    widest = max(basis_DH.shape[1] for basis_DH in bases)
+    return torch.stack([nn.functional.pad(basis_DH, (0, widest - basis_DH.shape[1])) for basis_DH in bases])

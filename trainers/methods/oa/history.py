@@ -1,0 +1,196 @@
+"""All committed tasks as the next one meets them: in the layers, and as bases of what they write and read.
+
+    F_t = (I + U_t) F_{t−1},  F_0 = I;   the layer gives F_t W0 x + F_t b
+    F_t = I + Σ_s W2_sΓ_s W̃1_s,   W̃1_s = W1_s F_{s−1}
+
+`folded` keeps F_t W0 and F_t b as the frozen weight; `concatenated` leaves the weight alone and adds the stacked pairs
+to the layer's output. Shape suffixes: D output width, K input width, R rank of one task, C of all, H of a basis.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from cluster.errors import IntegrityError
+from trainers.config import AdapterConfig
+from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.layers import Layer, is_transposed, width
+from trainers.methods.oa.subspace import Basis, principal_angles
+from trainers.zero import gathered, local
+
+
+def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapter]) -> tuple[Tensor, Tensor | None]:
+    """F_t W0 (D, K) and F_t b (D,) in float32, from the original weight and the adapters in training order.
+
+    F itself (D, D) is never formed: each step adds W2Γ (W1 W), 2·D·K·r multiply-adds.
+    """
+    weight_DK = weight_DK.float()
+    bias_D = None if bias_D is None else bias_D.float()
+    for adapter in stream:
+        w1_RD, written_DR = adapter.w1_RD.to(weight_DK.device), adapter.written_DR.to(weight_DK.device)
+        weight_DK = weight_DK + written_DR @ (w1_RD @ weight_DK)
+        if bias_D is not None:
+            bias_D = bias_D + written_DR @ (w1_RD @ bias_D)
+    return weight_DK, bias_D
+
+
+def concatenate(stream: Iterable[ModuleAdapter], width: int) -> tuple[Tensor, Tensor]:
+    """W̃1 (C, D) and W2Γ (D, C) of all tasks, stacked, in float32: F_t = I + up · down.
+
+    W̃1_s = W1_s + (W1_s · up) · down over the tasks before s.
+    """
+    down_CD, up_DC = torch.zeros(0, width), torch.zeros(width, 0)
+    for adapter in stream:
+        w1_RD = adapter.w1_RD.float()
+        down_CD, up_DC = (
+            torch.cat([down_CD, w1_RD + (w1_RD @ up_DC) @ down_CD]),
+            torch.cat([up_DC, adapter.written_DR.float()], dim=1),
+        )
+    return down_CD, up_DC
+
+
+class History:
+    """The stream so far over the target layers of one frozen model; the layers must be `attach`ed where concatenated.
+
+    Folding always starts from a kept copy of W0 in float32, and `restore` is exact to the bit. Under ZeRO 3 each rank
+    keeps its shard of that copy, and `extend` and `restore` are collective calls.
+    """
+
+    def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
+        """Takes the target layers, unadapted; `dtype` is that of their outputs."""
+        self.modules, self.dtype = dict(modules), dtype
+        self._original: dict[str, list[Tensor]] = {}
+        self.begin(config)
+
+    def begin(self, config: AdapterConfig) -> None:
+        """Begins an empty stream with other settings, on the layers as they were given; the first one too."""
+        self.config = config
+        self.restore()
+        if config.history == "folded" and not self._original:
+            self._original = {
+                name: [local(parameter).detach().to("cpu", copy=True) for parameter in module.parameters()]
+                for name, module in self.modules.items()
+            }
+
+    def extend(self, *adapters: TaskAdapter) -> None:
+        """Appends committed tasks, in order: their directions join the bases, their adapters the layers, each layer
+        written once however many tasks come.
+
+        Raises:
+            IntegrityError: one names a layer that is not adapted here, or a shape does not fit its layer.
+        """
+        drops = self.config.orthogonality.saturation == "drop"
+        for batch in [(adapter,) for adapter in adapters] if drops else [adapters]:  # what is dropped depends on order
+            self._append(batch)
+            if drops:
+                self._drop()
+        for name in dict.fromkeys(name for adapter in adapters for name in adapter.modules):
+            self._install(name)
+
+    def _append(self, adapters: Sequence[TaskAdapter]) -> None:
+        for adapter in adapters:
+            self._check(adapter)
+            self.tasks.append(adapter)
+        for side, bases in (("written", self.written), ("read", self.read)):
+            added = [getattr(adapter, side) for adapter in adapters]
+            for name in dict.fromkeys(name for directions in added for name in directions):
+                bases[name] = bases[name].joined(*(each[name] for each in added if name in each))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts W0 and b back, bit for bit, and forgets the stream."""
+        for name, module in self.modules.items():
+            self._put_back(name, module)
+            module.__dict__.pop("history", None)
+        self.tasks: list[TaskAdapter] = []
+        self.written, self.read = self._no_directions(), self._no_directions()
+        self.dropped = dict.fromkeys(self.modules, 0.0)
+
+    def columns(self, side: str) -> dict[str, Tensor]:
+        """Module → Q or P (D, H), for `side` written or read."""
+        return {name: basis.columns_DH for name, basis in getattr(self, side).items()}
+
+    def occupancy(self) -> dict[str, dict[str, float]]:
+        """Module → shares of its width that Q (`written`) and P (`read`) take, the number of directions `free` in both,
+        and the share of written energy Σσ² that saturation has `dropped`, which later tasks may overlap."""
+        return {
+            name: {
+                "written": self.written[name].occupancy,
+                "read": self.read[name].occupancy,
+                "free": width(module) - max(b[name].columns_DH.shape[1] for b in (self.written, self.read)),
+                "dropped": self.dropped[name],
+            }
+            for name, module in self.modules.items()
+        }
+
+    def angles(self) -> list[dict[str, float]]:
+        """Principal angles in degrees between what the last task writes and what each earlier one does.
+
+        An entry an earlier task, over the modules that both have: {"smallest", "mean"}, 90 where they share none.
+        """
+        *earlier, last = self.tasks
+        found = []
+        for task in earlier:
+            shared = [name for name in last.modules if name in task.modules]
+            each = [principal_angles(last.modules[n].written_DR, task.modules[n].written_DR) for n in shared] or [
+                torch.full((1,), 90.0, dtype=torch.float64)
+            ]
+            together = torch.cat(each)
+            found.append({"smallest": float(together.min()), "mean": float(together.mean())})
+        return found
+
+    def _check(self, adapter: TaskAdapter) -> None:
+        number = len(self.tasks) + 1
+        for name in {*adapter.modules, *adapter.written, *adapter.read}:
+            if name not in self.modules:
+                raise IntegrityError(f"history: task {number} adapts {name!r}, which is no target layer of this run")
+            d = width(self.modules[name])
+            shapes: list[tuple[Tensor, tuple[int, ...]]] = [
+                (bases[name].columns_DH, (d, bases[name].spectrum_H.numel()))
+                for bases in (adapter.written, adapter.read)
+                if name in bases
+            ]
+            if part := adapter.modules.get(name):
+                shapes += [(part.w1_RD, (part.rank, d)), (part.w2_DR, (d, part.rank)), (part.gamma_R, (part.rank,))]
+            for tensor, expected in shapes:
+                if tuple(tensor.shape) != expected or not tensor.isfinite().all():
+                    raise IntegrityError(
+                        f"history: task {number}, layer {name!r}: a tensor of shape {tuple(tensor.shape)} should be "
+                        f"{expected} and finite; the files are not of this model, or damaged"
+                    )
+
+    def _drop(self) -> None:
+        """Keeps the bases within `max_occupancy` by dropping the directions of least singular value."""
+        for bases in (self.written, self.read):
+            for name, basis in bases.items():
+                bases[name] = basis.limited(int(self.config.orthogonality.max_occupancy * basis.columns_DH.shape[0]))
+        for name in self.modules:
+            stored = sum(float(t.written[name].spectrum_H.square().sum()) for t in self.tasks if name in t.written)
+            kept = float(self.written[name].spectrum_H.square().sum())
+            self.dropped[name] = max(0.0, 1 - kept / stored) if stored else 0.0
+
+    @torch.no_grad()
+    def _install(self, name: str) -> None:
+        """Writes F_t W0 and F_t b, rounded once to the model's dtype, into a layer; or gives it the stacked pairs."""
+        module, stream = self.modules[name], [task.modules[name] for task in self.tasks if name in task.modules]
+        if self.config.history == "concatenated":
+            device = next(chain(module.parameters(), module.buffers())).device
+            down_CD, up_DC = (part.to(device, self.dtype) for part in concatenate(stream, width(module)))
+            module.__dict__["history"] = down_CD, up_DC
+            return
+        self._put_back(name, module)
+        with gathered(module.parameters(), write=True):
+            weight, transposed = module.weight, is_transposed(module)
+            weight_DK, bias_D = fold(weight.T if transposed else weight, module.bias, stream)
+            weight.copy_(weight_DK.T if transposed else weight_DK)
+            if bias_D is not None:
+                module.bias.copy_(bias_D)
+
+    def _put_back(self, name: str, module: Layer) -> None:
+        for parameter, kept in zip(module.parameters(), self._original.get(name, []), strict=False):
+            local(parameter).copy_(kept)
+
+    def _no_directions(self) -> dict[str, Basis]:
+        return {name: Basis.empty(width(module)) for name, module in self.modules.items()}

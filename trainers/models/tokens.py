@@ -1,0 +1,85 @@
+"""Tasks as token ids: what training and evaluation read, and what many workers of a node share without a copy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex, overload
+
+import numpy as np
+
+from trainers.data.prompts import Prompt
+from trainers.messages import TaskRows
+from trainers.models.base import Backbone
+
+
+@dataclass(frozen=True, eq=False)
+class TokenIds(Sequence[list[int]]):
+    """Rows of token ids of unequal length: row i is `flat[offsets[i]:offsets[i + 1]]`.
+
+    Two arrays, so that Ray maps them from its object store; a row is made a list when it is asked for.
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "TokenIds":
+        """The same rows: `flat` is int32, `offsets` (N + 1,) int64."""
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        flat = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens a row."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        row: list[int] = self.flat[self.offsets[place] : self.offsets[place + 1]].tolist()
+        return row
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """Rows of one split: token ids and label indices, aligned."""
+
+    token_ids: TokenIds
+    targets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens a row."""
+        return self.token_ids.lengths
+
+
+@dataclass(frozen=True)
+class TokenizedTask:
+    """One task as training and evaluation read it: label words, and each split as token ids."""
+
+    name: str
+    labels: tuple[str, ...]
+    splits: dict[str, TokenizedSplit]
+
+
+def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt) -> TokenizedSplit:
+    """Token ids of every text in its prompt, cut at the model's `max_length`."""
+    return TokenizedSplit(TokenIds.of(backbone.tokenize(texts, prompt)), np.asarray(targets, dtype=np.int64))
+
+
+def tokenize_task(backbone: Backbone, task: TaskRows | TokenizedTask) -> TokenizedTask:
+    """Every split of a task as token ids; one that is tokenised already stays as it is."""
+    if isinstance(task, TokenizedTask):
+        return task
+    splits = {split: tokenize(backbone, *rows, task.prompt) for split, rows in task.splits.items()}
+    return TokenizedTask(task.name, task.labels, splits)

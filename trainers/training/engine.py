@@ -1,0 +1,147 @@
+"""The trainable side of one task under DeepSpeed: model with adapters, optimizer, schedule, engine.
+
+The engine owns the adapters only. The frozen base stays outside it, in its own dtype, so an engine costs milliseconds
+and a task leaves nothing behind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainers.config import TrainConfig
+from trainers.data.batching import micro_batches
+from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.layers import use
+from trainers.models.base import Backbone, Labels
+from trainers.models.tokens import TokenizedSplit
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of L = L_task + λ_orth · L_orth + λ_budget · L_budget of one micro-batch.
+
+    `task` is this rank's sum of loss terms; `orthogonality` and `budget` come without their weights.
+    """
+
+    total: Tensor
+    task: Tensor
+    orthogonality: Tensor
+    budget: Tensor
+
+
+class TaskModel(nn.Module):
+    """Frozen backbone with one task's adapters. Only the adapters are registered, hence trained, moved and stored."""
+
+    backbone: Backbone
+    modules_by_name: dict[str, nn.Module]
+
+    def __init__(
+        self, backbone: Backbone, modules: Mapping[str, nn.Module], bank: AdapterBank, dtype: torch.dtype
+    ) -> None:
+        """`modules` are the backbone's target layers, attached; `dtype` is that of their outputs."""
+        super().__init__()
+        self.bank, self.dtype = bank, dtype
+        self.__dict__.update(backbone=backbone, modules_by_name=dict(modules))
+
+    def forward(
+        self, token_ids: list[list[int]], targets: np.ndarray, labels: Labels, scale: float
+    ) -> tuple[Tensor, ...]:
+        """The fields of `Losses` for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else.
+
+        Args:
+            token_ids: B rows of token ids.
+            targets: (B,) label indices, on the host.
+            labels: as the backbone encodes them.
+            scale: what the sum of loss terms is multiplied by, so that averaging over ranks and micro-batches gives
+                the mean over the terms of the effective batch; 0 for rows that only keep this rank in step.
+        """
+        outputs = self.bank(self.dtype)
+        use(self.modules_by_name, self.bank.pairs(outputs))
+        *_, orthogonality, budget = outputs
+        task = self.backbone.row_losses(token_ids, targets, labels).sum()
+        weights = self.bank.config.orthogonality.weight, self.bank.config.budget_weight
+        total = task * scale + weights[0] * orthogonality + weights[1] * budget
+        return total, task.detach() * float(scale > 0), orthogonality.detach(), budget.detach()
+
+
+def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up to 1 over `warmup_steps` (at most half of all), then linear decay to 0 at `total_steps`."""
+    warmup = min(warmup_steps, total_steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+
+
+def deepspeed_settings(train: TrainConfig, zero_stage: int, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a task's engine."""
+    return {
+        "train_micro_batch_size_per_gpu": max(1, train.batch_size // (world_size * train.gradient_accumulation_steps)),
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "gradient_clipping": train.max_grad_norm,
+        "zero_optimization": {"stage": zero_stage, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+
+
+def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_size: int, total_steps: int) -> Any:
+    """A DeepSpeed engine over the adapters: AdamW, g and τ at their own rate and without weight decay."""
+    import deepspeed
+
+    # On CPUs DeepSpeed would compile a shared-memory all-reduce at first use: two minutes and a compiler. gloo serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    named = list(model.bank.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": [parameter for name, parameter in named if name.startswith("W")],
+                "lr": train.learning_rate,
+                "weight_decay": train.weight_decay,
+            },
+            {
+                "params": [parameter for name, parameter in named if not name.startswith("W")],
+                "lr": train.learning_rate * train.budget_learning_rate_factor,
+                "weight_decay": 0.0,
+            },
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, train.warmup_steps, total_steps)
+    )
+    settings = deepspeed_settings(train, zero_stage, world_size)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
+    return engine
+
+
+def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels: Labels, accumulation: int) -> Losses:
+    """Forward, backward and update over one effective batch, dealt to all ranks and `accumulation` micro-batches.
+
+    Every loss term (a row, or a target token) weighs the same, however unevenly the batch divides: DeepSpeed averages
+    gradients over ranks and micro-batches, so each is multiplied by their number and divided by the terms of the batch.
+
+    Returns:
+        The terms of the last micro-batch; `task` is this rank's sum over all of them.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    backbone: Backbone = engine.module.backbone
+    scale = world_size * accumulation / terms(backbone, split, batch, labels)
+    task = torch.zeros((), device=backbone.device)
+    for rows in micro_batches(batch, accumulation, rank, world_size):
+        present = rows if len(rows) else batch[:1]
+        token_ids = [split.token_ids[i] for i in present]
+        losses = Losses(*engine(token_ids, split.targets[present], labels, scale if len(rows) else 0.0))
+        engine.backward(losses.total)
+        engine.step()
+        task += losses.task
+    return Losses(losses.total, task, losses.orthogonality, losses.budget)
+
+
+def terms(backbone: Backbone, split: TokenizedSplit, batch: np.ndarray, labels: Labels) -> int:
+    """Loss terms of a batch over all ranks: its rows, or the tokens of their answers."""
+    return int(backbone.units(labels)[split.targets[batch]].sum())

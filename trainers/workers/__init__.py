@@ -1,0 +1,1 @@
+"""Processes that train: groups, pools, and what a worker does."""

@@ -1,0 +1,121 @@
+"""The workers of a pool: groups of one size, as plain Ray actors.
+
+A run's workers come from Ray Train (`launch.fit`), which also gives a run more or fewer of them as a cluster grows and
+shrinks. For that it starts five processes a group, one after the other; a pool has many groups, whose size is fixed.
+Both work at a feed, and nobody else sees which it is.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from cluster.resources import ClusterConfig
+from trainers.folders import scratch
+from trainers.messages import Lost
+from trainers.workers.group import last_line
+
+RESTART_S = 1.0  # between two groups, so that one which cannot start does not keep a node busy
+PATIENCE = timedelta(minutes=30)  # of a rank with the others, as Ray Train has it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is: its node, an address and a port free there, and the ids of its GPUs."""
+
+    node: str
+    host: str
+    port: int
+    gpus: tuple[str, ...]
+
+
+class Rank:
+    """Actor: one worker of a group."""
+
+    def place(self) -> Place:
+        """Where it came to life. The port is as good as taken: nothing slow comes between this and `work`."""
+        import ray
+        import torch  # noqa: F401
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        context = ray.get_runtime_context()
+        gpus = tuple(context.get_accelerator_ids()["GPU"])
+        return Place(context.get_node_id(), ray.util.get_node_ip_address(), port, gpus)
+
+    def work(self, feed: Any, rank: int, places: Sequence[Place], folder: str) -> None:
+        """Joins the others, and works at the feed until it is empty. Files are put below `folder` where it is here."""
+        import torch
+        import torch.distributed as dist
+
+        os.environ.update(environment(rank, places))
+        gpus = places[rank].gpus
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) * len(gpus)) if gpus else torch.device("cpu")
+        if gpus:
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        from trainers.workers.worker import work
+
+        with scratch(folder) as start:
+            work(feed, device, start)
+
+
+def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:
+    """Keeps a group at work until the stream has ended. Where one breaks, the feed is told, and another takes its
+    place."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    room = placement_group([cluster.worker_resources()] * cluster.num_workers.max)
+    try:
+        while lost := broken(cluster, room, feed, folder):
+            feed.report.remote(lost)
+            time.sleep(RESTART_S)
+    finally:
+        remove_placement_group(room)
+
+
+def broken(cluster: ClusterConfig, room: Any, feed: Any, folder: str) -> Lost | None:
+    """Starts a group in the placement group `room` and waits for its end: why it broke, None where the stream has
+    ended."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    asked = cluster.worker_resources()
+    made = ray.remote(num_cpus=asked["CPU"], num_gpus=asked.get("GPU", 0))(Rank)
+    ranks = [
+        made.options(scheduling_strategy=PlacementGroupSchedulingStrategy(room, bundle)).remote()
+        for bundle in range(cluster.num_workers.max)
+    ]
+    number, places = 0, list[Place]()
+    try:
+        for place in [rank.place.remote() for rank in ranks]:
+            number = len(places)
+            places.append(ray.get(place))
+        working = {rank.work.remote(feed, number, places, folder): number for number, rank in enumerate(ranks)}
+        while working:
+            (ended, *_), _ = ray.wait(list(working))
+            number = working.pop(ended)
+            ray.get(ended)
+    except ray.exceptions.RayError as error:
+        return Lost("workers", f"rank {number}: {last_line(error)}")
+    finally:
+        for rank in ranks:
+            ray.kill(rank)
+    return None
+
+
+def environment(rank: int, places: Sequence[Place]) -> dict[str, str]:
+    """The variables of `torchrun` for one rank. It sees the GPUs of all ranks on its node, in their order: else NCCL
+    does not reach from one to another."""
+    near = [other for other, place in enumerate(places) if place.node == places[rank].node]
+    found = {
+        "MASTER_ADDR": places[0].host, "MASTER_PORT": str(places[0].port),
+        "RANK": str(rank), "WORLD_SIZE": str(len(places)),
+        "LOCAL_RANK": str(near.index(rank)), "LOCAL_WORLD_SIZE": str(len(near)),
+    }  # fmt: skip
+    gpus = dict.fromkeys(gpu for other in near for gpu in places[other].gpus)
+    return found | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})

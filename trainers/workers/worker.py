@@ -1,0 +1,373 @@
+"""What runs on every worker: the frozen base once, then order after order until the feed is empty."""
+
+import hashlib
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from cluster.errors import ConfigError, IntegrityError, OrthoplexError, TrainingError
+from cluster.storage import open_store, upload_files
+from trainers.failures import during, final, judge
+from trainers.folders import located, scratch
+from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
+from trainers.methods.oa import artifact
+from trainers.methods.oa.artifact import TaskAdapter
+from trainers.methods.oa.history import History
+from trainers.methods.oa.layers import attach, match_modules
+from trainers.models.base import Backbone
+from trainers.models.loading import compile_blocks, load_backbone
+from trainers.models.packed import own
+from trainers.models.tokens import tokenize_task
+from trainers.training.evaluate import evaluate
+from trainers.training.stage import Leaving, Report, TaskTraining, Trained
+from trainers.training.training_log import TrainingLog
+from trainers.workers.group import SETTLE_S
+from trainers.workers.worker_log import WorkerLog
+
+Fetch = Callable[[Sequence[Any]], list[Any]]
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor, "folder": where files are put}."""
+    import ray.train.torch
+
+    with scratch(config["folder"]) as start:
+        work(config["feed"], ray.train.torch.get_device(), start)
+
+
+def work(feed: Any, device: torch.device, start: Path) -> None:
+    """Works at the feed until it is empty. The process group is there; Ray started the process in the folder `start`.
+
+    An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; if a
+    retry does not mend it, or needs less memory, the feed is told first.
+    """
+    line = Line(feed)
+    try:
+        line.work(device, start)
+    except Leaving:
+        return
+    except Exception as error:
+        line.tell(error)
+        raise
+
+
+class Line:
+    """One rank's line to the feed, and its log file. `number` is that of the order it works on, 0 before the first, and
+    `task` says which task that is."""
+
+    def __init__(self, feed: Any) -> None:
+        self.feed, self.number, self.task = feed, 0, ""
+        self.log = WorkerLog("", [], dist.get_rank())
+
+    def work(self, device: torch.device, start: Path) -> None:
+        """See the function of this name."""
+        began = time.time()
+        with during("import"):
+            for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
+                import_module(module)
+        job = self.job()
+        worker = Worker(job, device, self.report, self.leaving, fetch, start=start)
+        self.report(Started(dist.get_world_size(), began, worker.seconds))
+        self.log.tasks = worker.names
+        while (order := self.next_order(worker.device)) is not None:
+            try:
+                self.report(self.done(worker, order, order.job or job))
+            except OrthoplexError as error:
+                if not self.met_by_all(error):
+                    raise
+                self.report(failed(error, "stay"))
+
+    def job(self) -> Job:
+        """What the worker is to hold; waits for it."""
+        import ray
+
+        job: Job = ray.get(self.feed.begun.remote())
+        self.log.run = job.run
+        return job
+
+    def done(self, worker: "Worker", order: Order, job: Job) -> TaskDone:
+        """Has the worker carry out an order of a job."""
+        self.log.run, self.task = job.run, f"task {order.index + 1}"
+        with during("take"):
+            worker.take(job)
+        self.log.tasks, self.task = worker.names, f"task {worker.names[order.index]!r}"
+        with during("catch up"):
+            worker.catch_up(order)
+        return worker.run(order)
+
+    def tell(self, error: Exception) -> None:
+        """Tells the feed why this worker ends, unless all it knows is that another has.
+
+        Then it waits: the other may be about to say why, and the first worker that ends is the end of all.
+        """
+        verdict = judge(error)
+        workers: Literal["restart", "gone"] = "restart" if self.number else "gone"
+        if isinstance(error, OrthoplexError):
+            self.insist(failed(error, workers))
+        elif verdict == "final":
+            self.insist(final(error, self.task, dist.get_rank(), workers))
+        elif verdict == "out_of_memory":
+            self.insist(Lost("out_of_memory", (str(error) or type(error).__name__).splitlines()[0]))
+        else:
+            time.sleep(SETTLE_S)
+
+    def report(self, event: Any) -> None:
+        """Tells the log, and on rank 0 the feed, what happens to the order in work."""
+        if dist.get_rank() == 0:
+            self.insist(event)
+        else:
+            self.log.write(event)
+
+    def insist(self, event: Any) -> None:
+        """As `report`, whatever the rank."""
+        import ray
+
+        self.log.write(event)
+        ray.get(self.feed.report.remote(event, self.number or None))
+
+    def leaving(self) -> bool:
+        """Whether the driver asks to leave, on rank 0."""
+        import ray
+
+        return dist.get_rank() == 0 and bool(ray.get(self.feed.is_leaving.remote()))
+
+    def next_order(self, device: torch.device) -> Order | None:
+        """The next order, the same on all ranks, which may ask while it is replaced; None ends the stream."""
+        import ray
+
+        after = self.number
+        while True:
+            number, order = ray.get(self.feed.next_order.remote(after))
+            bounds = torch.tensor([number, -number], device=device)
+            dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+            newest, oldest = int(bounds[0]), -int(bounds[1])
+            if newest == oldest:
+                self.number = number
+                return order
+            after = newest - 1
+
+    def met_by_all(self, error: OrthoplexError) -> bool:
+        """Whether every rank has met the same error: then none is left waiting for another within a step."""
+        import ray
+
+        return bool(ray.get(self.feed.met.remote(self.number, str(error), dist.get_world_size())))
+
+
+def failed(error: OrthoplexError, workers: Literal["stay", "restart", "gone"]) -> Failed:
+    """The event for an error, and what becomes of the workers."""
+    return Failed(str(error), error.exit_code, getattr(error, "evidence", {}), workers)
+
+
+def fetch(references: Sequence[Any]) -> list[Any]:
+    """What references into Ray's object store refer to.
+
+    Raises:
+        OrthoplexError: what making one of them met. TrainingError: the process that one belongs to is gone.
+    """
+    import ray
+
+    try:
+        found: list[Any] = ray.get(list(references))
+    except ray.exceptions.OwnerDiedError:
+        raise TrainingError("the process that gave the order is gone, and the history it holds with it") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OrthoplexError):
+            raise error.cause from None
+        raise
+    return found
+
+
+class Worker:
+    """One rank: frozen base, tokenised tasks and history, alive for as long as orders come, of one run or of many."""
+
+    def __init__(
+        self,
+        job: Job,
+        device: torch.device,
+        report: Report,
+        leaving: Callable[[], bool] = lambda: False,
+        fetch: Fetch = list,
+        *,
+        start: Path | None = None,
+    ) -> None:
+        """Takes or loads the base onto `device`, encodes all label words with it and tokenises what is not yet.
+
+        `report` takes events of rank 0; `leaving` says, on rank 0, whether the task in training is to be kept and left;
+        `fetch` gives what a job's and an order's references refer to. `start` is where a relative `Job.folder` begins.
+        """
+        started = time.monotonic()
+        self.start = start
+        self.job, self.device, self.report, self.leaving, self.fetch = job, device, report, leaving, fetch
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        with during("load"):
+            self.backbone = self.base()
+        self.modules = match_modules(self.backbone.model, job.adapter.target_modules)
+        if job.base is not None and device.type == "cpu":
+            own(self.modules.values())
+        self.history = History(self.modules, job.adapter, getattr(torch, job.model.dtype))
+        self.held: list[tuple[str, str] | None] = []
+        loaded = time.monotonic()
+        self.read(job.tasks)
+        attach(self.modules)
+        if job.train.gradient_checkpointing:
+            self.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if job.train.compile:
+            compile_blocks(self.backbone.model)
+        self.seconds = {"load": loaded - started, "tokenise": time.monotonic() - loaded}
+
+    def base(self) -> Backbone:
+        """The frozen base: in shards under ZeRO 3, else out of the object store where it is there."""
+        partitioned = self.job.deepspeed.zero_stage == 3
+        if partitioned or self.job.base is None:
+            model = located(self.job.model, self.job.folder, self.start)
+            return load_backbone(model, self.device, partitioned=partitioned)
+        (packed,) = self.fetch([self.job.base])
+        made: Backbone = packed.backbone(self.device)
+        return made
+
+    def read(self, references: Sequence[Any]) -> None:
+        """Takes over tasks, whose label words the base alone encodes: no history may be in its weights."""
+        with during("tokenise"):
+            tasks = [tokenize_task(self.backbone, task) for task in self.fetch(references)]
+            labels = [self.backbone.encode_labels(task.labels) for task in tasks]
+        self.names, self.labels = [task.name for task in tasks], labels
+        self.splits = [task.splits for task in tasks]
+
+    @property
+    def known(self) -> int:
+        """Committed tasks this worker holds."""
+        return len(self.history.tasks)
+
+    def take(self, job: Job) -> None:
+        """Serves `job` from now on. Where it is another than the one before, the base is put back bit for bit and the
+        history forgotten; nothing of an earlier job shows in a later one.
+
+        Raises:
+            ConfigError: it asks for another model, other layers or another way to run them than the workers have; or
+            its label words are not fit for the model. The job before is still served then.
+        """
+        if job == self.job:
+            return
+        had, asked = fixed(self.job), fixed(job)
+        for key, value in asked.items():
+            if value != had[key]:
+                raise ConfigError(f"{key}: {value!r}, but these workers were started with {had[key]!r}; start others")
+        if job.tasks != self.job.tasks:
+            self.forget(self.job)
+            self.read(job.tasks)
+        self.forget(job)
+        self.job = job
+
+    def forget(self, job: Job) -> None:
+        """Puts the base back, to begin the stream of `job`."""
+        self.history.begin(job.adapter)
+        self.held = []
+
+    def catch_up(self, order: Order) -> None:
+        """Takes over the committed tasks that this worker does not hold, after it has forgotten its own where they are
+        not those that were committed: a late report, or a driver that died before its commit.
+
+        Raises:
+            IntegrityError: bytes with another digest than their commit says, or that do not fit the model.
+        """
+        if not self.agree(self.rank > 0 or self.held == list(order.digests[: self.known])):
+            self.forget(self.job)
+        first = self.known
+        files, digests = self.fetch(order.history[first:]), order.digests[first:]
+        for number, (pair, expected) in enumerate(zip(files, digests, strict=True), start=first + 1):
+            if tuple(hashlib.sha256(data).hexdigest() for data in pair) != expected:
+                raise IntegrityError(f"history: the files of task {number} are not those of its commit")
+        self.history.extend(*(artifact.parse(*pair) for pair in files))
+        self.held += digests
+
+    def agree(self, mine: bool) -> bool:
+        """Whether all ranks say so."""
+        least = torch.tensor(int(mine), device=self.device)
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return bool(least)
+
+    def run(self, order: Order) -> TaskDone:
+        """Trains one task, takes it into the history, evaluates the tasks that the order names as the store will give
+        it back, and uploads the files."""
+        zero_shot = self.evaluate_first(len(self.splits), order, "test") if order.zero_shot else None
+        with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
+            started = time.monotonic()
+            trained = self.training(order).run()
+            kept = self.extract(trained)
+            train_s = time.monotonic() - started
+            prefix, files = self.upload(order, kept, trained.log, Path(folder))
+        sha256 = {record.path: record.sha256 for record in files}  # of rank 0, which speaks for all in `catch_up`
+        self.held.append((sha256[artifact.ADAPTER_FILE], sha256[artifact.BASES_FILE]) if files else None)
+        started = time.monotonic()
+        validation = self.evaluate_first(order.validation, order, "validation")
+        test = self.evaluate_first(order.test, order, "test")
+        eval_s = time.monotonic() - started
+        return TaskDone(
+            index=order.index,
+            prefix=prefix,
+            files=files,
+            base_digest=self.backbone.digest,
+            budget=trained.log.budget(),
+            overlap=trained.log.last["overlap"],
+            occupancy=self.history.occupancy(),
+            angles=self.history.angles() if self.rank == 0 else [],
+            active_parameters=kept.parameters,
+            validation=validation,
+            test=test,
+            zero_shot=zero_shot,
+            cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
+        )
+
+    def extract(self, trained: Trained) -> TaskAdapter:
+        """What is kept of a training stage, taken into the history."""
+        energy = self.job.adapter.orthogonality.energy
+        with during("extract"):
+            kept = artifact.extract(trained.states, self.history.written, self.history.read, trained.moments, energy)
+            self.history.extend(kept)
+        return kept
+
+    def training(self, order: Order) -> TaskTraining:
+        """The training stage of the task that was ordered."""
+        index, store = order.index, open_store(self.job.store_uri)
+        rows, labels = self.splits[index]["train"], self.labels[index]
+        return TaskTraining(
+            self.job, order, self.names[index], self.backbone, self.modules, self.history, rows, labels, store,
+            self.report, self.leaving,
+        )  # fmt: skip
+
+    def evaluate_first(self, count: int, order: Order, split: str) -> list[Score]:
+        """Scores on `split` of the first `count` tasks, those that are not yet trained among them."""
+        scores = []
+        for number, (splits, labels) in enumerate(zip(self.splits[:count], self.labels, strict=False), start=1):
+            with during(f"evaluate {split}, task {number}"):
+                scores.append(evaluate(self.backbone, splits[split], labels, self.job.train.eval_batch_size))
+            self.report(Progress(order.index, f"evaluate {split}", number, count))
+        return scores
+
+    def upload(self, order: Order, trained: TaskAdapter, log: TrainingLog, folder: Path) -> tuple[str, list[Any]]:
+        """Rank 0 writes the task's files under a prefix of its own; nothing there counts until it is committed."""
+        prefix = f"{order.version_root}/{uuid.uuid4().hex}"
+        if self.rank != 0:
+            return prefix, []
+        with during("upload"):
+            artifact.save(trained, folder)
+            log.write(folder / "training.parquet")
+            return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
+
+
+def fixed(job: Job) -> dict[str, Any]:
+    """What workers are started with and keep: the keys of a job which must be the same in every other they serve."""
+    return {
+        **{f"model.{key}": value for key, value in job.model},
+        **{f"deepspeed.{key}": value for key, value in job.deepspeed},
+        "adapter.target_modules": job.adapter.target_modules,
+        "train.compile": job.train.compile,
+        "train.gradient_checkpointing": job.train.gradient_checkpointing,
+    }
