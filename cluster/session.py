@@ -57,6 +57,14 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def here() -> Any:
+    """The scheduling strategy that keeps an actor on this node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def reap() -> list[str]:
     """Removes placement groups of this namespace whose driver, or the actor that made them, is dead; their ids.
 

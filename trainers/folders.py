@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.session import here
 from trainers.config import ModelConfig
 
 
@@ -48,8 +49,6 @@ def for_workers(folder: Path | None) -> str | None:
 def start_here() -> Path:
     """The folder in which Ray starts worker processes on this node."""
     import ray
-
-    from trainers.workers.group import here
 
     asked = ray.remote(num_cpus=0, scheduling_strategy=here())(lambda: str(Path.cwd()))
     return Path(ray.get(asked.remote())).resolve()

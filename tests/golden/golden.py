@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from cluster.storage import open_store
-from orchestrator.cli import load
+from orchestrator import load
 from orchestrator.cli import main as cli
 from orchestrator.config.run import load_config
 from orchestrator.log.entry import Entry, canonical, parse_entry

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
+from cluster.session import here
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 
 OnEvent = Callable[[Started | Progress | None], None]
@@ -299,14 +300,6 @@ def outcome(event: Event | None, on_event: OnEvent) -> TaskDone | None:
         case Failed():
             raise failure(event)
     return None
-
-
-def here() -> Any:
-    """The scheduling strategy that keeps an actor on this node."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def failure(event: Failed) -> OrthoplexError:

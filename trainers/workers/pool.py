@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
-from cluster.session import reap, reap_trainers
+from cluster.session import here, reap, reap_trainers
 from trainers.config import ModelConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started, TaskDone
-from trainers.workers.group import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, here, last_line, outcome
+from trainers.workers.group import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, last_line, outcome
 from trainers.workers.ranks import serve
 
 REAP_S = 5.0  # how often a group that waits for room looks for what dead ones hold

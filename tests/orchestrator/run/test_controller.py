@@ -15,10 +15,10 @@ import pytest
 
 from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.processes import start_time
-from orchestrator import run_log
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.registry.verify import verify
+from orchestrator.run import driver_log as run_log
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.lease import this_process

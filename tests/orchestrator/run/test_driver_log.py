@@ -13,10 +13,10 @@ import pytest
 from cluster.errors import ConfigError, ConflictError, IntegrityError, OrthoplexError, StoreError
 from cluster.processes import start_time
 from cluster.storage import LocalStore
-from orchestrator import run_log
 from orchestrator.registry.catalog import listed
 from orchestrator.registry.lineage import code_version
 from orchestrator.registry.verify import verify
+from orchestrator.run import driver_log as run_log
 from orchestrator.run.driver_log import DriverLog, RunLog
 from orchestrator.run.lease import DriverProcess, standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
