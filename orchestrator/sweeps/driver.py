@@ -74,10 +74,10 @@ class Sweep:
 
     def _load(self) -> list[TaskData]:
         """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""
-        from trainers.models.loading import check_model
+        from trainers.methods.registry import check_method
 
         first = self.config.trial(1, {})
-        check_model(first.model, first.adapter)
+        check_method(first.model, first.adapter)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
         described = [describe_data(task) for task in data]

@@ -1,9 +1,10 @@
-"""One training stage: a task's adapters from their first values, or from a checkpoint, to their last.
+"""One training stage: what a method trains for a task, from its first values, or from a checkpoint, to its last.
 
 Shape suffixes: D output width of a layer.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,13 +16,10 @@ from torch import Tensor, nn
 
 from cluster.errors import KeyAbsentError, TrainingError
 from cluster.storage import Store
-from trainers.config import AdapterConfig, TrainConfig
+from trainers.config import TrainConfig
 from trainers.data.batching import epoch_batches
 from trainers.messages import Job, Order, Progress, Saved
-from trainers.methods.oa.bank import AdapterBank, ModuleState
-from trainers.methods.oa.budget import cap_schedule
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import use, width
+from trainers.methods.base import Artifact, Attached, Method, NotFinite, TaskContext
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import TokenizedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
@@ -31,7 +29,6 @@ from trainers.training.training_log import TrainingLog
 from trainers.zero import release
 
 Report = Callable[[Any], None]
-PENALTY_TOLERANCE = 1e-3  # relative, between the penalty in the step and its dense reference; TF32 rounds to 5e-4
 LOG = "log/"
 EVIDENCE_ROWS = 10
 
@@ -42,23 +39,21 @@ class Leaving(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training stage leaves: adapters as they act, what their layers saw (Σ h hᵀ, (D, D)), and the log."""
+    """What a training stage leaves: the task as it is stored, and the log."""
 
-    states: dict[str, ModuleState]
-    moments: dict[str, Tensor]
+    artifact: Artifact
     log: TrainingLog
 
 
 @dataclass
 class TaskTraining:
-    """The training stage of one task on one rank; every method is collective."""
+    """The training stage of one task on one rank; what it does is collective. It is the method's `Reader`, too."""
 
     job: Job
     order: Order
     name: str
     backbone: Backbone
-    modules: Mapping[str, nn.Module]
-    history: History
+    method: Method
     split: TokenizedSplit
     labels: Labels
     store: Store
@@ -71,35 +66,36 @@ class TaskTraining:
         """How to optimise; micro-batches are as the order says."""
         return self.job.train.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
 
-    @property
-    def adapter(self) -> AdapterConfig:
-        """What to train."""
-        return self.job.adapter
-
     def run(self) -> Trained:
         """Trains to the end.
 
         Raises:
-            TrainingError: a loss or the adapter is not finite, or the penalty is not what it should be; on all ranks.
+            TrainingError: a loss or the adapter is not finite, or the method finds a fault; on all ranks.
             Leaving: the task is kept as it stands, since the driver leaves; on all ranks.
         """
-        self.backbone.model.train()
-        try:
+        with self.engaged():
             done = self.resume()
             for step, batch in enumerate(self.batches(), start=1):
                 if step > done:
                     self.step(step, batch)
             self.backbone.model.eval()
-            states = self.bank.snapshot()
-            moments = self.collect_moments() if self.adapter.orthogonality.projects_input else {}
+            try:
+                artifact = self.attached.finish(self)
+            except NotFinite:
+                raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps) from None
+        return Trained(artifact, self.log)
+
+    @contextmanager
+    def engaged(self) -> Iterator[None]:
+        """The model trains while the block runs; afterwards it is as it was before."""
+        self.backbone.model.train()
+        try:
+            yield
         finally:
             self.backbone.model.eval()
-            use(self.modules, {})
+            self.attached.detach()
             self.engine.destroy()
             release(self.backbone.model)
-        if not all(t.isfinite().all() for s in states.values() for t in (s.w1_RD, s.w2_DR, s.gamma_R)):
-            raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps)
-        return Trained(states, moments, self.log)
 
     @cached_property
     def steps(self) -> int:
@@ -112,17 +108,23 @@ class TaskTraining:
         return self.config.task_seed(self.order.index)
 
     @cached_property
-    def bank(self) -> AdapterBank:
-        """New adapters, drawn on the CPU: all ranks and devices start from the same values."""
-        generator = torch.Generator().manual_seed(self.seed)
-        widths = {name: width(module) for name, module in self.modules.items()}
-        bases = self.history.columns("written"), self.history.columns("read")
-        return AdapterBank(widths, self.adapter, generator, *bases).to(self.backbone.device)
+    def attached(self) -> Attached:
+        """What the method trains, on the model."""
+        return self.method.begin(
+            TaskContext(
+                name=self.name,
+                seed=self.seed,
+                steps=self.steps,
+                train=self.config,
+                device=self.backbone.device,
+                rank=dist.get_rank(),
+            )
+        )
 
     @cached_property
     def engine(self) -> Any:
-        """The DeepSpeed engine over the bank."""
-        model = TaskModel(self.backbone, self.modules, self.bank, self.history.dtype)
+        """The DeepSpeed engine over it."""
+        model = TaskModel(self.backbone, self.attached)
         return build_engine(model, self.config, self.job.deepspeed.zero_stage, dist.get_world_size(), self.steps)
 
     def batches(self) -> Iterator[np.ndarray]:
@@ -131,38 +133,19 @@ class TaskTraining:
             yield from epoch_batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
 
     def step(self, step: int, batch: np.ndarray) -> None:
-        """One update, and what is due at it: the check of the penalty, a row of the log, a checkpoint."""
+        """One update, and what is due at it: the method's checks, a row of the log, a checkpoint."""
         config = self.config
         seed_step(self.seed, step)
-        if (most := self.adapter.max_parameters) is not None:
-            self.bank.limit(cap_schedule(step, self.steps, self.bank.full, most))
-        checked = step == min(config.warmup_steps + 1, self.steps) and self.adapter.orthogonality.penalises
-        expected = self.dense_penalty() if checked else None
+        self.attached.before_step(step)
         losses = train_batch(self.engine, self.split, batch, self.labels, config.gradient_accumulation_steps)
-        if expected is not None:
-            self.check_penalty(float(losses.orthogonality), expected)
+        self.attached.after_step(losses.penalties)
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
         if config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == self.steps):
             self.save(step)
 
-    def dense_penalty(self) -> float:
-        """Σ over modules ‖Qᵀ W2‖_F² in float64 from whole matrices and the history itself, module by module."""
-        written = self.history.columns("written")
-        products = (written[n].double().T @ state.w2_DR.double() for n, state in self.bank.snapshot().items())
-        return sum(float(product.square().sum()) for product in products)
-
-    def check_penalty(self, found: float, expected: float) -> None:
-        """Raises TrainingError where the penalty in the step is not its dense reference."""
-        if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + 1e-12:
-            raise TrainingError(
-                f"task {self.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} computed "
-                "from whole matrices; the adapters are not held away from earlier tasks. Report this, and use "
-                "deepspeed.zero_stage 2 or adapter.orthogonality.mode projection meanwhile"
-            )
-
     def log_step(self, step: int, losses: Losses, batch: np.ndarray) -> None:
-        """Records loss over all ranks, penalty, overlap and budget.
+        """Records loss over all ranks, penalties, and what the method reports.
 
         Raises:
             TrainingError: a term is not finite, on all ranks alike. Leaving: the driver leaves; the task was kept.
@@ -170,23 +153,23 @@ class TaskTraining:
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
         loss, leaving = float(sums[0]) / terms(self.backbone, self.split, batch, self.labels), bool(sums[1])
-        orthogonality, modules = float(losses.orthogonality), self.bank.report()
-        if not np.isfinite([loss, orthogonality, *(module.overlap for module in modules.values())]).all():
+        penalties = {name: float(value) for name, value in losses.penalties.items()}
+        report = self.attached.report()
+        figures = [value for value in report.values() if not isinstance(value, list)]
+        if not np.isfinite([loss, *penalties.values(), *figures]).all():
             raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
-        self.log.add(step, loss, orthogonality, float(losses.budget), modules)
-        last, index = self.log.last, self.order.index
-        self.report(Progress(index, "train", step, self.steps, loss, orthogonality, last["overlap"], last["mean_rank"]))
+        self.log.add(step, loss, penalties, report)
+        measures = map(self.log.measure, ("loss", "orthogonality", "overlap", "mean_rank"))
+        self.report(Progress(self.order.index, "train", step, self.steps, *measures))
         if leaving:
             self.save(step)
-            self.report(Saved(index, step))
+            self.report(Saved(self.order.index, step))
             raise Leaving
 
-    def collect_moments(self) -> dict[str, Tensor]:
-        """What each adapter reads over the task, see `second_moments`."""
-        with torch.no_grad():
-            use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
+    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """What these layers give over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-        return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
+        return second_moments(self.backbone, modules, self.split, self.labels, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""
@@ -202,6 +185,7 @@ class TaskTraining:
         if checkpoint is None:
             return 0
         restore(self.engine, checkpoint, self.empty_step)
+        self.attached.before_step(checkpoint.step)
         self.log = TrainingLog.of(
             {key.removeprefix(LOG): value for key, value in checkpoint.tensors.items() if key.startswith(LOG)}
         )
@@ -236,9 +220,8 @@ class TaskTraining:
             f"task {self.name!r}: {what}; what was committed stands. Give the run another `name` and lower "
             f"train.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
         )
-        scalars = ("step", "loss", "orthogonality", "overlap", "mean_rank")
         rows = [] if batch is None else [int(row) for row in batch]
-        before = [{key: row[key] for key in scalars} for row in self.log.rows[-EVIDENCE_ROWS:]]
+        before = self.log.before(EVIDENCE_ROWS)
         error.evidence = {"task": self.name, "step": step, "training_rows": rows, "log_before": before}
         return error
 
