@@ -79,7 +79,8 @@ def print_manifest(row: dict[str, Any], manifest: dict[str, Any]) -> None:
         typer.echo(f"{key}: {row[key]}")
     if row["aliases"]:
         typer.echo(f"aliases: {', '.join(row['aliases'])}")
-    typer.echo(f"parameters: {row['active_parameters']:,}; overlap with earlier tasks: {row['overlap']:.2%}")
+    shared = "" if row["overlap"] is None else f"; overlap with earlier tasks: {row['overlap']:.2%}"
+    typer.echo(f"parameters: {row['active_parameters']:,}{shared}")
     typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
     if commit := manifest.get("code", {}).get("git_commit"):
         typer.echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")

@@ -19,6 +19,7 @@ Shape suffixes: D output width, K input width, R rank.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -83,6 +84,11 @@ class Artifact:
     files: Files
     summary: Summary | None = None
 
+    def write(self, directory: Path) -> None:
+        """Writes the files into `directory`, which must exist."""
+        for name, data in self.files.items():
+            (directory / name).write_bytes(data)
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -133,7 +139,9 @@ class Reader(Protocol):
 class Attached(Protocol):
     """A task's parameters on the model. Between `begin` and `detach` every forward pass goes through them."""
 
-    module: nn.Module  # owns what is trained, and nothing of the base
+    @property
+    def module(self) -> nn.Module:
+        """Owns what is trained, and nothing of the base."""
 
     def groups(self) -> list[ParamGroup]:
         """Every trained parameter, once."""

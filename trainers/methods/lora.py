@@ -39,7 +39,7 @@ from trainers.methods.base import (
 from trainers.methods.targets import dense, input_width, is_transposed, match_modules, width
 
 FILE = "adapter.safetensors"
-TRAINING = "training"  # PEFT's name of the adapter in training; those that are learned are called by their task
+TRAINING = "in_training"  # PEFT's name of the adapter in training; those that are learned are called by their task
 HEAD, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -168,6 +168,7 @@ class LoraMethod:
 
     def _remove(self, adapter: str) -> None:
         """Takes an adapter out of the model, the last one together with PEFT's layers."""
+        self._answer(None)
         self.tuner.delete_adapter(adapter)
         if not self.tuner.peft_config:
             self._unload()

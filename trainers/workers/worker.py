@@ -309,8 +309,7 @@ class Worker:
         prefix = f"{order.version_root}/{uuid.uuid4().hex}"
         if self.rank != 0:
             return prefix, []
-        for name, data in trained.artifact.files.items():
-            (folder / name).write_bytes(data)
+        trained.artifact.write(folder)
         trained.log.write(folder / "training.parquet")
         return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
 
