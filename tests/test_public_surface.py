@@ -134,7 +134,8 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
     AdapterConfig: {
-        "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01, "min_rank": 0,
+        "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
+        "min_rank": 0,
         "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded",
         "orthogonality": OrthogonalityConfig(),
     },

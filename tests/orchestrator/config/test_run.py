@@ -217,8 +217,7 @@ WRONG_TASKS = {
         "tasks.0.taks: unknown key; did you mean 'task'?",
     ],
     "tasks: [{name: a, source: docstrings, task: area, dataset: x}]": [
-        "tasks.0.dataset: unknown key; known here: instruction, max_test_rows, max_train_rows, name, resources, "
-        "source, task"
+        "tasks.0.dataset: unknown key; it belongs to source cl_benchmark or hub",
     ],
     "tasks: [{name: a, source: docstrings, task: area, max_train_rows: true}]": [
         "tasks.0.max_train_rows: true: should be a whole number"
