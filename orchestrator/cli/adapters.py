@@ -161,13 +161,13 @@ def export_adapter(
 
     found = resolve(open_store(store), reference)
     from orchestrator.delivery.export import export  # imports torch
+    from trainers.config import stored_method
 
     made = export(found.track, found.state, found.commit, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
     count = f", {made.parameters:,} parameters" if made.parameters else ""
-    typer.echo(
-        f"wrote {output}: {found.state.reference(found.commit)} with all tasks before it as {form}; {held}{count}"
-    )
+    before = "" if stored_method(found.state.config["adapter"]).needs_task else " with all tasks before it"
+    typer.echo(f"wrote {output}: {found.state.reference(found.commit)}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
         typer.echo(f"  {path}  {size:,} bytes")

@@ -41,6 +41,7 @@ class Sweep:
             ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
             written. TrainingError, StoreError: as named.
         """
+        self.config.run.adapter.check_installed()
         self._check()
         if self._complete():
             if self.state.config["choice"] != self.config.choice.model_dump(mode="json"):
