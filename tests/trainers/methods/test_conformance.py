@@ -26,7 +26,13 @@ LORA = {"method": "lora", "rank": 3, "alpha": 6.0}
 METHODS: dict[str, Callable[..., MethodConfig]] = {
     "oa": lambda **targets: AdapterConfig.model_validate({**OA, **targets}),
     "oa-both-concatenated": lambda **targets: AdapterConfig.model_validate(
-        {**OA, **targets, "history": "concatenated", "orthogonality": {"side": "both", "energy": 0.5}}
+        {
+            **OA,
+            **targets,
+            "history": "concatenated",
+            "orthogonality": {"side": "both", "energy": 0.5},
+            "max_parameters": 1800,
+        }
     ),
     "lora": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "dropout": 0.1}),
     "lora-per-task": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "mode": "per_task"}),
@@ -179,6 +185,16 @@ def test_a_task_that_was_left_ends_where_an_undisturbed_one_does(case: New, lear
     assert resumed.artifact.files == learned.committed[index].files
     assert resumed.artifact.summary == learned.committed[index].summary
     assert [row["step"] for row in resumed.log.rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_task_whose_last_update_was_kept_needs_no_other(case: New, learned: MethodStream) -> None:
+    """As where a driver dies between the last checkpoint and the commit."""
+    before, after = case(), case()
+    after.store = before.store
+    before.learn(0)
+    again = after.training(0).run()
+    assert again.artifact == learned.committed[0]
+    assert len(again.log.rows) == 6
 
 
 def test_a_damaged_file_is_refused(case: New, learned: MethodStream) -> None:
