@@ -25,6 +25,7 @@ from cluster.session import ray_session
 from cluster.storage import LocalStore, upload_files
 from orchestrator.log.chain import READERS
 from orchestrator.track.track import Track
+from trainers.methods.base import Artifact
 from trainers.methods.oa import artifact
 from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter
 from trainers.methods.oa.subspace import Basis
@@ -41,7 +42,7 @@ def publish(track: Track, options: argparse.Namespace, folder: Path) -> None:
         names, one = [f"layers.{index}.dense" for index in range(options.modules)], torch.ones(options.rank)
         modules = {name: ModuleAdapter(w2_DR.T.contiguous().clone(), w2_DR.clone(), one.clone()) for name in names}
         written = {name: Basis(w2_DR.clone(), one.clone()) for name in names}
-        artifact.save(TaskAdapter(modules, written, {}), folder)
+        Artifact(artifact.dump(TaskAdapter(modules, written, {}))).write(folder)
         prefix = track.fresh_prefix()
         sha256 = track.write_manifest(prefix, {"task": number}, upload_files(track.store, prefix, folder))
         body = {"prefix": prefix, "manifest_sha256": sha256}

@@ -23,13 +23,12 @@ class PlainEngine:
 
     def __init__(self, model: TaskModel, train: TrainConfig, total_steps: int, *, capturable: bool = False) -> None:
         self.module, self.train = model, train
-        self.parameters = list(model.bank.parameters())
-        device, named = self.parameters[0].device, list(model.bank.named_parameters())
-        groups = []
-        for matrices, factor in ((True, 1.0), (False, train.budget_learning_rate_factor)):
-            rate: Any = train.learning_rate * factor
-            chosen = [parameter for name, parameter in named if name.startswith("W") is matrices]
-            groups.append({"params": chosen, "lr": torch.tensor(rate, device=device) if capturable else rate})
+        self.parameters = list(model.trained.parameters())
+        device, groups = self.parameters[0].device, []
+        for group in model.attached.groups():
+            rate: Any = group.learning_rate
+            rate = torch.tensor(rate, device=device) if capturable else rate
+            groups.append({"params": group.parameters, "lr": rate})
         self.optimizer = torch.optim.AdamW(
             groups, weight_decay=train.weight_decay, fused=device.type == "cuda", capturable=capturable
         )

@@ -19,9 +19,8 @@ import torch
 import torch.distributed as dist
 
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
-from trainers.methods.oa.bank import AdapterBank
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules, width
+from trainers.methods.base import TaskContext
+from trainers.methods.registry import method_for
 from trainers.models.loading import load_backbone
 from trainers.models.tokens import TokenIds, TokenizedSplit
 from trainers.training.engine import TaskModel, build_engine, train_batch
@@ -65,18 +64,15 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
     adapter = AdapterConfig(target_modules=["o_proj", "down_proj"], max_rank=16, history=history_kind)
     backbone = load_backbone(model, device, partitioned=stage == 3)
     loaded_s = time.perf_counter() - started
-    modules = match_modules(backbone.model, adapter.target_modules)
-    history = History(modules, adapter, torch.bfloat16)
-    attach(modules)
+    method = method_for(backbone.model, adapter, torch.bfloat16)
+    method.reset(adapter)
     if options.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    widths = {name: width(module) for name, module in modules.items()}
-    bank = AdapterBank(
-        widths, adapter, torch.Generator().manual_seed(0), history.columns("written"), history.columns("read")
-    )
     config = TrainConfig(batch_size=options.batch, warmup_steps=1)
-    task = TaskModel(backbone, modules, bank.to(device), torch.bfloat16)
-    engine = build_engine(task, config, stage, dist.get_world_size(), options.steps + 2)
+    steps = options.steps + 2
+    task = TaskContext(name="", seed=0, steps=steps, train=config, device=device, rank=dist.get_rank())
+    wrapped = TaskModel(backbone, method.begin(task))
+    engine = build_engine(wrapped, config, stage, dist.get_world_size(), steps)
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 400, options.length - 2).tolist() for _ in range(options.batch)]
     split = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)

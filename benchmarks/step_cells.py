@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from trainers.config import AdapterConfig
 from trainers.methods.oa.bank import AdapterBank
-from trainers.methods.oa.layers import attach, match_modules, use, width
+from trainers.methods.oa.layers import attach, use
+from trainers.methods.targets import match_modules, width
 from trainers.models.loading import compile_blocks
 
 RANK, PAST_RANK = 16, 5  # of a new adapter, and of each past task

@@ -33,9 +33,7 @@ from benchmarks.engines import Fixed, GraphEngine, PlainEngine
 from benchmarks.harness import Row, synchronized_clock
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.messages import Job, Order, TaskRows
-from trainers.methods.oa import artifact
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules
+from trainers.methods.registry import method_for
 from trainers.models.base import LOGIT_SCALE, Backbone, Labels
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.tokens import TokenizedSplit, tokenize
@@ -217,7 +215,7 @@ class Plain(Timed):
     @cached_property
     def engine(self) -> Any:
         """PyTorch's AdamW."""
-        model = TaskModel(self.backbone, self.modules, self.bank, self.history.dtype)
+        model = TaskModel(self.backbone, self.attached)
         return PlainEngine(model, self.config, self.steps)
 
 
@@ -237,7 +235,7 @@ class Captured(Timed):
     def engine(self) -> Any:
         """Replays where it can."""
         fixed = Fixed(**{f.name: getattr(self.backbone, f.name) for f in dataclasses.fields(self.backbone)})
-        model = TaskModel(fixed, self.modules, self.bank, self.history.dtype)
+        model = TaskModel(fixed, self.attached)
         return GraphEngine(model, self.config, self.steps)
 
 
@@ -247,11 +245,10 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
         raise ValueError("for a GPU")
     backbone = setting.load()
     adapter = AdapterConfig(**ADAPTER)
-    modules = match_modules(backbone.model, adapter.target_modules)
-    history = History(modules, adapter, getattr(torch, setting.dtype))
+    method = method_for(backbone.model, adapter, getattr(torch, setting.dtype))
     labels = backbone.encode_labels(task.labels)
     train, test = splits(backbone, task)
-    attach(modules)
+    method.reset(adapter)
     if compiled:
         compile_blocks(backbone.model)
     job = Job(
@@ -260,13 +257,12 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     order = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=0, test=0)
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(
-        job, order, task.name, backbone, modules, history, train, labels, nowhere, lambda _: None,
+        job, order, task.name, backbone, method, train, labels, nowhere, lambda _: None,
         clock=Clock(setting.device), warm_up=setting.warm_up,
     )  # fmt: skip
     with rank_in_environment():
         trained = training.run()
-    kept = artifact.extract(trained.states, history.written, history.read, {}, adapter.orthogonality.energy)
-    history.extend(kept)
+    method.extend([trained.artifact])
     return training.clock.row(accuracy(backbone, test, labels, setting.train.eval_batch_size), training.steps)
 
 

@@ -26,7 +26,7 @@ from orchestrator.sweeps.config import (
 )
 from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, OrthogonalityConfig, TrainConfig
+from trainers.config import AdapterConfig, DeepSpeedConfig, LoraConfig, ModelConfig, OrthogonalityConfig, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
 
 # --- the command line
@@ -134,9 +134,13 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
     AdapterConfig: {
-        "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01, "min_rank": 0,
+        "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
+        "min_rank": 0,
         "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded",
         "orthogonality": OrthogonalityConfig(),
+    },
+    LoraConfig: {
+        "method": REQUIRED, "target_modules": REQUIRED, "rank": 16, "alpha": 32.0, "dropout": 0.0, "mode": "sequential",
     },
     OrthogonalityConfig: {
         "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",

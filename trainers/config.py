@@ -1,10 +1,13 @@
 """What a training job is asked to do: frozen, validated sections of the run's configuration."""
 
+import importlib.util
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, field_validator, model_validator
 
+from cluster.errors import ConfigError
 from cluster.schema import Frozen
 from trainers.data.prompts import check_template
 
@@ -68,14 +71,63 @@ class OrthogonalityConfig(Frozen):
         return self.side != "output"
 
 
-class AdapterConfig(Frozen):
-    """The adapter of one task: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
+class MethodConfig(Frozen):
+    """What the settings of every method have: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
 
-    A layer's ceiling and floor are `max_rank` and `min_rank`, or what `rank_pattern` and `min_rank_pattern` say of it
-    (regex of the end of its name → dimensions). `max_parameters` bounds what the whole task keeps.
+    The class variables say what a run needs to know of a method without importing it: the files that a task leaves in
+    the store, in order, the last of them what later tasks are trained against; the package that it needs beside
+    Orthoplex's own; the highest ZeRO stage that it trains under; and whether it adapts a quantised base.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
+    package: ClassVar[str | None] = None
+    most_zero_stage: ClassVar[int] = 3
+
+    method: str
     target_modules: list[str] | str
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+        if not value or any(not name for name in value):
+            raise ValueError("name at least one module, for instance [output.dense]")
+        return value
+
+    def check_installed(self) -> None:
+        """Raises ConfigError if the method needs a package that is not installed."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise ConfigError(
+                f"adapter.method: {self.method} needs {self.package}, which is not installed; "
+                "`pip install 'orthoplex[methods]'`"
+            )
+
+    @property
+    def protection(self) -> OrthogonalityConfig | None:
+        """What bounds the room that tasks take, for guards and forecasts; None if nothing fills up."""
+        return None
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether it must know, when it answers, which task a text is of."""
+        return False
+
+    @property
+    def takes_quantised(self) -> bool:
+        """Whether it leaves the base's weights alone, and adapts layers that are kept in eight bits."""
+        return False
+
+
+class AdapterConfig(MethodConfig):
+    """`method: oa`, the default: OA-Adapter, one adapter per task that chooses its own size.
+
+    A layer's ceiling and floor are `max_rank` and `min_rank`, or what `rank_pattern` and `min_rank_pattern` say of it
+    (regex of the end of its name → dimensions). `max_parameters` bounds what the whole task keeps. What is stored of a
+    run does not name the method: it is the one that was there before there were others.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
+
+    method: Literal["oa"] = Field("oa", exclude=True)
     max_rank: Positive = 16
     threshold: NonNegative = 0.5
     budget_weight: NonNegative = 0.01
@@ -85,13 +137,6 @@ class AdapterConfig(Frozen):
     max_parameters: Positive | None = None
     history: Literal["folded", "concatenated"] = "folded"
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
-
-    @field_validator("target_modules")
-    @classmethod
-    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
-        if not value or any(not name for name in value):
-            raise ValueError("name at least one module, for instance [output.dense]")
-        return value
 
     @field_validator("rank_pattern", "min_rank_pattern")
     @classmethod
@@ -108,6 +153,53 @@ class AdapterConfig(Frozen):
         if self.min_rank > self.max_rank:
             raise ValueError(f"min_rank {self.min_rank} is above max_rank {self.max_rank}; lower min_rank")
         return self
+
+    @property
+    def protection(self) -> OrthogonalityConfig:
+        """The bases fill up."""
+        return self.orthogonality
+
+    @property
+    def takes_quantised(self) -> bool:
+        """A concatenated history leaves the weights alone."""
+        return self.history == "concatenated"
+
+
+class LoraConfig(MethodConfig):
+    """`method: lora`: plain LoRA by PEFT, without protection of earlier tasks, to compare with.
+
+    The update of a layer is alpha/rank · B A. `mode: sequential` trains one adapter on over all tasks; `per_task`
+    trains a new one per task and answers each task with its own, so it needs to know the task when it answers.
+    """
+
+    package: ClassVar[str | None] = "peft"
+    most_zero_stage: ClassVar[int] = 2  # PEFT's matrices would stand in layers that are shared out already
+
+    method: Literal["lora"]
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mode: Literal["sequential", "per_task"] = "sequential"
+
+    @property
+    def needs_task(self) -> bool:
+        """One adapter per task."""
+        return self.mode == "per_task"
+
+
+def method_named(section: Any) -> str:
+    """The method that an `adapter` section names, as it is written or validated; `oa` if it names none."""
+    return str(section.get("method", "oa") if isinstance(section, Mapping) else getattr(section, "method", "oa"))
+
+
+AnyMethod = Annotated[
+    Annotated[AdapterConfig, Tag("oa")] | Annotated[LoraConfig, Tag("lora")], Discriminator(method_named)
+]
+
+
+def stored_method(section: Mapping[str, Any]) -> AdapterConfig | LoraConfig:
+    """The settings in the `adapter` section of a stored configuration."""
+    return TypeAdapter[AdapterConfig | LoraConfig](AnyMethod).validate_python(section)
 
 
 class TrainConfig(Frozen):

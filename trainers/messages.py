@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.storage import FileRecord
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
 
 
@@ -31,7 +31,7 @@ class Job:
 
     run: str
     model: ModelConfig
-    adapter: AdapterConfig
+    adapter: AnyMethod
     train: TrainConfig
     deepspeed: DeepSpeedConfig
     store_uri: str
@@ -44,19 +44,19 @@ class Job:
 class Order:
     """Train task `index`, in `accumulation` micro-batches an update.
 
-    `history` holds one reference a committed task, to its (adapter, bases) bytes in Ray's object store; a worker reads
-    those it does not hold already, and checks them against `digests`, their sha256. `version_root` is the key prefix
-    under which a fresh folder is written, `checkpoint` the key of the task in training; one found there is resumed from
-    where its identity is equal to `identity`. Before training every task is scored on the test split with `zero_shot`;
-    after it the first `validation` and the first `test` tasks are on those splits. `job` is the run to train for, where
-    it is another than the one that the workers were started for.
+    `history` holds one reference per committed task, to the bytes of its files in Ray's object store, in the order of
+    `MethodConfig.files`; a worker reads those it does not hold already, and checks them against `digests`, their
+    sha256. `version_root` is the key prefix under which a fresh folder is written, `checkpoint` the key of the task in
+    training; one found there is resumed from if its identity is equal to `identity`. Before training every task is
+    scored on the test split with `zero_shot`; after it the first `validation` and the first `test` tasks are on those
+    splits. `job` is the run to train for, if it is another than the one that the workers were started for.
     """
 
     index: int
     accumulation: int
     version_root: str
     history: tuple[Any, ...]
-    digests: tuple[tuple[str, str], ...]
+    digests: tuple[tuple[str, ...], ...]
     checkpoint: str
     identity: dict[str, Any]
     zero_shot: bool
@@ -97,7 +97,7 @@ class TaskDone:
     files: list[FileRecord]
     base_digest: str
     budget: dict[str, dict[str, float]]
-    overlap: float
+    overlap: float | None
     occupancy: dict[str, dict[str, float]]
     angles: list[dict[str, float]]
     active_parameters: int

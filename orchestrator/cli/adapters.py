@@ -79,7 +79,8 @@ def print_manifest(row: dict[str, Any], manifest: dict[str, Any]) -> None:
         typer.echo(f"{key}: {row[key]}")
     if row["aliases"]:
         typer.echo(f"aliases: {', '.join(row['aliases'])}")
-    typer.echo(f"parameters: {row['active_parameters']:,}; overlap with earlier tasks: {row['overlap']:.2%}")
+    shared = "" if row["overlap"] is None else f"; overlap with earlier tasks: {row['overlap']:.2%}"
+    typer.echo(f"parameters: {row['active_parameters']:,}{shared}")
     typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
     if commit := manifest.get("code", {}).get("git_commit"):
         typer.echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")
@@ -160,13 +161,13 @@ def export_adapter(
 
     found = resolve(open_store(store), reference)
     from orchestrator.delivery.export import export  # imports torch
+    from trainers.config import stored_method
 
     made = export(found.track, found.state, found.commit, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
     count = f", {made.parameters:,} parameters" if made.parameters else ""
-    typer.echo(
-        f"wrote {output}: {found.state.reference(found.commit)} with all tasks before it as {form}; {held}{count}"
-    )
+    before = "" if stored_method(found.state.config["adapter"]).needs_task else " with all tasks before it"
+    typer.echo(f"wrote {output}: {found.state.reference(found.commit)}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
         typer.echo(f"  {path}  {size:,} bytes")

@@ -12,12 +12,13 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator
 
 Root = type[BaseModel]
 
 
 SHOWN_CHARS = 60
+TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
 WORDS = {  # by pydantic's name of the error, where its own words are not the user's
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
@@ -60,10 +61,11 @@ def _describe(root: Root, error: Any, content: Mapping[str, Any]) -> str:
     where = ".".join(str(key) if str(key).isprintable() else shown(key) for key in place.path) or "configuration"
     options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
     if kind.startswith("union_tag_"):
-        where, value = f"{where}.source", value.get("source")
+        key = next(name for model in place.kinds for name in TAGS if name in model.model_fields)
+        where, value = f"{where}.{key}", value.get(key)
         options = [tag for model in place.kinds for tag in _tags(model)]
     if kind == "extra_forbidden":
-        return f"{where}: unknown key{_known_keys(root, str(place.path[-1]), place.owners)}"
+        return f"{where}: unknown key{_other_member(root, place.path) or _known_keys(root, place.path, place.owners)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}: required, but not given{'; ' if options else ''}{_one_of(options)}"
     if kind in ("literal_error", "union_tag_invalid"):
@@ -103,8 +105,17 @@ def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
     in several forms."""
     for name, field in root.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and not field.metadata:
-            yield from key_paths(field.annotation, f"{prefix}{name}.")
+        opaque = any(not isinstance(each, Discriminator) for each in field.metadata)
+        sections = [] if opaque else _sections(field.annotation)
+        yield from dict.fromkeys(path for each in sections for path in key_paths(each, f"{prefix}{name}."))
+
+
+def _sections(annotation: Any) -> list[Root]:
+    """The models that a value is one of; none if it may be something else."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = [*_plain(annotation)] if union else [annotation]
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return models if len(models) == len(kinds) else []
 
 
 def shown(value: Any) -> str:
@@ -124,8 +135,20 @@ def _near(given: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _known_keys(root: Root, name: str, owners: Sequence[Root]) -> str:
+def _other_member(root: Root, path: Sequence[int | str]) -> str:
+    """Under which `source` or `method` a key would be known; empty if under none."""
+    kinds = _walk(root, path[:-1]).kinds
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    having = [model for model in models if path[-1] in model.model_fields and _tags(model)]
+    if not having:
+        return ""
+    key = next(name for name in TAGS if name in having[0].model_fields)
+    return f"; it belongs to {key} {' or '.join(str(tag) for model in having for tag in _tags(model))}"
+
+
+def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -> str:
     """What to write for an unknown key: the same key of another section, the nearest one of its own, or any."""
+    name = str(path[-1])
     known = sorted({key for model in owners for key in model.model_fields})
     elsewhere = [path for path in key_paths(root) if path.endswith(f".{name}")]
     if elsewhere:
@@ -178,8 +201,9 @@ def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
 
 
 def _tags(model: Root) -> tuple[Any, ...]:
-    """What `source` may be in this kind of task; nothing where there is no such key."""
-    return _literals(model.model_fields["source"].annotation) if "source" in model.model_fields else ()
+    """What `source` or `method` may be in this kind of task or adapter; nothing if there is no such key."""
+    fields = [model.model_fields[name] for name in TAGS if name in model.model_fields]
+    return tuple(tag for field in fields for tag in _literals(field.annotation))
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from cluster.schema import Frozen
 from cluster.storage import open_store
 from orchestrator.config.errors import described
 from orchestrator.config.file import override, read_mapping
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.tasks import DataConfig, TaskConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
@@ -39,7 +39,7 @@ class RunConfig(Frozen):
     store: Annotated[str, Field(validate_default=True)] = ".orthoplex/store"
     data_dir: str | None = None
     model: ModelConfig = ModelConfig()
-    adapter: AdapterConfig
+    adapter: AnyMethod
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
@@ -60,10 +60,20 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _quantised_stays_untouched(self) -> "RunConfig":
-        if self.model.quantization and (self.adapter.history != "concatenated" or self.deepspeed.zero_stage == 3):
+        if self.model.quantization and (not self.adapter.takes_quantised or self.deepspeed.zero_stage == 3):
             raise ValueError(
                 f"model.quantization {self.model.quantization}: its weights can be neither folded into nor shared out; "
-                "set adapter.history to concatenated and deepspeed.zero_stage to 2 or less"
+                "use adapter.method oa with adapter.history concatenated, and deepspeed.zero_stage 2 or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_knows_the_stage(self) -> "RunConfig":
+        if self.deepspeed.zero_stage > (most := self.adapter.most_zero_stage):
+            raise ValueError(
+                f"deepspeed.zero_stage {self.deepspeed.zero_stage}: the matrices of adapter.method "
+                f"{self.adapter.method} stand in layers of the base, which stage 3 shares out before they are there; "
+                f"set deepspeed.zero_stage to {most} or less"
             )
         return self
 

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from orchestrator.track.state import RunState
+from trainers.config import method_named
 from trainers.messages import Progress
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
@@ -224,6 +225,12 @@ def print_plan(plan: "Plan") -> None:
         out.print(f"  {line}", markup=False)
 
 
+WHY = (
+    "a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a dimension helps; "
+    "budget_weight {budget_weight} pulls the other way, starting from τ₀ = {threshold}."
+)
+
+
 def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> None:
     """Why each layer has its budget: how r_eff and τ moved while the task trained.
 
@@ -233,25 +240,36 @@ def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> Non
         out.print(f"{state.team}/{state.name}: {state.state}; no task is committed yet, so no budget is chosen")
         return
     settings = state.config["adapter"]
-    out.print(
-        f"{state.team}/{state.name}: a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a "
-        f"dimension helps; budget_weight {settings['budget_weight']} pulls the other way, starting from "
-        f"τ₀ = {settings['threshold']}.",
-        markup=False,
-    )
+    chosen = method_named(settings) == "oa"
+    why = WHY.format(**settings) if chosen else f"adapter.method {method_named(settings)} gives every layer its rank."
+    out.print(f"{state.team}/{state.name}: {why}", markup=False)
     for commit, log in zip(state.commits, logs, strict=True):
-        table = Table(title=escape(f"{commit['task']} ({state.reference(commit)})"), title_justify="left")
-        for column in ("module", "max_rank → r_eff", "τ₀ → τ", "settled by step"):
-            table.add_column(column)
-        for module in commit["budget"]:
-            ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
-            settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
-            moved = f"{number(settings['threshold'], '.3f')} → {number(taus[-1], '.3f')}"
-            table.add_row(
-                escape(module), f"{commit['budget'][module]['max_rank']:.0f} → {ranks[-1]}", moved, str(settled)
-            )
-        print_table(table)
+        title = f"{commit['task']} ({state.reference(commit)})"
+        print_table(
+            choice_table(title, commit, log, settings["threshold"]) if chosen else rank_table(title, commit, log)
+        )
+        shared = "" if commit["overlap"] is None else f"overlap with earlier tasks {commit['overlap']:.2%}, "
         out.print(
-            f"  overlap with earlier tasks {commit['overlap']:.2%}, parameters {commit['active_parameters']:,}, "
+            f"  {shared}parameters {commit['active_parameters']:,}, "
             f"training {commit['cost']['train_s']:.0f} s on {commit['cost']['workers']} workers"
         )
+
+
+def choice_table(title: str, commit: Mapping[str, Any], log: Mapping[str, Any], threshold: float) -> Table:
+    """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
+    table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
+    for module, chosen in commit["budget"].items():
+        ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
+        settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
+        moved = f"{number(threshold, '.3f')} → {number(taus[-1], '.3f')}"
+        table.add_row(escape(module), f"{chosen['max_rank']:.0f} → {ranks[-1]}", moved, str(settled))
+    return table
+
+
+def rank_table(title: str, commit: Mapping[str, Any], log: Mapping[str, Any]) -> Table:
+    """Each module's rank, and how large its update became, if the log has that."""
+    table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
+    for module, kept in commit["budget"].items():
+        norms = log.get(f"norm/{module}", [None])
+        table.add_row(escape(module), f"{kept['rank']:.0f}", number(norms[-1], ".3f"))
+    return table

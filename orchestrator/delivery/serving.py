@@ -8,13 +8,12 @@ from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
-from orchestrator.delivery.export import export, read_adapter
+from orchestrator.delivery.export import export, learned
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
-from trainers.config import ModelConfig
-from trainers.methods.oa.export import PEFT_CONFIG, dense, streams
-from trainers.methods.oa.history import fold
-from trainers.methods.oa.layers import linear_layers
+from trainers.config import ModelConfig, stored_method
+from trainers.methods.export import PEFT_CONFIG
+from trainers.methods.registry import method_for
 from trainers.models.loading import resolve_name, weights_digest
 
 SERVE_ROOT, NOT_IN_KEYS = "serve", re.compile(r"[^A-Za-z0-9._-]+")
@@ -72,10 +71,10 @@ def _stands(track: Track, prefix: str, config: bytes) -> bool:
 
 
 def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -> Any:
-    """The transformers model `base`, or the one that the run's configuration names, with tasks 1 to `commit` in it.
+    """The transformers model `base`, or the one that the run's configuration names, with what `commit` learned in it.
 
-    `base` is a loaded model, which is changed, or a folder or hub id. F_t W0 and F_t b are computed in float32 and
-    rounded once to the model's dtype.
+    `base` is a loaded model, which is changed, or a folder or hub id. New weights are computed in float32
+    and rounded once to the model's dtype.
 
     Raises:
         IntegrityError: the weights are not those that the stream was trained on, or a stored file was changed.
@@ -83,8 +82,7 @@ def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -
     """
     import torch
 
-    commits = [each for each in state.commits if each["version"] <= commit["version"]]
-    tasks = [read_adapter(track, each) for each in commits]
+    commits, tasks = learned(track, state, commit)
     model = load_plain(state, base) if base is None or isinstance(base, str | Path) else base
     found = weights_digest(model)
     for digest in {each["base_digest"] for each in commits} - {found}:
@@ -92,12 +90,8 @@ def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -
             f"load {state.reference(commit)}: the base has sha256 {found}, but the stream was trained on {digest}; "
             f"give it that model, unadapted and as {state.config['model']['dtype']}"
         )
-    layers = linear_layers(model)
-    with torch.no_grad():
-        for name, stream in streams(model, tasks).items():
-            for old, new in zip(dense(layers[name]), fold(*dense(layers[name]), stream), strict=True):
-                if old is not None and new is not None:
-                    old.copy_(new)  # a view of the parameter
+    dtype = getattr(torch, state.config["model"]["dtype"])
+    method_for(model, stored_method(state.config["adapter"]), dtype).merge(tasks)
     return model
 
 

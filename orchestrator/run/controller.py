@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
-from cluster.errors import GuardStop, IntegrityError, TrainingError
+from cluster.errors import ConfigError, GuardStop, IntegrityError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
@@ -26,7 +26,6 @@ from orchestrator.run.workers import Group, OwnWorkers, Workers
 from orchestrator.track.state import HARMLESS, RunState, objections, refuse, without
 from orchestrator.track.track import Track, digest
 from trainers.messages import Job, Order, Score, TaskDone
-from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
 from trainers.workers.group import WorkersLost
 
 
@@ -88,6 +87,11 @@ class Controller:
         self.log.append("finish", {})
 
     def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
+        if self.fork and self.fork.tasks and self.fork.method != self.config.adapter.method:
+            raise ConfigError(
+                f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
+                f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
+            )
         refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
 
     def _open(self, tasks: list[dict[str, Any]]) -> None:
@@ -106,7 +110,7 @@ class Controller:
         with self.workers.session() as stop:
             with ThreadPoolExecutor(READERS) as pool:
                 files = list(pool.map(self._files, self.state.commits))
-            history, digests = [ray.put(pair) for pair in files], [digests_of(pair) for pair in files]
+            history, digests = [ray.put(task) for task in files], [digests_of(task) for task in files]
             del files
 
             def check() -> None:
@@ -117,9 +121,9 @@ class Controller:
                 with self.workers.group(self._job(), cluster, check) as group:
                     for index in indices:
                         done = self._trained(group, self._order(index, history, digests))
-                        pair = self._commit(done, [bases for _, bases in digests])
-                        history.append(ray.put(pair))
-                        digests.append(digests_of(pair))
+                        task = self._commit(done, [last for *_, last in digests])
+                        history.append(ray.put(task))
+                        digests.append(digests_of(task))
                         self._announce()
                         self._guard()
                         yield self.state
@@ -132,7 +136,7 @@ class Controller:
         config = self.config
         return Job(self.track.label, config.model, config.adapter, config.train, config.deepspeed, self.store.uri, ())
 
-    def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, str]]) -> Order:
+    def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, ...]]) -> Order:
         return Order(
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index),
@@ -170,14 +174,14 @@ class Controller:
     def _announce(self) -> None:
         """Says which layers will have no room left before the stream's tasks are done."""
         left = len(self.config.tasks) - len(self.state.commits)
-        for warning in forecast(self.config.adapter.orthogonality, self.state, left):
+        for warning in forecast(self.config.adapter.protection, self.state, left):
             self.reporter.say(f"warning: {warning}")
 
-    def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, bytes]:
-        """One log entry makes adapter, new directions, metrics row and budget exist together.
+    def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, ...]:
+        """One log entry makes the task's files, metrics row and budget exist together.
 
-        `against` is the sha256 of the directions that each earlier task left: what the adapter was kept out of.
-        Returns the task's adapter and directions, as they were read back from the store before the commit.
+        `against` is the sha256 of the last file of each earlier task: for oa the directions that the adapter was kept
+        out of. Returns the task's files, as they were read back from the store before the commit.
         """
         self._check_base(done)
         task = self.state.tasks[done.index]
@@ -227,21 +231,20 @@ class Controller:
                 f"those the stream was begun on ({earlier[:12]}…); load those, or give the run another `name`"
             )
 
-    def _files(self, commit: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        """A committed task's adapter and directions, checked against its manifest."""
-        adapter, bases = self.track.committed(commit, ADAPTER_FILE, BASES_FILE)
-        return adapter, bases
+    def _files(self, commit: Mapping[str, Any]) -> tuple[bytes, ...]:
+        """A committed task's files, checked against its manifest."""
+        return self.track.committed(commit, *self.config.adapter.files)
 
     def _guard(self) -> None:
         left = len(self.config.tasks) - len(self.state.commits)
-        decision = decide(self.config.guards, self.config.adapter.orthogonality, self.state, left)
+        decision = decide(self.config.guards, self.config.adapter.protection, self.state, left)
         if not decision.go_on:
             raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
 
 
-def digests_of(files: tuple[bytes, bytes]) -> tuple[str, str]:
+def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:
     """The sha256 of each file."""
-    return digest(files[0]), digest(files[1])
+    return tuple(map(digest, files))
 
 
 def scores(row: list[Score]) -> list[dict[str, int]]:

@@ -7,16 +7,18 @@ from cluster.errors import ConfigError
 from orchestrator.run.driver_log import RunLog
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import MANIFEST, Track, manifest_files
+from trainers.config import method_named
 
 OF_THE_SOURCE = ("lease", "time")  # what a copied commit does not keep
 
 
 @dataclass(frozen=True)
 class Fork:
-    """The stream begins with copies of the first `tasks` tasks of `source`."""
+    """The stream begins with copies of the first `tasks` tasks of `source`, which `method` learned."""
 
     source: Track
     tasks: int
+    method: str = "oa"
 
 
 def plan_fork(source: Track, from_task: int | None) -> Fork:
@@ -31,7 +33,8 @@ def plan_fork(source: Track, from_task: int | None) -> Fork:
         raise ConfigError(f"--fork: {source.label} has no committed task to begin with; run it first")
     if from_task is not None and not 1 <= from_task <= committed + 1:
         raise ConfigError(f"--from-task {from_task}: {source.label} has {committed} tasks; use 1 to {committed + 1}")
-    return Fork(source, committed if from_task is None else from_task - 1)
+    method = method_named(state.config.get("adapter", {}))
+    return Fork(source, committed if from_task is None else from_task - 1, method)
 
 
 def take_over(log: RunLog, fork: Fork) -> None:

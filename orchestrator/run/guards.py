@@ -18,10 +18,11 @@ class Decision:
     reason: str = ""
 
 
-def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig, state: RunState, left: int) -> Decision:
+def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> Decision:
     """Compares the validation matrix, the parameters kept so far, and the room that `left` tasks find, with the bounds.
 
     A full basis stops the stream only under `saturation: stop`, and only where a task is left that would need it.
+    `orthogonality` is None if the method has no bases.
     """
     measured = state.metrics("validation")
     parameters = state.total("active_parameters")
@@ -34,7 +35,7 @@ def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig, state: RunSt
         reasons.append(f"AA {reached:.4f} is below guards.min_average_accuracy {least}")
     if most is not None and parameters > most:
         reasons.append(f"{parameters} parameters are above guards.max_active_parameters {most}")
-    if left and orthogonality.saturation == "stop":
+    if left and orthogonality and orthogonality.saturation == "stop":
         full = [room for room in rooms(orthogonality, state) if room.occupancy > orthogonality.max_occupancy + EPSILON]
         reasons += [
             f"the {room.side} directions of {room.module} fill {room.occupancy:.0%} of its width, above "
@@ -56,8 +57,10 @@ class Room:
     tasks: float
 
 
-def rooms(orthogonality: OrthogonalityConfig, state: RunState) -> Iterator[Room]:
+def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterator[Room]:
     """The bases that keep adapters apart, fullest first; none before the first commit."""
+    if orthogonality is None:
+        return
     sides = [("written", orthogonality.side != "input"), ("read", orthogonality.projects_input)]
     taken = state.commits[-1].get("occupancy", {}) if state.commits else {}
     found = [(shares[side], module, side) for module, shares in taken.items() for side, held in sides if held]
@@ -66,8 +69,10 @@ def rooms(orthogonality: OrthogonalityConfig, state: RunState) -> Iterator[Room]
         yield Room(module, side, occupancy, free * len(state.commits) / occupancy if occupancy else float("inf"))
 
 
-def forecast(orthogonality: OrthogonalityConfig, state: RunState, left: int) -> list[str]:
+def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[str]:
     """A warning a side whose fullest basis has no room for the `left` tasks, if they take what those so far took."""
+    if orthogonality is None:
+        return []
     policy = {"stop": "the stream will stop there", "drop": "the weakest directions will be dropped from there on"}
     fullest: dict[str, Room] = {}
     for room in rooms(orthogonality, state):

@@ -8,9 +8,9 @@ from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import describe_data, load_tasks
 from orchestrator.track.state import objections, replay
 from orchestrator.track.track import Track
-from trainers.methods.oa.bank import ceiling
-from trainers.methods.oa.layers import width as layer_width
-from trainers.models.loading import check_model
+from trainers.methods.base import Footprint
+from trainers.methods.registry import check_method
+from trainers.methods.targets import width as layer_width
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -45,45 +45,43 @@ def make_plan(config: RunConfig) -> Plan:
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
-    model, modules = check_model(config.model, config.adapter)
-    widths = {name: layer_width(layer) for name, layer in modules.items()}
+    model, method = check_method(config.model, config.adapter)
     base = sum(parameter.numel() for parameter in model.parameters())
-    kept = sum(ceiling(name, config.adapter) * (2 * width + 1) for name, width in widths.items())
-    trained = kept + len(widths)  # and one τ a layer
+    cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]
     for index, description in enumerate(descriptions):
         description["state"] = "done" if index < len(state.commits) else "pending"
+    files = ", ".join(config.adapter.files)
     prefix = f"t/{config.team}/{config.name}"
     return Plan(
         name=config.name,
         state=state.state,
         store=config.store,
         tasks=descriptions,
-        modules=widths,
+        modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
-        trained_parameters=trained,
-        most_kept_parameters=min(kept, config.adapter.max_parameters or kept),
+        trained_parameters=cost.trained,
+        most_kept_parameters=cost.kept,
         steps=[config.train.steps(len(task.train)) for task in data],
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
-        memory_per_worker_bytes=worker_memory(config, model.config, base, trained, list(widths.values())),
+        memory_per_worker_bytes=worker_memory(config, model.config, base, cost),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one a start, one a task, one at the end",
-            f"{prefix}/v/<uuid>/, one a task: adapter.safetensors, bases.safetensors, training.parquet, manifest.json",
+            f"{prefix}/v/<uuid>/, one a task: {files}, training.parquet, manifest.json",
         ],
         objections=objections(state, config.model_dump(mode="json"), descriptions),
     )
 
 
-def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, widths: list[int]) -> dict[str, int]:
+def worker_memory(config: RunConfig, architecture: Any, base: int, cost: Footprint) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
     weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,
-    where the history is folded; adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by
+    if the method copies them; adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by
     all workers from ZeRO 1 on, gradients from ZeRO 2, values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at
     two bytes a value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
-    gradient_checkpointing; bases: at most 4·D·max_rank a module and task for Q, three times (history, bank, one in
-    transit), and with input-side protection at most 4·D² a module for P and as much for the second moment.
+    gradient_checkpointing; bases: what the method holds of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
     heads = getattr(architecture, "num_attention_heads", 1)
@@ -98,9 +96,8 @@ def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int,
     return {
         "process": PROCESS_BYTES,
         "weights": weights,
-        "originals": weights if config.adapter.history == "folded" else 0,
-        "adapter": trained * (4 // parameters + 4 // gradients + 8 // moments),
+        "originals": weights if cost.copies_weights else 0,
+        "adapter": cost.trained * (4 // parameters + 4 // gradients + 8 // moments),
         "activations": activations * size // 2,
-        "bases": 3 * 4 * sum(widths) * config.adapter.max_rank * max(0, len(config.tasks) - 1)
-        + (8 * sum(width**2 for width in widths) if config.adapter.orthogonality.projects_input else 0),
+        "bases": cost.history_bytes,
     }

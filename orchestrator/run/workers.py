@@ -58,9 +58,9 @@ class OwnWorkers:
 
     def check(self) -> None:
         """See Workers."""
-        from trainers.models.loading import check_model
+        from trainers.methods.registry import check_method
 
-        check_model(self.config.model, self.config.adapter)
+        check_method(self.config.model, self.config.adapter)
 
     def describe(self) -> list[dict[str, Any]]:
         """See Workers."""

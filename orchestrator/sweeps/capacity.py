@@ -62,19 +62,17 @@ def slots(config: SweepConfig, resources: Mapping[str, float]) -> int:
 def needed_bytes(config: SweepConfig) -> int:
     """Memory that the largest trial of the space is reckoned to need on a GPU, see `plan.worker_memory`."""
     from orchestrator.run.plan import worker_memory
-    from trainers.methods.oa.bank import ceiling
-    from trainers.methods.oa.layers import width
-    from trainers.models.loading import check_model
+    from trainers.methods.registry import check_method
 
     tops = {key: p.ends()[-1] for key, p in config.search.space.items() if p.kind != "choice"}
     tops |= {key: max(p.bounds) for key, p in config.search.space.items() if p.kind == "choice" and _numbers(p.bounds)}
-    large = {key: value for key, value in tops.items() if key in ("adapter.max_rank", "train.batch_size")}
+    large = {
+        key: value for key, value in tops.items() if key in ("adapter.max_rank", "adapter.rank", "train.batch_size")
+    }
     run = config.trial(1, large)
-    model, modules = check_model(run.model, run.adapter)
-    widths = {name: width(layer) for name, layer in modules.items()}
+    model, method = check_method(run.model, run.adapter)
     base = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(ceiling(name, run.adapter) * (2 * each + 1) + 1 for name, each in widths.items())
-    memory = worker_memory(run, model.config, base, trained, list(widths.values()))
+    memory = worker_memory(run, model.config, base, method.footprint(len(run.tasks)))
     return sum(size for cause, size in memory.items() if cause not in ("process", "originals"))
 
 

@@ -41,6 +41,7 @@ class Sweep:
             ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
             written. TrainingError, StoreError: as named.
         """
+        self.config.run.adapter.check_installed()
         self._check()
         if self._complete():
             if self.state.config["choice"] != self.config.choice.model_dump(mode="json"):
@@ -74,10 +75,10 @@ class Sweep:
 
     def _load(self) -> list[TaskData]:
         """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""
-        from trainers.models.loading import check_model
+        from trainers.methods.registry import check_method
 
         first = self.config.trial(1, {})
-        check_model(first.model, first.adapter)
+        check_method(first.model, first.adapter)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
         described = [describe_data(task) for task in data]

@@ -34,7 +34,7 @@ def _number(value: Any) -> Any:
 
 Given = Annotated[Scalar, BeforeValidator(_number)]
 FIXED = (  # what the started workers hold, or what changes no result
-    "adapter.target_modules", "train.checkpoint_steps", "train.compile", "train.eval_batch_size",
+    "adapter.method", "adapter.target_modules", "train.checkpoint_steps", "train.compile", "train.eval_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.logging_steps",
     "train.on_out_of_memory",
 )  # fmt: skip
@@ -155,6 +155,9 @@ def space_faults(space: Mapping[str, Parameter], algorithm: str, run: RunConfig)
         if not searchable(key):
             faults.append(f"{where}: {unsearchable(key)}")
             continue
+        if foreign := other_method(run, key):
+            faults.append(f"{where}: {foreign}")
+            continue
         faults += [f"{where}: {fault}" for value in parameter.ends() if (fault := unfit(run, key, value))]
         above = list(space)[: list(space).index(key)]
         for other, values in parameter.when.items():
@@ -171,6 +174,19 @@ def searchable(key: str) -> bool:
     """Whether trials may differ in a key: adapter and optimisation, but for what started workers hold."""
     leaves = set(key_paths(RunConfig)) - {"adapter.orthogonality"}
     return key in leaves and key.partition(".")[0] in ("adapter", "train") and "." in key and key not in FIXED
+
+
+def other_method(run: RunConfig, key: str) -> str:
+    """Why the run's method does not have a key, empty if it has it."""
+    section, _, rest = key.partition(".")
+    if section != "adapter" or rest in key_paths(type(run.adapter)):
+        return ""
+    return f"adapter.method {run.adapter.method} has no such key; use {', '.join(own_keys(run))}"
+
+
+def own_keys(run: RunConfig) -> list[str]:
+    """The searchable keys of the run's method."""
+    return [path for path in key_paths(type(run.adapter), "adapter.") if searchable(path)]
 
 
 def unsearchable(key: str) -> str:

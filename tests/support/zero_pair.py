@@ -18,11 +18,14 @@ from torch import nn
 from tests.support.tiny_models import save_tiny
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
+from trainers.methods.base import TaskContext
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules, use, width
+from trainers.methods.oa.layers import attach, use
+from trainers.methods.oa.method import OaAttached
 from trainers.methods.oa.subspace import extend_basis
+from trainers.methods.targets import match_modules, width
 from trainers.models.loading import load_backbone
 from trainers.models.tokens import TokenizedSplit, tokenize
 from trainers.training.checkpoint import Checkpoint, capture, restore
@@ -103,6 +106,11 @@ class Setting:
         bank.W2_0.data = 0.05 * torch.randn(bank.W2_0.shape, generator=generator)
         return bank
 
+    def model(self, bank: AdapterBank) -> TaskModel:
+        train, device = train_config(self.case.accumulation), torch.device("cpu")
+        task = TaskContext(name="t", seed=0, steps=STEPS, train=train, device=device, rank=dist.get_rank())
+        return TaskModel(self.backbone, OaAttached(bank, self.history, task))
+
 
 def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
     """Two earlier tasks of three dimensions a layer."""
@@ -122,8 +130,7 @@ def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
 def run(setting: Setting, stage: int, folder: Path) -> None:
     """Three steps; writes losses of the first, parameters after all, logits-free accuracy, and a checkpoint at 2."""
     case, bank = setting.case, setting.bank()
-    model = TaskModel(setting.backbone, setting.modules, bank, setting.dtype)
-    engine = build_engine(model, train_config(case.accumulation), stage, dist.get_world_size(), STEPS)
+    engine = build_engine(setting.model(bank), train_config(case.accumulation), stage, dist.get_world_size(), STEPS)
     first = None
     for step, batch in enumerate(BATCHES, start=1):
         losses = train_batch(engine, setting.split, batch, setting.labels, case.accumulation)
@@ -137,9 +144,10 @@ def run(setting: Setting, stage: int, folder: Path) -> None:
 
 def resume(setting: Setting, stage: int, source: Path, target: Path) -> None:
     """The last step from a checkpoint that another stage, or another number of ranks, wrote."""
-    model = TaskModel(setting.backbone, setting.modules, setting.bank(), setting.dtype)
     accumulation = setting.case.accumulation
-    engine = build_engine(model, train_config(accumulation), stage, dist.get_world_size(), STEPS)
+    engine = build_engine(
+        setting.model(setting.bank()), train_config(accumulation), stage, dist.get_world_size(), STEPS
+    )
 
     def empty_step() -> None:
         for _ in range(accumulation):
@@ -166,7 +174,11 @@ def finish(setting: Setting, engine: object, target: Path, losses: object) -> No
         rows = setting.backbone.row_losses(setting.split.token_ids, setting.split.targets, setting.labels)
     score = evaluate(setting.backbone, setting.split, setting.labels, 4)
     assert score.rows == ROWS
-    tensors |= {"loss/task": total, "loss/orthogonality": losses.orthogonality, "loss/budget": losses.budget}
+    tensors |= {
+        "loss/task": total,
+        "loss/orthogonality": losses.penalties["orthogonality"],
+        "loss/budget": losses.penalties["budget"],
+    }
     tensors |= {"eval/rows": rows, "eval/correct": torch.tensor(float(score.correct))}
     if dist.get_rank() == 0:
         save_file({name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}, target)

@@ -11,11 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from cluster.errors import ConfigError
-from trainers.config import AdapterConfig, ModelConfig
+from trainers.config import ModelConfig
 from trainers.data.sources import quiet
 from trainers.folders import expanded
-from trainers.methods.oa.bank import check_ranks
-from trainers.methods.oa.layers import match_modules, width
 from trainers.models.base import FAMILIES, Backbone, TextToText
 from trainers.models.quantise import quantise
 from trainers.zero import gather_on_use, gathered, partitioned_loading
@@ -89,12 +87,12 @@ def load_reader(config: ModelConfig) -> Backbone:
     return FAMILIES[config.task_type][0](None, load_tokenizer(config), config.max_length, "", config.scoring)
 
 
-def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The model without its weights (on the `meta` device) and the layers that would be adapted.
+def check_model(config: ModelConfig) -> nn.Module:
+    """The model without its weights, on the `meta` device.
 
     Raises:
-        ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, `model.max_length` is
-            beyond its positions, `adapter.target_modules` matches no layer, or ranks and floors contradict each other.
+        ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, or `model.max_length` is
+            beyond its positions.
     """
     import transformers
 
@@ -111,10 +109,8 @@ def check_model(config: ModelConfig, adapter: AdapterConfig) -> tuple[nn.Module,
         )
     auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
     with torch.device("meta"):
-        model = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
-    modules = match_modules(model, adapter.target_modules)
-    check_ranks({name: width(module) for name, module in modules.items()}, adapter)
-    return model, modules
+        model: nn.Module = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    return model
 
 
 def check_task_type(config: ModelConfig, architecture: Any) -> None:

@@ -130,8 +130,8 @@ def _set(engine: Any, parameter: nn.Parameter, kind: str, value: Tensor) -> None
 
 
 def trained(engine: Any) -> dict[str, nn.Parameter]:
-    """The parameters of an engine's adapters by name."""
-    return dict(engine.module.bank.named_parameters())
+    """The parameters that an engine trains, by name."""
+    return dict(engine.module.trained.named_parameters())
 
 
 def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:

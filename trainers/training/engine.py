@@ -1,11 +1,11 @@
-"""The trainable side of one task under DeepSpeed: model with adapters, optimizer, schedule, engine.
+"""The trainable side of one task under DeepSpeed: model with what a method trains, optimizer, schedule, engine.
 
-The engine owns the adapters only. The frozen base stays outside it, in its own dtype, so an engine costs milliseconds
-and a task leaves nothing behind.
+The engine owns what is trained, and no more. The frozen base stays outside it, in its own dtype, so an engine costs
+milliseconds and a task leaves nothing behind.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,43 +15,41 @@ from torch import Tensor, nn
 
 from trainers.config import TrainConfig
 from trainers.data.batching import micro_batches
-from trainers.methods.oa.bank import AdapterBank
-from trainers.methods.oa.layers import use
+from trainers.methods.base import Attached
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import TokenizedSplit
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of L = L_task + λ_orth · L_orth + λ_budget · L_budget of one micro-batch.
+    """The terms of L = L_task + Σ weight · penalty of one micro-batch.
 
-    `task` is this rank's sum of loss terms; `orthogonality` and `budget` come without their weights.
+    `task` is this rank's sum of loss terms; `penalties` are those of the method by name, without their weights.
     """
 
     total: Tensor
     task: Tensor
-    orthogonality: Tensor
-    budget: Tensor
+    penalties: Mapping[str, Tensor]
 
 
 class TaskModel(nn.Module):
-    """Frozen backbone with one task's adapters. Only the adapters are registered, hence trained, moved and stored."""
+    """Frozen backbone with what a method trains. Only that is registered, hence trained, moved and stored."""
 
     backbone: Backbone
-    modules_by_name: dict[str, nn.Module]
+    attached: Attached
+    penalties: tuple[str, ...] = ()  # the names of the last forward pass's
 
-    def __init__(
-        self, backbone: Backbone, modules: Mapping[str, nn.Module], bank: AdapterBank, dtype: torch.dtype
-    ) -> None:
-        """`modules` are the backbone's target layers, attached; `dtype` is that of their outputs."""
+    def __init__(self, backbone: Backbone, attached: Attached) -> None:
+        """`attached` is on the backbone's model."""
         super().__init__()
-        self.bank, self.dtype = bank, dtype
-        self.__dict__.update(backbone=backbone, modules_by_name=dict(modules))
+        self.trained = attached.module
+        self.__dict__.update(backbone=backbone, attached=attached)
 
     def forward(
         self, token_ids: list[list[int]], targets: np.ndarray, labels: Labels, scale: float
     ) -> tuple[Tensor, ...]:
-        """The fields of `Losses` for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else.
+        """Total, task and penalties for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else;
+        `losses` gives it its names.
 
         Args:
             token_ids: B rows of token ids.
@@ -60,13 +58,19 @@ class TaskModel(nn.Module):
             scale: what the sum of loss terms is multiplied by, so that averaging over ranks and micro-batches gives
                 the mean over the terms of the effective batch; 0 for rows that only keep this rank in step.
         """
-        outputs = self.bank(self.dtype)
-        use(self.modules_by_name, self.bank.pairs(outputs))
-        *_, orthogonality, budget = outputs
+        penalties = self.attached.penalties()
         task = self.backbone.row_losses(token_ids, targets, labels).sum()
-        weights = self.bank.config.orthogonality.weight, self.bank.config.budget_weight
-        total = task * scale + weights[0] * orthogonality + weights[1] * budget
-        return total, task.detach() * float(scale > 0), orthogonality.detach(), budget.detach()
+        total = task * scale
+        for weight, value in penalties.values():
+            total = total + weight * value
+        self.penalties = tuple(penalties)
+        values = (penalty.value.detach() for penalty in penalties.values())
+        return total, task.detach() * float(scale > 0), *values
+
+    def losses(self, outputs: tuple[Tensor, ...]) -> Losses:
+        """What the last forward pass gave."""
+        total, task, *values = outputs
+        return Losses(total, task, dict(zip(self.penalties, values, strict=True)))
 
 
 def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -91,24 +95,15 @@ def deepspeed_settings(train: TrainConfig, zero_stage: int, world_size: int) -> 
 
 
 def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_size: int, total_steps: int) -> Any:
-    """A DeepSpeed engine over the adapters: AdamW, g and τ at their own rate and without weight decay."""
+    """A DeepSpeed engine over what the method trains: AdamW over its parameter groups."""
     import deepspeed
 
     # On CPUs DeepSpeed would compile a shared-memory all-reduce at first use: two minutes and a compiler. gloo serves.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    named = list(model.bank.named_parameters())
     optimizer = torch.optim.AdamW(
         [
-            {
-                "params": [parameter for name, parameter in named if name.startswith("W")],
-                "lr": train.learning_rate,
-                "weight_decay": train.weight_decay,
-            },
-            {
-                "params": [parameter for name, parameter in named if not name.startswith("W")],
-                "lr": train.learning_rate * train.budget_learning_rate_factor,
-                "weight_decay": 0.0,
-            },
+            {"params": group.parameters, "lr": group.learning_rate, "weight_decay": group.weight_decay}
+            for group in model.attached.groups()
         ]
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -135,11 +130,12 @@ def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels: L
     for rows in micro_batches(batch, accumulation, rank, world_size):
         present = rows if len(rows) else batch[:1]
         token_ids = [split.token_ids[i] for i in present]
-        losses = Losses(*engine(token_ids, split.targets[present], labels, scale if len(rows) else 0.0))
+        outputs = engine(token_ids, split.targets[present], labels, scale if len(rows) else 0.0)
+        losses: Losses = engine.module.losses(outputs)
         engine.backward(losses.total)
         engine.step()
         task += losses.task
-    return Losses(losses.total, task, losses.orthogonality, losses.budget)
+    return replace(losses, task=task)
 
 
 def terms(backbone: Backbone, split: TokenizedSplit, batch: np.ndarray, labels: Labels) -> int:

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainers.data.batching import sorted_batches
-from trainers.methods.oa.layers import Moment, width
+from trainers.methods.oa.layers import Moment
+from trainers.methods.targets import width
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import TokenizedSplit
 

@@ -1,4 +1,4 @@
-"""One training stage: a task's adapters from their first values, or from a checkpoint, to their last.
+"""One training stage: what a method trains for a task, from its first values, or from a checkpoint, to its last.
 
 Shape suffixes: D output width of a layer.
 """
@@ -16,14 +16,11 @@ from torch import Tensor, nn
 
 from cluster.errors import KeyAbsentError, StoreError, TrainingError
 from cluster.storage import Store
-from trainers.config import AdapterConfig, TrainConfig
+from trainers.config import TrainConfig
 from trainers.data.batching import epoch_batches
 from trainers.failures import during, undone
 from trainers.messages import Job, Order, Progress, Saved
-from trainers.methods.oa.bank import AdapterBank, ModuleState
-from trainers.methods.oa.budget import cap_schedule
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import use, width
+from trainers.methods.base import Artifact, Attached, Method, NotFinite, TaskContext
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import TokenizedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
@@ -33,7 +30,6 @@ from trainers.training.training_log import TrainingLog
 from trainers.zero import release
 
 Report = Callable[[Any], None]
-PENALTY_TOLERANCE = 1e-3  # relative, between the penalty in the step and its dense reference; TF32 rounds to 5e-4
 LOG = "log/"
 EVIDENCE_ROWS = 10
 
@@ -44,23 +40,21 @@ class Leaving(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training stage leaves: adapters as they act, what their layers saw (Σ h hᵀ, (D, D)), and the log."""
+    """What a training stage leaves: the task as it is stored, and the log."""
 
-    states: dict[str, ModuleState]
-    moments: dict[str, Tensor]
+    artifact: Artifact
     log: TrainingLog
 
 
 @dataclass
 class TaskTraining:
-    """The training stage of one task on one rank; every method is collective."""
+    """The training stage of one task on one rank; what it does is collective. It is the method's `Reader`, too."""
 
     job: Job
     order: Order
     name: str
     backbone: Backbone
-    modules: Mapping[str, nn.Module]
-    history: History
+    method: Method
     split: TokenizedSplit
     labels: Labels
     store: Store
@@ -73,16 +67,11 @@ class TaskTraining:
         """How to optimise; micro-batches are as the order says."""
         return self.job.train.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
 
-    @property
-    def adapter(self) -> AdapterConfig:
-        """What to train."""
-        return self.job.adapter
-
     def run(self) -> Trained:
         """Trains to the end.
 
         Raises:
-            TrainingError: a loss or the adapter is not finite, or the penalty is not what it should be; on all ranks.
+            TrainingError: a loss or the adapter is not finite, or the method finds a fault; on all ranks.
             Leaving: the task is kept as it stands, since the driver leaves; on all ranks.
         """
         with self.engaged():
@@ -93,11 +82,12 @@ class TaskTraining:
                     with during(f"train step {step}"):
                         self.step(step, batch)
             self.backbone.model.eval()
-            states = self.bank.snapshot()
-            moments = self.collect_moments() if self.adapter.orthogonality.projects_input else {}
-        if not all(t.isfinite().all() for s in states.values() for t in (s.w1_RD, s.w2_DR, s.gamma_R)):
-            raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps)
-        return Trained(states, moments, self.log)
+            try:
+                with during("extract"):
+                    artifact = self.attached.finish(self)
+            except NotFinite:
+                raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps) from None
+        return Trained(artifact, self.log)
 
     @contextmanager
     def engaged(self) -> Iterator[None]:
@@ -108,15 +98,17 @@ class TaskTraining:
         """
         self.backbone.model.train()
         with undone(self.disengage):
-            with during("build the engine"):
-                destroy = self.engine.destroy
-            with undone(destroy):
-                yield
+            with during("attach"):
+                detach = self.attached.detach
+            with undone(detach):
+                with during("build the engine"):
+                    destroy = self.engine.destroy
+                with undone(destroy):
+                    yield
 
     def disengage(self) -> None:
-        """Leaves the model without adapters, as it is scored."""
+        """Leaves the model as it is scored."""
         self.backbone.model.eval()
-        use(self.modules, {})
         release(self.backbone.model)
 
     @cached_property
@@ -130,17 +122,23 @@ class TaskTraining:
         return self.config.task_seed(self.order.index)
 
     @cached_property
-    def bank(self) -> AdapterBank:
-        """New adapters, drawn on the CPU: all ranks and devices start from the same values."""
-        generator = torch.Generator().manual_seed(self.seed)
-        widths = {name: width(module) for name, module in self.modules.items()}
-        bases = self.history.columns("written"), self.history.columns("read")
-        return AdapterBank(widths, self.adapter, generator, *bases).to(self.backbone.device)
+    def attached(self) -> Attached:
+        """What the method trains, on the model."""
+        return self.method.begin(
+            TaskContext(
+                name=self.name,
+                seed=self.seed,
+                steps=self.steps,
+                train=self.config,
+                device=self.backbone.device,
+                rank=dist.get_rank(),
+            )
+        )
 
     @cached_property
     def engine(self) -> Any:
-        """The DeepSpeed engine over the bank."""
-        model = TaskModel(self.backbone, self.modules, self.bank, self.history.dtype)
+        """The DeepSpeed engine over it."""
+        model = TaskModel(self.backbone, self.attached)
         return build_engine(model, self.config, self.job.deepspeed.zero_stage, dist.get_world_size(), self.steps)
 
     def batches(self) -> Iterator[np.ndarray]:
@@ -149,38 +147,19 @@ class TaskTraining:
             yield from epoch_batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
 
     def step(self, step: int, batch: np.ndarray) -> None:
-        """One update, and what is due at it: the check of the penalty, a row of the log, a checkpoint."""
+        """One update, and what is due at it: the method's checks, a row of the log, a checkpoint."""
         config = self.config
         seed_step(self.seed, step)
-        if (most := self.adapter.max_parameters) is not None:
-            self.bank.limit(cap_schedule(step, self.steps, self.bank.full, most))
-        checked = step == min(config.warmup_steps + 1, self.steps) and self.adapter.orthogonality.penalises
-        expected = self.dense_penalty() if checked else None
+        self.attached.before_step(step)
         losses = train_batch(self.engine, self.split, batch, self.labels, config.gradient_accumulation_steps)
-        if expected is not None:
-            self.check_penalty(float(losses.orthogonality), expected)
+        self.attached.after_step(losses.penalties)
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
         if config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == self.steps):
             self.save(step)
 
-    def dense_penalty(self) -> float:
-        """Σ over modules ‖Qᵀ W2‖_F² in float64 from whole matrices and the history itself, module by module."""
-        written = self.history.columns("written")
-        products = (written[n].double().T @ state.w2_DR.double() for n, state in self.bank.snapshot().items())
-        return sum(float(product.square().sum()) for product in products)
-
-    def check_penalty(self, found: float, expected: float) -> None:
-        """Raises TrainingError where the penalty in the step is not its dense reference."""
-        if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + 1e-12:
-            raise TrainingError(
-                f"task {self.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} computed "
-                "from whole matrices; the adapters are not held away from earlier tasks. Report this, and use "
-                "deepspeed.zero_stage 2 or adapter.orthogonality.mode projection meanwhile"
-            )
-
     def log_step(self, step: int, losses: Losses, batch: np.ndarray) -> None:
-        """Records loss over all ranks, penalty, overlap and budget.
+        """Records loss over all ranks, penalties, and what the method reports.
 
         Raises:
             TrainingError: a term is not finite, on all ranks alike. Leaving: the driver leaves; the task was kept.
@@ -188,24 +167,24 @@ class TaskTraining:
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
         loss, leaving = float(sums[0]) / terms(self.backbone, self.split, batch, self.labels), bool(sums[1])
-        orthogonality, modules = float(losses.orthogonality), self.bank.report()
-        if not np.isfinite([loss, orthogonality, *(module.overlap for module in modules.values())]).all():
+        penalties = {name: float(value) for name, value in losses.penalties.items()}
+        report = self.attached.report()
+        figures = [value for value in report.values() if not isinstance(value, list)]
+        if not np.isfinite([loss, *penalties.values(), *figures]).all():
             raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
-        self.log.add(step, loss, orthogonality, float(losses.budget), modules)
-        last, index = self.log.last, self.order.index
-        self.report(Progress(index, "train", step, self.steps, loss, orthogonality, last["overlap"], last["mean_rank"]))
+        self.log.add(step, loss, penalties, report)
+        measures = map(self.log.measure, ("loss", "orthogonality", "overlap", "mean_rank"))
+        self.report(Progress(self.order.index, "train", step, self.steps, *measures))
         if leaving:
             self.save(step)
-            self.report(Saved(index, step))
+            self.report(Saved(self.order.index, step))
             raise Leaving
 
-    def collect_moments(self) -> dict[str, Tensor]:
-        """What each adapter reads over the task, see `second_moments`."""
+    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """What these layers give over the task, see `trainers.training.second_moments`."""
+        at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"):
-            with torch.no_grad():
-                use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
-            at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-            return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
+            return second_moments(self.backbone, modules, self.split, self.labels, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""
@@ -221,6 +200,7 @@ class TaskTraining:
         if checkpoint is None:
             return 0
         restore(self.engine, checkpoint, self.empty_step)
+        self.attached.before_step(checkpoint.step)
         self.log = TrainingLog.of(
             {key.removeprefix(LOG): value for key, value in checkpoint.tensors.items() if key.startswith(LOG)}
         )
@@ -267,9 +247,8 @@ class TaskTraining:
             f"task {self.name!r}: {what}; what was committed stands. Give the run another `name` and lower "
             f"train.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
         )
-        scalars = ("step", "loss", "orthogonality", "overlap", "mean_rank")
         rows = [] if batch is None else [int(row) for row in batch]
-        before = [{key: row[key] for key in scalars} for row in self.log.rows[-EVIDENCE_ROWS:]]
+        before = self.log.before(EVIDENCE_ROWS)
         error.evidence = {"task": self.name, "step": step, "training_rows": rows, "log_before": before}
         return error
 

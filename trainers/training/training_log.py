@@ -1,4 +1,4 @@
-"""How one task's training went, step by step: loss, penalty, overlap, and every module's budget."""
+"""How one task's training went, step by step: loss, penalties, and what the method says of itself and its modules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.methods.oa.bank import ModuleReport
+from trainers.methods.base import Row
+
+FIGURES = ("step", "loss", "orthogonality", "overlap", "mean_rank")
 
 
 class TrainingLog:
-    """Rows, one a logging step; as Parquet, columns of scalars, `rank/<module>`, `tau/<module>`, `g/<module>` (R,)."""
+    """Rows, one per logging step; as Parquet, a column each for `step`, `loss`, every penalty and what `report` gives:
+    for oa `overlap`, `mean_rank`, `rank/<module>`, `tau/<module>`, `g/<module>` (R,)."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -22,39 +25,17 @@ class TrainingLog:
         """The newest row."""
         return self.rows[-1]
 
-    def add(
-        self, step: int, loss: float, orthogonality: float, budget: float, modules: Mapping[str, ModuleReport]
-    ) -> None:
-        """Appends a row: the given losses, and every module's r_eff, τ and g as they stand.
+    def add(self, step: int, loss: float, penalties: Mapping[str, float], report: Row) -> None:
+        """Appends a row: the loss, the method's penalties without their weights, and what it reports of itself."""
+        self.rows.append({"step": step, "loss": loss, **penalties, **report})
 
-        `overlap` is the mean over the modules.
-        """
-        mean = {key: sum(getattr(m, key) for m in modules.values()) / len(modules) for key in ("overlap", "rank")}
-        self.rows.append(
-            {
-                "step": step,
-                "loss": loss,
-                "orthogonality": orthogonality,
-                "budget": budget,
-                "overlap": mean["overlap"],
-                "mean_rank": mean["rank"],
-                **{f"rank/{name}": module.rank for name, module in modules.items()},
-                **{f"tau/{name}": module.tau for name, module in modules.items()},
-                **{f"g/{name}": module.g_R.tolist() for name, module in modules.items()},
-            }
-        )
+    def measure(self, key: str) -> float:
+        """A figure of the newest row; NaN if the method has none of that name."""
+        return float(self.last.get(key, float("nan")))
 
-    def budget(self) -> dict[str, dict[str, float]]:
-        """What each module chose: {"module": {"rank": r_eff, "max_rank": …, "tau": τ}}."""
-        names = [key.removeprefix("g/") for key in self.last if key.startswith("g/")]
-        return {
-            name: {
-                "rank": self.last[f"rank/{name}"],
-                "max_rank": len(self.last[f"g/{name}"]),
-                "tau": self.last[f"tau/{name}"],
-            }
-            for name in names
-        }
+    def before(self, count: int) -> list[dict[str, Any]]:
+        """The main figures of the last `count` rows, those of them that there are."""
+        return [{key: row[key] for key in FIGURES if key in row} for row in self.rows[-count:]]
 
     def tensors(self) -> dict[str, Tensor]:
         """The rows by column, for a checkpoint: whole numbers as int64, the rest as float64."""

@@ -17,17 +17,14 @@ from cluster.storage import open_store, upload_files
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
-from trainers.methods.oa import artifact
-from trainers.methods.oa.artifact import TaskAdapter
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules
+from trainers.methods.base import Artifact
+from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
 from trainers.training.evaluate import evaluate
 from trainers.training.stage import Leaving, Report, TaskTraining, Trained
-from trainers.training.training_log import TrainingLog
 from trainers.workers.group import SETTLE_S
 from trainers.workers.worker_log import WorkerLog
 
@@ -208,14 +205,13 @@ class Worker:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         with during("load"):
             self.backbone = self.base()
-        self.modules = match_modules(self.backbone.model, job.adapter.target_modules)
+        self.method = method_for(self.backbone.model, job.adapter, getattr(torch, job.model.dtype))
         if job.base is not None and device.type == "cpu":
-            own(self.modules.values())
-        self.history = History(self.modules, job.adapter, getattr(torch, job.model.dtype))
-        self.held: list[tuple[str, str] | None] = []
+            own(self.method.modules.values())
+        self.held: list[tuple[str, ...] | None] = []
+        self.forget(job)
         loaded = time.monotonic()
         self.read(job.tasks)
-        attach(self.modules)
         if job.train.gradient_checkpointing:
             self.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if job.train.compile:
@@ -243,7 +239,7 @@ class Worker:
     @property
     def known(self) -> int:
         """Committed tasks this worker holds."""
-        return len(self.history.tasks)
+        return len(self.held)
 
     def take(self, job: Job) -> None:
         """Serves `job` from now on. Where it is another than the one before, the base is put back bit for bit and the
@@ -267,7 +263,7 @@ class Worker:
 
     def forget(self, job: Job) -> None:
         """Puts the base back, to begin the stream of `job`."""
-        self.history.begin(job.adapter)
+        self.method.reset(job.adapter)
         self.held = []
 
     def catch_up(self, order: Order) -> None:
@@ -281,10 +277,11 @@ class Worker:
             self.forget(self.job)
         first = self.known
         files, digests = self.fetch(order.history[first:]), order.digests[first:]
-        for number, (pair, expected) in enumerate(zip(files, digests, strict=True), start=first + 1):
-            if tuple(hashlib.sha256(data).hexdigest() for data in pair) != expected:
+        for number, (task, expected) in enumerate(zip(files, digests, strict=True), start=first + 1):
+            if tuple(hashlib.sha256(data).hexdigest() for data in task) != expected:
                 raise IntegrityError(f"history: the files of task {number} are not those of its commit")
-        self.history.extend(*(artifact.parse(*pair) for pair in files))
+        names = self.job.adapter.files
+        self.method.extend([Artifact(dict(zip(names, task, strict=True))) for task in files])
         self.held += digests
 
     def agree(self, mine: bool) -> bool:
@@ -294,17 +291,22 @@ class Worker:
         return bool(least)
 
     def run(self, order: Order) -> TaskDone:
-        """Trains one task, takes it into the history, evaluates the tasks that the order names as the store will give
-        it back, and uploads the files."""
+        """Trains one task, takes it over, evaluates the tasks that the order names as the store will give it back, and
+        uploads the files."""
         zero_shot = self.evaluate_first(len(self.splits), order, "test") if order.zero_shot else None
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
             trained = self.training(order).run()
-            kept = self.extract(trained)
+            with during("extract"):
+                self.method.extend([trained.artifact])
+            self.held.append(None)
             train_s = time.monotonic() - started
-            prefix, files = self.upload(order, kept, trained.log, Path(folder))
-        sha256 = {record.path: record.sha256 for record in files}  # of rank 0, which speaks for all in `catch_up`
-        self.held.append((sha256[artifact.ADAPTER_FILE], sha256[artifact.BASES_FILE]) if files else None)
+            prefix, files = self.upload(order, trained, Path(folder))
+        if files:  # of rank 0, which speaks for all in `catch_up`
+            sha256 = {record.path: record.sha256 for record in files}
+            self.held[-1] = tuple(sha256[name] for name in self.job.adapter.files)
+        summary = trained.artifact.summary
+        assert summary is not None
         started = time.monotonic()
         validation = self.evaluate_first(order.validation, order, "validation")
         test = self.evaluate_first(order.test, order, "test")
@@ -314,51 +316,43 @@ class Worker:
             prefix=prefix,
             files=files,
             base_digest=self.backbone.digest,
-            budget=trained.log.budget(),
-            overlap=trained.log.last["overlap"],
-            occupancy=self.history.occupancy(),
-            angles=self.history.angles() if self.rank == 0 else [],
-            active_parameters=kept.parameters,
+            budget=summary.budget,
+            overlap=summary.overlap,
+            occupancy=self.method.capacity(),
+            angles=summary.angles,
+            active_parameters=summary.active_parameters,
             validation=validation,
             test=test,
             zero_shot=zero_shot,
             cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
         )
 
-    def extract(self, trained: Trained) -> TaskAdapter:
-        """What is kept of a training stage, taken into the history."""
-        energy = self.job.adapter.orthogonality.energy
-        with during("extract"):
-            kept = artifact.extract(trained.states, self.history.written, self.history.read, trained.moments, energy)
-            self.history.extend(kept)
-        return kept
-
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the task that was ordered."""
         index, store = order.index, open_store(self.job.store_uri)
         rows, labels = self.splits[index]["train"], self.labels[index]
         return TaskTraining(
-            self.job, order, self.names[index], self.backbone, self.modules, self.history, rows, labels, store,
-            self.report, self.leaving,
+            self.job, order, self.names[index], self.backbone, self.method, rows, labels, store, self.report,
+            self.leaving,
         )  # fmt: skip
 
     def evaluate_first(self, count: int, order: Order, split: str) -> list[Score]:
         """Scores on `split` of the first `count` tasks, those that are not yet trained among them."""
         scores = []
         for number, (splits, labels) in enumerate(zip(self.splits[:count], self.labels, strict=False), start=1):
-            with during(f"evaluate {split}, task {number}"):
+            with during(f"evaluate {split}, task {number}"), self.method.answering(number - 1):
                 scores.append(evaluate(self.backbone, splits[split], labels, self.job.train.eval_batch_size))
             self.report(Progress(order.index, f"evaluate {split}", number, count))
         return scores
 
-    def upload(self, order: Order, trained: TaskAdapter, log: TrainingLog, folder: Path) -> tuple[str, list[Any]]:
+    def upload(self, order: Order, trained: Trained, folder: Path) -> tuple[str, list[Any]]:
         """Rank 0 writes the task's files under a prefix of its own; nothing there counts until it is committed."""
         prefix = f"{order.version_root}/{uuid.uuid4().hex}"
         if self.rank != 0:
             return prefix, []
         with during("upload"):
-            artifact.save(trained, folder)
-            log.write(folder / "training.parquet")
+            trained.artifact.write(folder)
+            trained.log.write(folder / "training.parquet")
             return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
 
 
@@ -367,6 +361,7 @@ def fixed(job: Job) -> dict[str, Any]:
     return {
         **{f"model.{key}": value for key, value in job.model},
         **{f"deepspeed.{key}": value for key, value in job.deepspeed},
+        "adapter.method": job.adapter.method,
         "adapter.target_modules": job.adapter.target_modules,
         "train.compile": job.train.compile,
         "train.gradient_checkpointing": job.train.gradient_checkpointing,

@@ -17,7 +17,8 @@ from orchestrator.cli import main as cli
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.track.track import Track
 from trainers.config import ModelConfig
-from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, save
+from trainers.methods.base import Artifact
+from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, dump
 from trainers.methods.oa.history import fold
 from trainers.models.loading import load_backbone
 
@@ -75,7 +76,7 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
     for index, task in enumerate(tasks):
         prefix, folder = run.track.fresh_prefix(), tmp_path / f"task-{index}"
         folder.mkdir()
-        save(task, folder)
+        Artifact(dump(task)).write(folder)
         sha256 = run.track.write_manifest(prefix, {}, upload_files(run.track.store, prefix, folder))
         body = {"version": index + 1, "index": index, "task": "abc"[index], "prefix": prefix}
         run.append("commit", {**body, "base_digest": digest, "manifest_sha256": sha256})

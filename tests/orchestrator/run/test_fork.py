@@ -6,10 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from cluster.errors import ConfigError, StoreError
+from orchestrator.config.run import RunConfig
+from orchestrator.run.controller import Controller
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, plan_fork, take_over
+from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun
+from trainers.messages import Progress
 
 Begin = Callable[..., FakeRun]
 
@@ -82,3 +86,20 @@ def test_names_that_are_taken(source: FakeRun, fake_run: Begin) -> None:
     begun(source, plan_fork(source.track, 2))
     with pytest.raises(ConfigError, match="the first 1 tasks of default/stream"):
         begun(source, plan_fork(source.track, 3))
+
+
+def test_tasks_that_another_method_learned_are_not_gone_on_from(source: FakeRun) -> None:
+    content = source.config.model_dump(mode="json")
+    lora = {"method": "lora", "target_modules": ["output.dense"]}
+    config = RunConfig.model_validate({**content, "name": "other", "adapter": lora})
+    said = "adapter.method: lora cannot go on from default/stream, whose tasks oa learned; set adapter.method to oa"
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        Controller(config, Silent(), plan_fork(source.track, None)).run()
+
+
+class Silent:
+    """A reporter."""
+
+    def say(self, message: str) -> None: ...
+    def progress(self, task: str, progress: Progress) -> None: ...
+    def committed(self, state: RunState) -> None: ...

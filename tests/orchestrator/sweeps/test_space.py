@@ -22,7 +22,7 @@ SEARCHABLE = {
     "adapter.orthogonality.mode", "adapter.orthogonality.side", "adapter.orthogonality.energy",
     "adapter.orthogonality.max_occupancy", "adapter.orthogonality.saturation", "train.epochs", "train.batch_size",
     "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",
-    "train.max_grad_norm", "train.seed",
+    "train.max_grad_norm", "train.seed", "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode",
 }  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "uniform": [0.25, 0.75],

@@ -150,7 +150,8 @@ HARMLESS = {
 }  # fmt: skip
 SECTIONS = {"run", "run.model", "run.adapter", "run.adapter.orthogonality", "run.train", "run.data", "run.deepspeed",
             "run.cluster", "run.guards", "budget", "search", "stopping", "choice", "tracking"}  # fmt: skip
-LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS)
+OF_LORA = {f"run.adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}
+LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS - OF_LORA)
 
 
 def changed(path: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, plan_fork, take_over
 from orchestrator.sweeps import trial as trial_module
 from orchestrator.sweeps.first_tasks import Firsts
-from orchestrator.sweeps.space import searchable, with_values
+from orchestrator.sweeps.space import own_keys, searchable, with_values
 from orchestrator.sweeps.trial import (
     PoolWorkers,
     Shared,
@@ -66,7 +66,7 @@ def key_with(path: str = "name", value: Any = "other", *more: tuple[str, Any]) -
     return first_task_key(RunConfig.model_validate(content))
 
 
-@pytest.mark.parametrize("path", [path for path in key_paths(RunConfig) if searchable(path)])
+@pytest.mark.parametrize("path", OTHERS)
 def test_a_first_task_is_shared_where_only_history_is_treated_otherwise(path: str) -> None:
     assert (key_with(path, OTHERS[path]) == key_with()) == (path in ON_HISTORY)
 
@@ -540,4 +540,6 @@ def test_the_table_of_other_values_is_whole() -> None:
         for part in path.split("."):
             content = content[part]
         assert content != value
-    assert {*OTHERS} == {path for path in key_paths(RunConfig) if searchable(path)}
+    assert {*OTHERS} == {*own_keys(RunConfig.model_validate(run_content()))} | {
+        path for path in key_paths(RunConfig) if searchable(path) and path.startswith("train.")
+    }

@@ -13,7 +13,8 @@ from trainers.config import AdapterConfig, ModelConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import TaskRows
 from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules
+from trainers.methods.oa.layers import attach
+from trainers.methods.targets import match_modules
 from trainers.models.base import Backbone
 from trainers.models.loading import load_backbone, load_reader, weights_digest
 from trainers.models.packed import LINE_BYTES, SHARED_BYTES, PackedBase, own, placed

@@ -8,7 +8,8 @@ from tests.support.tiny_models import tiny
 from trainers.config import AdapterConfig
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import attach, match_modules, use, width
+from trainers.methods.oa.layers import attach, use
+from trainers.methods.targets import match_modules, width
 from trainers.models.quantise import Float8Linear, quantise
 
 IDS = torch.arange(5, 29).reshape(2, 12)

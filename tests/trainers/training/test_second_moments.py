@@ -12,7 +12,8 @@ from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
 from trainers.data.batching import sorted_batches
 from trainers.data.prompts import Prompt
-from trainers.methods.oa.layers import Moment, attach, match_modules
+from trainers.methods.oa.layers import Moment, attach
+from trainers.methods.targets import match_modules
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.tokens import TokenIds, TokenizedSplit, tokenize
 from trainers.training.second_moments import second_moments

@@ -9,10 +9,9 @@ A module that chose r_eff = 0 is absent and loads as the identity. Shape suffixe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from cluster.errors import IntegrityError
@@ -87,21 +86,20 @@ def active_part(state: ModuleState) -> ModuleAdapter:
     return ModuleAdapter(state.w1_RD[on].contiguous(), state.w2_DR[:, on].contiguous(), state.gamma_R[on].contiguous())
 
 
-def save(adapter: TaskAdapter, directory: Path) -> None:
-    """Writes both files into `directory`, which must exist."""
+def dump(adapter: TaskAdapter) -> dict[str, bytes]:
+    """The bytes of both files, by name."""
     tensors: dict[str, Tensor] = {}
     for name, module in adapter.modules.items():
         tensors |= {f"{name}.W1": module.w1_RD, f"{name}.W2": module.w2_DR, f"{name}.gamma": module.gamma_R}
-    save_file(tensors, directory / ADAPTER_FILE)
     bases: dict[str, Tensor] = {}
     for directions, columns, spectrum in ((adapter.written, *WRITTEN), (adapter.read, *READ)):
         for name, added in directions.items():
             bases |= {f"{name}.{columns}": added.columns_DH, f"{name}.{spectrum}": added.spectrum_H}
-    save_file(bases, directory / BASES_FILE)
+    return {ADAPTER_FILE: save(tensors), BASES_FILE: save(bases)}
 
 
 def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
-    """The adapter in the bytes of the two files; the inverse of `save`, exact.
+    """The adapter in the bytes of the two files; the inverse of `dump`, exact.
 
     Raises IntegrityError where they are no safetensors, a tensor is missing, of another shape or not finite.
     """

@@ -110,6 +110,16 @@ class AdapterBank(nn.Module):
         self.allowed = self.full
         self.has_floors = any(floors.values())
 
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """W1 and W2 of every group, in this order."""
+        return self._trained("W1", "W2")
+
+    @property
+    def gates(self) -> list[nn.Parameter]:
+        """g and τ of every group, in this order."""
+        return self._trained("g", "tau")
+
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """All a step needs of the adapters: down (M, R, D) and up (M, D, R) a group in `dtype`, L_orth, L_budget.
 
@@ -191,6 +201,9 @@ class AdapterBank(nn.Module):
         if orthogonality.projects_output:
             w2_MDR = project_out(w2_MDR, self._basis("written", index))
         return w1_MRD, w2_MDR
+
+    def _trained(self, *kinds: str) -> list[nn.Parameter]:
+        return [self.get_parameter(f"{kind}_{index}") for index in range(len(self.groups)) for kind in kinds]
 
     def _parameter(self, kind: str, index: int) -> Tensor:
         return self.get_parameter(f"{kind}_{index}")

@@ -16,8 +16,8 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
-from trainers.methods.oa.layers import Layer, is_transposed, width
 from trainers.methods.oa.subspace import Basis, principal_angles
+from trainers.methods.targets import Layer, is_transposed, width
 from trainers.zero import gathered, local
 
 
@@ -125,22 +125,6 @@ class History:
             for name, module in self.modules.items()
         }
 
-    def angles(self) -> list[dict[str, float]]:
-        """Principal angles in degrees between what the last task writes and what each earlier one does.
-
-        An entry an earlier task, over the modules that both have: {"smallest", "mean"}, 90 where they share none.
-        """
-        *earlier, last = self.tasks
-        found = []
-        for task in earlier:
-            shared = [name for name in last.modules if name in task.modules]
-            each = [principal_angles(last.modules[n].written_DR, task.modules[n].written_DR) for n in shared] or [
-                torch.full((1,), 90.0, dtype=torch.float64)
-            ]
-            together = torch.cat(each)
-            found.append({"smallest": float(together.min()), "mean": float(together.mean())})
-        return found
-
     def _check(self, adapter: TaskAdapter) -> None:
         number = len(self.tasks) + 1
         for name in {*adapter.modules, *adapter.written, *adapter.read}:
@@ -194,3 +178,19 @@ class History:
 
     def _no_directions(self) -> dict[str, Basis]:
         return {name: Basis.empty(width(module)) for name, module in self.modules.items()}
+
+
+def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, float]]:
+    """Principal angles in degrees between what a task writes and what each earlier one does.
+
+    An entry per earlier task, over the modules that both have: {"smallest", "mean"}, 90 if they share none.
+    """
+    found = []
+    for task in earlier:
+        shared = [name for name in last.modules if name in task.modules]
+        each = [principal_angles(last.modules[n].written_DR, task.modules[n].written_DR) for n in shared] or [
+            torch.full((1,), 90.0, dtype=torch.float64)
+        ]
+        together = torch.cat(each)
+        found.append({"smallest": float(together.min()), "mean": float(together.mean())})
+    return found

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, extract, parse, save
+from trainers.methods.base import Artifact
+from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, dump, extract, parse
 from trainers.methods.oa.bank import ModuleState
 from trainers.methods.oa.subspace import Basis
 
@@ -20,7 +21,7 @@ def test_200_tasks_cost_the_sum_of_their_ranks(tmp_path: Path) -> None:
         state = ModuleState(w1, w2, torch.ones(RANK), torch.ones(RANK), 0.0)
         folder = tmp_path / str(number)
         folder.mkdir()
-        save(extract({"layer": state}, written, {}, {}, 0.95), folder)
+        Artifact(dump(extract({"layer": state}, written, {}, {}, 0.95))).write(folder)
         stored = parse((folder / ADAPTER_FILE).read_bytes(), (folder / BASES_FILE).read_bytes())
         written = {"layer": written["layer"].joined(stored.written["layer"])}
         sizes.append((folder / BASES_FILE).stat().st_size)

@@ -25,19 +25,13 @@ from transformers.pytorch_utils import Conv1D
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
 from trainers.config import AdapterConfig
-from trainers.methods.oa import export
-from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter, parse, save
-from trainers.methods.oa.export import (
-    Provenance,
-    as_lora,
-    check_free,
-    export_merged,
-    export_peft,
-    peft_targets,
-    streams,
-)
+from trainers.methods import export
+from trainers.methods.base import Artifact
+from trainers.methods.export import Exported, Provenance, check_free, peft_targets, write_merged, write_peft
+from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, ModuleAdapter, TaskAdapter, dump, parse
+from trainers.methods.oa.export import as_lora, loras, merge, streams
 from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import match_modules, width
+from trainers.methods.targets import match_modules, width
 
 WORDS = 96
 BERT = {
@@ -192,6 +186,16 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return {family: make_case(family, root / family) for family in FAMILIES}
 
 
+def export_peft(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance) -> Exported:
+    return write_peft(model, loras(model, tasks), folder, origin)
+
+
+def export_merged(
+    model: Any, tokenizer: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance
+) -> Exported:
+    return write_merged(model, tokenizer, merge(model, tasks), folder, origin)
+
+
 @pytest.fixture(scope="module")
 def read(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Read:
     """Every PEFT export, read by one process: whole streams, prefixes, a bfloat16 base, and confusable names."""
@@ -261,7 +265,7 @@ def test_a_layer_as_lora(kind: str, bias: bool) -> None:
     lora = as_lora(layer, stream)
     assert lora.rank == 7 and (lora.shift_D is not None) == bias
     shift_D = 0 if lora.shift_D is None else lora.shift_D.double()
-    given_ND = h_ND + x_NK @ lora.a_CK.double().T @ lora.b_DC.double().T + shift_D
+    given_ND = h_ND + x_NK @ lora.a_RK.double().T @ lora.b_DR.double().T + shift_D
     torch.testing.assert_close(given_ND, h_ND @ product_DD.T, rtol=1e-5, atol=1e-5)
 
 
@@ -353,7 +357,7 @@ def test_the_peft_folder(cases: dict[str, Case], tmp_path: Path, family: str) ->
 def test_equal_ranks_need_no_pattern(cases: dict[str, Case]) -> None:
     model = cases["Llama"].load()
     names = ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
-    found = peft_targets(model, dict.fromkeys(names, 3))
+    found = peft_targets(model, dict.fromkeys(names, 3), dict.fromkeys(names, 3.0))
     assert (found["r"], found["rank_pattern"], found["exclude_modules"]) == (3, {}, None)
 
 
@@ -412,7 +416,7 @@ def test_a_stored_stream_gives_the_same_files(cases: dict[str, Case], tmp_path: 
     for number, task in enumerate(case.tasks):
         folder = tmp_path / str(number)
         folder.mkdir()
-        save(task, folder)
+        Artifact(dump(task)).write(folder)
         stored.append(parse((folder / ADAPTER_FILE).read_bytes(), (folder / BASES_FILE).read_bytes()))
     for folder, tasks in ((tmp_path / "before", case.tasks), (tmp_path / "after", stored)):
         write("peft", case, tasks, folder)

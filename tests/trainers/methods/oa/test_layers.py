@@ -20,10 +20,12 @@ from transformers import (
 
 from cluster.errors import ConfigError, IntegrityError
 from trainers.config import AdapterConfig, OrthogonalityConfig
+from trainers.methods.base import Artifact
 from trainers.methods.oa import artifact
 from trainers.methods.oa.bank import AdapterBank
-from trainers.methods.oa.history import History
-from trainers.methods.oa.layers import LowRank, attach, detach, match_modules, use, width
+from trainers.methods.oa.history import History, angles
+from trainers.methods.oa.layers import LowRank, attach, detach, use
+from trainers.methods.targets import match_modules, width
 
 WIDTH = 32
 SMALL = {
@@ -150,7 +152,7 @@ def test_a_module_without_active_dimensions_is_absent_and_the_identity(tmp_path:
     history = history_of(model)
     kept = kept_of(trained(history, settings(), seed=1, off=6), history)
     assert kept.modules == {} and kept.written == {} and kept.parameters == 0
-    artifact.save(kept, tmp_path)
+    Artifact(artifact.dump(kept)).write(tmp_path)
     history.extend(artifact.parse(*((tmp_path / f).read_bytes() for f in ("adapter.safetensors", "bases.safetensors"))))
     assert torch.equal(outputs(model), before)
 
@@ -217,7 +219,7 @@ def test_saved_adapter_is_read_back_exactly(tmp_path: Path) -> None:
     config = settings(orthogonality=OrthogonalityConfig(side="both").model_dump())
     history = history_of(bert(), config)
     kept = kept_of(trained(history, config, seed=1), history, moments=True)
-    artifact.save(kept, tmp_path)
+    Artifact(artifact.dump(kept)).write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "bases.safetensors"]
     again = artifact.parse(*((tmp_path / f).read_bytes() for f in ("adapter.safetensors", "bases.safetensors")))
     for name, module in kept.modules.items():
@@ -283,9 +285,9 @@ def test_angles_between_tasks_show_protection() -> None:
         history = history_of(bert(), config)
         for seed in (1, 2, 3):
             history.extend(kept_of(trained(history, config, seed), history))
-        angles = history.angles()
-        assert len(angles) == 2
-        assert all((entry["smallest"] > 89.9) == right and entry["mean"] >= entry["smallest"] for entry in angles)
+        found = angles(history.tasks[:-1], history.tasks[-1])
+        assert len(found) == 2
+        assert all((entry["smallest"] > 89.9) == right and entry["mean"] >= entry["smallest"] for entry in found)
 
 
 @pytest.mark.parametrize("saturation", ["stop", "drop"])

@@ -1,0 +1,149 @@
+"""What is particular to LoRA: whose adapter answers, what goes on, what is stored, and what it refuses."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+
+from cluster.errors import ConfigError, IntegrityError
+from tests.support.method_stream import MethodStream
+from tests.support.tiny_models import save_tiny
+from trainers.config import LoraConfig, ModelConfig
+from trainers.methods.base import Artifact, Lora
+from trainers.methods.export import Provenance, write_peft
+from trainers.methods.lora import FILE, LoraMethod, dump, parse, update_norm
+from trainers.models.loading import load_backbone
+
+LAYERS = {f"transformer.h.{layer}.attn.c_attn" for layer in range(3)}
+
+
+def config(**changes: Any) -> LoraConfig:
+    return LoraConfig.model_validate(
+        {"method": "lora", "target_modules": ["c_attn"], "rank": 2, "alpha": 3.0} | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("base")
+    save_tiny("gpt2", folder / "gpt2")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}.items():
+            patch.setenv(name, str(value))
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+        yield folder / "gpt2"
+        dist.destroy_process_group()
+
+
+def stream(base: Path, store: Path, **changes: Any) -> MethodStream:
+    settings = config(**changes)
+    return MethodStream(base, settings, lambda model: LoraMethod(model, settings, torch.float32), store)
+
+
+def test_each_task_is_answered_by_its_own_adapter(base: Path, tmp_path: Path) -> None:
+    """What was learned first does not change, to the bit; a task that is not learned yet is answered by the base."""
+    learner = stream(base, tmp_path, mode="per_task")
+    untouched = learner.outputs()
+    learner.learn(0)
+    first = learner.outputs(0)
+    assert torch.equal(learner.outputs(1), untouched) and not torch.equal(first, untouched)
+    learner.learn(1)
+    assert torch.equal(learner.outputs(0), first)
+    assert torch.equal(learner.outputs(2), untouched)
+    assert torch.equal(learner.outputs(), learner.outputs(1)) and not torch.equal(learner.outputs(), first)
+
+
+def test_a_later_task_of_its_own_does_not_depend_on_earlier_ones(base: Path, tmp_path: Path) -> None:
+    one, other = (stream(base, tmp_path / name, mode="per_task") for name in "ab")
+    one.learn(0)
+    assert one.learn(1).files == other.learn(1).files
+
+
+def test_one_adapter_goes_on(base: Path, tmp_path: Path) -> None:
+    """All tasks are answered by its newest state, and its parameters are counted once."""
+    learner = stream(base, tmp_path)
+    before, after = (parse(learner.learn(index).files[FILE]) for index in range(2))
+    assert all(not torch.equal(before[name].b_DR, after[name].b_DR) for name in LAYERS)
+    assert torch.equal(learner.outputs(0), learner.outputs(1))
+    counted = [each.summary.active_parameters for each in learner.committed if each.summary]
+    assert counted == [3 * 2 * (32 + 96), 0]
+    names = {name for name, _ in learner.backbone.model.named_modules() if name.endswith("lora_A.task1")}
+    assert len(names) == 3
+    assert not any("lora_A.task0" in name for name, _ in learner.backbone.model.named_modules())
+
+
+def test_an_adapter_of_another_rank_does_not_go_on(base: Path, tmp_path: Path) -> None:
+    learner, wider = stream(base, tmp_path), stream(base, tmp_path, rank=4)
+    wider.take([learner.learn(0)])
+    with pytest.raises(ConfigError, match=r"^adapter\.rank: 4, but the adapter that goes on has 2; set that$"):
+        wider.training(1).run()
+
+
+def test_what_is_stored_is_what_peft_names(base: Path, tmp_path: Path) -> None:
+    """And its scaling, which a run with another alpha keeps."""
+    learner = stream(base, tmp_path)
+    artifact = learner.learn(0)
+    expected = {f"base_model.model.{n}.lora_{m}.weight" for n in LAYERS for m in "AB"}
+    assert {*load(artifact.files[FILE])} == expected
+    other = stream(base, tmp_path, alpha=300.0)
+    other.take([Artifact(artifact.files)])
+    assert torch.equal(other.outputs(), learner.outputs())
+    model = load_backbone(ModelConfig(name=str(base), task_type="CAUSAL_LM", max_length=16)).model
+    origin = Provenance("t/x@v1", ("a",), "CAUSAL_LM", str(base), "d" * 64)
+    write_peft(model, learner.method.as_lora([artifact]), tmp_path / "made", origin)
+    written = json.loads((tmp_path / "made/adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["fan_in_fan_out"]) == (2, 3, True)
+    assert {*load((tmp_path / "made/adapter_model.safetensors").read_bytes())} == expected
+
+
+def made(**layers: tuple[int, int, int]) -> dict[str, Lora]:
+    return {n: Lora(torch.randn(r, k), torch.randn(d, r), scaling=0.1) for n, (d, k, r) in layers.items()}
+
+
+def test_a_file_is_read_as_it_was_written() -> None:
+    stored = made(**{"a": (3, 5, 2), "b.c": (4, 5, 2)})
+    read = parse(dump(stored))
+    assert read.keys() == stored.keys()
+    for name, lora in stored.items():
+        assert torch.equal(read[name].a_RK, lora.a_RK) and torch.equal(read[name].b_DR, lora.b_DR)
+        assert read[name].scaling == 0.1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\0" * 50, save({"a": torch.ones(1)}), save({"a": torch.ones(1)}, {"scaling": "x"}),
+        dump(made(a=(3, 5, 2)))[:-1], dump(made(a=(3, 5, 2), b=(3, 5, 1))),
+        dump({"a": Lora(torch.full((2, 3), torch.nan), torch.ones(3, 2))}),
+        dump({"a": Lora(torch.ones(2, 3), torch.ones(3, 1))}), dump({"a": Lora(torch.ones(0, 3), torch.ones(3, 0))}),
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match="do not use this version"):
+        parse(data)
+
+
+def test_files_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
+    learner = stream(base, tmp_path)
+    wrong = dict.fromkeys(LAYERS, (96, 31, 2))
+    for layers, said in ((wrong, "from 31 to 96 values, but it is from 32 to 96"), ({"a": (3, 3, 2)}, "other layers")):
+        with pytest.raises(IntegrityError, match=said):
+            learner.method.extend([Artifact({FILE: dump(made(**layers))})])
+
+
+def test_the_norm_of_an_update() -> None:
+    a_RK, b_DR = torch.randn(3, 7), torch.randn(5, 3)
+    torch.testing.assert_close(update_norm(a_RK, b_DR), torch.linalg.matrix_norm(b_DR @ a_RK))
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"^adapter\.method: lora needs peft, .*; `pip install 'orthoplex\[methods\]'`$"
+    ):
+        config().check_installed()

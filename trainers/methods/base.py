@@ -1,0 +1,216 @@
+"""What a method of learning gives to training, and what it is given: the seam between `methods` and all above it.
+
+A method trains one task after another over one frozen model and says how the tasks before are protected. Its settings
+are a section of `trainers.config`; `trainers.methods.registry` makes it from them. What is stored of a task is an
+`Artifact`: whole files by name, safetensors, and figures for the log.
+
+    method = method_for(model, config, dtype)
+    method.reset(config)                       the base as it was, bit for bit
+    method.extend(committed)                   the model answers as after these tasks
+    attached = method.begin(task)              new parameters; the base stays frozen
+    …training…                                 groups, penalties, report
+    artifact = attached.finish(reader)
+    attached.detach()                          the model answers as before `begin`
+    method.extend([artifact])
+
+Shape suffixes: D output width, K input width, R rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainers.config import MethodConfig, TrainConfig
+
+Files = Mapping[str, bytes]
+Shares = dict[str, dict[str, float]]
+Row = dict[str, float | list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """The task to train: `steps` updates in all, initial values drawn from `seed` alone; `rank` is this process's."""
+
+    name: str
+    seed: int
+    steps: int
+    train: TrainConfig
+    device: torch.device
+    rank: int
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a peak learning rate and a weight decay."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    weight_decay: float
+
+
+class Penalty(NamedTuple):
+    """A term of the loss beside the task's own: `weight` · `value`, a scalar."""
+
+    weight: float
+    value: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What the log says of a trained task.
+
+    Attributes:
+        budget: module → {"rank": dimensions kept, "max_rank": dimensions at the start, "tau": threshold, 0 without}.
+        active_parameters: what the task adds to the stream.
+        overlap: share of the adapter's output energy inside what earlier tasks write; None if it is not measured.
+        angles: per earlier task, principal angles in degrees; empty if they are not measured.
+    """
+
+    budget: Shares
+    active_parameters: int
+    overlap: float | None = None
+    angles: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One task as it is stored: the bytes of each file by name. `summary` is there only where the task was trained."""
+
+    files: Files
+    summary: Summary | None = None
+
+    def write(self, directory: Path) -> None:
+        """Writes the files into `directory`, which must exist."""
+        for name, data in self.files.items():
+            (directory / name).write_bytes(data)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One layer's low-rank update: W0 + scaling · B A with A (R, K), B (D, R); shift (D,) goes to the layer's bias."""
+
+    a_RK: Tensor
+    b_DR: Tensor
+    shift_D: Tensor | None = None
+    scaling: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self.a_RK.shape[0]
+
+
+Stream = Mapping[str, Lora]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a task costs, known before training.
+
+    Attributes:
+        trained: parameters in training.
+        kept: the most that one task keeps of them.
+        copies_weights: whether a worker holds a second copy of the target layers.
+        history_bytes: the most that a worker holds of earlier tasks, beside the model.
+    """
+
+    trained: int
+    kept: int
+    copies_weights: bool
+    history_bytes: int
+
+
+class NotFinite(Exception):
+    """A trained adapter holds NaN or infinity."""
+
+
+class Reader(Protocol):
+    """The task's training rows, to be read once more after training. Collective."""
+
+    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Σ h hᵀ (D, D) of what these layers give, by name; they must be `oa.layers.Adapted`."""
+
+
+class Attached(Protocol):
+    """A task's parameters on the model. Between `begin` and `detach` every forward pass goes through them."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Owns what is trained, and nothing of the base."""
+
+    def groups(self) -> list[ParamGroup]:
+        """Every trained parameter, once."""
+
+    def penalties(self) -> dict[str, Penalty]:
+        """The terms of the loss beside the task's. Called in each forward pass, before the model's own."""
+
+    def before_step(self, step: int) -> None:
+        """Called before update `step`, which counts from 1, and with the steps done after a resume. Collective."""
+
+    def after_step(self, penalties: Mapping[str, Tensor]) -> None:
+        """Called after every update with the values that `penalties` gave. Collective.
+
+        Raises:
+            TrainingError: training does not do what it says.
+        """
+
+    def report(self) -> Row:
+        """Columns of the training log as they stand. Collective."""
+
+    def finish(self, reader: Reader) -> Artifact:
+        """The trained task as it is stored. Collective.
+
+        Raises:
+            NotFinite: a value is NaN or infinite.
+        """
+
+    def detach(self) -> None:
+        """Takes the parameters off the model, which answers as before `begin`."""
+
+
+class Method(Protocol):
+    """One way to learn task after task over one frozen model. `modules` are its target layers, by name."""
+
+    modules: Mapping[str, nn.Module]
+
+    def reset(self, config: MethodConfig) -> None:
+        """Puts the base back, bit for bit, for an empty stream with these settings; the target layers stay the same.
+
+        To be called once before anything else, on the unadapted model.
+        """
+
+    def extend(self, committed: Sequence[Artifact]) -> None:
+        """Takes over further tasks, in order: the model answers as after them.
+
+        Raises:
+            IntegrityError: a file is malformed, or is not of this model.
+        """
+
+    def begin(self, task: TaskContext) -> Attached:
+        """New parameters for a task, on the model."""
+
+    def answering(self, task: int | None) -> AbstractContextManager[None]:
+        """Within it the model answers for task `task` (from 0); None: as the newest. A task that is not learned yet is
+        answered by what is there without knowing it."""
+
+    def as_lora(self, committed: Sequence[Artifact]) -> Stream:
+        """What the last of these tasks answers with, as one LoRA on the unadapted model.
+
+        Raises:
+            ConfigError: it has no such form; the message says why. IntegrityError: as `extend`.
+        """
+
+    def merge(self, committed: Sequence[Artifact]) -> dict[str, int]:
+        """Writes what the last of these tasks answers with into the unadapted model's weights, for good: computed in
+        float32, rounded once. Returns the rank of every layer that changed. Raises as `extend`."""
+
+    def capacity(self) -> Shares:
+        """Per module, how full the space is that keeps tasks apart; empty if nothing fills up."""
+
+    def footprint(self, tasks: int) -> Footprint:
+        """What a task of a stream of `tasks` costs."""

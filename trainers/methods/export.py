@@ -1,0 +1,232 @@
+"""What a stream has learned as other programs load it: one PEFT LoRA, or the whole model with it in the weights.
+
+Shape suffixes: D output width, K input width, R rank.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cluster.errors import ConfigError, StoreError
+from trainers.methods.base import Stream
+from trainers.methods.targets import is_transposed, linear_layers
+
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
+PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # where PEFT's name is another one
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a stream comes from. `base` is a hub id (with its `revision`) or a folder; `tasks` are names in order."""
+
+    reference: str
+    tasks: tuple[str, ...]
+    task_type: str
+    base: str
+    base_digest: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `ranks` by layer, the number of values in them (0 where merged), and each file's size."""
+
+    directory: Path
+    ranks: dict[str, int]
+    parameters: int
+    sizes_bytes: dict[str, int]
+
+
+def write_peft(model: nn.Module, stream: Stream, directory: Path, origin: Provenance) -> Exported:
+    """Writes what the stream adds to `model`, the unadapted base, as a folder that `peft.PeftModel.from_pretrained`
+    loads.
+
+    Raises:
+        ConfigError: no layer is adapted, or `directory` is not empty. StoreError: the disk refuses.
+    """
+    layers = linear_layers(model)
+    if not stream:
+        raise ConfigError(
+            f"{origin.reference}: its tasks kept no dimension in any layer; export it with --format merged"
+        )
+    biased = any(lora.shift_D is not None for lora in stream.values())
+    unbiased = [name for name, lora in stream.items() if lora.shift_D is None]
+    tensors: dict[str, Tensor] = {}
+    for name, lora in stream.items():
+        shift_D = torch.zeros(lora.b_DR.shape[0]) if lora.shift_D is None else lora.shift_D
+        made = {"lora_A.weight": lora.a_RK, "lora_B.weight": lora.b_DR, **({"lora_B.bias": shift_D} if biased else {})}
+        tensors |= {f"base_model.model.{name}.{key}": tensor.cpu().contiguous() for key, tensor in made.items()}
+    ranks = {name: lora.rank for name, lora in stream.items()}
+    config = {
+        **peft_targets(model, ranks, {name: lora.scaling * lora.rank for name, lora in stream.items()}),
+        "task_type": PEFT_TASK_TYPES.get(origin.task_type, origin.task_type),
+        "base_model_name_or_path": origin.base,
+        "revision": origin.revision,
+        "fan_in_fan_out": any(is_transposed(layers[name]) for name in stream),
+        "lora_bias": biased,
+    }
+    with whole_folder(directory) as folder:
+        save_file(tensors, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
+        (folder / "README.md").write_text(peft_readme(origin, biased, unbiased), "utf-8")
+        (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    return Exported(directory, ranks, sum(tensor.numel() for tensor in tensors.values()), file_sizes(directory))
+
+
+def peft_targets(model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """The part of a `LoraConfig` that says which layers have which rank and alpha, exactly.
+
+    PEFT matches targets by suffix, so names that end like one, but are none, are excluded. It matches patterns by
+    suffix too and takes the first: longer names come first, and every layer is listed.
+    """
+    largest = max(ranks.values())
+    endings = tuple(f".{name}" for name in ranks)
+    others = [name for name, _ in model.named_modules() if name not in ranks and name.endswith(endings)]
+    by_length = sorted(ranks, key=len, reverse=True)
+    equal = len({*ranks.values()}) == len({*alphas.values()}) == 1
+    return {
+        "peft_type": "LORA",
+        "inference_mode": True,
+        "r": largest,
+        "lora_alpha": _whole(max(alphas.values())),
+        "rank_pattern": {} if equal else {name: ranks[name] for name in by_length},
+        "alpha_pattern": {} if equal else {name: _whole(alphas[name]) for name in by_length},
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(ranks),
+        "exclude_modules": others or None,
+    }
+
+
+def _whole(value: float) -> float:
+    """2.0 as 2, as PEFT writes it."""
+    return int(value) if value == int(value) else value
+
+
+def write_merged(model: Any, tokenizer: Any, ranks: Mapping[str, int], directory: Path, origin: Provenance) -> Exported:
+    """Writes a model whose weights hold the stream, and its tokenizer, as a folder for transformers' Auto classes.
+
+    `ranks` are those of the layers that the stream changed.
+
+    Raises:
+        ConfigError: `directory` is not empty. StoreError: the disk refuses.
+    """
+    with whole_folder(directory) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        keep_generation_config(origin, folder)
+        (folder / "README.md").write_text(merged_readme(origin), "utf-8")
+    return Exported(directory, dict(ranks), 0, file_sizes(directory))
+
+
+def keep_generation_config(origin: Provenance, folder: Path) -> None:
+    """Puts the base's own generation_config.json, or none, where saving left the one that Orthoplex scores with.
+
+    That one has no eos_token_id: a program that generates with it would not stop.
+    """
+    from transformers.utils import cached_file
+
+    kept, quietly = folder / "generation_config.json", {"_raise_exceptions_for_missing_entries": False}
+    quietly["_raise_exceptions_for_connection_errors"] = False
+    found = cached_file(origin.base, kept.name, revision=origin.revision, **quietly)
+    kept.unlink(missing_ok=True)
+    if found is not None:
+        shutil.copyfile(found, kept)
+
+
+def check_free(directory: Path) -> None:
+    """Raises ConfigError unless `directory` is absent or an empty folder."""
+    if directory.is_dir():
+        if any(directory.iterdir()):
+            raise ConfigError(f"--output {directory}: is not empty; choose a folder that is new or empty")
+    elif directory.exists() or directory.is_symlink():
+        raise ConfigError(f"--output {directory}: is no folder; choose one that is new or empty")
+
+
+@contextmanager
+def whole_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `directory` when the block ends; where the block fails, nothing is left of it.
+
+    Raises:
+        ConfigError: `directory` is not empty. StoreError: the disk refuses.
+    """
+    check_free(directory)
+    target = directory.resolve()
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        check_free(directory)
+        staging.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"--output {directory}: cannot be written ({error}); choose another folder") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def file_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of every file below a folder, by relative path."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+
+
+def peft_readme(origin: Provenance, biased: bool, unbiased: Sequence[str]) -> str:
+    """What the folder is, how it is loaded, and what it cannot do."""
+    lines = [
+        "A PEFT LoRA of the tasks below together; it needs `peft` and `transformers`, nothing of Orthoplex:",
+        "",
+        "    model = peft.PeftModel.from_pretrained(base, FOLDER)",
+        "",
+        "Ranks and lora_alpha by layer stand in adapter_config.json. In float32, its outputs are those of the trained",
+        "stream up to rounding.",
+    ]
+    if biased:
+        lines += [
+            "",
+            "Layers with a bias carry `lora_B.bias` (`lora_bias`). A server that knows no LoRA bias would answer",
+            "wrongly: give it the merged model (`orthoplex adapters export --format merged`) instead.",
+        ]
+    if biased and unbiased:
+        lines += [
+            "",
+            f"{len(unbiased)} of the layers have no bias to merge into, so PEFT's `merge_and_unload` refuses this",
+            "adapter; export merged instead.",
+        ]
+    return readme(origin, "adapter", lines)
+
+
+def merged_readme(origin: Provenance) -> str:
+    """What the folder is and how it is loaded."""
+    auto = {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "CAUSAL_LM": "AutoModelForCausalLM"}
+    name = auto.get(origin.task_type, "AutoModel")
+    return readme(origin, "model", [f"The whole model: `transformers.{name}.from_pretrained(FOLDER)` loads it."])
+
+
+def readme(origin: Provenance, kind: str, lines: Sequence[str]) -> str:
+    """The lines below a title and above the provenance."""
+    told = [f"# {origin.reference}, exported {kind}", "", *lines, ""]
+    if origin.task_type == "LABEL_EMBEDDING":
+        told += [
+            "Texts are embedded with this, mean-pooled and L2-normalised; the label words they are compared with are",
+            "embedded by the base as it was.",
+            "",
+        ]
+    return "\n".join(
+        [
+            *told,
+            f"- tasks, in order: {', '.join(origin.tasks)}",
+            f"- task type: {origin.task_type}",
+            f"- base: {origin.base}" + (f", revision {origin.revision}" if origin.revision else ""),
+            f"- sha256 of the base's weights as Orthoplex counts it: {origin.base_digest}",
+            "",
+        ]
+    )

@@ -1,0 +1,223 @@
+"""OA-Adapter behind the seam of `methods.base`: history, bank and artifact of one stream over one model."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import TrainingError
+from trainers.config import AdapterConfig, MethodConfig
+from trainers.methods.base import (
+    Artifact,
+    Attached,
+    Footprint,
+    Lora,
+    NotFinite,
+    ParamGroup,
+    Penalty,
+    Reader,
+    Row,
+    Shares,
+    Summary,
+    TaskContext,
+)
+from trainers.methods.oa import artifact, export
+from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, TaskAdapter
+from trainers.methods.oa.bank import AdapterBank, ModuleReport, ModuleState, ceiling, check_ranks
+from trainers.methods.oa.budget import cap_schedule
+from trainers.methods.oa.history import History, angles
+from trainers.methods.oa.layers import attach, use
+from trainers.methods.targets import match_modules, width
+
+PENALTY_TOLERANCE = 1e-3  # relative, between the penalty in the step and its dense reference; TF32 rounds to 5e-4
+
+
+class OaMethod:
+    """See `methods.base.Method`."""
+
+    history: History
+
+    def __init__(self, model: nn.Module, config: AdapterConfig, dtype: torch.dtype) -> None:
+        """Finds the target layers. Raises ConfigError if there are none, or as `check_ranks`."""
+        self.model, self.config, self.dtype = model, config, dtype
+        self.modules: Mapping[str, nn.Module] = match_modules(model, config.target_modules)
+        self.widths = {name: width(module) for name, module in self.modules.items()}
+        check_ranks(self.widths, config)
+
+    def reset(self, config: MethodConfig) -> None:
+        """See Method. The first call takes a copy of the target layers if the history is folded into them."""
+        assert isinstance(config, AdapterConfig)
+        self.config = config
+        if hasattr(self, "history"):
+            self.history.begin(config)
+        else:
+            self.history = History(self.modules, config, self.dtype)
+            attach(self.modules)
+
+    def extend(self, committed: Sequence[Artifact]) -> None:
+        """See Method."""
+        self.history.extend(*map(parse, committed))
+
+    def begin(self, task: TaskContext) -> Attached:
+        """See Method. The adapters are drawn on the CPU: all ranks and devices start from the same values."""
+        generator = torch.Generator().manual_seed(task.seed)
+        bases = self.history.columns("written"), self.history.columns("read")
+        bank = AdapterBank(self.widths, self.config, generator, *bases).to(task.device)
+        return OaAttached(bank, self.history, task)
+
+    def answering(self, task: int | None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """See Method. All tasks are answered by all adapters together."""
+        return nullcontext()
+
+    def as_lora(self, committed: Sequence[Artifact]) -> dict[str, Lora]:
+        """See Method."""
+        return export.loras(self.model, [*map(parse, committed)])
+
+    def merge(self, committed: Sequence[Artifact]) -> dict[str, int]:
+        """See Method."""
+        return export.merge(self.model, [*map(parse, committed)])
+
+    def capacity(self) -> Shares:
+        """See Method, and `History.occupancy`."""
+        return self.history.occupancy()
+
+    def footprint(self, tasks: int) -> Footprint:
+        """See Method. History: at most 4·D·max_rank a module and task for Q, three times (history, bank, one in
+        transit), and with input-side protection at most 4·D² a module for P and as much for the second moment."""
+        most = sum(ceiling(name, self.config) * (2 * d + 1) for name, d in self.widths.items())
+        widths, read = self.widths.values(), self.config.orthogonality.projects_input
+        return Footprint(
+            trained=most + len(self.widths),  # and one τ per layer
+            kept=min(most, self.config.max_parameters or most),
+            copies_weights=self.config.history == "folded",
+            history_bytes=3 * 4 * sum(widths) * self.config.max_rank * max(0, tasks - 1)
+            + (8 * sum(d**2 for d in widths) if read else 0),
+        )
+
+
+class OaAttached:
+    """See `methods.base.Attached`: a bank on the layers of a history."""
+
+    expected: float | None = None  # the penalty that the step in work should show, where it is checked
+
+    def __init__(self, bank: AdapterBank, history: History, task: TaskContext) -> None:
+        """`bank` is on the device of the layers."""
+        self.module, self.bank, self.history, self.task = bank, bank, history, task
+        self.config = bank.config
+
+    def groups(self) -> list[ParamGroup]:
+        """See Attached: W1 and W2; g and τ at their own rate and without weight decay, or they never move."""
+        train = self.task.train
+        gate_rate = train.learning_rate * train.budget_learning_rate_factor
+        return [
+            ParamGroup(self.bank.matrices, train.learning_rate, train.weight_decay),
+            ParamGroup(self.bank.gates, gate_rate, 0.0),
+        ]
+
+    def penalties(self) -> dict[str, Penalty]:
+        """See Attached: L_orth and L_budget, as the bank gives them with the matrices that the layers get."""
+        orthogonality, budget = self._put_on()
+        return {
+            "orthogonality": Penalty(self.config.orthogonality.weight, orthogonality),
+            "budget": Penalty(self.config.budget_weight, budget),
+        }
+
+    def before_step(self, step: int) -> None:
+        """See Attached: moves the cap on the total, and computes what a checked step's penalty should be."""
+        task = self.task
+        if (most := self.config.max_parameters) is not None:
+            self.bank.limit(cap_schedule(step, task.steps, self.bank.full, most))
+        checked = step == min(task.train.warmup_steps + 1, task.steps) and self.config.orthogonality.penalises
+        self.expected = self.dense_penalty() if checked else None
+
+    def after_step(self, penalties: Mapping[str, Tensor]) -> None:
+        """See Attached: the check of the penalty."""
+        if self.expected is not None:
+            self.check_penalty(float(penalties["orthogonality"]), self.expected)
+
+    def dense_penalty(self) -> float:
+        """Σ over modules ‖Qᵀ W2‖_F² in float64 from whole matrices and the history itself, module by module."""
+        written = self.history.columns("written")
+        products = (written[n].double().T @ state.w2_DR.double() for n, state in self.bank.snapshot().items())
+        return sum(float(product.square().sum()) for product in products)
+
+    def check_penalty(self, found: float, expected: float) -> None:
+        """Raises TrainingError if the penalty in the step is not its dense reference."""
+        if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + 1e-12:
+            raise TrainingError(
+                f"task {self.task.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} "
+                "computed from whole matrices; the adapters are not held away from earlier tasks. Report this, and use "
+                "deepspeed.zero_stage 2 or adapter.orthogonality.mode projection meanwhile"
+            )
+
+    def report(self) -> Row:
+        """See Attached: mean overlap and r_eff, and every module's r_eff, τ and g."""
+        return columns(self.bank.report())
+
+    def finish(self, reader: Reader) -> Artifact:
+        """See Attached."""
+        states, modules = self.bank.snapshot(), self.bank.report()
+        moments = self._moments(reader) if self.config.orthogonality.projects_input else {}
+        if not all(tensor.isfinite().all() for state in states.values() for tensor in trained(state)):
+            raise NotFinite
+        history, energy = self.history, self.config.orthogonality.energy
+        kept = artifact.extract(states, history.written, history.read, moments, energy)
+        summary = Summary(
+            budget=budget(modules),
+            active_parameters=kept.parameters,
+            overlap=mean(modules, "overlap"),
+            angles=angles(history.tasks, kept) if self.task.rank == 0 else [],
+        )
+        return Artifact(artifact.dump(kept), summary)
+
+    def detach(self) -> None:
+        """See Attached."""
+        use(self.history.modules, {})
+
+    def _moments(self, reader: Reader) -> dict[str, Tensor]:
+        """What each adapter reads over the task, with the adapters as they are after the last update."""
+        with torch.no_grad():
+            self._put_on()
+        return reader.second_moments(self.history.modules)
+
+    def _put_on(self) -> tuple[Tensor, Tensor]:
+        """Gives the layers their matrices as they stand; returns L_orth and L_budget."""
+        outputs = self.bank(self.history.dtype)
+        use(self.history.modules, self.bank.pairs(outputs))
+        return outputs[-2], outputs[-1]
+
+
+def parse(stored: Artifact) -> TaskAdapter:
+    """The adapter in a task's files. Raises IntegrityError, see `artifact.parse`."""
+    return artifact.parse(stored.files[ADAPTER_FILE], stored.files[BASES_FILE])
+
+
+def trained(state: ModuleState) -> tuple[Tensor, Tensor, Tensor]:
+    """What acts of a module's adapter."""
+    return state.w1_RD, state.w2_DR, state.gamma_R
+
+
+def mean(modules: Mapping[str, ModuleReport], key: str) -> float:
+    """Mean of a figure over the modules."""
+    total: float = sum(getattr(module, key) for module in modules.values())
+    return total / len(modules)
+
+
+def columns(modules: Mapping[str, ModuleReport]) -> Row:
+    """Every module's r_eff, τ and g as columns of the training log, after their means."""
+    return {
+        "overlap": mean(modules, "overlap"),
+        "mean_rank": mean(modules, "rank"),
+        **{f"rank/{name}": module.rank for name, module in modules.items()},
+        **{f"tau/{name}": module.tau for name, module in modules.items()},
+        **{f"g/{name}": module.g_R.tolist() for name, module in modules.items()},
+    }
+
+
+def budget(modules: Mapping[str, ModuleReport]) -> Shares:
+    """What each module chose: {"module": {"rank": r_eff, "max_rank": …, "tau": τ}}."""
+    return {
+        name: {"rank": module.rank, "max_rank": module.g_R.numel(), "tau": module.tau}
+        for name, module in modules.items()
+    }

@@ -1,0 +1,43 @@
+"""Which methods there are: from a configuration's `adapter` section to the method it names."""
+
+import torch
+from torch import nn
+
+from cluster.errors import ConfigError
+from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig
+from trainers.methods.base import Method
+from trainers.models.loading import check_model
+
+
+def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Method:
+    """The method that `adapter.method` names, over `model`, which it does not change yet.
+
+    Args:
+        model: the frozen model, or one without weights (on the `meta` device) to check the configuration with.
+        config: the `adapter` section.
+        dtype: of the target layers' outputs.
+
+    Raises:
+        ConfigError: `adapter.target_modules` matches no layer, or ranks contradict each other.
+    """
+    match config:
+        case AdapterConfig():
+            from trainers.methods.oa.method import OaMethod
+
+            return OaMethod(model, config, dtype)
+        case LoraConfig():
+            from trainers.methods.lora import LoraMethod
+
+            return LoraMethod(model, config, dtype)
+    raise ConfigError(f"adapter.method: {config.method!r} has no implementation; add it to trainers.methods.registry")
+
+
+def check_method(config: ModelConfig, adapter: MethodConfig) -> tuple[nn.Module, Method]:
+    """The model without its weights, and the method over it.
+
+    Raises:
+        ConfigError: as `check_model` and `method_for`, or the method needs a package that is not installed.
+    """
+    adapter.check_installed()
+    model = check_model(config)
+    return model, method_for(model, adapter, getattr(torch, config.dtype))

@@ -1,0 +1,99 @@
+"""The linear layers of a model that an adapter can stand on, found by PEFT's rules, whichever way they keep weights."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from cluster.errors import ConfigError
+
+Layer = Any  # an nn.Linear or a quantised subclass of it, or GPT-2's Conv1D
+
+
+def width(module: Layer) -> int:
+    """Output width D of a linear layer or of a GPT-2 `Conv1D`."""
+    return int(module.nf if hasattr(module, "nf") else module.out_features)
+
+
+def input_width(module: Layer) -> int:
+    """Input width K of a linear layer or of a GPT-2 `Conv1D`."""
+    return int(module.nx if hasattr(module, "nx") else module.in_features)
+
+
+def is_transposed(module: Layer) -> bool:
+    """Whether the layer keeps its weight as (K, D), as GPT-2's `Conv1D` does."""
+    return hasattr(module, "nf")
+
+
+def dense(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """W0 (D, K) and b (D,) of a layer, whichever way it keeps its weight; views of its parameters."""
+    weight, bias = module.get_parameter("weight").detach(), module.bias
+    return (weight.T if is_transposed(module) else weight), (bias.detach() if isinstance(bias, Tensor) else None)
+
+
+def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, Layer]:
+    """Linear layers named by `target_modules` with PEFT's rules, in the model's order.
+
+    A list holds whole names or suffixes after a dot; a string is a regex over whole names; `all-linear` takes every
+    linear layer but the output head. GPT-2's `Conv1D` counts as linear.
+
+    Raises:
+        ConfigError: an entry matches no linear layer (the message suggests near names), or one whose weight is tied to
+            the embeddings.
+    """
+    linears = linear_layers(model)
+    if target_modules == "all-linear":
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        return {name: module for name, module in linears.items() if module is not head}
+    if isinstance(target_modules, str):
+        chosen = _matching(target_modules, linears)
+    else:
+        for target in target_modules:
+            if not any(_named(name, target) for name in linears):
+                raise _no_match(target, linears)
+        chosen = {name: m for name, m in linears.items() if any(_named(name, target) for target in target_modules)}
+    _refuse_tied(model, chosen)
+    return chosen
+
+
+def linear_layers(model: nn.Module) -> dict[str, Layer]:
+    """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def _matching(regex: str, linears: Mapping[str, Layer]) -> dict[str, Layer]:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"adapter.target_modules: {regex!r} is not a regex: {error}") from None
+    chosen = {name: module for name, module in linears.items() if pattern.fullmatch(name)}
+    if not chosen:
+        if any(_named(name, regex) for name in linears):
+            raise ConfigError(f"adapter.target_modules: a string is a regex over whole names; write [{regex}]")
+        raise _no_match(regex, linears)
+    return chosen
+
+
+def _refuse_tied(model: nn.Module, chosen: Mapping[str, Layer]) -> None:
+    embeddings = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    for name, module in chosen.items():
+        if id(module.weight) in embeddings:
+            raise ConfigError(
+                f"adapter.target_modules: {name!r} shares its weight with the embedding "
+                f"{embeddings[id(module.weight)]!r}, which would change with it; leave it out"
+            )
+
+
+def _named(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _no_match(target: str, linears: Mapping[str, Layer]) -> ConfigError:
+    suffixes = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linears})
+    near = difflib.get_close_matches(target, suffixes, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"linear layers here: {', '.join(suffixes)}"
+    return ConfigError(f"adapter.target_modules: {target!r} matches no linear layer of the model; {hint}")
