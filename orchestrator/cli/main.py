@@ -16,11 +16,20 @@ import typer
 
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from cluster.words import as_options
 from orchestrator.cli import cluster as cli_cluster
-from orchestrator.cli import handoff as cli_handoff
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli.adapters import adapters
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
+from orchestrator.cli.common import (
+    DEFAULT_STORE,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    StoreUri,
+    print_json,
+    read_log,
+    read_run,
+)
 
 app = typer.Typer(
     name="orthoplex",
@@ -31,13 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(adapters, name="adapters")
-adapters.command("serve-layout")(cli_handoff.serve_layout)
 
 WATCH_S = 5.0
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
-]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
 
 
@@ -125,7 +129,7 @@ def run(
         try:
             state = controller.run()
         except (Interrupted, KeyboardInterrupt):
-            words = [word for each in overrides for word in ("--set", each)]
+            words = as_options(overrides)
             words += ["--fork", fork] if fork else []
             words += ["--from-task", str(from_task)] if from_task else []
             raise Interrupted(
@@ -154,15 +158,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
 ) -> None:
     """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
-    from orchestrator.track.state import status as describe
+    from orchestrator.track.state import status_view
 
     state = read_run(name, store)
     if as_json:
-        print_json(describe(state))
+        print_json(status_view(state))
         return
     from orchestrator.console.run import out, print_status
 
-    while watch and state.state == "running":
+    while watch and state.status == "running":
         out.clear()
         print_status(state)
         time.sleep(WATCH_S)
@@ -180,8 +184,8 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
     if as_json:
         print_json(
             [
-                {"task": c["task"], "budget": c["budget"], "training": log}
-                for c, log in zip(state.commits, logs, strict=True)
+                {"task": commit.task, "budget": commit.model_dump(mode="json")["budget"], "training": log}
+                for commit, log in zip(state.commits, logs, strict=True)
             ]
         )
     else:

@@ -9,7 +9,7 @@ import typer
 
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.cli.adapters import Team, Why, adapters
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, tell
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; all, if none")]
@@ -27,6 +27,8 @@ def verify_tracks(
     reports = [verify(each) for each in open_tracks(track, store, team)]
     if as_json:
         print_json([asdict(report) for report in reports])
+    for note in (note for report in reports for note in report.notes):
+        tell(note)
     for report in reports if not as_json else ():
         held = f"{report.entries} entries, {report.versions} versions, {report.files} files, {report.bytes:,} bytes"
         typer.echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
@@ -50,7 +52,9 @@ def collect_garbage(
     why: Why = "",
 ) -> None:
     """Remove files that no commit names, a grace period after they were first seen here."""
+    from orchestrator.log.event import parse
     from orchestrator.registry.gc import Collector, sweep_temporary
+    from orchestrator.track.events import Delete
 
     period, tracks = duration(grace), open_tracks(track, store, team)
     if delete is not None and track is None:
@@ -58,7 +62,7 @@ def collect_garbage(
     for each in tracks:
         collector = Collector(each, period)
         if delete is not None:
-            doomed = collector.delete(delete, why).body["versions"] if yes else collector.doomed(delete)
+            doomed = parse(collector.delete(delete, why), Delete).versions if yes else collector.doomed(delete)
             typer.echo(f"{each.label}: {'deleted' if yes else 'would delete'} {', '.join(f'v{n}' for n in doomed)}")
         found = collector.collect() if yes else collector.look()
         counts = f"{len(found.remove)} versions that no commit names, {len(found.indices)} old indices"

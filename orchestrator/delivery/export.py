@@ -1,11 +1,12 @@
 """Takes a stream of adapters out of the store, as a PEFT LoRA or a whole model: `orthoplex adapters export`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.errors import ConfigError, IntegrityError
-from orchestrator.track.state import RunState
+from orchestrator.registry.references import Version
+from orchestrator.track.events import Commit, Committed
 from orchestrator.track.track import Track
 from trainers.config import ModelConfig
 from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, TaskAdapter, parse
@@ -17,34 +18,25 @@ Format = Literal["peft", "merged"]
 
 
 def export(
-    track: Track,
-    state: RunState,
-    commit: Mapping[str, Any],
-    form: Format,
-    directory: Path,
-    *,
-    model: str | None = None,
-    served: str | None = None,
+    version: Version, form: Format, directory: Path, *, model: str | None = None, served: str | None = None
 ) -> Exported:
-    """Writes tasks 1 to `commit` of a run into the folder `directory`; `model` is where the base is, if elsewhere.
+    """Writes a version, with all tasks before it, into the folder `directory`; `model` is where the base is, if
+    elsewhere.
 
-    `served` is what the folder calls the base, where that is not its place.
+    `served` is what the folder calls the base, if that is not its place.
 
     Raises:
         ConfigError: the folder is not empty, or the base cannot be loaded.
         IntegrityError: a stored file was changed, or the base is not the one the stream was trained on.
     """
     check_free(directory)
-    commits = [each for each in state.commits if each["version"] <= commit["version"]]
-    tasks = [read_adapter(track, each) for each in commits]
-    config = ModelConfig.model_validate({**state.config["model"], "quantization": None})  # the published weights
-    if model is not None:
-        config = config.model_copy(update={"name": model, "revision": None})
-    backbone = load_base(config, commits)
+    tasks = [read_adapter(version.track, commit) for commit in version.stream]
+    config = published_base(version, model)
+    backbone = load_base(config, version.stream)
     source = Path(resolve_name(config.name))
     origin = Provenance(
-        reference=state.reference(commit),
-        tasks=tuple(each["task"] for each in commits),
+        reference=version.reference,
+        tasks=tuple(commit.task for commit in version.stream),
         task_type=config.task_type,
         base=served or (str(source.resolve()) if source.is_dir() else str(source)),
         base_digest=backbone.digest,
@@ -55,19 +47,25 @@ def export(
     return export_merged(backbone.model, backbone.tokenizer, tasks, directory, origin)
 
 
-def read_adapter(track: Track, commit: Mapping[str, Any]) -> TaskAdapter:
+def published_base(version: Version, model: str | None) -> ModelConfig:
+    """The base of the run as it was published, not quantised; `model` is where it is, if elsewhere."""
+    config = version.state.completed().model.model_copy(update={"quantization": None})
+    return config if model is None else config.model_copy(update={"name": model, "revision": None})
+
+
+def read_adapter(track: Track, commit: Commit) -> TaskAdapter:
     """A committed task's adapter, its files checked against their digests."""
     adapter, bases = track.committed(commit, ADAPTER_FILE, BASES_FILE)
     return parse(adapter, bases)
 
 
-def load_base(config: ModelConfig, commits: Sequence[Mapping[str, Any]]) -> Backbone:
+def load_base(config: ModelConfig, commits: Iterable[Committed]) -> Backbone:
     """The model that every commit was trained on."""
     try:
         backbone = load_backbone(config)
     except ConfigError as error:
         raise ConfigError(f"{error}; or say where it is with --model") from None
-    for digest in {commit["base_digest"] for commit in commits}:
+    for digest in {commit.base_digest for commit in commits if commit.base_digest}:
         if digest != backbone.digest:
             raise IntegrityError(
                 f"model.name: the weights of {config.name!r} have sha256 {backbone.digest}, but the stream was trained "

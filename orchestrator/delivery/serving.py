@@ -2,34 +2,26 @@
 
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
-from orchestrator.delivery.export import export, read_adapter
-from orchestrator.track.state import RunState
+from orchestrator.delivery.export import export, published_base, read_adapter
+from orchestrator.registry.references import Version
+from orchestrator.track.layout import SERVE_ROOT, served_prefix
 from orchestrator.track.track import Track
-from trainers.config import ModelConfig
 from trainers.methods.oa.export import PEFT_CONFIG, dense, streams
 from trainers.methods.oa.history import fold
 from trainers.methods.oa.layers import linear_layers
 from trainers.models.loading import resolve_name, weights_digest
 
-SERVE_ROOT, NOT_IN_KEYS = "serve", re.compile(r"[^A-Za-z0-9._-]+")
+NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def serve_layout(
-    track: Track,
-    state: RunState,
-    commit: Mapping[str, Any],
-    *,
-    root: str = SERVE_ROOT,
-    base: str | None = None,
-    model: str | None = None,
-) -> str:
-    """Writes tasks 1 to `commit` as a plain PEFT folder into the store, for servers that load adapters by name.
+def serve_layout(version: Version, *, root: str = SERVE_ROOT, base: str | None = None, model: str | None = None) -> str:
+    """Writes a version, with all tasks before it, as a plain PEFT folder into the store, for servers that load
+    adapters by name.
 
     Its place, which is returned, is `root`/<base>/<team>-<track>-v00000012/: of fixed width, since some servers list by
     prefix, where v1 would match v10. adapter_config.json comes last and is put only if absent: a folder that has it is
@@ -40,14 +32,14 @@ def serve_layout(
         ConfigError: a name that cannot stand in a key, or what `export` raises. IntegrityError: the folder is whole
             already but of another stream, or what `export` raises.
     """
-    served = base or str(state.config["model"]["name"])
-    name = f"{state.team}-{state.name}-v{commit['version']:08d}"  # two tracks that give one name are refused below
-    prefix = f"{root}/{NOT_IN_KEYS.sub('--', served).strip('.-')}/{name}"
+    track, served = version.track, base or version.state.completed().model.name
+    name = f"{track.team}-{track.name}-v{version.commit.version:08d}"  # two tracks that give one name are refused below
+    prefix = served_prefix(root, NOT_IN_KEYS.sub("--", served).strip(".-"), name)
     if not is_key(f"{prefix}/{PEFT_CONFIG}") or not NOT_IN_KEYS.sub("", served):
         raise ConfigError(f"serve-layout: {prefix!r} is no safe place in a store; change --root or --base")
     with tempfile.TemporaryDirectory(prefix="orthoplex-serve-") as temporary:
         folder = Path(temporary) / name
-        export(track, state, commit, "peft", folder, model=model, served=served)
+        export(version, "peft", folder, model=model, served=served)
         config = (folder / PEFT_CONFIG).read_bytes()
         (folder / PEFT_CONFIG).unlink()
         if not _stands(track, prefix, config):
@@ -58,7 +50,7 @@ def serve_layout(
 
 
 def _stands(track: Track, prefix: str, config: bytes) -> bool:
-    """Whether the folder is whole already; raises IntegrityError where it is another adapter."""
+    """Whether the folder is whole already; raises IntegrityError if it is another adapter."""
     try:
         there = track.store.get(f"{prefix}/{PEFT_CONFIG}")
     except KeyAbsentError:
@@ -71,8 +63,9 @@ def _stands(track: Track, prefix: str, config: bytes) -> bool:
     return True
 
 
-def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -> Any:
-    """The transformers model `base`, or the one that the run's configuration names, with tasks 1 to `commit` in it.
+def apply(version: Version, base: Any) -> Any:
+    """The transformers model `base`, or the one that the run's configuration names, with a version, and all tasks
+    before it, in it.
 
     `base` is a loaded model, which is changed, or a folder or hub id. F_t W0 and F_t b are computed in float32 and
     rounded once to the model's dtype.
@@ -83,14 +76,13 @@ def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -
     """
     import torch
 
-    commits = [each for each in state.commits if each["version"] <= commit["version"]]
-    tasks = [read_adapter(track, each) for each in commits]
-    model = load_plain(state, base) if base is None or isinstance(base, str | Path) else base
+    tasks = [read_adapter(version.track, commit) for commit in version.stream]
+    model = load_plain(version, base) if base is None or isinstance(base, str | Path) else base
     found = weights_digest(model)
-    for digest in {each["base_digest"] for each in commits} - {found}:
+    for digest in {commit.base_digest for commit in version.stream} - {found, None}:
         raise IntegrityError(
-            f"load {state.reference(commit)}: the base has sha256 {found}, but the stream was trained on {digest}; "
-            f"give it that model, unadapted and as {state.config['model']['dtype']}"
+            f"load {version.reference}: the base has sha256 {found}, but the stream was trained on {digest}; "
+            f"give it that model, unadapted and as {version.state.completed().model.dtype}"
         )
     layers = linear_layers(model)
     with torch.no_grad():
@@ -101,16 +93,14 @@ def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -
     return model
 
 
-def load_plain(state: RunState, base: str | Path | None) -> Any:
+def load_plain(version: Version, base: str | Path | None) -> Any:
     """The transformers model of the run's task type, in its dtype; `base` says where it is, if elsewhere."""
     import torch
     import transformers
 
     from trainers.models.loading import FAMILIES, unloadable
 
-    config = ModelConfig.model_validate({**state.config["model"], "quantization": None})
-    if base is not None:
-        config = config.model_copy(update={"name": str(base), "revision": None})
+    config = published_base(version, None if base is None else str(base))
     auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
     try:
         where, dtype = resolve_name(config.name), getattr(torch, config.dtype)

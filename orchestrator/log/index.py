@@ -1,28 +1,35 @@
 """A checkpoint of a log as one Parquet file: what 100,000 entries take to list, search and read again.
 
-It says nothing that the log does not, and can be removed at any time. It counts only where an `index` entry of the log
-names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`, `entry` (the bytes of the entry), and the keys of
-BRIEF out of the entry's body, null where it has none.
+It says nothing that the log does not, and can be removed at any time. It counts only if an `index` entry of the log
+names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`, those of the log's `Columns` out of the entry's body
+(null if it lacks the key), and `entry`, the bytes of the entry.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.log.entry import Entry, canonical, digest, parse_entry
 
-COMMIT = {
-    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
-    "prefix": "string",
-}  # fmt: skip
-BRIEF = {**COMMIT, "alias": "string", "expect": "int32", "why": "string"}
 HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
-LISTS = {"prefixes": "string", "versions": "int32"}
-ROWS_A_GROUP = 10_000
+ROWS_PER_GROUP = 10_000
 
 
-def encode(entries: Sequence[Entry]) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What an index keeps of a body beside its bytes: keys, with Arrow's type of a value, or of the items of a list.
+
+    Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`).
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
+    op: str = ""
+    of_row: tuple[str, ...] = ()
+
+
+def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
     """Entries 1 to n as a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -30,28 +37,28 @@ def encode(entries: Sequence[Entry]) -> bytes:
     columns: dict[str, Any] = {
         name: pa.array([getattr(e, name) for e in entries], kind) for name, kind in HEADER.items()
     }
-    for name, kind in BRIEF.items():
+    for name, kind in kept.values.items():
         columns[name] = pa.array([e.body.get(name) for e in entries], kind)
-    for name, kind in LISTS.items():
+    for name, kind in kept.lists.items():
         columns[name] = pa.array([e.body.get(name) for e in entries], pa.list_(getattr(pa, kind)()))
     columns["entry"] = pa.array([raw(e) for e in entries], pa.binary())
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_A_GROUP)
+    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return sink.getvalue()
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What an index holds: entries, in order, and the digests of all, where `brief` made it without the commits; those
-    are in `commits`, rows of (seq, time, *COMMIT)."""
+    """What an index holds: the digests of all entries, and the entries in order. If `brief` made it, those of the
+    operation `Columns.op` are `rows` instead."""
 
     digests: Sequence[str] = ()
     entries: Sequence[Entry] = ()
-    commits: Sequence[tuple[Any, ...]] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
 
 
 def decode(data: bytes) -> Indexed:
-    """All that a file holds that `encode` made. Raises ValueError where its entries are no chain that begins at 1."""
+    """All that a file holds that `encode` made. Raises ValueError if its entries are no chain that begins at 1."""
     found = list[Entry]()
     for each in read(data, ["entry"])["entry"].to_pylist():
         entry = parse_entry(each, known_canonical=True)
@@ -61,31 +68,32 @@ def decode(data: bytes) -> Indexed:
     return Indexed([entry.sha256 for entry in found], found)
 
 
-def brief(data: bytes) -> Indexed:
-    """What a list of versions takes: commits as rows, other entries with only the keys of BRIEF and LISTS of each body.
+def brief(data: bytes, kept: Columns) -> Indexed:
+    """What a list takes: entries of the operation `kept.op` as rows, others with only the kept keys of each body.
 
     100,000 entries take a fifth of the time of `decode`.
     """
     import pyarrow.compute as pc
 
-    table = read(data, [*HEADER, *BRIEF, *LISTS])
-    is_commit = pc.equal(table["op"], "commit")
-    commits = table.filter(is_commit).select(["seq", "time", *COMMIT])
-    others = table.filter(pc.invert(is_commit)).to_pylist()
+    keys = [*kept.values, *kept.lists]
+    table = read(data, [*HEADER, *keys])
+    are_rows = pc.equal(table["op"], kept.op)
+    columns = table.filter(are_rows).select(["seq", "time", *kept.of_row]).columns
+    others = table.filter(pc.invert(are_rows)).to_pylist()
     return Indexed(
         table["sha256"].to_pylist(),
-        [_brief_entry(row) for row in others],
-        list(zip(*(column.to_pylist() for column in commits.columns), strict=True)),
+        [_brief_entry(row, keys) for row in others],
+        list(zip(*(column.to_pylist() for column in columns), strict=True)),
     )
 
 
-def _brief_entry(row: dict[str, Any]) -> Entry:
-    body = {name: value for name in (*BRIEF, *LISTS) if (value := row[name]) is not None}
+def _brief_entry(row: dict[str, Any], keys: Sequence[str]) -> Entry:
+    body = {name: value for name in keys if (value := row[name]) is not None}
     return Entry(row["seq"], "", "", row["actor"], row["time"], row["op"], body, row["sha256"])
 
 
 def read(data: bytes, names: list[str]) -> Any:
-    """Columns of a Parquet file, as a table. Raises ValueError where it has not all of them or is damaged."""
+    """Columns of a Parquet file, as a table. Raises ValueError if one is missing or the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,11 +1,13 @@
 """What a run would do: its tasks, layers, parameters, memory and store writes. Reads, and changes nothing."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.track.events import TaskDescription
+from orchestrator.track.layout import track_root
 from orchestrator.track.state import objections, replay
 from orchestrator.track.track import Track
 from trainers.methods.oa.bank import ceiling
@@ -16,14 +18,25 @@ PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
+class PlannedTask(TypedDict):
+    """A task's data as `plan --json` shows it; `state` is done or pending."""
+
+    name: str
+    labels: list[str]
+    fingerprint: str
+    rows: dict[str, int]
+    warnings: list[str]
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything `orthoplex plan` prints. Sizes are in bytes a worker where the name says so."""
+    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so."""
 
     name: str
     state: str
     store: str
-    tasks: list[dict[str, Any]]
+    tasks: list[PlannedTask]
     modules: dict[str, int]
     base_parameters: int
     trained_parameters: int
@@ -51,14 +64,12 @@ def make_plan(config: RunConfig) -> Plan:
     kept = sum(ceiling(name, config.adapter) * (2 * width + 1) for name, width in widths.items())
     trained = kept + len(widths)  # and one τ a layer
     descriptions = [describe_data(task) for task in data]
-    for index, description in enumerate(descriptions):
-        description["state"] = "done" if index < len(state.commits) else "pending"
-    prefix = f"t/{config.team}/{config.name}"
+    prefix = track_root(config.team, config.name)
     return Plan(
         name=config.name,
-        state=state.state,
+        state=state.status,
         store=config.store,
-        tasks=descriptions,
+        tasks=[planned(task, index < len(state.commits)) for index, task in enumerate(descriptions)],
         modules=widths,
         base_parameters=base,
         trained_parameters=trained,
@@ -73,6 +84,18 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=objections(state, config.model_dump(mode="json"), descriptions),
     )
+
+
+def planned(task: TaskDescription, done: bool) -> PlannedTask:
+    """A task as the plan shows it."""
+    return {
+        "name": task.name,
+        "labels": list(task.labels),
+        "fingerprint": task.fingerprint,
+        "rows": {"train": task.rows.train, "validation": task.rows.validation, "test": task.rows.test},
+        "warnings": list(task.warnings),
+        "state": "done" if done else "pending",
+    }
 
 
 def worker_memory(config: RunConfig, architecture: Any, base: int, trained: int, widths: list[int]) -> dict[str, int]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.log.entry import Entry
-from orchestrator.track.events import ASIDE, ENDINGS, Open, Position, Renew, Start, lease_of, parse
+from orchestrator.log.event import lease_of, parse
+from orchestrator.track.events import ASIDE_OPS, ENDINGS, Open, Position, Renew, Start
 
 Status = Literal["absent", "running", "finished", "stopped", "interrupted", "failed"]
-_ASIDE_OPS = frozenset(kind.op for kind in ASIDE)
 _ENDINGS = {kind.op: kind for kind in ENDINGS}
 
 
@@ -24,6 +24,11 @@ class Driver:
     actor: str
     time: str
     start: Start
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for people."""
+        return f"{self.actor} (pid {self.start.driver.pid}, since {self.time})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ def driving(entries: Iterable[Entry]) -> Driving:
     status: Status = "absent"
     reason, driver, heard = None, None, None
     for entry in entries:
-        if entry.op in _ASIDE_OPS:
+        if entry.op in ASIDE_OPS:
             continue
         heard = entry
         if entry.op in (Start.op, Open.op):

@@ -10,7 +10,6 @@ Shape suffixes: D output width, K input width, C rank of all tasks together.
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
+from cluster.folders import appearing
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.history import concatenate, fold
 from trainers.methods.oa.layers import is_transposed, linear_layers, width
@@ -230,17 +230,12 @@ def whole_folder(directory: Path) -> Iterator[Path]:
         ConfigError: `directory` is not empty. StoreError: the disk refuses.
     """
     check_free(directory)
-    target = directory.resolve()
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        check_free(directory)
-        staging.replace(target)
+        with appearing(directory.resolve()) as staging:
+            yield staging
+            check_free(directory)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"--output {directory}: cannot be written ({error}); choose another folder") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def file_sizes(directory: Path) -> dict[str, int]:

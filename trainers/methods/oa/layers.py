@@ -6,7 +6,6 @@ Shape suffixes: N tokens, D output width of the adapted layer, R rank, C rank of
 Source: Wan et al., arXiv:2505.22358. The adapter reads the layer's output, so W1 is (R, D), not (R, K).
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
+from cluster.words import did_you_mean
 
 Pair = tuple[Tensor, Tensor]
 Layer = Any  # an nn.Linear or a quantised subclass of it, or GPT-2's Conv1D
@@ -193,6 +193,5 @@ def _named(name: str, target: str) -> bool:
 
 def _no_match(target: str, linears: Mapping[str, Layer]) -> ConfigError:
     suffixes = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linears})
-    near = difflib.get_close_matches(target, suffixes, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"linear layers here: {', '.join(suffixes)}"
+    hint = did_you_mean(target, suffixes) or f"linear layers here: {', '.join(suffixes)}"
     return ConfigError(f"adapter.target_modules: {target!r} matches no linear layer of the model; {hint}")
