@@ -77,6 +77,8 @@ class RunReporter:
         row = state.matrix("test")[len(state.commits) - 1]
         seen = "  ".join(percent(value) for value in row[: len(state.commits)])
         ranks = [module.rank for module in commit.budget.values()]
+        mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
+        took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "trained elsewhere"
         seconds = state.time_left_s
         left = f"; about {duration(seconds)} left" if seconds else ""
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"

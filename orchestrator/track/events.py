@@ -251,26 +251,29 @@ class Rollback(Move):
     op = "rollback"
 
 
-class Orphans(Event):
+class Housekeeping(Event):
+    """Of the garbage collector, about the files at `prefixes`."""
+
+    prefixes: tuple[str, ...]
+
+
+class Orphans(Housekeeping):
     """No commit names these prefixes."""
 
     op = "orphans"
-    prefixes: tuple[str, ...]
 
 
-class Abort(Event):
+class Abort(Housekeeping):
     """These prefixes are collected: no later commit may name them."""
 
     op = "abort"
-    prefixes: tuple[str, ...]
 
 
-class Delete(Event):
+class Delete(Housekeeping):
     """Versions that somebody took away, and their prefixes."""
 
     op = "delete"
     versions: tuple[Int, ...]
-    prefixes: tuple[str, ...] = ()
     why: str = ""
 
 
@@ -285,11 +288,12 @@ class Rules(Event):
 ENDINGS: tuple[type[Ending], ...] = (Finish, Stop, Interrupt, Fail)
 DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Workers, Retry, Commit, Renew, *ENDINGS)
 MOVES: tuple[type[Move], ...] = (Promote, Rollback)
-ASIDE: tuple[type[Event], ...] = (*MOVES, Orphans, Abort, Delete, Index)
+HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
+ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)
 ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that are no driver's
 KNOWN = frozenset(kind.op for kind in (*DRIVEN, *ASIDE))
 ROLES = {
-    **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys((Orphans.op, Abort.op, Delete.op), "gc"),
+    **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
     Rules.op: "admin", Index.op: "",
 }  # fmt: skip
 _OF_A_COMMIT = {

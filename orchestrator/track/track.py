@@ -15,10 +15,10 @@ from cluster.storage import FileRecord, Store, is_key
 from orchestrator.log import signing
 from orchestrator.log.chain import READERS, Log, Says, log_start
 from orchestrator.log.entry import NAME, SHA256, Entry, canonical, digest
-from orchestrator.log.event import Requirement
+from orchestrator.log.event import Requirement, parse
 from orchestrator.log.signing import Trust
 from orchestrator.track import layout
-from orchestrator.track.events import COLUMNS, Commit
+from orchestrator.track.events import COLUMNS, HOUSEKEEPING, Commit, Housekeeping
 from orchestrator.track.layout import MANIFEST
 from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
 from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
@@ -52,6 +52,16 @@ class Track(Log):
         for entry in entries if trust.required else ():
             if fault := signing.entry_fault(entry, self.label, trust):
                 raise self._broken(entry.seq, fault)
+        for entry in entries:
+            if kind := HOUSEKEEPING.get(entry.op):
+                self._check_whole(entry, kind)
+
+    def _check_whole(self, entry: Entry, kind: type[Housekeeping]) -> None:
+        """What says which files may go is never skipped: a reader that did so could read what is going."""
+        try:
+            parse(entry, kind)
+        except IntegrityError as error:
+            raise self._broken(entry.seq, f"is malformed: {error}") from None
 
     def fresh_prefix(self) -> str:
         """A key prefix for a new version: version_root/<uuid4 hex>."""

@@ -8,9 +8,12 @@ import pytest
 from cluster.errors import IntegrityError
 from orchestrator.log import chain as log
 from orchestrator.log import index
-from orchestrator.registry.aliases import aliases, promote
+from orchestrator.log.event import Index
+from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows, rows_of
 from orchestrator.registry.verify import verify
+from orchestrator.track.events import COLUMNS, Commit
+from orchestrator.track.moves import aliases
 from orchestrator.track.track import Track, list_tracks
 from tests.support.registries import BODY, folder_track, publish_one
 
@@ -47,7 +50,7 @@ def test_reads_from_the_index_and_on(track: Track, monkeypatch: pytest.MonkeyPat
     assert len(keys) == 1 + 6 + 1  # the head, 21 to 26, the index
     below, above = track.brief()
     assert [*below.digests, *(entry.sha256 for entry in above)] == [entry.sha256 for entry in raw]
-    assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.commits) == 18
+    assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.rows) == 18
     assert [*rows(track.label, below, above)] == rows_of(track.label, raw) and len(rows_of(track.label, raw)) == 23
     assert aliases([*below.entries, *above]) == aliases(raw)
     assert [*rows(track.label, below, above, "b")] == []
@@ -67,14 +70,14 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
     newest, older = sorted(folder.iterdir())
     data = newest.read_bytes()
     if fault == "unnamed":
-        newest.with_name(f"{10**9 - 24:010d}.parquet").write_bytes(index.encode(raw[:24]))
+        newest.with_name(f"{10**9 - 24:010d}.parquet").write_bytes(index.encode(raw[:24], COLUMNS))
     elif fault == "absent":
         newest.unlink()
     else:
         half = len(data) // 2
         changed = {
             "flipped": data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :], "cut": data[:-1], "emptied": b"",
-            "another": index.encode([*raw[:19], raw[0]]),
+            "another": index.encode([*raw[:19], raw[0]], COLUMNS),
         }  # fmt: skip
         newest.write_bytes(changed[fault])
     below, above = track.brief()
@@ -100,10 +103,10 @@ def test_an_index_of_a_cut_writer(track: Track, tmp_path: Path, monkeypatch: pyt
     """Its file is there, its entry is not: it does not count, and the next one is written all the same."""
     append = Track.append
 
-    def cut(self: Track, op: str, *arguments: Any, **options: Any) -> Any:
-        if op == "index":
+    def cut(self: Track, says: Any, **options: Any) -> Any:
+        if isinstance(says, Index):
             raise KeyboardInterrupt
-        return append(self, op, *arguments, **options)
+        return append(self, says, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Track, "append", cut)
@@ -118,7 +121,7 @@ def test_an_index_of_a_cut_writer(track: Track, tmp_path: Path, monkeypatch: pyt
 def test_tracks_are_listed_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = folder_track(tmp_path / "store").store
     for team, name in (("b", "x"), ("a", "y"), ("a", "x")):
-        Track(store, team, name).append("commit", BODY, after=None)
+        Track(store, team, name).append(Commit.model_validate(BODY), after=None)
     store.put("t/a/no-log/v/1/file", b"")
     store.put("t/A/x/log/0999999999.json", b"")
     listed, list_ = list[str](), store.list
