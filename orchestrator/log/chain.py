@@ -8,6 +8,7 @@ before; that the last entries were not lost is known from what this machine has 
 not edited, too, or from its signature (`signing`).
 """
 
+import logging
 import random
 import re
 import time
@@ -31,6 +32,7 @@ READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
 INDEX_EVERY = 200  # some 0.2 s to read what no index holds
 LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("json", "parquet"))
+logger = logging.getLogger("orthoplex.log")
 
 
 def log_start(root: str) -> str:
@@ -158,8 +160,18 @@ class Log:
         return [NEWEST_FIRST - int(match[1]) for name in names if (match := INDEX_NAME.fullmatch(name))]
 
     def _maybe_index(self, entry: Entry) -> None:
-        if entry.seq % INDEX_EVERY == 0 and entry.op != Index.op:
+        """Writes an index after every INDEX_EVERY entries. It spares time alone and `entry` stands already: whatever
+        goes wrong is a warning, and the next multiple tries again."""
+        if entry.seq % INDEX_EVERY or entry.op == Index.op:
+            return
+        try:
             self.write_index()
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            following = entry.seq + INDEX_EVERY
+            logger.warning(
+                "%s: no index at entry %d (%s); entry %d tries again", self.label, entry.seq, said, following
+            )
 
     def _read_all(self, decode: Callable[[bytes], Indexed]) -> tuple[Indexed, list[Entry]]:
         """What an index holds, and the entries after it, chained."""

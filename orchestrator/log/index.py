@@ -1,8 +1,10 @@
 """A checkpoint of a log as one Parquet file: what 100,000 entries take to list, search and read again.
 
 It says nothing that the log does not, and can be removed at any time. It counts only if an `index` entry of the log
-names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`, those of the log's `Columns` out of the entry's body
-(null if it lacks the key), and `entry`, the bytes of the entry.
+names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`; those of the log's `Columns` out of the entry's body;
+and `entry`, the bytes of the entry. The same key means other things in other operations (`versions` of a `start` are
+those of packages), and a body is whatever its writer wrote: what its column cannot hold is null there, and stands in
+`entry` alone.
 """
 
 import io
@@ -10,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.log.entry import Entry, canonical, digest, parse_entry
+from orchestrator.log.entry import SIGNATURE, Entry, canonical, digest, parse_entry
 
+BITS = {"int32": 32, "int64": 64}
 HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
 ROWS_PER_GROUP = 10_000
 
@@ -19,32 +22,66 @@ ROWS_PER_GROUP = 10_000
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """What an index keeps of a body beside its bytes: keys, with Arrow's type of a value, or of the items of a list.
+    A list is kept of the operations that `listing` names for it.
 
     Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`).
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     lists: Mapping[str, str] = field(default_factory=dict)
+    listing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     op: str = ""
     of_row: tuple[str, ...] = ()
 
 
 def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
-    """Entries 1 to n as a Parquet file."""
+    """Entries 1 to n as a Parquet file. The bodies may hold any JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, Any] = {
-        name: pa.array([getattr(e, name) for e in entries], kind) for name, kind in HEADER.items()
+        name: pa.array([fitting(getattr(e, name), kind) for e in entries], kind) for name, kind in HEADER.items()
     }
     for name, kind in kept.values.items():
-        columns[name] = pa.array([e.body.get(name) for e in entries], kind)
+        columns[name] = pa.array([fitting(e.body.get(name), kind) for e in entries], kind)
     for name, kind in kept.lists.items():
-        columns[name] = pa.array([e.body.get(name) for e in entries], pa.list_(getattr(pa, kind)()))
+        listed = [_list(e.body.get(name), kind) if e.op in kept.listing[name] else None for e in entries]
+        columns[name] = pa.array(listed, pa.list_(getattr(pa, kind)()))
     columns["entry"] = pa.array([raw(e) for e in entries], pa.binary())
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return sink.getvalue()
+
+
+def fitting(value: object, kind: str) -> str | int | float | None:
+    """The JSON value as a column of this kind holds it; None if it is of another type or out of range.
+
+    A number is a float64 be it whole or not; a whole float, as 1e6, is an int64. A lone surrogate, which UTF-8 does not
+    have, becomes its escape.
+    """
+    if kind == "string":
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if kind == "float64":
+        return _float(value)
+    if kind == "int64" and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    limit = 1 << (BITS[kind] - 1)
+    return value if isinstance(value, int) and -limit <= value < limit else None
+
+
+def _float(value: float) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _list(values: object, kind: str) -> list[str | int | float]:
+    """What fits of a list."""
+    found = [fitting(value, kind) for value in values] if isinstance(values, list) else []
+    return [each for each in found if each is not None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +146,9 @@ def read(data: bytes, names: list[str]) -> Any:
 def raw(entry: Entry) -> bytes:
     """The bytes of an entry, as they stand in the log."""
     content = {name: getattr(entry, name) for name in ("seq", "prev_sha256", "nonce", "actor", "time", "op")}
-    signed = {"signature": dict(entry.signature)} if entry.signature is not None else {}
+    signed = {SIGNATURE: dict(entry.signature)} if entry.signature is not None else {}
     data = canonical({**entry.body, **content, **signed})
+    if digest(data) != entry.sha256:
+        data = canonical({**entry.body, **content, SIGNATURE: None})  # it reads as none
     assert digest(data) == entry.sha256
     return data

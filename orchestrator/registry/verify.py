@@ -11,7 +11,7 @@ from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord
 from orchestrator.log import index
 from orchestrator.log.entry import Entry, digest
-from orchestrator.log.event import Index, parse
+from orchestrator.log.event import Index, parse, well_formed
 from orchestrator.track.events import MOVES, Abort, Commit, unknown
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, replay
@@ -93,10 +93,14 @@ def _log_faults(entries: list[Entry]) -> Iterator[str]:
 
 def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
     """Indices that the log names and that do not say what it says. One that is gone is no fault."""
+    whole = {entry.seq: named for entry, named in well_formed(entries, Index)}
     for entry in entries:
         if entry.op != Index.op:
             continue
-        named = parse(entry, Index)
+        named = whole.get(entry.seq)
+        if named is None or not 0 < named.upto < entry.seq:
+            yield f"entry {entry.seq} (index, {entry.actor}): says of no entries that it is their index"
+            continue
         key = track.index_key(named.upto)
         try:
             data = track.store.get(key)

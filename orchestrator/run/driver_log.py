@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
-from cluster.errors import ConflictError, GuardStop, Interrupted, OrthoplexError, StoreError, TrainingError
+from cluster.errors import (
+    ConflictError,
+    GuardStop,
+    IntegrityError,
+    Interrupted,
+    OrthoplexError,
+    StoreError,
+    TrainingError,
+)
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Json, Requirement
@@ -29,6 +37,7 @@ from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
 RENEWALS = 3  # a lease is renewed this many times in the time it lasts
+LEAST_WAIT_S = 0.1  # between two renewals
 WATCH_S = 2.0
 
 
@@ -60,7 +69,7 @@ class DriverLog(Generic[State]):
         self.log, self.replayed, self.noun, self.known = log, replayed, noun, known
         self.entries = log.entries()
         self.lease: int | None = None
-        self.lost: ConflictError | None = None
+        self.lost: OrthoplexError | None = None
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
         self.progress: Position | None = None  # of what it does now, for those who read the log
@@ -93,9 +102,13 @@ class DriverLog(Generic[State]):
         """
         with self.lock:
             self.check()
-            self._appended(event.under(self.lease))
-            if isinstance(event, ENDINGS):
-                self.lease = None
+            self._held(event)
+
+    def _held(self, event: Event) -> None:
+        """Appends an event under the lease, which this object holds."""
+        self._appended(event.under(self.lease))
+        if isinstance(event, ENDINGS):
+            self.lease = None
 
     def _appended(self, event: Event) -> Entry:
         """The entry, appended while the log is held as `state` says. Raises ConflictError if it is not any more."""
@@ -113,16 +126,22 @@ class DriverLog(Generic[State]):
         return entry
 
     def check(self) -> None:
-        """Raises ConflictError if another driver has taken over."""
-        driver = self.state.driving.driver
-        if self.lost is None and (driver is None or driver.seq != self.lease):
-            self.lost = taken_over(self.log.label, self.noun, driver)
+        """Raises ConflictError if another driver has taken over, and what ended the renewals if they have ended."""
+        if self.lost is None and not self._mine:
+            self.lost = taken_over(self.log.label, self.noun, self.state.driving.driver)
         if self.lost:
             raise self.lost
 
+    @property
+    def _mine(self) -> bool:
+        """Whether this object drives, as far as it has read the log."""
+        driver = self.state.driving.driver
+        return driver is not None and driver.seq == self.lease
+
     @contextmanager
     def kept(self, lease_s: float) -> Iterator[None]:
-        """Renews the lease for as long as the block runs. If it is lost, `check` says so."""
+        """Renews the lease for as long as the block runs. If it is lost or cannot be renewed any more, `check` says
+        so."""
         done = threading.Event()
         renewing = threading.Thread(target=self._renew, args=(done, lease_s / RENEWALS), daemon=True)
         renewing.start()
@@ -155,17 +174,34 @@ class DriverLog(Generic[State]):
         ending = kinds.get(type(error), Fail)(reason=str(error))
         if isinstance(error, TrainingError) and error.evidence:
             ending = ending.model_copy(update={"evidence": error.evidence})
-        with suppress(StoreError):
-            self.append(ending)
+        with suppress(Exception), self.lock:  # `error` is what matters
+            if self._mine:  # also if the renewals have ended, of which the log should tell
+                self._held(ending)
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
-        while not done.wait(max(0.1, self.spoke + every_s - time.monotonic())):
-            try:
-                self.append(Renew(progress=self.progress) if self.progress else Renew())
-            except ConflictError:
-                return  # and `check` raises it where it can be acted on
-            except StoreError:
-                self.spoke = time.monotonic()  # cannot be reached: try again later, a commit will tell
+        """Renews until `done`; what ends it before is kept for `check`, which raises it where it can be acted on."""
+        try:
+            while not done.wait(max(LEAST_WAIT_S, self.spoke + every_s - time.monotonic())):
+                self._renewed()
+        except OrthoplexError as error:
+            self.lost = self.lost or error
+        except Exception as error:
+            self.lost = OrthoplexError(
+                f"{self.log.label}: the lease could not be renewed ({type(error).__name__}: {error}), so that another "
+                f"driver might take the {self.noun} over; run again to go on"
+            )
+
+    def _renewed(self) -> None:
+        """Renews once. A store that cannot be reached, or where all others were quicker, is tried again later: should
+        another driver take over meanwhile, the next entry will tell."""
+        try:
+            self.append(Renew(progress=self.progress) if self.progress else Renew())
+        except IntegrityError:
+            raise
+        except StoreError:
+            if self.lost or not self._mine:
+                raise
+            self.spoke = time.monotonic()
 
     def _wait_for_driver(self, say: Callable[[str], None]) -> None:
         """Returns when no driver is in the way; watches one that this machine cannot see for as long as its lease."""

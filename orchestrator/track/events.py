@@ -303,6 +303,7 @@ _OF_A_COMMIT = {
 COLUMNS = Columns(
     values={**_OF_A_COMMIT, "alias": "string", "expect": "int32", "why": "string"},
     lists={"prefixes": "string", "versions": "int32"},
+    listing={"prefixes": frozenset(HOUSEKEEPING), "versions": frozenset({Delete.op})},
     op=Commit.op,
     of_row=tuple(_OF_A_COMMIT),
 )

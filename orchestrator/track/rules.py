@@ -119,6 +119,9 @@ class RulesLog(Log):
         finally:
             forget_trust(self.store)
 
+    def _maybe_index(self, entry: Entry) -> None:
+        """None: every entry is a revision, which the `index` entry would not be."""
+
     def change(self, rules: TeamRules, *, expect: int, why: str) -> Entry:
         """Puts other rules in place of revision `expect`. Raises ConflictError if that is not the newest."""
         entries = self.entries()
