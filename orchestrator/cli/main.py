@@ -184,7 +184,11 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
     if as_json:
         print_json(
             [
-                {"task": commit.task, "budget": commit.model_dump(mode="json")["budget"], "training": log}
+                {
+                    "task": commit.task,
+                    "budget": {name: budget.body() for name, budget in sorted(commit.budget.items())},
+                    "training": log,
+                }
                 for commit, log in zip(state.commits, logs, strict=True)
             ]
         )

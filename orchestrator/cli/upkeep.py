@@ -26,7 +26,7 @@ def verify_tracks(
 
     reports = [verify(each) for each in open_tracks(track, store, team)]
     if as_json:
-        print_json([asdict(report) for report in reports])
+        print_json([{key: value for key, value in asdict(report).items() if key != "notes"} for report in reports])
     for note in (note for report in reports for note in report.notes):
         tell(note)
     for report in reports if not as_json else ():

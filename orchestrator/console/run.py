@@ -161,7 +161,8 @@ def print_status(state: RunState) -> None:
         out.print(f"  {title:<32}{percent(measured[key]):>8}")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}\n")
-    print_table(budget_table(state))
+    if any(commit.budget for commit in state.commits):
+        print_table(budget_table(state))
 
 
 def print_running(state: RunState, heard: str) -> None:

@@ -4,6 +4,7 @@
 round-trip. Keys that a model does not know are kept. Numbers are strict, so that 1 stays 1 and 1.0 stays 1.0.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, JsonValue, Strict, ValidationError
 
 from cluster.errors import ConflictError, IntegrityError
-from orchestrator.log.entry import Entry
+from orchestrator.log.entry import Entry, canonical
 
 Json = Mapping[str, JsonValue]
 Int = Annotated[int, Strict()]
@@ -22,6 +23,11 @@ class Part(BaseModel):
     """Part of a body. Keys that it does not know are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    def body(self) -> dict[str, JsonValue]:
+        """It as it is stored: the fields that were given, and no others, keys sorted."""
+        stored: dict[str, JsonValue] = json.loads(canonical(self.model_dump(mode="json", exclude_unset=True)))
+        return stored
 
 
 class Event(Part):
@@ -34,10 +40,6 @@ class Event(Part):
     def of(cls, entry: Entry) -> Self:
         """What the entry says. Raises ValidationError if its body is malformed."""
         return cls.model_validate(entry.body)
-
-    def body(self) -> dict[str, JsonValue]:
-        """The body as it is stored: the fields that were given, and no others."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
     def under(self, lease: int | None) -> Self:
         """The same event, written under a lease."""

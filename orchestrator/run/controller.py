@@ -217,7 +217,7 @@ class Controller:
             "base_model": self.config.model.model_dump(mode="json"),
             "base_digest": done.base_digest,
             "adapter": self.config.adapter.model_dump(mode="json"),
-            "task": self.state.tasks[done.index].model_dump(mode="json", exclude_unset=True),
+            "task": self.state.tasks[done.index].body(),
             "budget": done.budget,
             "occupancy": done.occupancy,
             "principal_angles": done.angles,

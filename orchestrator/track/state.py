@@ -198,7 +198,7 @@ def status_view(state: RunState) -> dict[str, Any]:
         "state": state.status,
         "reason": now.reason,
         "driver": driver,
-        "progress": now.progress and now.progress.model_dump(mode="json", exclude_unset=True),
+        "progress": now.progress and now.progress.body(),
         "time_left_s": state.time_left_s,
         "tasks": [_task_view(state, index) for index in range(len(state.tasks))],
         "matrix": state.matrix("test"),
@@ -224,7 +224,8 @@ def _task_view(state: RunState, index: int) -> dict[str, Any]:
 
 def _view(part: Part, keys: Sequence[str]) -> dict[str, Any]:
     """The keys as they are stored, null if they are not."""
-    return {**dict.fromkeys(keys), **part.model_dump(mode="json", include={*keys}, exclude_unset=True)}
+    stored = part.body()
+    return {key: stored.get(key) for key in keys}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
