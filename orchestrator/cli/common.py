@@ -39,12 +39,12 @@ def read_run(name: str, store: str) -> "RunState":
     """
     from cluster.storage import open_store
     from orchestrator.registry.references import find_track
-    from orchestrator.track.events import skipped_note
+    from orchestrator.track.events import skipped
     from orchestrator.track.state import replay
 
     track = find_track(open_store(store), name)
     entries = track.entries()
-    tell(skipped_note(track.label, entries))
+    tell_of_skipped(track.label, skipped(entries))
     return replay(track.team, track.name, entries)
 
 
@@ -56,17 +56,22 @@ def read_version(reference: str, store: str, moment: str | None = None) -> "Vers
     """
     from cluster.storage import open_store
     from orchestrator.registry.references import resolve
-    from orchestrator.track.events import skipped_note
+    from orchestrator.track.events import skipped
 
     found = resolve(open_store(store), reference, moment)
-    tell(skipped_note(found.track.label, found.entries))
+    tell_of_skipped(found.track.label, skipped(found.entries))
     return found
 
 
-def tell(note: str | None) -> None:
-    """A note on standard error, if there is one."""
-    if note:
-        typer.echo(f"note: {note}", err=True)
+def tell_of_skipped(label: str, left_out: str | None) -> None:
+    """A note on what was left out of a log, if anything was."""
+    if left_out:
+        tell(f"{label}: {left_out}")
+
+
+def tell(note: str) -> None:
+    """A note on standard error."""
+    typer.echo(f"note: {note}", err=True)
 
 
 def read_log(state: "RunState", commit: "Committed", store: str) -> Columns:

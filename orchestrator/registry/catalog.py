@@ -7,7 +7,7 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import events
 from orchestrator.log.index import Indexed
-from orchestrator.track.events import Abort, Committed, Delete, skipped_note
+from orchestrator.track.events import Abort, Committed, Delete, skipped
 from orchestrator.track.moves import by_version
 from orchestrator.track.track import Track, list_tracks
 
@@ -50,8 +50,8 @@ def listed(
     for names in list_tracks(store, team):
         track = Track(store, *names)
         below, above = track.brief()
-        if skipped := skipped_note(track.label, [*below.entries, *above]):
-            note(skipped)
+        if left_out := skipped([*below.entries, *above]):
+            note(f"{track.label}: {left_out}")
         yield from rows(track.label, below, above, task)
 
 

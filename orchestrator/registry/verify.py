@@ -12,7 +12,7 @@ from cluster.storage import FileRecord
 from orchestrator.log import index
 from orchestrator.log.entry import Entry, digest
 from orchestrator.log.event import Index, parse, well_formed
-from orchestrator.track.events import MOVES, Abort, Commit, unknown
+from orchestrator.track.events import MOVES, Abort, Commit, skipped
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, manifest_files
@@ -46,11 +46,11 @@ def verify(track: Track) -> Report:
     faults += _manifest_faults(track, state, files)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(CHECKERS) as pool:
         faults += filter(None, pool.map(partial(_file_fault, track, Path(folder)), files))
-    skipped = unknown(entries)
+    left_out = skipped(entries)
     return Report(
         track=track.label, entries=len(entries), versions=len(state.standing), files=len(files),
         bytes=sum(record.size for _, record in files), faults=faults,
-        notes=[f"entries of a newer Orthoplex were not judged: {', '.join(skipped)}"] if skipped else [],
+        notes=[f"{track.label}: {left_out}"] if left_out else [],
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -64,7 +64,7 @@ class DriverLog(Generic[State]):
     """
 
     def __init__(
-        self, log: Log, replayed: Callable[[Sequence[Entry]], State], noun: str, known: frozenset[str] = KNOWN
+        self, log: Log, replayed: Callable[[Sequence[Entry]], State], noun: str, known: Container[str] = KNOWN
     ) -> None:
         self.log, self.replayed, self.noun, self.known = log, replayed, noun, known
         self.entries = log.entries()

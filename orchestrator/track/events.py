@@ -9,7 +9,8 @@ old entries still round-trip. Keys that a model does not know are kept.
     orphans abort delete index                                                the garbage collector, and listing
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Iterable
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue
@@ -309,27 +310,24 @@ COLUMNS = Columns(
 )
 
 
-def unknown(entries: Sequence[Entry], known: frozenset[str] = KNOWN) -> list[str]:
-    """The operations in a log that this version does not know, each once, with how often it stands there: `tag ×3`."""
-    counts: dict[str, int] = {}
-    for entry in entries:
-        if entry.op not in known:
-            counts[entry.op] = counts.get(entry.op, 0) + 1
-    return [f"{op} ×{count}" for op, count in sorted(counts.items())]
+def unknown(entries: Iterable[Entry], known: Container[str] = KNOWN) -> list[Entry]:
+    """The entries whose operation this version does not know."""
+    return [entry for entry in entries if entry.op not in known]
 
 
-def skipped_note(label: str, entries: Sequence[Entry], known: frozenset[str] = KNOWN) -> str | None:
-    """What a reader says of the operations that it skips; None if it knows all."""
-    if not (found := unknown(entries, known)):
+def skipped(entries: Iterable[Entry], known: Container[str] = KNOWN) -> str | None:
+    """What a reader says of the entries that it leaves out; None if it knows all."""
+    counts = Counter(entry.op for entry in unknown(entries, known))
+    if not counts:
         return None
-    return f"{label}: entries of a newer Orthoplex are left out ({', '.join(found)}); upgrade to see them"
+    shown = ", ".join(f"{op} ×{count}" for op, count in sorted(counts.items()))
+    return f"entries of a newer Orthoplex are left out ({shown}); upgrade to see them"
 
 
-def refuse_unknown(label: str, entries: Sequence[Entry], known: frozenset[str] = KNOWN) -> None:
+def refuse_unknown(label: str, entries: Iterable[Entry], known: Container[str] = KNOWN) -> None:
     """Raises StoreError if the log of `label` holds an operation that this version does not know.
 
     Readers skip such entries. Who writes on top of them must know what they mean.
     """
-    for entry in entries:
-        if entry.op not in known:
-            raise StoreError(f"{label}: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; upgrade")
+    for entry in unknown(entries, known):
+        raise StoreError(f"{label}: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; upgrade")
