@@ -45,7 +45,7 @@ class Choice(Event):
     recommended: Int | None = None
     reason: str | None = None
     importance: dict[str, dict[str, Number]] = Field(default_factory=dict)
-    prefix: str
+    prefix: str = ""
     files: tuple[JsonValue, ...] = ()
 
 

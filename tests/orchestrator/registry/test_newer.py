@@ -42,7 +42,8 @@ def test_readers_leave_them_out_and_say_so(
     )  # fmt: skip
     for verb in verbs:
         monkeypatch.setattr(sys, "argv", ["orthoplex", *verb, "--json", "--store", str(tmp_path / "store")])
-        cli.main()
+        with pytest.raises(SystemExit, match=r"^0$"):
+            cli.main()
         out, err = capsys.readouterr()
         assert err.splitlines() == [LEFT_OUT], verb
         assert json.loads(out)

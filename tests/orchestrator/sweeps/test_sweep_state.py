@@ -110,7 +110,7 @@ def test_entries_of_a_driver_that_was_taken_over_from_count_for_nothing() -> Non
             entry(1, "start", START),
             entry(2, "open", {**BEGUN, "lease": 1}),
             entry(3, "trial", {**point(1), "lease": 1}),
-            entry(4, "start", {**START, "driver": {"pid": 2}}),
+            entry(4, "start", {**START, "driver": {**PROCESS, "pid": 2}}),
             entry(5, "outcome", {**outcome(1, "finished", row(4, 0.9)), "lease": 1}),
             entry(6, "trial", {**point(2), "lease": 1}),
             entry(7, "outcome", {**outcome(2, "failed"), "lease": 1}),
