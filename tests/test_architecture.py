@@ -94,7 +94,8 @@ def test_the_python_interface_loads_no_command_line(tmp_path: Path) -> None:
         "import sys; from cluster.errors import ConfigError; from orchestrator import load\n"
         "import orchestrator.delivery.serving, orchestrator.registry.references\n"
         "try:\n    load('nobody@v1', store='empty')\nexcept ConfigError as error:\n    assert 'nobody' in str(error)\n"
-        "surplus = {'typer', 'rich', 'matplotlib', 'optuna', 'orchestrator.cli', 'orchestrator.console'} & {*sys.modules}\n"
+        "command_line = {'typer', 'rich', 'matplotlib', 'optuna', 'orchestrator.cli', 'orchestrator.console'}\n"
+        "surplus = command_line & {*sys.modules}\n"
         "assert not surplus, surplus"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
