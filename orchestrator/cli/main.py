@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,10 @@ from orchestrator.cli.common import (
     read_log,
     read_run,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.config.run import RunConfig
+    from orchestrator.run.fork import Fork
 
 app = typer.Typer(
     name="orthoplex",
@@ -141,7 +145,7 @@ def run(
     print_outcome(state, loaded.store)
 
 
-def forked(source: Any, from_task: int | None) -> Any:
+def forked(source: "RunConfig", from_task: int | None) -> "Fork":
     """The first tasks of the run that a configuration names, as the beginning of another."""
     from cluster.storage import open_store
     from orchestrator.run.fork import plan_fork

@@ -3,13 +3,16 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.cli.adapters import Team, Why, adapters
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, tell
+
+if TYPE_CHECKING:
+    from orchestrator.track.track import Track
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; all, if none")]
@@ -126,7 +129,7 @@ def print_policy(
     print_json(policy(team, role, bucket=bucket, prefix=prefix, principal=principal, append_only=append_only))
 
 
-def open_tracks(name: str | None, store: str, team: str | None) -> list[Any]:
+def open_tracks(name: str | None, store: str, team: str | None) -> list["Track"]:
     """The track of that name, or all of a team or store."""
     from cluster.storage import open_store
     from orchestrator.registry.references import find_track
@@ -139,7 +142,7 @@ def open_tracks(name: str | None, store: str, team: str | None) -> list[Any]:
 
 
 def duration(text: str) -> timedelta:
-    """30s, 15m, 24h or 7d. Raises ConfigError where it is none."""
+    """30s, 15m, 24h or 7d. Raises ConfigError if it is none."""
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if not match:
         raise ConfigError(f"--grace {text!r}: no duration; write it as 30m, 24h or 7d")
