@@ -24,6 +24,8 @@ from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from cluster.storage import LocalStore, upload_files
 from orchestrator.log.chain import READERS
+from orchestrator.log.event import Anything, events
+from orchestrator.track.events import Commit, Learned
 from orchestrator.track.track import Track
 from trainers.methods.base import Artifact
 from trainers.methods.oa import artifact
@@ -44,15 +46,17 @@ def publish(track: Track, options: argparse.Namespace, folder: Path) -> None:
         written = {name: Basis(w2_DR.clone(), one.clone()) for name in names}
         Artifact(artifact.dump(TaskAdapter(modules, written, {}))).write(folder)
         prefix = track.fresh_prefix()
-        sha256 = track.write_manifest(prefix, {"task": number}, upload_files(track.store, prefix, folder))
-        body = {"prefix": prefix, "manifest_sha256": sha256}
-        track.append("commit", body, after=track.head(), valid=lambda _: None)
+        files = upload_files(track.store, prefix, folder)
+        sha256, size = track.write_manifest(prefix, {"task": number}, files), sum(file.size for file in files)
+        placed = {"prefix": prefix, "manifest_sha256": sha256}
+        commit = Commit.placed(Learned(task=str(number)), version=number + 1, stored_bytes=size, **placed)
+        track.append(commit, after=track.head(), requires=Anything())
 
 
 def read(track: Track) -> tuple[list[tuple[bytes, ...]], float]:
     """Every task's files, checked, as the driver reads them; and the seconds."""
     started = time.monotonic()
-    commits = [entry.body for entry in track.entries() if entry.op == "commit"]
+    commits = [commit for _, commit in events(track.entries(), Commit)]
 
     with ThreadPoolExecutor(READERS) as pool:
         files = list(pool.map(lambda commit: track.committed(commit, ADAPTER_FILE, BASES_FILE), commits))

@@ -34,10 +34,12 @@ from cluster.storage.files import THREADS
 from orchestrator.log import index
 from orchestrator.log.chain import INDEX_EVERY
 from orchestrator.log.entry import Entry, digest, parse_entry
+from orchestrator.log.event import Anything, Index, parse
 from orchestrator.log.seen import STATE_VARIABLE, state_folder
 from orchestrator.registry.catalog import listed
 from orchestrator.registry.publish import publish
 from orchestrator.registry.pull import pull
+from orchestrator.track.events import Commit, Learned
 from orchestrator.track.track import Track
 
 SUBJECT = "the store against raw clients"
@@ -51,14 +53,15 @@ class Ours:
     def __init__(self, bucket: str) -> None:
         self.store = S3Store(bucket, f"bench/{uuid.uuid4().hex}")
         self.track = Track(self.store, "bench", "stream")
-        self.commit: dict[str, Any] = {}
+        self.commit: Commit | None = None
 
     def publish(self, folder: Path) -> None:
         """Files, manifest, log entry."""
-        self.commit = publish(self.track, folder, {"task": "bench"}, {}).body
+        self.commit = parse(publish(self.track, folder, Learned(task="bench"), {}), Commit)
 
     def pull(self, folder: Path) -> None:
         """Manifest and files, checked, into a folder that appears whole."""
+        assert self.commit
         pull(self.track, {"": self.commit}, folder)
 
     def forget(self, prefix: str = "") -> None:
@@ -156,7 +159,7 @@ def compare(bucket: str, sizes: list[int], repeats: int) -> Row:
                 action()
                 seconds = time.perf_counter() - started
                 if key == "pull":
-                    ours.forget(f"{ours.commit['prefix']}/")
+                    ours.forget(f"{ours.commit.prefix}/" if ours.commit else "")
                 if turn:
                     took.setdefault(key, []).append(seconds)
         for name in names:
@@ -200,10 +203,10 @@ def listing(bucket: str, count: int, repeats: int) -> Row:
     """Median seconds, and requests, of what reads a log of `count` versions."""
     ours = Ours(bucket)
     entries = extended(ours.track, [], count)
-    upto, data = len(entries), index.encode(entries)
+    upto, data = len(entries), index.encode(entries, ours.track.columns)
     ours.store.put(ours.track.index_key(upto), data)
-    body = {"upto": upto, "index_sha256": digest(data)}
-    entries.append(ours.track.append("index", body, after=entries[-1], valid=lambda _: None))
+    named = Index(upto=upto, index_sha256=digest(data))
+    entries.append(ours.track.append(named, after=entries[-1], requires=Anything()))
     found: Row = {"versions": count, "index_bytes": len(data)}
     for where, more in {"indexed": 0, "unindexed": INDEX_EVERY - 2}.items():
         entries = extended(ours.track, entries, more)
@@ -217,9 +220,10 @@ def extended(track: Track, entries: list[Entry], count: int) -> list[Entry]:
     made = [*entries]
     for _ in range(count):
         last = made[-1] if made else None
-        body = {"version": len(made) + 1, "task": f"task-{len(made) % TASKS}", "active_parameters": 123_456}
-        stored = {"prefix": track.fresh_prefix(), "manifest_sha256": digest(b""), "stored_bytes": 10**6, "overlap": 0.1}
-        made.append(parse_entry(track._composed("commit", {**body, **stored}, last)))
+        learned = Learned(task=f"task-{len(made) % TASKS}", active_parameters=123_456, overlap=0.1)
+        stored = {"prefix": track.fresh_prefix(), "manifest_sha256": digest(b"")}
+        commit = Commit.placed(learned, version=len(made) + 1, stored_bytes=10**6, **stored)
+        made.append(parse_entry(track._composed(commit, last)))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda entry: track.store.put(track._key(entry.seq), index.raw(entry)), made[len(entries) :]))
     return made

@@ -88,5 +88,21 @@ def test_what_needs_no_torch_does_not_load_it(code: str, tmp_path: Path) -> None
     assert loaded(code, tmp_path) == set()
 
 
+def test_the_python_interface_loads_no_command_line(tmp_path: Path) -> None:
+    """A call is resolved as far as the store: what follows loads the model."""
+    code = (
+        "import sys; from cluster.errors import ConfigError; from orchestrator import load\n"
+        "import orchestrator.delivery.serving, orchestrator.registry.references\n"
+        "try:\n    load('nobody@v1', store='empty')\nexcept ConfigError as error:\n    assert 'nobody' in str(error)\n"
+        "command_line = {'typer', 'rich', 'matplotlib', 'optuna', 'orchestrator.cli', 'orchestrator.console'}\n"
+        "surplus = command_line & {*sys.modules}\n"
+        "assert not surplus, surplus"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_probe_sees_what_is_loaded(tmp_path: Path) -> None:
     assert loaded("import numpy", tmp_path) == {"numpy"}

@@ -241,7 +241,7 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     budget = {"layer": {"rank": 3, "max_rank": 4, "tau": 0.5}}
     scores = [Score(1, 1)]
     done = TaskDone(0, prefix, files, "b" * 64, budget, 0.0, {}, [], 10, scores, scores, scores, {"train_s": 1.0})
-    controller.log.take({"versions": {}, "cluster": {}}, 120, Silent().say)
+    controller.log.take({}, 120, Silent().say, {})
     controller._open([describe_data(data)])
     absent = replace(done, prefix=controller.track.fresh_prefix())
     with pytest.raises(errors.IntegrityError, match="is missing"):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
@@ -195,11 +195,6 @@ def method_named(section: Any) -> str:
 AnyMethod = Annotated[
     Annotated[AdapterConfig, Tag("oa")] | Annotated[LoraConfig, Tag("lora")], Discriminator(method_named)
 ]
-
-
-def stored_method(section: Mapping[str, Any]) -> AdapterConfig | LoraConfig:
-    """The settings in the `adapter` section of a stored configuration."""
-    return TypeAdapter[AdapterConfig | LoraConfig](AnyMethod).validate_python(section)
 
 
 class TrainConfig(Frozen):

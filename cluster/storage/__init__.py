@@ -6,10 +6,11 @@ What writers must agree on rests on one conditional operation, `put_if_absent`: 
 from cluster.storage.files import FileRecord, download_files, upload_files
 from cluster.storage.interface import Content, Keys, Store, is_key
 from cluster.storage.local import LocalStore
-from cluster.storage.opening import PROBE_KEY, open_store, probe
+from cluster.storage.opening import DEFAULT_STORE, PROBE_KEY, open_store, probe
 from cluster.storage.s3 import S3Store
 
 __all__ = [
+    "DEFAULT_STORE",
     "PROBE_KEY",
     "Content",
     "FileRecord",

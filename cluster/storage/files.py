@@ -22,6 +22,11 @@ class FileRecord:
     size: int
     sha256: str
 
+    def check(self, key: str, size: int, sha256: str) -> None:
+        """Raises IntegrityError if what stands at `key` has another size or digest."""
+        if (size, sha256) != (self.size, self.sha256):
+            raise IntegrityError(f"{key}: differs from its manifest (sha256 {self.sha256}); it was changed")
+
 
 def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]:
     """Puts every file below `directory` under `prefix`/, each read once; their records, in the order of paths."""
@@ -53,11 +58,11 @@ def download_files(store: Store, prefix: str, records: Sequence[FileRecord], dir
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {target.parent}: {error.strerror}; choose another folder") from None
-        if store.download(f"{prefix}/{record.path}", target) != (record.size, record.sha256):
+        try:
+            record.check(f"{prefix}/{record.path}", *store.download(f"{prefix}/{record.path}", target))
+        except IntegrityError:
             target.unlink()
-            raise IntegrityError(
-                f"{prefix}/{record.path}: differs from its manifest (sha256 {record.sha256}); it was changed"
-            )
+            raise
 
     spread(receive, records, [record.size for record in records])
 

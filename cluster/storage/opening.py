@@ -12,6 +12,7 @@ from cluster.storage.local import LocalStore
 from cluster.storage.s3 import S3Store
 from cluster.storage.s3_options import S3Options
 
+DEFAULT_STORE = ".orthoplex/store"  # if nothing names another
 PROBE_KEY = ".orthoplex-probe"
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")

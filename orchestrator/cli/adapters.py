@@ -1,12 +1,24 @@
 """`orthoplex adapters …`: what stands in a store, and what is done with it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cluster.errors import ConfigError
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, print_json_rows
+from orchestrator.cli.common import (
+    DEFAULT_STORE,
+    AsJson,
+    Model,
+    StoreUri,
+    print_json,
+    print_json_rows,
+    read_version,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.registry.catalog import Row
 
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
@@ -30,17 +42,22 @@ def list_adapters(
     from orchestrator.registry.catalog import listed
 
     opened = open_store(store)
-    rows = listed(opened, team, task)
+    rows = listed(opened, team, task, tell)
     if as_json:
         print_json_rows(rows)
     else:
         typer.echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
 
 
-def listing_line(row: dict[str, Any]) -> str:
+def listing_line(row: "Row") -> str:
     """One adapter among many, for people."""
     named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
-    return f"{row['ref']}  {row['task']}  {row['active_parameters']:,} parameters  {row['committed_at']}{named}"
+    return f"{row['ref']}  {row['task']}  {shown_count(row)} parameters  {row['committed_at']}{named}"
+
+
+def shown_count(row: "Row") -> str:
+    """How many parameters an adapter has, for people; a question mark if nobody counted."""
+    return "?" if row["active_parameters"] is None else f"{row['active_parameters']:,}"
 
 
 @adapters.command("show")
@@ -54,34 +71,33 @@ def show_adapter(
     at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="with an alias: what it named then")] = None,
 ) -> None:
     """Show one adapter's manifest. Base, task, budget, files with their digests."""
-    from cluster.storage import open_store
     from orchestrator.registry.catalog import rows_of
     from orchestrator.registry.lineage import tree, tree_lines
-    from orchestrator.registry.references import resolve
 
-    wanted = f"{reference}@{alias}" if alias else reference
-    found = resolve(open_store(store), wanted, at)
+    found = read_version(f"{reference}@{alias}" if alias else reference, store, at)
     if as_tree:
         content = tree(found.state, found.entries)
         print_json(content) if as_json else typer.echo("\n".join(tree_lines(content)))
         return
-    manifest = found.track.read_manifest(found.commit["prefix"], found.commit["manifest_sha256"])
-    (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit["version"])
+    manifest = found.track.manifest_of(found.commit)
+    (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit.version)
     if as_json:
         print_json({**row, "manifest": manifest})
     else:
         print_manifest(row, manifest)
 
 
-def print_manifest(row: dict[str, Any], manifest: dict[str, Any]) -> None:
+def print_manifest(row: "Row", manifest: dict[str, Any]) -> None:
     """One adapter, for people."""
-    for key in ("ref", "task", "committed_at", "location"):
-        typer.echo(f"{key}: {row[key]}")
+    typer.echo(
+        f"ref: {row['ref']}\ntask: {row['task']}\ncommitted_at: {row['committed_at']}\nlocation: {row['location']}"
+    )
     if row["aliases"]:
         typer.echo(f"aliases: {', '.join(row['aliases'])}")
-    shared = "" if row["overlap"] is None else f"; overlap with earlier tasks: {row['overlap']:.2%}"
-    typer.echo(f"parameters: {row['active_parameters']:,}{shared}")
-    typer.echo(f"base: {manifest['base_model']['name']} sha256 {manifest['base_digest']}")
+    overlap = "not measured" if row["overlap"] is None else f"{row['overlap']:.2%}"
+    typer.echo(f"parameters: {shown_count(row)}; overlap with earlier tasks: {overlap}")
+    if base := manifest.get("base_model", {}).get("name"):
+        typer.echo(f"base: {base} sha256 {manifest.get('base_digest', 'not known')}")
     if commit := manifest.get("code", {}).get("git_commit"):
         typer.echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")
     for record in manifest["files"]:
@@ -96,14 +112,12 @@ def promote_adapter(
     expect: Expect = None,
     why: Why = "",
 ) -> None:
-    """Point an alias at an adapter. Where the team's rules bound it, on the validation matrix, they must hold."""
-    from cluster.storage import open_store
+    """Point an alias at an adapter. If the team's rules bound it, on the validation matrix, they must hold."""
     from orchestrator.registry.aliases import promote
-    from orchestrator.registry.references import resolve
 
-    found = resolve(open_store(store), reference)
-    entry = promote(found.track, found.commit["version"], alias, expect=expect, why=why)
-    typer.echo(f"{found.track.label}@{alias} is v{found.commit['version']} now (entry {entry.seq})")
+    found = read_version(reference, store)
+    entry = promote(found.track, found.commit.version, alias, expect=expect, why=why)
+    typer.echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
 
 
 @adapters.command("rollback")
@@ -115,15 +129,17 @@ def rollback_alias(
 ) -> None:
     """Point an alias at what it named before it was last promoted."""
     from cluster.storage import open_store
+    from orchestrator.log.event import parse
     from orchestrator.registry.aliases import rollback
     from orchestrator.registry.references import find_track
+    from orchestrator.track.events import Rollback
 
     name, _, alias = reference.rpartition("@")
     if not name:
         raise ConfigError(f"ALIAS {reference!r}: expected RUN@ALIAS, as in quickstart@production")
     track = find_track(open_store(store), name)
     entry = rollback(track, alias, expect=expect, why=why)
-    typer.echo(f"{track.label}@{alias} is v{entry.body['version']} again (entry {entry.seq})")
+    typer.echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
 
 
 @adapters.command("pull")
@@ -134,17 +150,12 @@ def pull_adapter(
     stream: Annotated[bool, typer.Option("--stream", help="and all before it, a folder each")] = False,
 ) -> None:
     """Copy an adapter's files into a folder that appears whole. Every digest is checked, nothing is fetched twice."""
-    from cluster.storage import open_store
     from orchestrator.registry.pull import pull
-    from orchestrator.registry.references import resolve
 
-    found = resolve(open_store(store), reference)
-    versions = {"": found.commit}
-    if stream:
-        upto = [each for each in found.state.commits if each["version"] <= found.commit["version"]]
-        versions = {f"v{each['version']:08d}": each for each in upto}
+    found = read_version(reference, store)
+    versions = {f"v{each.version:08d}": each for each in found.stream} if stream else {"": found.commit}
     size = pull(found.track, versions, directory)
-    typer.echo(f"{directory}: {found.state.reference(found.commit)}, {size:,} bytes")
+    typer.echo(f"{directory}: {found.reference}, {size:,} bytes")
 
 
 @adapters.command("export")
@@ -153,21 +164,33 @@ def export_adapter(
     form: Annotated[Literal["peft", "merged"], typer.Option("--format", help="a PEFT LoRA, or the whole model")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="a folder that is new or empty")],
     store: StoreUri = DEFAULT_STORE,
-    model: Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")] = None,
+    model: Model = None,
 ) -> None:
     """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
-    from cluster.storage import open_store
-    from orchestrator.registry.references import resolve
-
-    found = resolve(open_store(store), reference)
+    found = read_version(reference, store)
     from orchestrator.delivery.export import export  # imports torch
-    from trainers.config import stored_method
 
-    made = export(found.track, found.state, found.commit, form, output, model=model)
+    made = export(found, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
     count = f", {made.parameters:,} parameters" if made.parameters else ""
-    before = "" if stored_method(found.state.config["adapter"]).needs_task else " with all tasks before it"
-    typer.echo(f"wrote {output}: {found.state.reference(found.commit)}{before} as {form}; {held}{count}")
+    before = "" if found.state.completed().adapter.needs_task else " with all tasks before it"
+    typer.echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
         typer.echo(f"  {path}  {size:,} bytes")
+
+
+@adapters.command("serve-layout")
+def serve_layout(
+    reference: Reference,
+    store: StoreUri = DEFAULT_STORE,
+    root: Annotated[str, typer.Option("--root", metavar="KEY", help="where in the store")] = "serve",
+    base: Annotated[str | None, typer.Option("--base", help="the name the base is served by")] = None,
+    model: Model = None,
+) -> None:
+    """Put an adapter, with all before it, where servers load it by name. A PEFT folder below ROOT/<base>/."""
+    found = read_version(reference, store)
+    from orchestrator.delivery.serving import serve_layout as write  # imports torch
+
+    place = write(found, root=root, base=base, model=model)
+    typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{place}")

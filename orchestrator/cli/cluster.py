@@ -10,13 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from cluster.words import as_options
+from orchestrator.cli.common import AnyStore, AsJson, ConfigPath, Overrides
 
 jobs = typer.Typer(help="Submitted runs on a cluster.", no_args_is_help=True, rich_markup_mode=None)
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
-]
 JobServer = Annotated[
     str, typer.Option("--address", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's job server")
 ]
@@ -32,7 +30,6 @@ Pins = Annotated[
 WorkingDir = Annotated[Path, typer.Option("--working-dir", metavar="DIR", help="the folder that is uploaded")]
 JobName = Annotated[str | None, typer.Option("--name", metavar="ID", help="the job's id; default: run's name and more")]
 Grace = Annotated[int, typer.Option("--grace", min=1, metavar="SECONDS", help="time to keep its state after a stop")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,10 +67,9 @@ def submit(
     with packaged(working_dir) as package:
         written = place_of(config, working_dir, package.files)
         check_paths(loaded, content, working_dir, package.files, variables)
-        words = [word for each in overrides for word in ("--set", each)]
         submission = Submission(
             submission_id(loaded.name, name),
-            ("python", "-m", "orchestrator", "run", written, *words),
+            ("python", "-m", "orchestrator", "run", written, *as_options(overrides)),
             variables,
             pins,
             {"run": f"{loaded.team}/{loaded.name}"},
@@ -205,9 +201,7 @@ def stop(job: JobId, address: JobServer) -> None:
 def doctor(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="takes store and cluster from it")] = None,
     address: Annotated[str | None, typer.Option("--address", help="a Ray address: host:6379, or auto")] = None,
-    store: Annotated[
-        str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
-    ] = None,
+    store: AnyStore = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for what this machine, a cluster or a store lacks. Each finding names what mends it."""

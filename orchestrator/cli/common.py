@@ -3,55 +3,91 @@
 import io
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.finite import finite
+from cluster.storage import DEFAULT_STORE
 
+if TYPE_CHECKING:
+    from orchestrator.registry.references import Version
+    from orchestrator.track.events import Committed
+    from orchestrator.track.state import RunState
+
+Columns = dict[str, list[Any]]
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
+AnyStore = Annotated[
+    str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
-DEFAULT_STORE = ".orthoplex/store"
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
+]
+Model = Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")]
+
+__all__ = ["DEFAULT_STORE", "AnyStore", "AsJson", "ConfigPath", "Model", "Overrides", "StoreUri"]
 
 
-def read_run(name: str, store: str) -> Any:
-    """The state of a run named `name` or `team/name` in a store.
+def read_run(name: str, store: str) -> "RunState":
+    """The state of a run named `name` or `team/name` in a store. What of its log is left out is said.
 
     Raises:
         ConfigError: no run has the name, or several teams have one.
     """
     from cluster.storage import open_store
     from orchestrator.registry.references import find_track
+    from orchestrator.track.events import skipped
     from orchestrator.track.state import replay
 
     track = find_track(open_store(store), name)
-    return replay(track.team, track.name, track.entries())
+    entries = track.entries()
+    tell_of_skipped(track.label, skipped(entries))
+    return replay(track.team, track.name, entries)
 
 
-def read_version(reference: str, store: str) -> tuple[Any, Any]:
-    """The state of the run and the commit that `team/track@vN` or `team/track@ALIAS` names.
+def read_version(reference: str, store: str, moment: str | None = None) -> "Version":
+    """The version that `team/track@vN` or `team/track@ALIAS` names. What of its log is left out is said.
 
     Raises:
         ConfigError: it is malformed, or there is no such run, version or alias.
     """
     from cluster.storage import open_store
     from orchestrator.registry.references import resolve
+    from orchestrator.track.events import skipped
 
-    found = resolve(open_store(store), reference)
-    return found.state, found.commit
+    found = resolve(open_store(store), reference, moment)
+    tell_of_skipped(found.track.label, skipped(found.entries))
+    return found
 
 
-def read_log(state: Any, commit: dict[str, Any], store: str) -> dict[str, list[Any]]:
-    """The columns of a committed task's training.parquet, its digest checked."""
+def tell_of_skipped(label: str, left_out: str | None) -> None:
+    """A note on what was left out of a log, if anything was."""
+    if left_out:
+        tell(f"{label}: {left_out}")
+
+
+def tell(note: str) -> None:
+    """A note on standard error."""
+    typer.echo(f"note: {note}", err=True)
+
+
+def read_log(state: "RunState", commit: "Committed", store: str) -> Columns:
+    """The columns of a committed task's training.parquet, its digest checked; none if the version has no such file."""
     import pyarrow.parquet as pq
 
+    from cluster.errors import KeyAbsentError
     from cluster.storage import open_store
     from orchestrator.track.track import Track
 
     track = Track(open_store(store), state.team, state.name)
-    (data,) = track.committed(commit, "training.parquet")
-    table = pq.read_table(io.BytesIO(data))
-    columns: dict[str, list[Any]] = table.to_pydict()
+    try:
+        (data,) = track.committed(commit, "training.parquet")
+    except KeyAbsentError:
+        return {}
+    columns: Columns = pq.read_table(io.BytesIO(data)).to_pydict()
     return columns
 
 
@@ -61,6 +97,6 @@ def print_json(value: Any) -> None:
 
 
 def print_json_rows(rows: Iterable[Any]) -> None:
-    """A JSON list on standard output, a row a line. Raises ValueError: NaN or infinity."""
+    """A JSON list on standard output, a row per line. Raises ValueError: NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     typer.echo(f"[\n  {lines}\n]" if lines else "[]")

@@ -10,17 +10,30 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from cluster.words import as_options
 from orchestrator.cli import cluster as cli_cluster
-from orchestrator.cli import handoff as cli_handoff
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli.adapters import adapters
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, read_log, read_run
+from orchestrator.cli.common import (
+    DEFAULT_STORE,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    StoreUri,
+    print_json,
+    read_log,
+    read_run,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.config.run import RunConfig
+    from orchestrator.run.fork import Fork
 
 app = typer.Typer(
     name="orthoplex",
@@ -31,13 +44,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(adapters, name="adapters")
-adapters.command("serve-layout")(cli_handoff.serve_layout)
 
 WATCH_S = 5.0
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
-]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
 
 
@@ -125,7 +133,7 @@ def run(
         try:
             state = controller.run()
         except (Interrupted, KeyboardInterrupt):
-            words = [word for each in overrides for word in ("--set", each)]
+            words = as_options(overrides)
             words += ["--fork", fork] if fork else []
             words += ["--from-task", str(from_task)] if from_task else []
             raise Interrupted(
@@ -137,7 +145,7 @@ def run(
     print_outcome(state, loaded.store)
 
 
-def forked(source: Any, from_task: int | None) -> Any:
+def forked(source: "RunConfig", from_task: int | None) -> "Fork":
     """The first tasks of the run that a configuration names, as the beginning of another."""
     from cluster.storage import open_store
     from orchestrator.run.fork import plan_fork
@@ -154,15 +162,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
 ) -> None:
     """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
-    from orchestrator.track.state import status as describe
+    from orchestrator.track.state import status_view
 
     state = read_run(name, store)
     if as_json:
-        print_json(describe(state))
+        print_json(status_view(state))
         return
     from orchestrator.console.run import out, print_status
 
-    while watch and state.state == "running":
+    while watch and state.status == "running":
         out.clear()
         print_status(state)
         time.sleep(WATCH_S)
@@ -180,8 +188,12 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
     if as_json:
         print_json(
             [
-                {"task": c["task"], "budget": c["budget"], "training": log}
-                for c, log in zip(state.commits, logs, strict=True)
+                {
+                    "task": commit.task,
+                    "budget": {name: budget.body() for name, budget in sorted(commit.budget.items())},
+                    "training": log,
+                }
+                for commit, log in zip(state.commits, logs, strict=True)
             ]
         )
     else:

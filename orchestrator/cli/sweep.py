@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import ConfigError, GuardStop, Interrupted
+from cluster.words import as_options
 from orchestrator.cli.common import AsJson, print_json
 
 SweepPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a sweep's YAML file, as in configs/sweeps/")]
@@ -49,8 +50,7 @@ def sweep(
         try:
             state = driver.run()
         except (Interrupted, KeyboardInterrupt):
-            words = [word for each in overrides for word in ("--set", each)]
-            again = shlex.join(["orthoplex", "sweep", str(config), *words])
+            again = shlex.join(["orthoplex", "sweep", str(config), *as_options(overrides)])
             interrupted, state = (
                 Interrupted(f"interrupted; what was trained is kept. Go on with: {again}"),
                 driver.state,

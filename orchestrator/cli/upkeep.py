@@ -3,13 +3,16 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.cli.adapters import Team, Why, adapters
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, tell
+
+if TYPE_CHECKING:
+    from orchestrator.track.track import Track
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; all, if none")]
@@ -26,7 +29,9 @@ def verify_tracks(
 
     reports = [verify(each) for each in open_tracks(track, store, team)]
     if as_json:
-        print_json([asdict(report) for report in reports])
+        print_json([{key: value for key, value in asdict(report).items() if key != "notes"} for report in reports])
+    for note in (note for report in reports for note in report.notes):
+        tell(note)
     for report in reports if not as_json else ():
         held = f"{report.entries} entries, {report.versions} versions, {report.files} files, {report.bytes:,} bytes"
         typer.echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
@@ -50,7 +55,9 @@ def collect_garbage(
     why: Why = "",
 ) -> None:
     """Remove files that no commit names, a grace period after they were first seen here."""
+    from orchestrator.log.event import parse
     from orchestrator.registry.gc import Collector, sweep_temporary
+    from orchestrator.track.events import Delete
 
     period, tracks = duration(grace), open_tracks(track, store, team)
     if delete is not None and track is None:
@@ -58,7 +65,7 @@ def collect_garbage(
     for each in tracks:
         collector = Collector(each, period)
         if delete is not None:
-            doomed = collector.delete(delete, why).body["versions"] if yes else collector.doomed(delete)
+            doomed = parse(collector.delete(delete, why), Delete).versions if yes else collector.doomed(delete)
             typer.echo(f"{each.label}: {'deleted' if yes else 'would delete'} {', '.join(f'v{n}' for n in doomed)}")
         found = collector.collect() if yes else collector.look()
         counts = f"{len(found.remove)} versions that no commit names, {len(found.indices)} old indices"
@@ -122,7 +129,7 @@ def print_policy(
     print_json(policy(team, role, bucket=bucket, prefix=prefix, principal=principal, append_only=append_only))
 
 
-def open_tracks(name: str | None, store: str, team: str | None) -> list[Any]:
+def open_tracks(name: str | None, store: str, team: str | None) -> list["Track"]:
     """The track of that name, or all of a team or store."""
     from cluster.storage import open_store
     from orchestrator.registry.references import find_track
@@ -135,7 +142,7 @@ def open_tracks(name: str | None, store: str, team: str | None) -> list[Any]:
 
 
 def duration(text: str) -> timedelta:
-    """30s, 15m, 24h or 7d. Raises ConfigError where it is none."""
+    """30s, 15m, 24h or 7d. Raises ConfigError if it is none."""
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if not match:
         raise ConfigError(f"--grace {text!r}: no duration; write it as 30m, 24h or 7d")

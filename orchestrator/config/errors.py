@@ -4,7 +4,6 @@
 """
 
 import datetime
-import difflib
 import json
 import re
 import types
@@ -13,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator
+
+from cluster.words import did_you_mean
 
 Root = type[BaseModel]
 
@@ -131,8 +132,8 @@ def _one_of(options: Sequence[str]) -> str:
 
 
 def _near(given: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    said = did_you_mean(given, known, cutoff=0.6)
+    return f"; {said}" if said else ""
 
 
 def _other_member(root: Root, path: Sequence[int | str]) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from cluster.schema import Frozen
-from cluster.storage import open_store
+from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import described
 from orchestrator.config.file import override, read_mapping
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
@@ -36,7 +36,7 @@ class RunConfig(Frozen):
 
     name: Name
     team: Name = "default"
-    store: Annotated[str, Field(validate_default=True)] = ".orthoplex/store"
+    store: Annotated[str, Field(validate_default=True)] = DEFAULT_STORE
     data_dir: str | None = None
     model: ModelConfig = ModelConfig()
     adapter: AnyMethod

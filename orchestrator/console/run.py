@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from orchestrator.track.events import Committed
 from orchestrator.track.state import RunState
-from trainers.config import method_named
+from trainers.config import AdapterConfig
 from trainers.messages import Progress
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
@@ -76,13 +77,15 @@ class RunReporter:
         commit = state.commits[-1]
         row = state.matrix("test")[len(state.commits) - 1]
         seen = "  ".join(percent(value) for value in row[: len(state.commits)])
-        ranks = [module["rank"] for module in commit["budget"].values()]
+        ranks = [module.rank for module in commit.budget.values()]
+        mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
+        took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "trained elsewhere"
         seconds = state.time_left_s
         left = f"; about {duration(seconds)} left" if seconds else ""
+        took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         out.print(
-            f"[{len(state.commits)}/{self.tasks}] {commit['task']}: committed as {state.reference(commit)}; accuracy "
-            f"on tasks so far {seen}; mean r_eff {sum(ranks) / len(ranks):.1f}; "
-            f"{commit['cost']['train_s']:.0f} s training{left}",
+            f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; accuracy "
+            f"on tasks so far {seen}; mean r_eff {mean}; {took}{left}",
             markup=False,
         )
 
@@ -119,11 +122,16 @@ def budget_table(state: RunState) -> Table:
     table = Table(title="Budget chosen: active dimensions r_eff (of max_rank)", title_justify="left")
     table.add_column("module")
     for commit in state.commits:
-        table.add_column(escape(commit["task"]), justify="right")
-    for module in state.commits[0]["budget"] if state.commits else []:
-        chosen = [commit["budget"][module] for commit in state.commits]
-        table.add_row(escape(module), *(f"{c['rank']:.0f}/{c['max_rank']:.0f}" for c in chosen))
+        table.add_column(escape(commit.task), justify="right")
+    for module in dict.fromkeys(module for commit in state.commits for module in commit.budget):
+        table.add_row(escape(module), *(chosen_rank(commit, module) for commit in state.commits))
     return table
+
+
+def chosen_rank(commit: Committed, module: str) -> str:
+    """r_eff of r_max, or a dot if the commit does not say."""
+    budget = commit.budget.get(module)
+    return f"{budget.rank:.0f}/{budget.max_rank:.0f}" if budget else "·"
 
 
 METRICS = {
@@ -139,35 +147,36 @@ METRICS = {
 def print_status(state: RunState) -> None:
     """State, accuracy matrix, metrics and budgets of a run."""
     done = len(state.commits)
-    out.print(f"{state.team}/{state.name}: {state.state}, {done} of {len(state.tasks)} tasks", markup=False)
-    if state.reason:
-        out.print(f"  reason: {state.reason}", markup=False)
-    if state.state == "running" and state.heard:
-        print_running(state, state.heard.time)
+    out.print(f"{state.label}: {state.status}, {done} of {len(state.tasks)} tasks", markup=False)
+    if state.driving.reason:
+        out.print(f"  reason: {state.driving.reason}", markup=False)
+    if state.status == "running" and state.driving.heard:
+        print_running(state, state.driving.heard.time)
     if not done:
         return
-    names = [task["name"] for task in state.tasks]
+    names = [task.name for task in state.tasks]
     rows = [("(untrained)", state.zero_shot), *zip(names, state.matrix("test"), strict=True)]
     print_table(matrix_table("Accuracy on the test splits, points", names, rows))
     measured = state.metrics("test")
     for key, title in METRICS.items():
         out.print(f"  {title:<32}{percent(measured[key]):>8}")
-    out.print(f"  {'active adapter parameters':<32}{state.total('active_parameters'):>8,}")
-    out.print(f"  {'stored bytes':<32}{state.total('stored_bytes'):>8,}\n")
-    print_table(budget_table(state))
+    out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
+    out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}\n")
+    if any(commit.budget for commit in state.commits):
+        print_table(budget_table(state))
 
 
 def print_running(state: RunState, heard: str) -> None:
     """Who drives a run, what it trains, and how long that may take."""
-    if at := state.progress:
-        place = f"[{at['index'] + 1}/{len(state.tasks)}] {state.tasks[at['index']]['name']}"
-        out.print(f"  {place}: {at['phase']} {at['step']}/{at['total_steps']}", markup=False)
+    if at := state.driving.progress:
+        place = f"[{at.index + 1}/{len(state.tasks)}] {state.tasks[at.index].name}"
+        out.print(f"  {place}: {at.phase} {at.step}/{at.total_steps}", markup=False)
     if left := state.time_left_s:
         out.print(f"  about {duration(left)} of training and evaluation left for the tasks not committed")
-    if driver := state.driver:
-        out.print(f"  driven by {driver['actor']}, last heard of at {heard}", markup=False)
+    if driver := state.driving.driver:
+        out.print(f"  driven by {driver.actor}, last heard of at {heard}", markup=False)
         silent = (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds()
-        if silent > driver["lease_s"]:
+        if silent > driver.start.lease_s:
             out.print(f"  silent for {duration(silent)}: it may be gone; `orthoplex run` takes over where it is")
 
 
@@ -183,12 +192,12 @@ def print_outcome(state: RunState, store: str) -> None:
     print_status(state)
     out.print(f"\nAdapters, in {store}:", markup=False)
     for commit in state.commits:
-        out.print(f"  {state.reference(commit)}  {commit['task']}  {store}/{commit['prefix']}", markup=False)
+        out.print(f"  {state.reference(commit)}  {commit.task}  {store}/{commit.prefix}", markup=False)
     flag = f" --store {shlex.quote(store)}"
     out.print(
         "\nNext:\n"
-        f"  orthoplex status {state.team}/{state.name}{flag} --json\n"
-        f"  orthoplex explain {state.team}/{state.name}{flag}        why each layer got its budget\n"
+        f"  orthoplex status {state.label}{flag} --json\n"
+        f"  orthoplex explain {state.label}{flag}        why each layer got its budget\n"
         f"  orthoplex adapters list{flag}\n"
         f"  orthoplex run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
         markup=False,
@@ -234,42 +243,46 @@ WHY = (
 def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> None:
     """Why each layer has its budget: how r_eff and τ moved while the task trained.
 
-    `logs` holds, a committed task, the columns of its training.parquet.
+    `logs` holds, per committed task, the columns of its training.parquet; none if it has no such file.
     """
     if not state.commits:
-        out.print(f"{state.team}/{state.name}: {state.state}; no task is committed yet, so no budget is chosen")
+        out.print(f"{state.label}: {state.status}; no task is committed yet, so no budget is chosen")
         return
-    settings = state.config["adapter"]
-    chosen = method_named(settings) == "oa"
-    why = WHY.format(**settings) if chosen else f"adapter.method {method_named(settings)} gives every layer its rank."
-    out.print(f"{state.team}/{state.name}: {why}", markup=False)
-    for commit, log in zip(state.commits, logs, strict=True):
-        title = f"{commit['task']} ({state.reference(commit)})"
+    explained = [(commit, log) for commit, log in zip(state.commits, logs, strict=True) if commit.budget and log]
+    if not explained:
+        out.print(f"{state.label}: no version says how its budget was chosen", markup=False)
+        return
+    settings = state.completed().adapter
+    given = f"adapter.method {settings.method} gives every layer its rank."
+    why = WHY.format(**settings.model_dump()) if isinstance(settings, AdapterConfig) else given
+    out.print(f"{state.label}: {why}", markup=False)
+    for commit, log in explained:
+        title = f"{commit.task} ({state.reference(commit)})"
         print_table(
-            choice_table(title, commit, log, settings["threshold"]) if chosen else rank_table(title, commit, log)
+            choice_table(title, commit, log, settings.threshold)
+            if isinstance(settings, AdapterConfig)
+            else rank_table(title, commit, log)
         )
-        shared = "" if commit["overlap"] is None else f"overlap with earlier tasks {commit['overlap']:.2%}, "
-        out.print(
-            f"  {shared}parameters {commit['active_parameters']:,}, "
-            f"training {commit['cost']['train_s']:.0f} s on {commit['cost']['workers']} workers"
-        )
+        shared = "" if commit.overlap is None else f"overlap with earlier tasks {number(commit.overlap, '.2%')}, "
+        cost = f", training {commit.cost.train_s:.0f} s on {commit.cost.workers} workers" if commit.cost else ""
+        out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
 
 
-def choice_table(title: str, commit: Mapping[str, Any], log: Mapping[str, Any], threshold: float) -> Table:
+def choice_table(title: str, commit: Committed, log: Mapping[str, Any], threshold: float) -> Table:
     """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
     table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
-    for module, chosen in commit["budget"].items():
+    for module, chosen in commit.budget.items():
         ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
         settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
         moved = f"{number(threshold, '.3f')} → {number(taus[-1], '.3f')}"
-        table.add_row(escape(module), f"{chosen['max_rank']:.0f} → {ranks[-1]}", moved, str(settled))
+        table.add_row(escape(module), f"{chosen.max_rank:.0f} → {ranks[-1]}", moved, str(settled))
     return table
 
 
-def rank_table(title: str, commit: Mapping[str, Any], log: Mapping[str, Any]) -> Table:
+def rank_table(title: str, commit: Committed, log: Mapping[str, Any]) -> Table:
     """Each module's rank, and how large its update became, if the log has that."""
     table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
-    for module, kept in commit["budget"].items():
+    for module, kept in commit.budget.items():
         norms = log.get(f"norm/{module}", [None])
-        table.add_row(escape(module), f"{kept['rank']:.0f}", number(norms[-1], ".3f"))
+        table.add_row(escape(module), f"{kept.rank:.0f}", number(norms[-1], ".3f"))
     return table

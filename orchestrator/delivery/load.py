@@ -2,10 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def load(reference: str, *, base: Any = None, store: str | None = None) -> Any:
+def load(
+    reference: str, *, base: "PreTrainedModel | str | Path | None" = None, store: str | None = None
+) -> "PreTrainedModel":
     """The transformers model with the stream up to `reference`, as in team/track@v3, in its weights.
 
     Args:
@@ -18,16 +23,9 @@ def load(reference: str, *, base: Any = None, store: str | None = None) -> Any:
         ConfigError: no such version, or no such model.
         IntegrityError: the base has other weights than the stream was trained on, or a stored file was changed.
     """
-    from cluster.storage import open_store
-    from orchestrator.cli.common import DEFAULT_STORE, read_version
+    from cluster.storage import DEFAULT_STORE, open_store
     from orchestrator.delivery.serving import apply
-    from orchestrator.track.track import Track
+    from orchestrator.registry.references import resolve
 
-    uri = store or os.environ.get("ORTHOPLEX_STORE") or DEFAULT_STORE
-    state, commit = read_version(reference, uri)
-    return apply(Track(open_store(uri), state.team, state.name), state, commit, as_name(base))
-
-
-def as_name(base: Any) -> Any:
-    """A path as text; anything else as it is."""
-    return str(base) if isinstance(base, Path) else base
+    opened = open_store(store or os.environ.get("ORTHOPLEX_STORE") or DEFAULT_STORE)
+    return apply(resolve(opened, reference), str(base) if isinstance(base, Path) else base)

@@ -2,33 +2,25 @@
 
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
-from orchestrator.delivery.export import export, learned
-from orchestrator.track.state import RunState
+from orchestrator.delivery.export import export, learned, published_base
+from orchestrator.registry.references import Version
+from orchestrator.track.layout import SERVE_ROOT, served_prefix
 from orchestrator.track.track import Track
-from trainers.config import ModelConfig, stored_method
 from trainers.methods.export import PEFT_CONFIG
 from trainers.methods.registry import method_for
 from trainers.models.loading import resolve_name, weights_digest
 
-SERVE_ROOT, NOT_IN_KEYS = "serve", re.compile(r"[^A-Za-z0-9._-]+")
+NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def serve_layout(
-    track: Track,
-    state: RunState,
-    commit: Mapping[str, Any],
-    *,
-    root: str = SERVE_ROOT,
-    base: str | None = None,
-    model: str | None = None,
-) -> str:
-    """Writes tasks 1 to `commit` as a plain PEFT folder into the store, for servers that load adapters by name.
+def serve_layout(version: Version, *, root: str = SERVE_ROOT, base: str | None = None, model: str | None = None) -> str:
+    """Writes a version, with all tasks before it, as a plain PEFT folder into the store, for servers that load
+    adapters by name.
 
     Its place, which is returned, is `root`/<base>/<team>-<track>-v00000012/: of fixed width, since some servers list by
     prefix, where v1 would match v10. adapter_config.json comes last and is put only if absent: a folder that has it is
@@ -39,14 +31,14 @@ def serve_layout(
         ConfigError: a name that cannot stand in a key, or what `export` raises. IntegrityError: the folder is whole
             already but of another stream, or what `export` raises.
     """
-    served = base or str(state.config["model"]["name"])
-    name = f"{state.team}-{state.name}-v{commit['version']:08d}"  # two tracks that give one name are refused below
-    prefix = f"{root}/{NOT_IN_KEYS.sub('--', served).strip('.-')}/{name}"
+    track, served = version.track, base or version.state.completed().model.name
+    name = f"{track.team}-{track.name}-v{version.commit.version:08d}"  # two tracks that give one name are refused below
+    prefix = served_prefix(root, NOT_IN_KEYS.sub("--", served).strip(".-"), name)
     if not is_key(f"{prefix}/{PEFT_CONFIG}") or not NOT_IN_KEYS.sub("", served):
         raise ConfigError(f"serve-layout: {prefix!r} is no safe place in a store; change --root or --base")
     with tempfile.TemporaryDirectory(prefix="orthoplex-serve-") as temporary:
         folder = Path(temporary) / name
-        export(track, state, commit, "peft", folder, model=model, served=served)
+        export(version, "peft", folder, model=model, served=served)
         config = (folder / PEFT_CONFIG).read_bytes()
         (folder / PEFT_CONFIG).unlink()
         if not _stands(track, prefix, config):
@@ -57,7 +49,7 @@ def serve_layout(
 
 
 def _stands(track: Track, prefix: str, config: bytes) -> bool:
-    """Whether the folder is whole already; raises IntegrityError where it is another adapter."""
+    """Whether the folder is whole already; raises IntegrityError if it is another adapter."""
     try:
         there = track.store.get(f"{prefix}/{PEFT_CONFIG}")
     except KeyAbsentError:
@@ -70,8 +62,9 @@ def _stands(track: Track, prefix: str, config: bytes) -> bool:
     return True
 
 
-def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -> Any:
-    """The transformers model `base`, or the one that the run's configuration names, with what `commit` learned in it.
+def apply(version: Version, base: Any) -> Any:
+    """The transformers model `base`, or the one that the run's configuration names, with what a version answers with
+    in it.
 
     `base` is a loaded model, which is changed, or a folder or hub id. New weights are computed in float32
     and rounded once to the model's dtype.
@@ -82,29 +75,27 @@ def apply(track: Track, state: RunState, commit: Mapping[str, Any], base: Any) -
     """
     import torch
 
-    commits, tasks = learned(track, state, commit)
-    model = load_plain(state, base) if base is None or isinstance(base, str | Path) else base
+    commits, tasks = learned(version)
+    model = load_plain(version, base) if base is None or isinstance(base, str | Path) else base
     found = weights_digest(model)
-    for digest in {each["base_digest"] for each in commits} - {found}:
+    run = version.state.completed()
+    for digest in {commit.base_digest for commit in commits} - {found, None}:
         raise IntegrityError(
-            f"load {state.reference(commit)}: the base has sha256 {found}, but the stream was trained on {digest}; "
-            f"give it that model, unadapted and as {state.config['model']['dtype']}"
+            f"load {version.reference}: the base has sha256 {found}, but the stream was trained on {digest}; "
+            f"give it that model, unadapted and as {run.model.dtype}"
         )
-    dtype = getattr(torch, state.config["model"]["dtype"])
-    method_for(model, stored_method(state.config["adapter"]), dtype).merge(tasks)
+    method_for(model, run.adapter, getattr(torch, run.model.dtype)).merge(tasks)
     return model
 
 
-def load_plain(state: RunState, base: str | Path | None) -> Any:
+def load_plain(version: Version, base: str | Path | None) -> Any:
     """The transformers model of the run's task type, in its dtype; `base` says where it is, if elsewhere."""
     import torch
     import transformers
 
     from trainers.models.loading import FAMILIES, unloadable
 
-    config = ModelConfig.model_validate({**state.config["model"], "quantization": None})
-    if base is not None:
-        config = config.model_copy(update={"name": str(base), "revision": None})
+    config = published_base(version, None if base is None else str(base))
     auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
     try:
         where, dtype = resolve_name(config.name), getattr(torch, config.dtype)

@@ -16,19 +16,18 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
 
 from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError
 from cluster.storage import LocalStore, Store
 from orchestrator.log import index, signing
-from orchestrator.log.entry import ASIDE, FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
-from orchestrator.log.index import Indexed
+from orchestrator.log.entry import FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
+from orchestrator.log.event import Anything, Index, Requirement, Unchanged, Written, well_formed
+from orchestrator.log.index import Columns, Indexed
 from orchestrator.log.seen import Seen
 from orchestrator.log.signing import Trust
 
-Rule = Callable[[Sequence[Entry]], None]
-Body = dict[str, Any] | Callable[[Sequence[Entry]], dict[str, Any]]
-NEWEST_FIRST = 10**9
+Says = Written | Callable[[Sequence[Entry]], Written]
+LOG, INDICES, NEWEST_FIRST = "log", "ckpt", 10**9
 READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
 INDEX_EVERY = 200  # some 0.2 s to read what no index holds
@@ -36,15 +35,22 @@ LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("jso
 logger = logging.getLogger("orthoplex.log")
 
 
+def log_start(root: str) -> str:
+    """The prefix of every entry of the log below `root`."""
+    return f"{root}/{LOG}/0"
+
+
 class Log:
     """The log below `root`; `label` is what messages call it and what signatures are bound to."""
+
+    columns = Columns()  # what an index keeps of a body
 
     def __init__(self, store: Store, root: str, label: str) -> None:
         self.store, self.root, self.label = store, root, label
         self.seen = Seen(store.uri, root)
 
     def check(self, entries: Sequence[Entry]) -> None:
-        """Raises IntegrityError where the team's rules ask for more than these entries have; here nothing."""
+        """Raises IntegrityError if the team's rules ask for more than these entries have; here nothing."""
 
     @property
     def trust(self) -> Trust:
@@ -54,10 +60,10 @@ class Log:
     def head(self) -> Entry | None:
         """The newest entry, from one LIST and one GET; None in an empty log.
 
-        Raises IntegrityError where it is malformed, unsigned against the rules, or older than what was seen here.
+        Raises IntegrityError if it is malformed, unsigned against the rules, or older than what was seen here.
         """
         seen = self.seen.recall()  # before the log is read: another process may note what it adds meanwhile
-        keys = self.store.list(f"{self.root}/log/0", limit=1)
+        keys = self.store.list(log_start(self.root), limit=1)
         if not keys:
             self._nothing(seen[0])
             return None
@@ -73,8 +79,8 @@ class Log:
     def entries(self) -> list[Entry]:
         """The whole log, oldest first: seq is 1, 2, … and prev_sha256 the digest of the entry before, "" in the first.
 
-        Raises IntegrityError, which names the entry, where one is missing, malformed, was changed or is not signed as
-        the rules ask, or where this machine has seen a longer or another log. Entries below an index are read from it.
+        Raises IntegrityError, which names the entry, if one is missing, malformed, was changed or is not signed as the
+        rules ask, or if this machine has seen a longer or another log. Entries below an index are read from it.
         """
         seen, (below, above) = self.seen.recall(), self._read_all(index.decode)
         entries = [*below.entries, *above]
@@ -85,7 +91,7 @@ class Log:
     def brief(self) -> tuple[Indexed, list[Entry]]:
         """`entries` as a list of versions needs them, see `index.brief`: what an index holds, on the word of whoever
         wrote the log's `index` entry, and the entries after it."""
-        seen, (below, above) = self.seen.recall(), self._read_all(index.brief)
+        seen, (below, above) = self.seen.recall(), self._read_all(lambda data: index.brief(data, self.columns))
         self.check(above)
         self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
         return below, above
@@ -107,54 +113,56 @@ class Log:
         self.check(found)
         return found
 
-    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+    def append(self, says: Says, *, after: Entry | None, requires: Requirement | None = None) -> Entry:
         """Commits an entry on top of the log. `after` is the newest entry its writer has read (None: an empty log).
 
-        `valid` is called with the entries that others wrote since, in order, before each attempt, and raises
-        ConflictError where one of them forbids this entry; then nothing was written. By default all do but those of
-        ASIDE, which do not concern a run's driver. A `body` that depends on those entries is a function of them. Raises
-        ValueError where it holds the name of a field, NaN or infinity, and ConfigError where readers would not believe
-        the entry, for which they would then refuse the whole log.
+        `requires` is checked before each attempt against the entries that others wrote since, in order; if it raises
+        ConflictError, nothing was written. By default nobody may have written. `says` may depend on those entries: it
+        is then a function of them.
+
+        Raises:
+            ValueError: the body holds the name of a field, NaN or infinity.
+            ConfigError: readers would not believe the entry, and would then refuse the whole log.
         """
-        rule, since = valid or self._no_other_driver, list[Entry]()
+        requires, since = requires or Unchanged(), list[Entry]()
         for attempt in range(TRIES):
-            rule(since)
+            requires.check(since)
             newest = since[-1] if since else after
-            data = self._composed(op, body(since) if callable(body) else body, newest)
-            self._refuse_unbelieved(parse_entry(data))
-            if self.store.put_if_absent(self._key(newest.seq + 1 if newest else 1), data):
-                entry = parse_entry(data)
+            data = self._composed(says(since) if callable(says) else says, newest)
+            entry = parse_entry(data)
+            self._refuse_unbelieved(entry)
+            if self.store.put_if_absent(self._key(entry.seq), data):
                 self.seen.remember(entry.seq, entry.sha256)
                 self._maybe_index(entry)
                 return entry
             if attempt:
                 time.sleep(random.uniform(0, min(BACKOFF_S * 2**attempt, MOST_BACKOFF_S)))
             since += self.since(newest)
-        raise ConflictError(f"{self.label}: others wrote {TRIES} entries before {op!r} could be; run again")
+        raise ConflictError(f"{self.label}: others wrote {TRIES} entries before this one could be; run again")
 
     def write_index(self) -> int:
         """Puts an index of the whole log next to it and an entry that names its digest; returns how many it holds."""
         entries = self.entries()
         if not entries:
             return 0
-        data, upto = index.encode(entries), entries[-1].seq
+        data, upto = index.encode(entries, self.columns), entries[-1].seq
         if self.store.put_if_absent(self.index_key(upto), data):
-            self.append("index", {"upto": upto, "index_sha256": digest(data)}, after=entries[-1], valid=lambda _: None)
+            self.append(Index(upto=upto, index_sha256=digest(data)), after=entries[-1], requires=Anything())
         return upto
 
     def index_key(self, seq: int) -> str:
         """Where an index that reaches up to `seq` stands."""
-        return f"{self.root}/ckpt/{NEWEST_FIRST - seq:010d}.parquet"
+        return f"{self.root}/{INDICES}/{NEWEST_FIRST - seq:010d}.parquet"
 
     def indices(self) -> list[int]:
         """The seq up to which each index reaches, the newest first."""
-        names = (key.rpartition("/")[2] for key in self.store.list(f"{self.root}/ckpt/0"))
+        names = (key.rpartition("/")[2] for key in self.store.list(f"{self.root}/{INDICES}/0"))
         return [NEWEST_FIRST - int(match[1]) for name in names if (match := INDEX_NAME.fullmatch(name))]
 
     def _maybe_index(self, entry: Entry) -> None:
         """Writes an index after every INDEX_EVERY entries. It spares time alone and `entry` stands already: whatever
         goes wrong is a warning, and the next multiple tries again."""
-        if entry.seq % INDEX_EVERY or entry.op == "index":
+        if entry.seq % INDEX_EVERY or entry.op == Index.op:
             return
         try:
             self.write_index()
@@ -176,8 +184,8 @@ class Log:
         return Indexed(), self._span(None, head.seq)
 
     def _below(self, upto: int, tail: list[Entry], decode: Callable[[bytes], Indexed]) -> Indexed | None:
-        """What the index holds; None where it is not the one that the log names, and so cannot be relied on."""
-        named = [e.body.get("index_sha256") for e in tail if e.op == "index" and e.body.get("upto") == upto]
+        """What the index holds; None if it is not the one that the log names, and so cannot be relied on."""
+        named = [event.index_sha256 for _, event in well_formed(tail, Index) if event.upto == upto]
         try:
             data = self.store.get(self.index_key(upto))
             found = decode(data) if digest(data) in named else Indexed()
@@ -187,7 +195,7 @@ class Log:
         return found if whole else None
 
     def _same_chain(self, digests: Sequence[str], seen: tuple[int, str]) -> None:
-        """Raises where what was seen is not in the chain of these digests, and remembers its end."""
+        """Raises if what was seen is not in the chain of these digests, and remembers its end."""
         if 0 < seen[0] <= len(digests):
             self._same(seen[0], digests[seen[0] - 1], seen)
         if digests:
@@ -195,7 +203,7 @@ class Log:
 
     def _same(self, seq: int, sha256: str, seen: tuple[int, str]) -> None:
         if seq == seen[0] and sha256 != seen[1]:
-            fault = f"is not the one seen here before (sha256 {seen[1]}); where that was meant, remove {self.seen.path}"
+            fault = f"is not the one seen here before (sha256 {seen[1]}); if that was meant, remove {self.seen.path}"
             raise self._broken(seq, fault)
 
     def _span(self, after: Entry | None, last: int, *, first: int = 1) -> list[Entry]:
@@ -213,7 +221,8 @@ class Log:
                     before = entry
         return found
 
-    def _composed(self, op: str, body: dict[str, Any], newest: Entry | None) -> bytes:
+    def _composed(self, says: Written, newest: Entry | None) -> bytes:
+        op, body = says.op, says.body()
         if clash := sorted({*FIELDS, SIGNATURE} & body.keys()):
             raise ValueError(f"entry {op!r}: the body may not hold {', '.join(clash)}")
         seq, before = (newest.seq + 1, newest.sha256) if newest else (1, "")
@@ -231,14 +240,6 @@ class Log:
                 "PEM file, on this machine, of a key that the rules list in that role"
             )
 
-    def _no_other_driver(self, since: Sequence[Entry]) -> None:
-        for other in since:
-            if other.op not in ASIDE:
-                raise ConflictError(
-                    f"{self.label}: {other.actor} wrote entry {other.seq} ({other.op}) first, at {other.time}; another "
-                    "driver is at work on this run: let it finish, or stop it, then run again"
-                )
-
     def _nothing(self, seen: int) -> None:
         """An empty folder is one that was removed, and serves nothing old; an empty bucket was taken back."""
         if isinstance(self.store, LocalStore):
@@ -249,11 +250,11 @@ class Log:
     def _older(self, seq: int) -> IntegrityError:
         return IntegrityError(
             f"store {self.store.uri}: the log of {self.label} ends before entry {seq}, which was seen here before: it "
-            f"was taken back; restore it, or, where that was meant, remove {self.seen.path}"
+            f"was taken back; restore it, or, if that was meant, remove {self.seen.path}"
         )
 
     def _key(self, seq: int) -> str:
-        return f"{self.root}/log/{NEWEST_FIRST - seq:010d}.json"
+        return f"{self.root}/{LOG}/{NEWEST_FIRST - seq:010d}.json"
 
     def _read(self, seq: int) -> Entry:
         try:

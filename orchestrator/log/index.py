@@ -1,32 +1,40 @@
 """A checkpoint of a log as one Parquet file: what 100,000 entries take to list, search and read again.
 
-It says nothing that the log does not, and can be removed at any time. It counts only where an `index` entry of the log
-names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`, `entry` (the bytes of the entry); the keys of BRIEF
-out of the entry's body; the keys of LISTS out of the bodies whose operation has that list. The same key means other
-things in other operations (`versions` of a `start` are those of packages), and a body is whatever its writer wrote:
-what its column cannot hold is null there, and stands in `entry` alone.
+It says nothing that the log does not, and can be removed at any time. It counts only if an `index` entry of the log
+names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`; those of the log's `Columns` out of the entry's body;
+and `entry`, the bytes of the entry. The same key means other things in other operations (`versions` of a `start` are
+those of packages), and a body is whatever its writer wrote: what its column cannot hold is null there, and stands in
+`entry` alone.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.log.entry import LISTS as LISTS_OF
 from orchestrator.log.entry import SIGNATURE, Entry, canonical, digest, parse_entry
 
-COMMIT = {
-    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
-    "prefix": "string",
-}  # fmt: skip
-BRIEF = {**COMMIT, "alias": "string", "expect": "int32", "why": "string"}
-HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
-LISTS = {"prefixes": "string", "versions": "int32"}
 BITS = {"int32": 32, "int64": 64}
-ROWS_A_GROUP = 10_000
+HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
+ROWS_PER_GROUP = 10_000
 
 
-def encode(entries: Sequence[Entry]) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What an index keeps of a body beside its bytes: keys, with Arrow's type of a value, or of the items of a list.
+    A list is kept of the operations that `listing` names for it.
+
+    Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`).
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
+    listing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    op: str = ""
+    of_row: tuple[str, ...] = ()
+
+
+def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
     """Entries 1 to n as a Parquet file. The bodies may hold any JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,30 +42,33 @@ def encode(entries: Sequence[Entry]) -> bytes:
     columns: dict[str, Any] = {
         name: pa.array([fitting(getattr(e, name), kind) for e in entries], kind) for name, kind in HEADER.items()
     }
-    for name, kind in BRIEF.items():
+    for name, kind in kept.values.items():
         columns[name] = pa.array([fitting(e.body.get(name), kind) for e in entries], kind)
-    for name, kind in LISTS.items():
-        columns[name] = pa.array([_list(e, name) for e in entries], pa.list_(getattr(pa, kind)()))
+    for name, kind in kept.lists.items():
+        listed = [_list(e.body.get(name), kind) if e.op in kept.listing[name] else None for e in entries]
+        columns[name] = pa.array(listed, pa.list_(getattr(pa, kind)()))
     columns["entry"] = pa.array([raw(e) for e in entries], pa.binary())
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_A_GROUP)
+    pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return sink.getvalue()
 
 
-def fitting(value: Any, kind: str) -> Any:
+def fitting(value: object, kind: str) -> str | int | float | None:
     """The JSON value as a column of this kind holds it; None if it is of another type or out of range.
 
     A number is a float64 be it whole or not; a whole float, as 1e6, is an int64. A lone surrogate, which UTF-8 does not
     have, becomes its escape.
     """
     if kind == "string":
-        return value.encode("utf-8", "backslashreplace").decode() if type(value) is str else None
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     if kind == "float64":
-        return _float(value) if type(value) in (int, float) else None
-    if kind == "int64" and type(value) is float and value.is_integer():
+        return _float(value)
+    if kind == "int64" and isinstance(value, float) and value.is_integer():
         value = int(value)
     limit = 1 << (BITS[kind] - 1)
-    return value if type(value) is int and -limit <= value < limit else None
+    return value if isinstance(value, int) and -limit <= value < limit else None
 
 
 def _float(value: float) -> float | None:
@@ -67,25 +78,24 @@ def _float(value: float) -> float | None:
         return None
 
 
-def _list(entry: Entry, name: str) -> list[Any] | None:
-    """What fits of the list; None if entries of this operation have no such list."""
-    if name not in LISTS_OF.get(entry.op, {}):
-        return None
-    return [each for value in entry.body[name] if (each := fitting(value, LISTS[name])) is not None]
+def _list(values: object, kind: str) -> list[str | int | float]:
+    """What fits of a list."""
+    found = [fitting(value, kind) for value in values] if isinstance(values, list) else []
+    return [each for each in found if each is not None]
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What an index holds: entries, in order, and the digests of all, where `brief` made it without the commits; those
-    are in `commits`, rows of (seq, time, *COMMIT)."""
+    """What an index holds: the digests of all entries, and the entries in order. If `brief` made it, those of the
+    operation `Columns.op` are `rows` instead."""
 
     digests: Sequence[str] = ()
     entries: Sequence[Entry] = ()
-    commits: Sequence[tuple[Any, ...]] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
 
 
 def decode(data: bytes) -> Indexed:
-    """All that a file holds that `encode` made. Raises ValueError where its entries are no chain that begins at 1."""
+    """All that a file holds that `encode` made. Raises ValueError if its entries are no chain that begins at 1."""
     found = list[Entry]()
     for each in read(data, ["entry"])["entry"].to_pylist():
         entry = parse_entry(each, known_canonical=True)
@@ -95,31 +105,32 @@ def decode(data: bytes) -> Indexed:
     return Indexed([entry.sha256 for entry in found], found)
 
 
-def brief(data: bytes) -> Indexed:
-    """What a list of versions takes: commits as rows, other entries with only the keys of BRIEF and LISTS of each body.
+def brief(data: bytes, kept: Columns) -> Indexed:
+    """What a list takes: entries of the operation `kept.op` as rows, others with only the kept keys of each body.
 
     100,000 entries take a fifth of the time of `decode`.
     """
     import pyarrow.compute as pc
 
-    table = read(data, [*HEADER, *BRIEF, *LISTS])
-    is_commit = pc.equal(table["op"], "commit")
-    commits = table.filter(is_commit).select(["seq", "time", *COMMIT])
-    others = table.filter(pc.invert(is_commit)).to_pylist()
+    keys = [*kept.values, *kept.lists]
+    table = read(data, [*HEADER, *keys])
+    are_rows = pc.equal(table["op"], kept.op)
+    columns = table.filter(are_rows).select(["seq", "time", *kept.of_row]).columns
+    others = table.filter(pc.invert(are_rows)).to_pylist()
     return Indexed(
         table["sha256"].to_pylist(),
-        [_brief_entry(row) for row in others],
-        list(zip(*(column.to_pylist() for column in commits.columns), strict=True)),
+        [_brief_entry(row, keys) for row in others],
+        list(zip(*(column.to_pylist() for column in columns), strict=True)),
     )
 
 
-def _brief_entry(row: dict[str, Any]) -> Entry:
-    body = {name: value for name in (*BRIEF, *LISTS) if (value := row[name]) is not None}
+def _brief_entry(row: dict[str, Any], keys: Sequence[str]) -> Entry:
+    body = {name: value for name in keys if (value := row[name]) is not None}
     return Entry(row["seq"], "", "", row["actor"], row["time"], row["op"], body, row["sha256"])
 
 
 def read(data: bytes, names: list[str]) -> Any:
-    """Columns of a Parquet file, as a table. Raises ValueError where it has not all of them or is damaged."""
+    """Columns of a Parquet file, as a table. Raises ValueError if one is missing or the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -15,10 +15,7 @@ from cluster.errors import ConfigError
 from orchestrator.log.entry import Entry, digest
 
 KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY_FILE"
-ROLES = {
-    "promote": "promoter", "rollback": "promoter", "orphans": "gc", "abort": "gc", "delete": "gc", "rules": "admin",
-    "index": "",
-}  # fmt: skip
+DRIVES = "publisher"  # the role of what drives a run
 HOW = "make one with: openssl genpkey -algorithm ed25519 -out key.pem"
 
 
@@ -31,13 +28,15 @@ class PublicKey:
     roles: frozenset[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What a team's rules ask of what is read. `keys` is by key id; `unsigned` holds, by track, the (seq, sha256) of
-    the last entry that needs no signature, nor do those before it, which that digest vouches for."""
+    """What a team's rules ask of what is read. `keys` is by key id; `roles` says, by operation, which role may write
+    it ("": any; if not listed: publisher). `unsigned` holds, by track, the (seq, sha256) of the last entry that needs
+    no signature, nor do those before it, which that digest vouches for."""
 
     required: bool = False
     keys: Mapping[str, PublicKey] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
     unsigned: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -92,11 +91,6 @@ def message(place: str, sha256: str) -> bytes:
     return f"orthoplex log entry v1\n{place}\n{sha256}".encode()
 
 
-def role(op: str) -> str:
-    """The role an operation takes: any ("") for what whoever appends may leave, publisher for what drives a run."""
-    return ROLES.get(op, "publisher")
-
-
 def entry_fault(entry: Entry, place: str, trust: Trust) -> str | None:
     """What is wrong with the signature of an entry in the log `place` (team/track), where the team's rules ask for one.
 
@@ -113,7 +107,7 @@ def entry_fault(entry: Entry, place: str, trust: Trust) -> str | None:
 def _signature_fault(entry: Entry, place: str, trust: Trust) -> str | None:
     if entry.signature is None:
         return "is not signed, but the team's rules ask for it"
-    key, needed = trust.keys.get(entry.signature.get("key", "")), role(entry.op)
+    key, needed = trust.keys.get(entry.signature.get("key", "")), trust.roles.get(entry.op, DRIVES)
     if key is None:
         return f"is signed by the key {entry.signature.get('key')}, which the team's rules do not list"
     if not _matches(key.raw, entry.signature.get("ed25519", ""), message(place, entry.unsigned)):

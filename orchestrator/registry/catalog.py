@@ -1,70 +1,106 @@
 """What stands in tracks, as people and other programs are shown it. All but `listed` are pure functions of a log."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypedDict
 
 from cluster.storage import Store
 from orchestrator.log.entry import Entry
-from orchestrator.log.index import COMMIT, Indexed
-from orchestrator.registry.aliases import Alias, aliases
+from orchestrator.log.event import events
+from orchestrator.log.index import Indexed
+from orchestrator.track.events import Abort, Committed, Delete, skipped
+from orchestrator.track.moves import by_version
 from orchestrator.track.track import Track, list_tracks
 
-Commit = tuple[Any, ...]
-VERSION, PREFIX = (2 + list(COMMIT).index(name) for name in ("version", "prefix"))
+
+class Listed(NamedTuple):
+    """A commit as an index keeps it, see `orchestrator.track.events.COLUMNS`; None was not measured."""
+
+    seq: int
+    time: str
+    version: int
+    task: str
+    active_parameters: int | None
+    stored_bytes: int
+    overlap: float | None
+    prefix: str
 
 
-def listed(store: Store, team: str | None = None, task: str | None = None) -> Iterator[dict[str, Any]]:
-    """`rows` of every track, or of those of a team; of all adapters, or of those trained on a task."""
+class Row(TypedDict):
+    """A version as `adapters list --json` shows it. `aliases` are the names that point to it, `alias_revisions` the
+    entries that moved them."""
+
+    ref: str
+    name: str
+    version: int
+    aliases: list[str]
+    alias_revisions: dict[str, int]
+    task: str
+    active_parameters: int | None
+    stored_bytes: int
+    overlap: float | None
+    location: str
+    committed_at: str
+
+
+def listed(
+    store: Store, team: str | None = None, task: str | None = None, note: Callable[[str], None] = lambda _: None
+) -> Iterator[Row]:
+    """`rows` of every track, or of those of a team; of all adapters, or of those trained on a task. What is left out
+    of a track is told to `note`."""
     for names in list_tracks(store, team):
         track = Track(store, *names)
-        yield from rows(track.label, *track.brief(), task)
+        below, above = track.brief()
+        if left_out := skipped([*below.entries, *above]):
+            note(f"{track.label}: {left_out}")
+        yield from rows(track.label, below, above, task)
 
 
-def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = None) -> Iterator[dict[str, Any]]:
-    """Every committed version that was not deleted (trained on `task`), as `adapters list --json` shows it.
+def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = None) -> Iterator[Row]:
+    """Every committed version that was not deleted (trained on `task`).
 
-    `label` is team/track; `below` and `above` are `Log.brief`. `aliases` are the names that point to a version,
-    `alias_revisions` the entries that moved them. One at a time: 100,000 kept at once take three times as long, most of
-    it in Python's garbage collector.
+    `label` is team/track; `below` and `above` are `Log.brief`. One at a time: 100,000 kept at once take three times as
+    long, most of it in Python's garbage collector.
     """
     entries = [*below.entries, *above]
-    named: dict[int, list[Alias]] = {}
-    for alias in aliases(entries).values():
-        named.setdefault(alias.version, []).append(alias)
-    commits = [*below.commits, *(_commit(entry) for entry in above if entry.op == "commit")]
-    for _, time, version, learned, parameters, size, overlap, prefix in standing(commits, entries):
-        if task is None or learned == task:
+    named = by_version(entries)
+    commits = [*map(Listed._make, below.rows), *(_listed(commit) for _, commit in events(above, Committed))]
+    for commit in standing(commits, entries):
+        if task is None or commit.task == task:
+            pointing = named.get(commit.version, ())
             yield {
-                "ref": f"{label}@v{version}",
+                "ref": f"{label}@v{commit.version}",
                 "name": label,
-                "version": version,
-                "aliases": [alias.name for alias in named.get(version, ())],
-                "alias_revisions": {alias.name: alias.seq for alias in named.get(version, ())},
-                "task": learned,
-                "active_parameters": parameters,
-                "stored_bytes": size,
-                "overlap": overlap,
-                "location": prefix,
-                "committed_at": time,
+                "version": commit.version,
+                "aliases": [alias.name for alias in pointing],
+                "alias_revisions": {alias.name: alias.seq for alias in pointing},
+                "task": commit.task,
+                "active_parameters": commit.active_parameters,
+                "stored_bytes": commit.stored_bytes,
+                "overlap": commit.overlap,
+                "location": commit.prefix,
+                "committed_at": commit.time,
             }
 
 
-def rows_of(label: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def rows_of(label: str, entries: Sequence[Entry]) -> list[Row]:
     """`rows` of a whole log."""
     return [*rows(label, Indexed(), entries)]
 
 
-def standing(commits: Sequence[Commit], entries: Sequence[Entry]) -> Iterator[Commit]:
+def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Listed]:
     """The commits that count, whose files no earlier `abort` names, and whose versions were not deleted."""
-    gone = {version for entry in entries if entry.op == "delete" for version in entry.body["versions"]}
+    gone = {version for _, delete in events(entries, Delete) for version in delete.versions}
     taken: dict[str, int] = {}
-    for entry in entries:
-        for prefix in entry.body["prefixes"] if entry.op == "abort" else ():
+    for entry, abort in events(entries, Abort):
+        for prefix in abort.prefixes:
             taken.setdefault(prefix, entry.seq)
     for commit in commits:
-        if commit[VERSION] not in gone and taken.get(commit[PREFIX], commit[0]) >= commit[0]:
+        if commit.version not in gone and taken.get(commit.prefix, commit.seq) >= commit.seq:
             yield commit
 
 
-def _commit(entry: Entry) -> Commit:
-    return (entry.seq, entry.time, *(entry.body.get(name) for name in COMMIT))
+def _listed(commit: Committed) -> Listed:
+    return Listed(
+        commit.seq, commit.time, commit.version, commit.task, commit.active_parameters, commit.stored_bytes,
+        commit.overlap, commit.prefix,
+    )  # fmt: skip

@@ -15,22 +15,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from cluster.errors import ConfigError, ConflictError
 from cluster.storage import LocalStore, Store
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import Entry
-from orchestrator.registry.aliases import aliases
+from orchestrator.log.event import events
+from orchestrator.track.events import Abort, Delete, Orphans, refuse_unknown
+from orchestrator.track.layout import MANIFEST
+from orchestrator.track.moves import aliases
+from orchestrator.track.requirements import SameVersions, Uncommitted, aborted
 from orchestrator.track.state import replay
-from orchestrator.track.track import Track, aborted
+from orchestrator.track.track import Track
 
 KEPT_INDICES = 2
 LEFT_BEHIND_S = 3600.0  # a temporary file this old belongs to no living writer
 TRIES = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """What one track needs. `orphans` are new, `waiting` within their grace, `abort` past it. `remove` holds prefixes
     whose files may go at once, once `abort` stands in the log; `indices` the seq of checkpoints."""
@@ -46,13 +49,13 @@ def decide(
     entries: Sequence[Entry], found: Sequence[str], indices: Sequence[int], now: datetime, grace: timedelta
 ) -> Decision:
     """`found`: the prefixes that have files; `indices`: up to where each index reaches, the newest first."""
-    committed, gone = {commit["prefix"] for commit in replay("", "", entries).commits}, aborted(entries)
+    committed, gone = {commit.prefix for commit in replay("", "", entries).commits}, aborted(entries)
     first_seen: dict[str, datetime] = {}
     deleted_at: dict[str, datetime] = {}
-    for entry in entries:
-        known = {"orphans": first_seen, "delete": deleted_at}.get(entry.op, {})
-        for prefix in entry.body.get("prefixes", ()) if entry.op in ("orphans", "delete") else ():
-            known.setdefault(prefix, datetime.fromisoformat(entry.time))
+    for kind, known in ((Orphans, first_seen), (Delete, deleted_at)):
+        for entry, event in events(entries, kind):
+            for prefix in event.prefixes:
+                known.setdefault(prefix, datetime.fromisoformat(entry.time))
     loose = [prefix for prefix in found if prefix not in committed]
     living = [prefix for prefix in loose if prefix not in gone]
     due = [prefix for prefix in living if grace <= now - first_seen.get(prefix, now)]
@@ -78,7 +81,7 @@ class Collector:
         return self._look()[1]
 
     def collect(self) -> Decision:
-        """Does it, and returns what was done. Raises ConflictError where others commit all the time."""
+        """Does it, and returns what was done. Raises ConflictError if others commit all the time."""
         for attempt in range(TRIES):
             entries, decision = self._look()
             try:
@@ -95,65 +98,59 @@ class Collector:
     def delete(self, version: int, why: str) -> Entry:
         """Takes a version and all after it, which stand on it, away; their files go a grace period later.
 
-        Raises ConfigError where there is no such version or an alias names one of them.
+        Raises ConfigError if there is no such version or an alias names one of them.
         """
-        entries = self.track.entries()
+        entries = self._entries()
         doomed = self._doomed(entries, version)
-
-        def still(since: Sequence[Entry]) -> None:
-            if self._doomed([*entries, *since], version) != doomed:
-                raise ConflictError(f"{self.track.label}: a version was added or deleted meanwhile; look again")
-
-        body = {"versions": sorted(doomed), "prefixes": [doomed[each] for each in sorted(doomed)], "why": why}
-        return self.track.append("delete", body, after=entries[-1], valid=still)
+        still = SameVersions(label=self.track.label, first=version, versions=frozenset(doomed), entries=tuple(entries))
+        event = Delete(versions=tuple(sorted(doomed)), prefixes=tuple(doomed[each] for each in sorted(doomed)), why=why)
+        return self.track.append(event, after=entries[-1], requires=still)
 
     def doomed(self, version: int) -> list[int]:
         """The versions that `delete` would take away; raises as it does."""
-        return sorted(self._doomed(self.track.entries(), version))
+        return sorted(self._doomed(self._entries(), version))
+
+    def _entries(self) -> list[Entry]:
+        """The log. Raises StoreError if a newer Orthoplex wrote to it: what it names is not for this one to remove."""
+        entries = self.track.entries()
+        refuse_unknown(self.track.label, entries)
+        return entries
 
     def _doomed(self, entries: Sequence[Entry], version: int) -> dict[int, str]:
         state = replay(self.track.team, self.track.name, entries)
-        if version not in [commit["version"] for commit in state.commits] or version in state.deleted:
+        if version not in [commit.version for commit in state.standing]:
             raise ConfigError(f"--delete {self.track.label}@v{version}: no such version")
         named = {alias.name: alias.version for alias in aliases(entries).values() if alias.version >= version}
         if named:
             shown = ", ".join(f"{name} names v{number}" for name, number in named.items())
             raise ConfigError(f"--delete {self.track.label}@v{version}: {shown}; move that alias first")
-        kept = [each for each in state.commits if each["version"] not in state.deleted]
-        return {each["version"]: each["prefix"] for each in kept if each["version"] >= version}
+        return {commit.version: commit.prefix for commit in state.standing if commit.version >= version}
 
     def _look(self) -> tuple[list[Entry], Decision]:
         found = [f"{self.track.version_root}/{name}" for name in self.track.store.list_folders(self.track.version_root)]
-        entries = self.track.entries()  # after the listing: what was committed meanwhile is no orphan
+        entries = self._entries()  # after the listing: what was committed meanwhile is no orphan
         now = datetime.now(UTC)
         return entries, decide(entries, found, self.track.indices(), now, self.grace)
 
     def _write(self, entries: list[Entry], decision: Decision) -> None:
-        def uncommitted(since: Sequence[Entry]) -> None:
-            taken = {entry.body.get("prefix") for entry in since if entry.op == "commit"}
-            if taken & {*decision.abort, *decision.orphans}:
-                raise ConflictError(f"{self.track.label}: what no commit named was committed meanwhile; look again")
-
+        uncommitted = Uncommitted(self.track.label, frozenset((*decision.abort, *decision.orphans)))
         after = entries[-1] if entries else None
         if decision.orphans and self.grace:
-            after = self._append("orphans", decision.orphans, after, uncommitted)
+            after = self.track.append(Orphans(prefixes=decision.orphans), after=after, requires=uncommitted)
         if decision.abort:
-            self._append("abort", decision.abort, after, uncommitted)
-
-    def _append(self, op: str, prefixes: Sequence[str], after: Entry | None, valid: Any) -> Entry:
-        return self.track.append(op, {"prefixes": list(prefixes)}, after=after, valid=valid)
+            self.track.append(Abort(prefixes=decision.abort), after=after, requires=uncommitted)
 
 
 def remove_prefixes(store: Store, prefixes: Sequence[str]) -> None:
     """Removes every object below the prefixes; the manifest first, so that what is half removed cannot be read."""
     keys = [key for prefix in prefixes for key in store.list(f"{prefix}/")]
-    keys.sort(key=lambda key: not key.endswith("/manifest.json"))
+    keys.sort(key=lambda key: not key.endswith(f"/{MANIFEST}"))
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(store.delete, keys))
 
 
 def sweep_temporary(store: Store, *, remove: bool) -> int:
-    """The files that killed writers left in a folder store more than an hour ago; removes them where told to."""
+    """The files that killed writers left in a folder store more than an hour ago; removes them if told to."""
     if not isinstance(store, LocalStore) or not (folder := store.root / ".tmp").is_dir():
         return 0
     limit = time.time() - LEFT_BEHIND_S

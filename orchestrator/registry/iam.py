@@ -10,18 +10,29 @@ from typing import Any, Literal
 from cluster.errors import ConfigError
 from cluster.storage import PROBE_KEY, is_key
 from orchestrator.log.entry import NAME
+from orchestrator.track.layout import (
+    ANY_CHECKPOINT,
+    ANY_INDEX,
+    ANY_LOG,
+    ANY_RULES,
+    ANY_VERSION,
+    EVERYTHING,
+    RULES_INDEX,
+    RULES_LOG,
+    team_root,
+)
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 Role = Literal["reader", "publisher", "promoter", "gc", "admin"]
 WRITES = {
     "reader": (),
-    "publisher": ("{t}/*/log/*", "{t}/*/ckpt/*", "{t}/*/v/*", "{t}/*/checkpoint.safetensors", PROBE_KEY),
-    "promoter": ("{t}/*/log/*", "{t}/*/ckpt/*"),
-    "gc": ("{t}/*/log/*", "{t}/*/ckpt/*"),
-    "admin": ("{t}/.policy/log/*", "{t}/.policy/ckpt/*"),
+    "publisher": (ANY_LOG, ANY_INDEX, ANY_VERSION, ANY_CHECKPOINT, PROBE_KEY),
+    "promoter": (ANY_LOG, ANY_INDEX),
+    "gc": (ANY_LOG, ANY_INDEX),
+    "admin": (RULES_LOG, RULES_INDEX),
 }
-DELETES = {"gc": ("{t}/*/v/*", "{t}/*/ckpt/*")}
-APPEND_ONLY = ("{t}/*/log/*", "{t}/*/ckpt/*", "{t}/.policy/*")
+DELETES = {"gc": (ANY_VERSION, ANY_INDEX)}
+APPEND_ONLY = (ANY_LOG, ANY_INDEX, ANY_RULES)
 
 
 def policy(
@@ -36,17 +47,17 @@ def policy(
     """An identity policy, or with `principal` (an ARN) a bucket policy, for one role of a team in s3://bucket/prefix.
 
     `append_only` also refuses to overwrite the log (`s3:if-none-match`, which AWS knows and Ceph 16 does not). Raises
-    ConfigError where a name is none.
+    ConfigError if a name is none.
     """
     if not (NAME.fullmatch(team) and BUCKET.fullmatch(bucket) and (not prefix or is_key(prefix))):
         raise ConfigError(f"policy: team {team!r}, bucket {bucket!r} or prefix {prefix!r} is no name; correct it")
     top, arn = f"{prefix}/" if prefix else "", f"arn:aws:s3:::{bucket}"
-    mine = f"{top}t/{team}"
+    mine = f"{top}{team_root(team)}"
 
     def objects(names: tuple[str, ...]) -> list[str]:
         return [f"{arn}/" + (f"{top}{name}" if name == PROBE_KEY else name.format(t=mine)) for name in names]
 
-    reads = ("{t}/*", PROBE_KEY) if role == "publisher" else ("{t}/*",)
+    reads = (EVERYTHING, PROBE_KEY) if role == "publisher" else (EVERYTHING,)
     lists = [f"{mine}/*"] + [f"{top}{PROBE_KEY}"] * (role == "publisher")
     statements = [
         _allow("Read", ["s3:GetObject"], objects(reads)),
@@ -58,11 +69,11 @@ def policy(
         statements.append(_allow("Delete", ["s3:DeleteObject"], objects(DELETES[role])))
     if WRITES[role]:
         statements.append(
-            _deny("NeverTheLog", ["s3:DeleteObject", "s3:DeleteObjectVersion"], objects(APPEND_ONLY[::2]))
+            _deny("NeverTheLog", ["s3:DeleteObject", "s3:DeleteObjectVersion"], objects((ANY_LOG, ANY_RULES)))
         )
     if role in ("publisher", "promoter", "gc"):
         changes = ["s3:PutObject", "s3:DeleteObject"]
-        statements.append(_deny("NeverTheRules", changes, objects(("{t}/.policy/*",))))
+        statements.append(_deny("NeverTheRules", changes, objects((ANY_RULES,))))
     if append_only and WRITES[role]:
         overwrites = _deny("NeverOverwriteTheLog", ["s3:PutObject"], objects(APPEND_ONLY))
         statements.append({**overwrites, "Condition": {"Null": {"s3:if-none-match": "true"}}})

@@ -7,16 +7,18 @@ from typing import Any
 
 from cluster.storage import upload_files
 from orchestrator.log.entry import Entry
+from orchestrator.log.event import Anything
+from orchestrator.track.events import Commit, Learned
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 
 
-def publish(track: Track, directory: Path, body: Mapping[str, Any], metadata: Mapping[str, Any]) -> Entry:
+def publish(track: Track, directory: Path, learned: Learned, metadata: Mapping[str, Any]) -> Entry:
     """Uploads the files below `directory` and commits them as the track's next version; returns its log entry.
 
-    The entry holds `body` (at least `task`), `version`, `prefix`, `manifest_sha256` and `stored_bytes`; the manifest
-    holds `metadata`. Until the entry stands, nobody sees anything; cut at any instant, it leaves files that gc removes.
-    A run is not for this: its driver wants to be alone, and to know of a driver that is not.
+    The entry is the `Commit` of what was `learned`, at least the name of its task; the manifest holds `metadata`. Until
+    the entry stands, nobody sees anything; cut at any instant, it leaves files that gc removes. A run is not for this:
+    its driver wants to be alone, and to know of a driver that is not.
     """
     prefix = track.fresh_prefix()
     with ThreadPoolExecutor(1) as pool:
@@ -24,10 +26,10 @@ def publish(track: Track, directory: Path, body: Mapping[str, Any], metadata: Ma
         records = upload_files(track.store, prefix, directory)
         sha256 = track.write_manifest(prefix, dict(metadata), records)
         entries = reading.result()
-    stored = {"prefix": prefix, "manifest_sha256": sha256, "stored_bytes": sum(record.size for record in records)}
+    size = sum(record.size for record in records)
 
-    def numbered(since: Sequence[Entry]) -> dict[str, Any]:
-        before = replay(track.team, track.name, [*entries, *since]).commits
-        return {**body, **stored, "version": len(before) + 1}
+    def numbered(since: Sequence[Entry]) -> Commit:
+        number = len(replay(track.team, track.name, [*entries, *since]).commits) + 1
+        return Commit.placed(learned, version=number, prefix=prefix, manifest_sha256=sha256, stored_bytes=size)
 
-    return track.append("commit", numbered, after=entries[-1] if entries else None, valid=lambda _: None)
+    return track.append(numbered, after=entries[-1] if entries else None, requires=Anything())

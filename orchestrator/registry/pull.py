@@ -10,18 +10,22 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
+from cluster.folders import appearing
 from cluster.storage import FileRecord
+from orchestrator.log.entry import canonical, digest
 from orchestrator.log.seen import state_folder
-from orchestrator.track.track import MANIFEST, Track, canonical, digest, manifest_files
+from orchestrator.track.events import Commit
+from orchestrator.track.layout import MANIFEST
+from orchestrator.track.track import Track, manifest_files
 
 FETCHERS = 8
 
 
-def pull(track: Track, versions: Mapping[str, Mapping[str, Any]], directory: Path) -> int:
+def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
     """Makes `directory`, absent or empty, with the files and manifest of each commit below its name in `versions` ("":
     the folder itself); returns the bytes. A folder that holds just this already is left as it is.
 
@@ -32,11 +36,11 @@ def pull(track: Track, versions: Mapping[str, Mapping[str, Any]], directory: Pat
     wanted: dict[str, FileRecord] = {}
     manifests: dict[str, bytes] = {}
     with ThreadPoolExecutor(FETCHERS) as pool:
-        read = pool.map(lambda c: track.read_manifest(c["prefix"], c["manifest_sha256"]), versions.values())
+        read = pool.map(track.manifest_of, versions.values())
         for (below, commit), manifest in zip(versions.items(), read, strict=True):
             manifests[f"{below}/{MANIFEST}".lstrip("/")] = canonical(manifest)
             for path, record in manifest_files(manifest).items():
-                key = f"{commit['prefix']}/{path}"
+                key = f"{commit.prefix}/{path}"
                 wanted[f"{below}/{path}".lstrip("/")] = FileRecord(key, record.size, record.sha256)
     if _occupied(directory):
         _same_or_refuse(directory, wanted, manifests)
@@ -46,10 +50,7 @@ def pull(track: Track, versions: Mapping[str, Mapping[str, Any]], directory: Pat
 
 
 def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str, bytes], directory: Path) -> None:
-    directory = directory.absolute()
-    staging = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-
-    def place(item: tuple[str, FileRecord]) -> None:
+    def place(staging: Path, item: tuple[str, FileRecord]) -> None:
         target = staging / item[0]
         if not target.resolve().is_relative_to(staging.resolve()):
             raise IntegrityError(f"{item[1].path}: the path leads out of its folder; do not use this version")
@@ -57,23 +58,19 @@ def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str
         _link(cached(track, item[1]), target)
 
     try:
-        staging.mkdir(parents=True)
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            list(pool.map(place, wanted.items()))
-        for path, data in manifests.items():
-            (staging / path).parent.mkdir(parents=True, exist_ok=True)
-            (staging / path).write_bytes(data)
-        staging.replace(directory)
+        with appearing(directory.absolute()) as staging, ThreadPoolExecutor(FETCHERS) as pool:
+            list(pool.map(partial(place, staging), wanted.items()))
+            for path, data in manifests.items():
+                (staging / path).parent.mkdir(parents=True, exist_ok=True)
+                (staging / path).write_bytes(data)
     except OSError as error:
         raise StoreError(f"cannot make {directory}: {error.strerror}; choose a folder that is new") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def cached(track: Track, record: FileRecord) -> Path:
-    """The cache's copy of a stored file, fetched where it is not there whole; `record.path` is its key.
+    """The cache's copy of a stored file, fetched if it is not there whole; `record.path` is its key.
 
-    Raises IntegrityError where the store's file is missing or differs from the record, OSError of the disk.
+    Raises IntegrityError if the store's file is missing or differs from the record, OSError of the disk.
     """
     kept = state_folder() / "files" / record.sha256[:2] / record.sha256
     if kept.is_file() and kept.stat().st_size == record.size and file_digest(kept) == record.sha256:
@@ -82,8 +79,7 @@ def cached(track: Track, record: FileRecord) -> Path:
     temporary = kept.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         found = track.store.download(record.path, temporary)
-        if (found.size, found.sha256) != (record.size, record.sha256):
-            raise IntegrityError(f"{record.path}: differs from its manifest (sha256 {record.sha256}); it was changed")
+        record.check(record.path, *found)
         temporary.chmod(0o444)
         temporary.replace(kept)
     except KeyAbsentError:

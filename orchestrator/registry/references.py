@@ -1,34 +1,73 @@
 """What people call a track and a version: `team/track`, `team/track@v3`, `team/track@production`."""
 
-import difflib
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.errors import ConfigError
 from cluster.storage import Store
+from cluster.words import did_you_mean
+from orchestrator.log.chain import log_start
 from orchestrator.log.entry import NAME, Entry
-from orchestrator.registry.aliases import VERSION, aliases, at, check_version
+from orchestrator.track.events import Committed
+from orchestrator.track.moves import aliases, at
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, list_tracks
 
+VERSION = re.compile(r"v[0-9]+")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Version:
     """One committed version: its track, the log read, the run's state and the commit."""
 
     track: Track
     entries: list[Entry]
     state: RunState
-    commit: Mapping[str, Any]
+    commit: Committed
+
+    @property
+    def reference(self) -> str:
+        """team/track@vN."""
+        return self.state.reference(self.commit)
+
+    @property
+    def stream(self) -> tuple[Committed, ...]:
+        """The commits that it stands on, and itself, in order."""
+        return self.state.upto(self.commit.version).commits
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference, taken apart: the track's name, with or without its team, and `vN` or an alias."""
+
+    track: str
+    which: str
+
+    @property
+    def number(self) -> int | None:
+        """N of vN; None if it is an alias; −1 if it is no number of a version, as 007."""
+        if not VERSION.fullmatch(self.which):
+            return None
+        digits = self.which[1:]
+        return int(digits) if digits == str(int(digits)) else -1
+
+
+def parse_reference(reference: str) -> Reference:
+    """The parts of `team/track@vN` or `team/track@ALIAS`. Raises ConfigError if it is malformed."""
+    name, _, which = reference.rpartition("@")
+    if not name or not NAME.fullmatch(which):
+        raise ConfigError(
+            f"ADAPTER {reference!r}: expected RUN@vN or RUN@ALIAS, as in quickstart@v1; see `orthoplex adapters list`"
+        )
+    return Reference(name, which)
 
 
 def find_track(store: Store, name: str) -> Track:
-    """The track named `name` or `team/name`. Raises ConfigError where none has the name, or those of several teams."""
+    """The track named `name` or `team/name`. Raises ConfigError if none has the name, or those of several teams."""
     team, _, track = name.rpartition("/")
     if NAME.fullmatch(team) and NAME.fullmatch(track):
         exact = Track(store, team, track)
-        if store.list(f"{exact.root}/log/0", limit=1):
+        if store.list(log_start(exact.root), limit=1):
             return exact
     from trainers.data.sources import listed
 
@@ -40,47 +79,43 @@ def find_track(store: Store, name: str) -> Track:
         shown = ", ".join(f"{team}/{track}" for team, track in found)
         raise ConfigError(f"RUN {name!r}: several teams have one; give one of {shown}")
     names = [f"{team}/{track}" for team, track in known]
-    near = difflib.get_close_matches(name, [*names, *(track for _, track in known)], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"which holds {listed(names)}" if names else "which holds no runs"
+    hint = did_you_mean(name, [*names, *(track for _, track in known)])
+    hint = hint or (f"which holds {listed(names)}" if names else "which holds no runs")
     raise ConfigError(f"RUN {name!r}: not in the store {store.uri}, {hint} (--store names another store)")
 
 
 def resolve(store: Store, reference: str, moment: str | None = None) -> Version:
-    """The version that `team/track@vN`, `team/track@ALIAS` or, where one team has it, `track@…` names; with `moment`,
+    """The version that `team/track@vN`, `team/track@ALIAS` or, if one team has it, `track@…` names; with `moment`,
     which version an alias named then.
 
     Raises:
         ConfigError: it is malformed, or there is no such run, version or alias.
     """
-    name, _, which = reference.rpartition("@")
-    if not name or not NAME.fullmatch(which):
-        raise ConfigError(
-            f"ADAPTER {reference!r}: expected RUN@vN or RUN@ALIAS, as in quickstart@v1; see `orthoplex adapters list`"
-        )
-    track = find_track(store, name)
+    asked = parse_reference(reference)
+    track = find_track(store, asked.track)
     entries = track.entries()
     state = replay(track.team, track.name, entries)
-    number = _number(track, entries, which, moment)
+    number = _number(track, entries, asked, moment)
     try:
-        check_version(state, number)
+        commit = state.version(number)
     except ConfigError as error:
         raise ConfigError(f"ADAPTER {reference!r}: {str(error).partition(': ')[2]}") from None
-    return Version(track, entries, state, next(c for c in state.commits if c["version"] == number))
+    return Version(track=track, entries=entries, state=state, commit=commit)
 
 
-def _number(track: Track, entries: list[Entry], which: str, moment: str | None) -> int:
-    if VERSION.fullmatch(which):
+def _number(track: Track, entries: list[Entry], asked: Reference, moment: str | None) -> int:
+    if (number := asked.number) is not None:
         if moment is not None:
             raise ConfigError(
-                f"--at: {which} always names the same version; give an alias, as in {track.label}@production"
+                f"--at: {asked.which} always names the same version; give an alias, as in {track.label}@production"
             )
-        return int(which[1:]) if which[1:] == str(int(which[1:])) else -1
+        return number
     known = aliases(entries)
-    if which not in known:
+    if asked.which not in known:
         raise ConfigError(
-            f"ADAPTER '{track.name}@{which}': no such alias; {track.label} has {', '.join(known) or 'none'}"
+            f"ADAPTER '{track.name}@{asked.which}': no such alias; {track.label} has {', '.join(known) or 'none'}"
         )
-    then = at(entries, which, moment) if moment is not None else known[which]
+    then = at(entries, asked.which, moment) if moment is not None else known[asked.which]
     if then is None:
-        raise ConfigError(f"--at {moment!r}: {track.label}@{which} named nothing yet")
+        raise ConfigError(f"--at {moment!r}: {track.label}@{asked.which} named nothing yet")
     return then.version

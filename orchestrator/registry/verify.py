@@ -1,94 +1,112 @@
 """Whether all that a track says of itself is so: chain, signatures, manifests, the digest of every file, the index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from cluster.errors import KeyAbsentError, StoreError
+from cluster.errors import IntegrityError, KeyAbsentError, StoreError
+from cluster.storage import FileRecord
 from orchestrator.log import index
 from orchestrator.log.entry import Entry, digest
-from orchestrator.registry.aliases import MOVES, moves
-from orchestrator.track.state import replay
-from orchestrator.track.track import Track, aborted, manifest_files
+from orchestrator.log.event import Index, parse, well_formed
+from orchestrator.track.events import MOVES, Abort, Commit, skipped
+from orchestrator.track.moves import moves
+from orchestrator.track.state import RunState, replay
+from orchestrator.track.track import Track, manifest_files
 
 CHECKERS = 8
+MOVE_OPS = frozenset(kind.op for kind in MOVES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was read, and what is wrong: one line each, none where all is well."""
+    """What was read, and what is wrong: one line each, none if all is well. `notes` says what could not be judged."""
 
     track: str
-    entries: int
-    versions: int
-    files: int
-    bytes: int
-    faults: list[str]
+    entries: int = 0
+    versions: int = 0
+    files: int = 0
+    bytes: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def verify(track: Track) -> Report:
-    """Reads a whole track again, each file once. Raises StoreError only where the store cannot be reached."""
+    """Reads a whole track again, each file once. Raises StoreError only if the store cannot be reached."""
     try:
         entries = track.raw_entries()
+        state = replay(track.team, track.name, entries)
+        faults = [*_log_faults(entries), *_index_faults(track, entries)]
     except StoreError as error:
-        return Report(track.label, 0, 0, 0, 0, [str(error)])
-    faults = [*_log_faults(entries), *_index_faults(track, entries)]
-    state = replay(track.team, track.name, entries)
-    kept = [commit for commit in state.commits if commit["version"] not in state.deleted]
-    files: list[tuple[str, Any]] = []
-    for commit in kept:
-        try:
-            manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        except StoreError as error:
-            faults.append(f"v{commit['version']}: {error}")
-            continue
-        files += [(f"{commit['prefix']}/{path}", record) for path, record in manifest_files(manifest).items()]
+        return Report(track=track.label, faults=[str(error)])
+    files = list[tuple[str, FileRecord]]()
+    faults += _manifest_faults(track, state, files)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(CHECKERS) as pool:
-        check: Callable[[Any], str | None] = lambda item: _file_fault(track, Path(folder), *item)  # noqa: E731
-        faults += [fault for fault in pool.map(check, files) if fault]
-    return Report(track.label, len(entries), len(kept), len(files), sum(record.size for _, record in files), faults)
+        faults += filter(None, pool.map(partial(_file_fault, track, Path(folder)), files))
+    left_out = skipped(entries)
+    return Report(
+        track=track.label, entries=len(entries), versions=len(state.standing), files=len(files),
+        bytes=sum(record.size for _, record in files), faults=faults,
+        notes=[f"{track.label}: {left_out}"] if left_out else [],
+    )  # fmt: skip
 
 
-def _file_fault(track: Track, folder: Path, key: str, record: Any) -> str | None:
+def _manifest_faults(track: Track, state: RunState, files: list[tuple[str, FileRecord]]) -> Iterator[str]:
+    """What is wrong with the manifests; adds the files that the others list, by key."""
+    for commit in state.standing:
+        try:
+            listed = manifest_files(track.manifest_of(commit))
+        except StoreError as error:
+            yield f"v{commit.version}: {error}"
+        else:
+            files += [(f"{commit.prefix}/{path}", record) for path, record in listed.items()]
+
+
+def _file_fault(track: Track, folder: Path, file: tuple[str, FileRecord]) -> str | None:
+    key, record = file
     path = folder / digest(key.encode())
     try:
-        found = track.store.download(key, path)
-        same = (found.size, found.sha256) == (record.size, record.sha256)
-        return None if same else f"{key}: differs from its manifest (sha256 {record.sha256}); it was changed"
+        record.check(key, *track.store.download(key, path))
+    except IntegrityError as error:
+        return str(error)
     except KeyAbsentError:
         return f"{key}: is missing; restore it from a backup"
     finally:
         path.unlink(missing_ok=True)
+    return None
 
 
 def _log_faults(entries: list[Entry]) -> Iterator[str]:
     """Entries that a writer who keeps to the rules could not have written."""
     counted, taken = {move.seq for move in moves(entries)}, set[str]()
     for entry in entries:
-        if entry.op in MOVES and entry.seq not in counted:
+        if entry.op in MOVE_OPS and entry.seq not in counted:
             yield f"entry {entry.seq} ({entry.op}, {entry.actor}): moves an alias from where it was not; does not count"
-        taken |= aborted([entry])
-        if entry.op == "commit" and entry.body.get("prefix") in taken:
+        elif entry.op == Abort.op:
+            taken.update(parse(entry, Abort).prefixes)
+        elif entry.op == Commit.op and parse(entry, Commit).prefix in taken:
             yield f"entry {entry.seq} (commit, {entry.actor}): names files that gc had taken; it does not count"
 
 
 def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
     """Indices that the log names and that do not say what it says. One that is gone is no fault."""
+    whole = {entry.seq: named for entry, named in well_formed(entries, Index)}
     for entry in entries:
-        if entry.op != "index":
+        if entry.op != Index.op:
             continue
-        upto = entry.body.get("upto")
-        if not (type(upto) is int and 0 < upto < entry.seq):
+        named = whole.get(entry.seq)
+        if named is None or not 0 < named.upto < entry.seq:
             yield f"entry {entry.seq} (index, {entry.actor}): says of no entries that it is their index"
             continue
+        key = track.index_key(named.upto)
         try:
-            data = track.store.get(track.index_key(upto))
+            data = track.store.get(key)
         except KeyAbsentError:
             continue
-        if digest(data) != entry.body.get("index_sha256"):
-            yield f"{track.index_key(upto)}: was changed; remove it, the log has all it holds"
-        elif data != index.encode(entries[:upto]):
-            yield f"{track.index_key(upto)}: does not say what the log says; remove it"
+        if digest(data) != named.index_sha256:
+            yield f"{key}: was changed; remove it, the log has all it holds"
+        elif data != index.encode(entries[: named.upto], track.columns):
+            yield f"{key}: does not say what the log says; remove it"

@@ -5,9 +5,9 @@ a prefix of their own; the task exists from the moment its `commit` entry stands
 """
 
 import platform
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -16,15 +16,18 @@ from cluster.resources import ClusterConfig
 from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
-from orchestrator.registry.lineage import code_version
+from orchestrator.log.entry import digest
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers
+from orchestrator.track import events
+from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
+from orchestrator.track.provenance import code_version
 from orchestrator.track.state import HARMLESS, RunState, objections, refuse, without
-from orchestrator.track.track import Track, digest
+from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Score, TaskDone
 from trainers.workers.group import WorkersLost
 
@@ -50,7 +53,7 @@ class Controller:
         return self.log.state
 
     def run(self) -> RunState:
-        """Continues from the last committed task; returns at once where the run is finished. Raises as `steps`."""
+        """Continues from the last committed task; returns at once if the run is finished. Raises as `steps`."""
         for _ in self.steps():
             pass
         return self.state
@@ -65,14 +68,13 @@ class Controller:
             GuardStop: a guard stopped the stream. Interrupted: Ctrl-C or SIGTERM. TrainingError, StoreError: as named.
         """
         self._check()
-        if self.state.state == "finished" and len(self.config.tasks) == len(self.state.commits):
+        if self.state.status == "finished" and len(self.config.tasks) == len(self.state.commits):
             return
         self.workers.check()
         probe(self.store)
         lease_s = self.config.cluster.lease_s
         versions = {**code_version()["packages"], "python": platform.python_version()}
-        start = {"versions": versions, "cluster": self.config.cluster.model_dump(mode="json")}
-        self.log.take(start, lease_s, self.reporter.say)
+        self.log.take(versions, lease_s, self.reporter.say, self.config.cluster.model_dump(mode="json"))
         with self.log.left(), self.log.kept(lease_s):
             if self.fork:
                 take_over(self.log, self.fork)
@@ -84,9 +86,9 @@ class Controller:
             self._guard()
             yield self.state
             yield from self._train()
-        self.log.append("finish", {})
+        self.log.append(Finish())
 
-    def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
+    def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
         if self.fork and self.fork.tasks and self.fork.method != self.config.adapter.method:
             raise ConfigError(
                 f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
@@ -94,11 +96,11 @@ class Controller:
             )
         refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
 
-    def _open(self, tasks: list[dict[str, Any]]) -> None:
-        """Logs what is about to run, where that is new."""
+    def _open(self, tasks: Sequence[TaskDescription]) -> None:
+        """Logs what is about to run, if that is new."""
         config = self.config.model_dump(mode="json")
-        if config != self.state.config or tasks != list(self.state.tasks):
-            self.log.append("open", {"config": config, "tasks": tasks})
+        if config != self.state.config or tuple(tasks) != self.state.tasks:
+            self.log.append(Open(config=config, tasks=tuple(tasks)))
 
     def _train(self) -> Iterator[RunState]:
         """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
@@ -143,7 +145,7 @@ class Controller:
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:
-        """Has a task trained, again where the group breaks and the policy says so.
+        """Has a task trained, again if the group breaks and the policy says so.
 
         Raises:
             TrainingError: the policy gives up.
@@ -158,7 +160,7 @@ class Controller:
                 retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
                 if not retry.again:
                     raise TrainingError(retry.reason) from None
-                self.log.append("retry", {"index": order.index, "reason": retry.reason, "kind": error.lost.kind})
+                self.log.append(Retry(index=order.index, reason=retry.reason, kind=error.lost.kind))
                 self.reporter.say(f"[{order.index + 1}/{len(self.config.tasks)}] {watch.task}: {retry.reason}")
                 self.accumulation = retry.accumulation
 
@@ -166,8 +168,8 @@ class Controller:
         """What must be the same for a checkpoint of task `index` to be resumed from."""
         return {
             "index": index,
-            "fingerprint": self.state.tasks[index]["fingerprint"],
-            "parents": [commit["manifest_sha256"] for commit in self.state.commits],
+            "fingerprint": self.state.tasks[index].fingerprint,
+            "parents": [commit.manifest_sha256 for commit in self.state.commits],
             "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
         }
 
@@ -184,54 +186,62 @@ class Controller:
         out of. Returns the task's files, as they were read back from the store before the commit.
         """
         self._check_base(done)
-        task = self.state.tasks[done.index]
-        body = {
-            "version": done.index + 1,
-            "index": done.index,
-            "task": task["name"],
-            "prefix": done.prefix,
-            "base_digest": done.base_digest,
-            "budget": done.budget,
-            "overlap": done.overlap,
-            "occupancy": done.occupancy,
-            "active_parameters": done.active_parameters,
-            "stored_bytes": sum(record.size for record in done.files),
-            "validation": scores(done.validation),
-            "test": scores(done.test),
-            "cost": done.cost,
-        }
-        if done.zero_shot is not None:
-            body["zero_shot"] = scores(done.zero_shot)
-        metadata = {
-            "base_model": self.config.model.model_dump(mode="json"),
-            "base_digest": done.base_digest,
-            "adapter": self.config.adapter.model_dump(mode="json"),
-            "task": task,
-            "budget": done.budget,
-            "occupancy": done.occupancy,
-            "principal_angles": done.angles,
-            "parents": [commit["manifest_sha256"] for commit in self.state.commits],
-            "trained_against": list(against),
-            "config": self.config.model_dump(mode="json"),
-            "code": code_version(),
-            "metrics": {split: body[split] for split in ("validation", "test")},
-            "cost": done.cost,
-        }
-        body["manifest_sha256"] = self.track.write_manifest(done.prefix, metadata, done.files)
-        stored = self._files(body)
-        self.log.append("commit", body)
+        learned = self._learned(done)
+        sha256 = self.track.write_manifest(done.prefix, self._manifest(done, learned, against), done.files)
+        size = sum(record.size for record in done.files)
+        commit = Commit.placed(
+            learned, version=done.index + 1, prefix=done.prefix, manifest_sha256=sha256, stored_bytes=size
+        )
+        stored = self._files(commit)
+        self.log.append(commit)
         self.reporter.committed(self.state)
         return stored
 
+    def _learned(self, done: TaskDone) -> Learned:
+        zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
+        return Learned.model_validate(
+            {
+                "index": done.index,
+                "task": self.state.tasks[done.index].name,
+                "base_digest": done.base_digest,
+                "budget": done.budget,
+                "overlap": done.overlap,
+                "occupancy": done.occupancy,
+                "active_parameters": done.active_parameters,
+                "validation": scores(done.validation),
+                "test": scores(done.test),
+                "cost": done.cost,
+                **zero_shot,
+            }
+        )
+
+    def _manifest(self, done: TaskDone, learned: Learned, against: Sequence[str]) -> dict[str, Any]:
+        """What the manifest says beside the files."""
+        return {
+            "base_model": self.config.model.model_dump(mode="json"),
+            "base_digest": done.base_digest,
+            "adapter": self.config.adapter.model_dump(mode="json"),
+            "task": self.state.tasks[done.index].body(),
+            "budget": done.budget,
+            "occupancy": done.occupancy,
+            "principal_angles": done.angles,
+            "parents": [commit.manifest_sha256 for commit in self.state.commits],
+            "trained_against": list(against),
+            "config": self.config.model_dump(mode="json"),
+            "code": code_version(),
+            "metrics": learned.model_dump(mode="json", include={"validation", "test"}),
+            "cost": done.cost,
+        }
+
     def _check_base(self, done: TaskDone) -> None:
-        earlier = self.state.commits[0]["base_digest"] if self.state.commits else done.base_digest
+        earlier = self.state.base_digest or done.base_digest
         if done.base_digest != earlier:
             raise IntegrityError(
                 f"model.name: the weights of {self.config.model.name!r} (sha256 {done.base_digest[:12]}…) are not "
                 f"those the stream was begun on ({earlier[:12]}…); load those, or give the run another `name`"
             )
 
-    def _files(self, commit: Mapping[str, Any]) -> tuple[bytes, ...]:
+    def _files(self, commit: Commit) -> tuple[bytes, ...]:
         """A committed task's files, checked against its manifest."""
         return self.track.committed(commit, *self.config.adapter.files)
 
@@ -247,6 +257,6 @@ def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple(map(digest, files))
 
 
-def scores(row: list[Score]) -> list[dict[str, int]]:
+def scores(row: Sequence[Score]) -> tuple[events.Score, ...]:
     """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
-    return [asdict(score) for score in row]
+    return tuple(events.Score(correct=score.correct, rows=score.rows) for score in row)

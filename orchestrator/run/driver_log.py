@@ -2,10 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from cluster.errors import (
     ConflictError,
@@ -18,8 +17,23 @@ from cluster.errors import (
 )
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
+from orchestrator.log.event import Event, Json, Requirement
 from orchestrator.run.lease import standing, this_process
-from orchestrator.track.state import ENDINGS, RunState, replay
+from orchestrator.track.driving import Driver, Driving
+from orchestrator.track.events import (
+    ENDINGS,
+    KNOWN,
+    Ending,
+    Fail,
+    Interrupt,
+    Position,
+    Renew,
+    Start,
+    Stop,
+    refuse_unknown,
+)
+from orchestrator.track.requirements import LeaseHeld, taken_over
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
 RENEWALS = 3  # a lease is renewed this many times in the time it lasts
@@ -31,12 +45,8 @@ class Driven(Protocol):
     """What a replayed log says of its driver; see RunState."""
 
     @property
-    def driver(self) -> Mapping[str, Any] | None:
-        """The `start` entry of the driver that holds it, None where it has left."""
-
-    @property
-    def heard(self) -> Entry | None:
-        """The newest entry of any driver."""
+    def driving(self) -> Driving:
+        """Who drives, and how the last driver left."""
 
     @property
     def head(self) -> Entry | None:
@@ -49,78 +59,84 @@ State = TypeVar("State", bound=Driven)
 class DriverLog(Generic[State]):
     """Reads `log` when made. `state` is what `replayed` makes of it, with all that this object has appended since.
 
-    A driver ends it with an entry of ENDINGS; `noun` is what messages call it.
+    A driver ends it with one of ENDINGS; `noun` is what messages call it, `known` are the operations that may stand in
+    it.
     """
 
-    def __init__(self, log: Log, replayed: Callable[[Sequence[Entry]], State], noun: str) -> None:
-        self.log, self.replayed, self.noun = log, replayed, noun
+    def __init__(
+        self, log: Log, replayed: Callable[[Sequence[Entry]], State], noun: str, known: Container[str] = KNOWN
+    ) -> None:
+        self.log, self.replayed, self.noun, self.known = log, replayed, noun, known
         self.entries = log.entries()
         self.lease: int | None = None
         self.lost: OrthoplexError | None = None
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
-        self.progress: Mapping[str, Any] | None = None  # of what it does now, for those who read the log
+        self.progress: Position | None = None  # of what it does now, for those who read the log
         self.state: State = self._replayed()
 
-    def take(self, body: Mapping[str, Any], lease_s: float, say: Callable[[str], None]) -> None:
-        """Makes this process the driver, with a `start` entry of `body`.
+    def take(
+        self, versions: dict[str, str], lease_s: float, say: Callable[[str], None], cluster: Json | None = None
+    ) -> None:
+        """Makes this process the driver, with a `start` entry that names the `versions` of what runs, and the cluster.
 
         Raises:
             ConflictError: another driver is alive. One that is silent for its lease is taken over from.
+            StoreError: a newer Orthoplex wrote to the log.
         """
+        start = Start(versions=versions, driver=this_process(), lease_s=lease_s)
+        if cluster is not None:
+            start = start.model_copy(update={"cluster": cluster})
         with self.lock:
-            start = {**body, "driver": asdict(this_process()), "lease_s": lease_s}
             while self.lease is None:
                 self._wait_for_driver(say)
+                refuse_unknown(self.log.label, self.entries, self.known)
                 with suppress(ConflictError):  # somebody was quicker: look again
-                    self.lease = self._appended("start", start).seq
+                    self.lease = self._appended(start).seq
 
-    def append(self, op: str, body: Mapping[str, Any]) -> None:
-        """Appends an entry under the lease; what others than drivers wrote meanwhile is taken in first.
+    def append(self, event: Event) -> None:
+        """Appends an event under the lease; what others than drivers wrote meanwhile is taken in first.
 
         Raises:
             ConflictError: another driver has taken over; nothing was written.
         """
         with self.lock:
             self.check()
-            self._held(op, body)
+            self._held(event)
 
-    def _held(self, op: str, body: Mapping[str, Any]) -> None:
-        """Appends an entry under the lease, which this object holds."""
-        self._appended(op, {**body, "lease": self.lease})
-        if op in ENDINGS:
+    def _held(self, event: Event) -> None:
+        """Appends an event under the lease, which this object holds."""
+        self._appended(event.under(self.lease))
+        if isinstance(event, ENDINGS):
             self.lease = None
 
-    def _appended(self, op: str, body: dict[str, Any]) -> Entry:
-        """The entry, appended while the log is held as `state` says. Raises ConflictError where it is not any more."""
-        driver, others = self.state.driver, list[Entry]()
-
-        def unchanged(since: Sequence[Entry]) -> None:
-            others[:] = since
-            now = self._replayed(since).driver if since else driver
-            if now != driver:
-                raise self._taken_over(now)
-
+    def _appended(self, event: Event) -> Entry:
+        """The entry, appended while the log is held as `state` says. Raises ConflictError if it is not any more."""
+        held = _Heard(
+            LeaseHeld(
+                label=self.log.label, noun=self.noun, driver=self.state.driving.driver, entries=tuple(self.entries)
+            )
+        )
         try:
-            entry = self.log.append(op, body, after=self.state.head, valid=unchanged)
+            entry = self.log.append(event, after=self.state.head, requires=held)
         except ConflictError:
-            self._take_in(others)
+            self._take_in(held.since)
             raise
-        self._take_in([*others, entry])
+        self._take_in([*held.since, entry])
         return entry
 
     def check(self) -> None:
         """Raises ConflictError if another driver has taken over, and what ended the renewals if they have ended."""
         if self.lost is None and not self._mine:
-            self.lost = self._taken_over(self.state.driver)
+            self.lost = taken_over(self.log.label, self.noun, self.state.driving.driver)
         if self.lost:
             raise self.lost
 
     @property
     def _mine(self) -> bool:
         """Whether this object drives, as far as it has read the log."""
-        driver = self.state.driver
-        return driver is not None and driver["seq"] == self.lease
+        driver = self.state.driving.driver
+        return driver is not None and driver.seq == self.lease
 
     @contextmanager
     def kept(self, lease_s: float) -> Iterator[None]:
@@ -137,7 +153,7 @@ class DriverLog(Generic[State]):
 
     @contextmanager
     def left(self) -> Iterator[None]:
-        """Logs why the driver leaves the block where that is by an exception, which goes on its way.
+        """Logs why the driver leaves the block if that is by an exception, which goes on its way.
 
         If even that fails, or another has taken over, the log simply lacks it.
         """
@@ -154,11 +170,13 @@ class DriverLog(Generic[State]):
             raise
 
     def _leave(self, error: OrthoplexError) -> None:
-        op = {GuardStop: "stop", Interrupted: "interrupt"}.get(type(error), "fail")
-        evidence = getattr(error, "evidence", {})
+        kinds: dict[type[OrthoplexError], type[Ending]] = {GuardStop: Stop, Interrupted: Interrupt}
+        ending = kinds.get(type(error), Fail)(reason=str(error))
+        if isinstance(error, TrainingError) and error.evidence:
+            ending = ending.model_copy(update={"evidence": error.evidence})
         with suppress(Exception), self.lock:  # `error` is what matters
             if self._mine:  # also if the renewals have ended, of which the log should tell
-                self._held(op, {"reason": str(error), **({"evidence": evidence} if evidence else {})})
+                self._held(ending)
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
         """Renews until `done`; what ends it before is kept for `check`, which raises it where it can be acted on."""
@@ -177,7 +195,7 @@ class DriverLog(Generic[State]):
         """Renews once. A store that cannot be reached, or where all others were quicker, is tried again later: should
         another driver take over meanwhile, the next entry will tell."""
         try:
-            self.append("renew", {"progress": self.progress} if self.progress else {})
+            self.append(Renew(progress=self.progress) if self.progress else Renew())
         except IntegrityError:
             raise
         except StoreError:
@@ -186,41 +204,30 @@ class DriverLog(Generic[State]):
             self.spoke = time.monotonic()
 
     def _wait_for_driver(self, say: Callable[[str], None]) -> None:
-        """Returns where no driver is in the way; watches one that this machine cannot see for as long as its lease."""
-        driver = self.state.driver
-        verdict = standing(driver["driver"], this_process()) if driver else "gone"
+        """Returns when no driver is in the way; watches one that this machine cannot see for as long as its lease."""
+        driver = self.state.driving.driver
+        verdict = standing(driver.start.driver, this_process()) if driver else "gone"
         if driver is None or verdict == "gone":
             return None
         if verdict == "alive":
             raise self._driven(driver)
-        heard, deadline = self.state.heard, time.monotonic() + driver["lease_s"]
-        who = f"{self.log.label}: {self._shown(driver)}"
-        say(f"{who} may be at work on it; taking over in {driver['lease_s']:.0f} s if not")
+        heard, lease_s = self.state.driving.heard, driver.start.lease_s
+        say(f"{self.log.label}: {driver.shown} may be at work on it; taking over in {lease_s:.0f} s if not")
+        deadline = time.monotonic() + lease_s
         while time.monotonic() < deadline:
-            time.sleep(min(WATCH_S, driver["lease_s"] / RENEWALS))
+            time.sleep(min(WATCH_S, lease_s / RENEWALS))
             self._refresh()
-            if self.state.driver != driver:
+            if self.state.driving.driver != driver:
                 return self._wait_for_driver(say)
-            if self.state.heard != heard:
+            if self.state.driving.heard != heard:
                 raise self._driven(driver)
         return None
 
-    def _driven(self, driver: Mapping[str, Any]) -> ConflictError:
+    def _driven(self, driver: Driver) -> ConflictError:
         return ConflictError(
-            f"{self.log.label}: {self._shown(driver)} is at work on this {self.noun}; let it finish, stop it, or give "
+            f"{self.log.label}: {driver.shown} is at work on this {self.noun}; let it finish, stop it, or give "
             "the configuration another `name`"
         )
-
-    def _taken_over(self, driver: Mapping[str, Any] | None) -> ConflictError:
-        return ConflictError(
-            f"{self.log.label}: {self._shown(driver)} has taken the {self.noun} over; leave it to that one"
-        )
-
-    @staticmethod
-    def _shown(driver: Mapping[str, Any] | None) -> str:
-        if driver is None:
-            return "another driver"
-        return f"{driver['actor']} (pid {driver['driver']['pid']}, since {driver['time']})"
 
     def _refresh(self) -> None:
         self._take_in(self.log.since(self.state.head))
@@ -229,8 +236,21 @@ class DriverLog(Generic[State]):
         self.entries += entries
         self.state, self.spoke = self._replayed(), time.monotonic()
 
-    def _replayed(self, since: Sequence[Entry] = ()) -> State:
-        return self.replayed([*self.entries, *since])
+    def _replayed(self) -> State:
+        return self.replayed(self.entries)
+
+
+class _Heard:
+    """A requirement that also keeps the entries which others wrote since, to be taken in."""
+
+    def __init__(self, requirement: Requirement) -> None:
+        self.requirement = requirement
+        self.since = list[Entry]()
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """See Requirement."""
+        self.since = [*since]
+        self.requirement.check(since)
 
 
 class RunLog(DriverLog[RunState]):

@@ -1,15 +1,14 @@
 """A new stream from the first tasks of another, which is left as it is."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.errors import ConfigError
 from orchestrator.run.driver_log import RunLog
+from orchestrator.track import events
+from orchestrator.track.events import Commit
+from orchestrator.track.layout import manifest_key
 from orchestrator.track.state import RunState, replay
-from orchestrator.track.track import MANIFEST, Track, manifest_files
-from trainers.config import method_named
-
-OF_THE_SOURCE = ("lease", "time")  # what a copied commit does not keep
+from orchestrator.track.track import Track, manifest_files
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def plan_fork(source: Track, from_task: int | None) -> Fork:
         raise ConfigError(f"--fork: {source.label} has no committed task to begin with; run it first")
     if from_task is not None and not 1 <= from_task <= committed + 1:
         raise ConfigError(f"--from-task {from_task}: {source.label} has {committed} tasks; use 1 to {committed + 1}")
-    method = method_named(state.config.get("adapter", {}))
+    method = state.completed().adapter.method if state.config else "oa"
     return Fork(source, committed if from_task is None else from_task - 1, method)
 
 
@@ -43,29 +42,27 @@ def take_over(log: RunLog, fork: Fork) -> None:
     Raises:
         ConfigError: the run exists, and is not this fork.
     """
-    origin = {"source": fork.source.label, "tasks": fork.tasks}
-    state = replay(fork.source.team, fork.source.name, fork.source.entries())
-    if log.state.fork is None and (log.state.commits or log.state.config):
-        raise ConfigError(f"--fork {log.track.name!r}: a run of that name exists already; choose another")
-    if log.state.fork is None:
-        log.append("fork", {**origin, "described": list(state.tasks[: fork.tasks])})
-    elif {key: log.state.fork[key] for key in origin} != origin:
-        begun = f"the first {log.state.fork['tasks']} tasks of {log.state.fork['source']}"
-        raise ConfigError(f"--fork {log.track.name!r}: was begun from {begun}; choose another name, or ask for that")
+    state, begun = replay(fork.source.team, fork.source.name, fork.source.entries()), log.state.fork
+    if begun is None:
+        if log.state.commits or log.state.config:
+            raise ConfigError(f"--fork {log.track.name!r}: a run of that name exists already; choose another")
+        log.append(events.Fork(source=fork.source.label, tasks=fork.tasks, described=state.tasks[: fork.tasks]))
+    elif (begun.source, begun.tasks) != (fork.source.label, fork.tasks):
+        was = f"the first {begun.tasks} tasks of {begun.source}"
+        raise ConfigError(f"--fork {log.track.name!r}: was begun from {was}; choose another name, or ask for that")
     for index in range(len(log.state.commits), fork.tasks):
-        log.append("commit", copied(fork, state, index, log.track))
+        log.append(copied(fork, state, index, log.track))
 
 
-def copied(fork: Fork, state: RunState, index: int, target: Track) -> dict[str, Any]:
+def copied(fork: Fork, state: RunState, index: int, target: Track) -> Commit:
     """The commit of one task with its files under a prefix of `target`, every digest checked; the manifest as it is."""
     commit = state.commits[index]
-    manifest = fork.source.read_manifest(commit["prefix"], commit["manifest_sha256"])
+    manifest = fork.source.manifest_of(commit)
     prefix = target.fresh_prefix()
     for path in manifest_files(manifest):
-        target.store.put(f"{prefix}/{path}", fork.source.read_file(commit["prefix"], manifest, path))
-    target.store.put(f"{prefix}/{MANIFEST}", fork.source.store.get(f"{commit['prefix']}/{MANIFEST}"))
-    target.read_manifest(prefix, commit["manifest_sha256"])
-    kept = {key: value for key, value in commit.items() if key not in OF_THE_SOURCE}
-    shared = [split for split in ("validation", "test", "zero_shot") if split in commit]
-    scores = {split: commit[split][: fork.tasks] for split in shared}  # later tasks may be others here
-    return {**kept, **scores, "prefix": prefix, "forked_from": state.reference(commit)}
+        target.store.put(f"{prefix}/{path}", fork.source.read_file(commit.prefix, manifest, path))
+    target.store.put(manifest_key(prefix), fork.source.store.get(manifest_key(commit.prefix)))
+    target.read_manifest(prefix, commit.manifest_sha256)
+    shared = {"validation", "test", "zero_shot"} & commit.model_fields_set
+    scores = {split: getattr(commit, split)[: fork.tasks] for split in shared}  # later tasks may be others here
+    return commit.model_copy(update={**scores, "prefix": prefix, "forked_from": state.reference(commit)})

@@ -2,38 +2,26 @@
 
 Every entry of a driver carries `lease`, the seq of its `start`; a commit under any other is void. While it has nothing
 to say a driver renews. No clock is compared with another machine's: who wants to take over watches for as long as the
-lease says, by its own clock, and takes over only where nothing new was written in that time.
+lease says, by its own clock, and takes over only if nothing new was written in that time.
 """
 
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.processes import start_time
+from orchestrator.track.events import Process
 
 
-@dataclass(frozen=True)
-class DriverProcess:
-    """A driver's process. `space` names the process table that knows `pid` (boot and namespace), empty where that
-    cannot be told; `started` is when it began, in that kernel's ticks, so that a reused pid is another process."""
-
-    host: str
-    pid: int
-    space: str
-    started: int
-
-
-def this_process() -> DriverProcess:
+def this_process() -> Process:
     """The process that runs this code."""
-    return DriverProcess(socket.gethostname(), os.getpid(), _space(), start_time(os.getpid()))
+    pid = os.getpid()
+    return Process(host=socket.gethostname(), pid=pid, space=_space(), started=start_time(pid))
 
 
-def standing(driver: Mapping[str, Any], here: DriverProcess) -> Literal["alive", "gone", "unknown"]:
+def standing(other: Process, here: Process) -> Literal["alive", "gone", "unknown"]:
     """Whether the driver of a `start` entry still runs, as far as this machine can tell."""
-    other = DriverProcess(**driver)
     if not here.space or other.space != here.space:
         return "unknown"
     if other.pid == here.pid:

@@ -1,11 +1,13 @@
 """What a run would do: its tasks, layers, parameters, memory and store writes. Reads, and changes nothing."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.track.events import TaskDescription
+from orchestrator.track.layout import track_root
 from orchestrator.track.state import objections, replay
 from orchestrator.track.track import Track
 from trainers.methods.base import Footprint
@@ -16,14 +18,25 @@ PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
+class PlannedTask(TypedDict):
+    """A task's data as `plan --json` shows it; `state` is done or pending."""
+
+    name: str
+    labels: list[str]
+    fingerprint: str
+    rows: dict[str, int]
+    warnings: list[str]
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything `orthoplex plan` prints. Sizes are in bytes a worker where the name says so."""
+    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so."""
 
     name: str
     state: str
     store: str
-    tasks: list[dict[str, Any]]
+    tasks: list[PlannedTask]
     modules: dict[str, int]
     base_parameters: int
     trained_parameters: int
@@ -49,15 +62,12 @@ def make_plan(config: RunConfig) -> Plan:
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]
-    for index, description in enumerate(descriptions):
-        description["state"] = "done" if index < len(state.commits) else "pending"
-    files = ", ".join(config.adapter.files)
-    prefix = f"t/{config.team}/{config.name}"
+    prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     return Plan(
         name=config.name,
-        state=state.state,
+        state=state.status,
         store=config.store,
-        tasks=descriptions,
+        tasks=[planned(task, index < len(state.commits)) for index, task in enumerate(descriptions)],
         modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
         trained_parameters=cost.trained,
@@ -72,6 +82,18 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=objections(state, config.model_dump(mode="json"), descriptions),
     )
+
+
+def planned(task: TaskDescription, done: bool) -> PlannedTask:
+    """A task as the plan shows it."""
+    return {
+        "name": task.name,
+        "labels": list(task.labels),
+        "fingerprint": task.fingerprint,
+        "rows": {"train": task.rows.train, "validation": task.rows.validation, "test": task.rows.test},
+        "warnings": list(task.warnings),
+        "state": "done" if done else "pending",
+    }
 
 
 def worker_memory(config: RunConfig, architecture: Any, base: int, cost: Footprint) -> dict[str, int]:

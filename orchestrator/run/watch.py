@@ -6,6 +6,7 @@ from typing import Protocol
 from cluster.resources import ClusterConfig
 from cluster.session import reap, reserved
 from orchestrator.run.driver_log import RunLog
+from orchestrator.track.events import Position, Workers
 from orchestrator.track.state import RunState
 from trainers.messages import Progress, Started
 
@@ -42,7 +43,9 @@ class Watch:
                 self.waiting = False
                 if event.phase == "resume" and event.step > self.kept:
                     self.kept, self.failures = event.step, 0  # it got further since the failure before
-                self.log.progress = {key: getattr(event, key) for key in ("index", "phase", "step", "total_steps")}
+                self.log.progress = Position(
+                    index=event.index, phase=event.phase, step=event.step, total_steps=event.total_steps
+                )
                 self.reporter.progress(self.task, event)
             case None if self.waiting and time.time() > self.look_at:
                 self._look()
@@ -59,7 +62,7 @@ class Watch:
     def _started(self, event: Started) -> None:
         self.workers, self.waiting = event.workers, False
         seconds = {"workers": event.began - self.asked, **event.seconds}
-        self.log.append("workers", {"workers": event.workers, "seconds": seconds})
+        self.log.append(Workers(workers=event.workers, seconds=seconds))
         if self.cluster.num_workers.elastic:
             self.reporter.say(f"{event.workers} workers are training")
 

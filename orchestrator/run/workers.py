@@ -9,6 +9,7 @@ from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.run.signals import stop_signals
+from orchestrator.track.events import RowCounts, TaskDescription
 from trainers.data.prompts import Prompt, prompt_for
 from trainers.data.tasks import TaskData, load_task
 from trainers.folders import for_workers, model_folder
@@ -32,13 +33,13 @@ class Workers(Protocol):
     """What a controller asks for, in this order."""
 
     def check(self) -> None:
-        """Raises ConfigError where the model cannot be adapted as the configuration says."""
+        """Raises ConfigError if the model cannot be adapted as the configuration says."""
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[TaskDescription]:
         """Reads the tasks' data and describes them as the log keeps it, see `describe_data`."""
 
     def session(self) -> AbstractContextManager[Check]:
-        """A connection to Ray; what it yields raises Interrupted where the driver is told to leave."""
+        """A connection to Ray; what it yields raises Interrupted if the driver is told to leave."""
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """Workers for the job, inside the session; `check` is called while they are waited for."""
@@ -62,7 +63,7 @@ class OwnWorkers:
 
         check_method(self.config.model, self.config.adapter)
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[TaskDescription]:
         """See Workers."""
         self.data = load_tasks(self.config, self.say)
         return [describe_data(task) for task in self.data]
@@ -101,15 +102,15 @@ def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
     return data
 
 
-def describe_data(task: TaskData) -> dict[str, Any]:
+def describe_data(task: TaskData) -> TaskDescription:
     """A task's data as the log keeps it."""
-    return {
-        "name": task.name,
-        "labels": list(task.labels),
-        "fingerprint": task.fingerprint,
-        "rows": {split: len(getattr(task, split)) for split in ("train", "validation", "test")},
-        "warnings": list(task.warnings),
-    }
+    return TaskDescription(
+        name=task.name,
+        labels=task.labels,
+        fingerprint=task.fingerprint,
+        rows=RowCounts(train=len(task.train), validation=len(task.validation), test=len(task.test)),
+        warnings=task.warnings,
+    )
 
 
 def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator[TaskRows]:

@@ -6,9 +6,9 @@ Pure functions of finished trials. A trial is judged by its last row: AA up, act
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.run.guards import EPSILON
 from orchestrator.sweeps.config import ChoiceConfig
 from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.track.bounds import TOLERANCE
 
 Judged = tuple[TrialState, Row]
 
@@ -26,8 +26,8 @@ class Choice:
 def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
     """Whether a keeps no more parameters than b at an AA higher by more than `margin`, or fewer at one higher by
     `margin`."""
-    fewer, better = a.parameters <= b.parameters, a.aa > b.aa + margin + EPSILON
-    return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - EPSILON))
+    fewer, better = a.parameters <= b.parameters, a.aa > b.aa + margin + TOLERANCE
+    return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - TOLERANCE))
 
 
 def judged(trials: Sequence[TrialState]) -> list[Judged]:
@@ -49,14 +49,14 @@ def choose(trials: Sequence[TrialState], rule: ChoiceConfig) -> Choice:
 
 
 def _within(row: Row, rule: ChoiceConfig) -> bool:
-    return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - EPSILON
+    return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - TOLERANCE
 
 
 def _picked(front: Sequence[Judged], rule: ChoiceConfig) -> tuple[int | None, str]:
     """The number picked, and why. The front holds a best AA and, of equals, the one with fewer parameters."""
     best = max(row.aa for _, row in front)
     if rule.rule == "fewest_parameters":
-        near = [each for each in front if each[1].aa >= best - rule.within - EPSILON]
+        near = [each for each in front if each[1].aa >= best - rule.within - TOLERANCE]
         trial, row = min(near, key=lambda each: (each[1].parameters, -each[1].aa, each[0].number))
         why = f"fewest parameters ({row.parameters:,}) within {100 * rule.within:.1f} points of the best AA"
         return trial.number, f"{why}: {100 * row.aa:.1f} against {100 * best:.1f}"

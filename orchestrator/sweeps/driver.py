@@ -1,19 +1,21 @@
 """The driver of a sweep: what Ray Tune is to do, and what of it is kept. It may die at any instant and be started
 again; the sweep's log says which trials there are and how they ended, each trial's run holds its tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
-from orchestrator.registry.lineage import code_version
+from orchestrator.log.event import events
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import describe_data, load_tasks
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.events import KNOWN, Choice, Pool
 from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
+from orchestrator.track.events import Finish, Open, TaskDescription
+from orchestrator.track.provenance import code_version
 from trainers.data.tasks import TaskData
 
 Say = Callable[[str], None]
@@ -26,7 +28,7 @@ class Sweep:
         """Reads the sweep's log."""
         self.config, self.say = config, say
         self.store = open_store(config.run.store)
-        self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep")
+        self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep", KNOWN)
 
     @property
     def state(self) -> SweepState:
@@ -54,20 +56,20 @@ class Sweep:
     def _lead(self, work: Callable[[], str | None]) -> None:
         """Does the work as the sweep's driver, then chooses from what there is; logs how it left."""
         lease_s = self.config.run.cluster.lease_s
-        self.log.take({"versions": code_version()["packages"]}, lease_s, self.say)
+        self.log.take(code_version()["packages"], lease_s, self.say)
         with self.log.left(), self.log.kept(lease_s):
             self._check()
             try:
                 reason = work()
             finally:
                 self._choose()
-        self.log.append("finish", {"reason": reason})
+        self.log.append(Finish(reason=reason))
 
     def _tune(self) -> str | None:
         """Trains trials; why it ended before all were through, None where they are."""
         with session(self.config, self.say) as started:
             cluster = started.config.run.cluster.model_dump(mode="json")
-            self.log.append("pool", {"slots": started.at_once, "cluster": cluster})
+            self.log.append(Pool(slots=started.at_once, cluster=cluster))
             data = self._load()
             from orchestrator.sweeps.tuning import Tuning  # seconds, while workers start
 
@@ -88,15 +90,15 @@ class Sweep:
 
     def _choose_anew(self) -> str | None:
         """Nothing to train, only the rule is another; why the sweep had ended."""
-        reason = next((entry.body.get("reason") for entry in reversed(self.log.entries) if entry.op == "finish"), None)
+        reason = next((end.reason for _, end in events(reversed(self.log.entries), Finish)), None)
         self._open(self.state.tasks)
         return reason
 
-    def _open(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+    def _open(self, tasks: Sequence[TaskDescription]) -> None:
         """Logs what is about to be done, where that is new."""
         content = self.config.model_dump(mode="json")
-        if content != self.state.config or list(tasks) != list(self.state.tasks):
-            self.log.append("open", {"config": content, "tasks": list(tasks)})
+        if content != self.state.config or tuple(tasks) != self.state.tasks:
+            self.log.append(Open(config=content, tasks=tuple(tasks)))
 
     def _choose(self) -> None:
         """Logs the front and the recommended point as they stand, where that is new and there is anything to choose."""
@@ -105,9 +107,9 @@ class Sweep:
         body, files = results.conclude(self.config, self.state)
         before = self.state.choice or {}
         if any(body[key] != before.get(key) for key in body):
-            self.log.append("choice", {**body, **results.publish(self.store, self.log.log, files)})
+            self.log.append(Choice.model_validate({**body, **results.publish(self.store, self.log.log, files)}))
 
-    def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
+    def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
         if faults := sweep_objections(self.state, self.config.model_dump(mode="json"), tasks):
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(

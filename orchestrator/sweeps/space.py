@@ -6,7 +6,6 @@
 As in Ray Tune the upper bound of `randint` and `lograndint` is left out, that of the others is in.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cluster.schema import Frozen
+from cluster.words import nearest
 from orchestrator.config.errors import described, key_paths
 from orchestrator.config.run import RunConfig
 
@@ -195,8 +195,8 @@ def unsearchable(key: str) -> str:
         return "cannot be searched: all trials share workers that hold it; set it under run"
     known = [path for path in key_paths(RunConfig) if searchable(path)]
     same = [path for path in known if path.endswith(f".{key.rpartition('.')[2]}")]
-    near = same or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"cannot be searched; did you mean {near[0]!r}?" if near else f"cannot be searched; use {', '.join(known)}"
+    near = same[0] if same else nearest(key, known)
+    return f"cannot be searched; did you mean {near!r}?" if near else f"cannot be searched; use {', '.join(known)}"
 
 
 def unfit(run: RunConfig, key: str, value: Scalar) -> str:

@@ -13,8 +13,13 @@ from typing import Any, Literal
 from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
+from orchestrator.log.event import events
+from orchestrator.sweeps.events import Choice, Outcome, Trial
 from orchestrator.sweeps.space import Scalar
-from orchestrator.track.state import ENDINGS, differences, within
+from orchestrator.track.driving import Driving, counted, driving
+from orchestrator.track.events import Open, TaskDescription
+from orchestrator.track.layout import sweep_root
+from orchestrator.track.state import differences, within
 
 Status = Literal["running", "finished", "stopped", "failed"]
 HARMLESS = (  # what may change between two starts of a sweep
@@ -62,17 +67,24 @@ class TrialState:
 
 @dataclass(frozen=True)
 class SweepState:
-    """The replayed log; `driver`, `heard` and `head` as in RunState. `choice` is the body of the newest such entry."""
+    """The replayed log; `driving` and `head` as in RunState. `choice` is the body of the newest such entry."""
 
-    state: str = "absent"
-    reason: str | None = None
+    driving: Driving = field(default_factory=Driving)
     config: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[Mapping[str, Any], ...] = ()
+    tasks: tuple[TaskDescription, ...] = ()
     trials: tuple[TrialState, ...] = ()
     choice: Mapping[str, Any] | None = None
-    driver: Mapping[str, Any] | None = None
-    heard: Entry | None = None
     head: Entry | None = None
+
+    @property
+    def state(self) -> str:
+        """How the sweep stands."""
+        return self.driving.status
+
+    @property
+    def reason(self) -> str | None:
+        """Why its last driver left."""
+        return self.driving.reason
 
     def ended(self, status: Status) -> list[TrialState]:
         """The trials with this status."""
@@ -81,43 +93,34 @@ class SweepState:
 
 def sweep_log(store: Store, team: str, name: str) -> Log:
     """The log of a sweep. It stands beside the team's tracks, under a name that no track has."""
-    return Log(store, f"t/{team}/.sweeps/{name}", f"{team}/{name}")
+    return Log(store, sweep_root(team, name), f"{team}/{name}")
 
 
 def replay_sweep(entries: Sequence[Entry]) -> SweepState:
     """Reads a sweep's entries, oldest first, into its state."""
-    state, reason = "absent", None
     config: Mapping[str, Any] = {}
-    tasks: tuple[Mapping[str, Any], ...] = ()
+    tasks: tuple[TaskDescription, ...] = ()
     trials: dict[int, TrialState] = {}
-    choice, driver, heard, lease = None, None, None, None
-    for entry in entries:
-        body = entry.body
-        if body.get("lease", lease) != lease:
-            continue  # written by a driver that was taken over from
-        if entry.op == "start":
-            driver, lease = {**body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
-        elif entry.op == "open":
-            config, tasks = body["config"], tuple(body["tasks"])
-        elif entry.op == "trial":
-            trials[body["number"]] = TrialState(body["number"], body["values"], body["run"])
-        elif entry.op == "outcome":
-            begun, rows = trials[body["number"]], tuple(Row(**row) for row in body["rows"])
-            trials[begun.number] = TrialState(
-                begun.number, begun.values, begun.run, body["status"], body["reason"], rows
-            )
-        elif entry.op == "choice":
-            choice = body
-        heard = entry if entry.op != "index" else heard
-        if entry.op in ("start", "open"):
-            state, reason = "running", None
-        if entry.op in ENDINGS:
-            state, reason, driver = ENDINGS[entry.op], body.get("reason"), None
+    choice: Mapping[str, Any] | None = None
+    standing = [*counted(entries)]
+    for _, event in events(standing, Open, Trial, Outcome, Choice):
+        match event:
+            case Open():
+                config, tasks = event.config, event.tasks
+            case Trial():
+                trials[event.number] = TrialState(event.number, event.values, event.run)
+            case Outcome():
+                begun, rows = trials[event.number], tuple(Row(**row) for row in event.rows)
+                trials[begun.number] = TrialState(
+                    begun.number, begun.values, begun.run, event.status, event.reason, rows
+                )
+            case Choice():
+                choice = event.body()
     head = entries[-1] if entries else None
-    return SweepState(state, reason, config, tasks, tuple(trials.values()), choice, driver, heard, head)
+    return SweepState(driving(standing), config, tasks, tuple(trials.values()), choice, head)
 
 
-def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequence[TaskDescription]) -> list[str]:
     """Why the sweep cannot go on with this configuration and these data, a line each; none before its first trial."""
     if not state.trials:
         return []
@@ -127,5 +130,5 @@ def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequen
         if not within(path, HARMLESS)
     ]
     pairs = zip(state.tasks, tasks, strict=False)
-    data = [old["name"] for old, new in pairs if old["fingerprint"] != new["fingerprint"]]
+    data = [old.name for old, new in pairs if old.fingerprint != new.fingerprint]
     return changed + [f"task {name!r}: its rows differ from those the sweep was begun with" for name in data]

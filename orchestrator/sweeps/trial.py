@@ -20,6 +20,7 @@ from orchestrator.run.fork import Fork, plan_fork
 from orchestrator.run.workers import Check
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.sweep_state import Row
+from orchestrator.track.events import Commit, TaskDescription
 from orchestrator.track.state import HARMLESS, RunState, without
 from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
@@ -34,7 +35,7 @@ class Shared:
     the job that it was started for, and the actor that knows who trains a first task."""
 
     config: SweepConfig
-    tasks: Sequence[Mapping[str, Any]]
+    tasks: Sequence[TaskDescription]
     pool: PoolClient
     job: Job
     firsts: Any
@@ -53,9 +54,9 @@ class PoolWorkers:
     def check(self) -> None:
         """The sweep has done so."""
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[TaskDescription]:
         """As the sweep has read them."""
-        return [dict(task) for task in self.shared.tasks]
+        return [*self.shared.tasks]
 
     @contextmanager
     def session(self) -> Iterator[Check]:
@@ -99,7 +100,7 @@ def beginning(config: RunConfig, shared: Shared) -> Fork | None:
 
     store = open_store(config.store)
     track = Track(store, config.team, config.name)
-    if any(entry.op == "commit" for entry in track.entries()):
+    if any(entry.op == Commit.op for entry in track.entries()):
         return None
     if shared.config.start_from:
         return fork_of(shared.config.start_from, config)
@@ -111,31 +112,33 @@ def fork_of(reference: str, config: RunConfig) -> Fork:
     """The stream up to the version that team/run@vN or team/run@ALIAS names, in the run's store."""
     store = open_store(config.store)
     found = resolve(store, reference)
-    return plan_fork(Track(store, found.state.team, found.state.name), found.commit["index"] + 2)
+    return plan_fork(found.track, len(found.stream) + 1)
 
 
 def row(state: RunState, done: int) -> Row:
     """What was measured after `done` of the committed tasks."""
     then = replace(state, commits=state.commits[:done])
     measured = then.metrics("validation")
-    own = [commit["cost"] for commit in then.commits if "forked_from" not in commit]
+    own = [commit.cost for commit in then.commits if commit.cost and not commit.forked_from]
     return Row(
         tasks=done,
         aa=float(measured["aa"] or 0.0),
-        parameters=then.total("active_parameters"),
+        parameters=then.active_parameters or 0,
         bwt=measured["bwt"],
         forgetting=measured["forgetting"],
-        train_s=sum(cost["train_s"] for cost in own),
-        evaluate_s=sum(cost["evaluate_s"] for cost in own),
+        train_s=sum(cost.train_s for cost in own),
+        evaluate_s=sum(cost.evaluate_s for cost in own),
         gpus=gpus(state),
     )
 
 
 def gpus(state: RunState) -> float:
     """GPUs that the run's last task was trained on, 0 without."""
-    cluster = state.config.get("cluster", {})  # a run that was cut while it was forked has none yet
-    workers = state.commits[-1]["cost"]["workers"]
-    return float(workers * cluster["gpus_per_worker"]) if cluster.get("use_gpu") else 0.0
+    cost = state.commits[-1].cost
+    if not (state.config and cost):
+        return 0.0  # a run that was cut while it was forked has no configuration yet
+    cluster = state.completed().cluster
+    return float(cost.workers * cluster.gpus_per_worker) if cluster.use_gpu else 0.0
 
 
 def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from cluster.session import debugging
 from cluster.storage import open_store
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import all_rows
-from orchestrator.sweeps import results
+from orchestrator.sweeps import events, results
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.early_stopping import StreamScheduler, row_of
 from orchestrator.sweeps.first_tasks import Firsts
@@ -29,7 +29,7 @@ from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import Status, SweepState
 from orchestrator.sweeps.tracking import Tracking, trackers
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
-from orchestrator.track.state import replay
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from trainers.data.tasks import TaskData
 from trainers.messages import Job, TaskRows
@@ -106,13 +106,13 @@ class Tuning(tune.Callback):
                 found.setdefault(first_task_key(config.trial(trial.number, trial.values)), trial.run)
         return found
 
-    def _run_state(self, run: str) -> Any:
+    def _run_state(self, run: str) -> RunState:
         track = Track(open_store(self.config.run.store), self.config.run.team, run)
         return replay(track.team, track.name, track.entries())
 
     def _record(self, number: int, values: Mapping[str, Scalar]) -> None:
         """A point is chosen, and not begun yet."""
-        self.log.append("trial", {"number": number, "values": dict(values), "run": self.config.trial_name(number)})
+        self.log.append(events.Trial(number=number, values=dict(values), run=self.config.trial_name(number)))
         self.say(f"trial {number}: {shown_values(values)}")
 
     # --- what Tune calls; all in the driver's main thread
@@ -156,12 +156,12 @@ class Tuning(tune.Callback):
         number = trial.config["number"]
         self.firsts.settle.remote(self.config.trial_name(number), False)
         state = self._run_state(self.config.trial_name(number))
-        said = state.reason if state.state == "failed" else None
+        said = state.driving.reason if state.status == "failed" else None
         self._outcome(number, "failed", said or last_line(trial.get_error()))
 
     def _outcome(self, number: int, status: Status, reason: str | None) -> None:
         rows = [asdict(row) for row in self.scheduler.measured.get(number, ())]
-        self.log.append("outcome", {"number": number, "status": status, "reason": reason, "rows": rows})
+        self.log.append(events.Outcome(number=number, status=status, reason=reason, rows=tuple(rows)))
         self.say(f"trial {number}: {status}{f': {reason}' if reason else ''}")
 
 

@@ -9,65 +9,44 @@ old entries still round-trip. Keys that a model does not know are kept.
     orphans abort delete index                                                the garbage collector, and listing
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
-from weakref import WeakKeyDictionary
+from collections import Counter
+from collections.abc import Container, Iterable
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from cluster.errors import IntegrityError, StoreError
+from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
-
-Number = int | float  # as it was written: 1 stays 1, and 1.0 stays 1.0
-Json = Mapping[str, JsonValue]
-
-
-class Part(BaseModel):
-    """Part of a body. Keys that it does not know are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+from orchestrator.log.event import Event, Index, Int, Json, Number, Part
+from orchestrator.log.index import Columns
 
 
-class Event(Part):
-    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it."""
-
-    op: ClassVar[str]
-    lease: int | None = None
-
-    def body(self) -> dict[str, Any]:
-        """The body as it is stored: the fields that were given, and no others."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    def under(self, lease: int | None) -> Self:
-        """The same event, written under a lease."""
-        return self.model_copy(update={"lease": lease})
-
-
-class Driver(Part):
-    """The process that drives: see `orchestrator.run.lease.Process`."""
+class Process(Part):
+    """The process that drives. `space` names the process table that knows `pid` (boot and namespace), empty if that
+    cannot be told; `started` is when it began, in that kernel's ticks, so that a reused pid is another process."""
 
     host: str
-    pid: int
+    pid: Int
     space: str
-    started: Number
+    started: Int
 
 
 class Start(Event):
     """A driver took the log up. It holds the log for `lease_s` seconds after it was heard last."""
 
     op = "start"
-    versions: dict[str, str]
-    driver: Driver
+    versions: dict[str, str] = Field(default_factory=dict)
+    driver: Process
     lease_s: Number
-    cluster: Json = {}
+    cluster: Json = Field(default_factory=dict)
 
 
 class RowCounts(Part):
     """Rows of each split."""
 
-    train: int = 0
-    validation: int = 0
-    test: int = 0
+    train: Int = 0
+    validation: Int = 0
+    test: Int = 0
 
 
 class TaskDescription(Part):
@@ -93,7 +72,7 @@ class Fork(Event):
 
     op = "fork"
     source: str
-    tasks: int
+    tasks: Int
     described: tuple[TaskDescription, ...]
 
 
@@ -101,7 +80,7 @@ class Workers(Event):
     """A worker group is there; `seconds` is what its start took, by cause."""
 
     op = "workers"
-    workers: int
+    workers: Int
     seconds: dict[str, Number]
 
 
@@ -109,7 +88,7 @@ class Retry(Event):
     """The worker group broke while task `index` was trained, and the task goes on."""
 
     op = "retry"
-    index: int
+    index: Int
     reason: str
     kind: str
 
@@ -117,8 +96,8 @@ class Retry(Event):
 class Score(Part):
     """Correct rows among `rows` of one split."""
 
-    correct: int
-    rows: int
+    correct: Int
+    rows: Int
 
 
 class ModuleBudget(Part):
@@ -145,26 +124,27 @@ class Cost(Part):
     evaluate_s: Number = 0
     workers: Number = 1
 
+    @property
+    def total_s(self) -> Number:
+        """Of training and evaluation."""
+        return self.train_s + self.evaluate_s
 
-class Commit(Event):
-    """One task, whole: adapter, new directions, scores, budget and cost.
 
-    A run's driver gives every field. A version that `publish` adds has only those without a default. `zero_shot` is in
-    a run's first commit alone; `forked_from` (team/run@vN) says where a copy comes from.
+class Learned(Part):
+    """What is known of a task before its files are stored. A run's driver gives every field.
+
+    What was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share; `active_parameters`
+    counts the parameters that the budget left. `zero_shot` is in a run's first commit alone; `forked_from`
+    (team/run@vN) says where a copy comes from.
     """
 
-    op = "commit"
-    version: int
     task: str
-    prefix: str
-    manifest_sha256: str
-    stored_bytes: int
-    index: int | None = None
-    base_digest: str = ""
-    active_parameters: int = 0
+    index: Int | None = None
+    base_digest: str | None = None
+    active_parameters: Int | None = None
     overlap: Number | None = None
-    budget: dict[str, ModuleBudget] = {}
-    occupancy: dict[str, Occupancy] = {}
+    budget: dict[str, ModuleBudget] = Field(default_factory=dict)
+    occupancy: dict[str, Occupancy] = Field(default_factory=dict)
     validation: tuple[Score, ...] = ()
     test: tuple[Score, ...] = ()
     zero_shot: tuple[Score, ...] = ()
@@ -172,13 +152,43 @@ class Commit(Event):
     forked_from: str | None = None
 
 
+class Commit(Learned, Event):
+    """One task, whole: `Learned`, its number in the track, and the place, manifest and size of its files."""
+
+    op = "commit"
+    version: Int
+    prefix: str
+    manifest_sha256: str
+    stored_bytes: Int
+
+    @classmethod
+    def placed(
+        cls, learned: Learned, *, version: int, prefix: str, manifest_sha256: str, stored_bytes: int
+    ) -> "Commit":
+        """The commit of what was learned."""
+        place = {"version": version, "prefix": prefix, "manifest_sha256": manifest_sha256}
+        return cls.model_validate({**learned.model_dump(exclude_unset=True), **place, "stored_bytes": stored_bytes})
+
+
+class Committed(Commit):
+    """A commit as it stands in the log, with the number of its entry and when it was written."""
+
+    seq: Int = Field(exclude=True)
+    time: str = Field(exclude=True)
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """See Event."""
+        return cls.model_validate({**entry.body, "seq": entry.seq, "time": entry.time})
+
+
 class Position(Part):
     """Where a task in training stands."""
 
-    index: int
+    index: Int
     phase: str
-    step: int
-    total_steps: int
+    step: Int
+    total_steps: Int
 
 
 class Renew(Event):
@@ -189,43 +199,43 @@ class Renew(Event):
 
 
 class Ending(Event):
-    """How a driver left. `state` is what the run is from then on."""
+    """How a driver left. `status` is what the run is from then on."""
 
-    state: ClassVar[str]
+    status: ClassVar[Literal["finished", "stopped", "interrupted", "failed"]]
     reason: str | None = None
-    evidence: Json = {}
+    evidence: Json = Field(default_factory=dict)
 
 
 class Finish(Ending):
     """All is done."""
 
-    op, state = "finish", "finished"
+    op, status = "finish", "finished"
 
 
 class Stop(Ending):
     """A guard stopped it."""
 
-    op, state = "stop", "stopped"
+    op, status = "stop", "stopped"
 
 
 class Interrupt(Ending):
     """Ctrl-C or SIGTERM."""
 
-    op, state = "interrupt", "interrupted"
+    op, status = "interrupt", "interrupted"
 
 
 class Fail(Ending):
     """An error."""
 
-    op, state = "fail", "failed"
+    op, status = "fail", "failed"
 
 
 class Move(Event):
     """An alias is pointed at a version. `expect` is the seq of the entry that moved it last, 0 if none did."""
 
     alias: str
-    version: int
-    expect: int
+    version: Int
+    expect: Int
     why: str = ""
 
 
@@ -233,7 +243,7 @@ class Promote(Move):
     """Forward, within the bounds of revision `rules_revision` of the team's rules."""
 
     op = "promote"
-    rules_revision: int = 0
+    rules_revision: Int = 0
 
 
 class Rollback(Move):
@@ -242,79 +252,79 @@ class Rollback(Move):
     op = "rollback"
 
 
-class Orphans(Event):
+class Housekeeping(Event):
+    """Of the garbage collector, about the files at `prefixes`."""
+
+    prefixes: tuple[str, ...]
+
+
+class Orphans(Housekeeping):
     """No commit names these prefixes."""
 
     op = "orphans"
-    prefixes: tuple[str, ...]
 
 
-class Abort(Event):
+class Abort(Housekeeping):
     """These prefixes are collected: no later commit may name them."""
 
     op = "abort"
-    prefixes: tuple[str, ...]
 
 
-class Delete(Event):
+class Delete(Housekeeping):
     """Versions that somebody took away, and their prefixes."""
 
     op = "delete"
-    versions: tuple[int, ...]
-    prefixes: tuple[str, ...] = ()
+    versions: tuple[Int, ...]
     why: str = ""
 
 
-class Index(Event):
-    """An index of the entries up to `upto` has this digest."""
+class Rules(Event):
+    """A team's rules, whole; see `orchestrator.track.rules.TeamRules`. They stand in a log of their own."""
 
-    op = "index"
-    upto: int
-    index_sha256: str
+    op = "rules"
+    rules: JsonValue
+    why: str = ""
 
 
 ENDINGS: tuple[type[Ending], ...] = (Finish, Stop, Interrupt, Fail)
 DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Workers, Retry, Commit, Renew, *ENDINGS)
-ASIDE: tuple[type[Event], ...] = (Promote, Rollback, Orphans, Abort, Delete, Index)
-KINDS: dict[str, type[Event]] = {kind.op: kind for kind in (*DRIVEN, *ASIDE)}
-
-E = TypeVar("E", bound=Event)
-_parsed: WeakKeyDictionary[Entry, Event] = WeakKeyDictionary()
-
-
-def parse(entry: Entry, kind: type[E]) -> E:
-    """The entry's body as an event; it is parsed once per entry.
-
-    Raises:
-        IntegrityError: a key is missing or has another type.
-    """
-    found = _parsed.get(entry)
-    if not isinstance(found, kind):
-        try:
-            found = _parsed[entry] = kind.model_validate(entry.body)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "body"
-            raise IntegrityError(
-                f"entry {entry.seq} ({entry.op}): {key}: {first['msg']}; do not use this log, or restore a backup of it"
-            ) from None
-    return found
+MOVES: tuple[type[Move], ...] = (Promote, Rollback)
+HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
+ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)
+ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that are no driver's
+KNOWN = frozenset(kind.op for kind in (*DRIVEN, *ASIDE))
+ROLES = {
+    **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
+    Rules.op: "admin", Index.op: "",
+}  # fmt: skip
+_OF_A_COMMIT = {
+    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
+    "prefix": "string",
+}  # fmt: skip
+COLUMNS = Columns(
+    values={**_OF_A_COMMIT, "alias": "string", "expect": "int32", "why": "string"},
+    lists={"prefixes": "string", "versions": "int32"},
+    listing={"prefixes": frozenset(HOUSEKEEPING), "versions": frozenset({Delete.op})},
+    op=Commit.op,
+    of_row=tuple(_OF_A_COMMIT),
+)
 
 
-def events(entries: Sequence[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:
-    """The entries of these operations, each with its event, in order. Others are not parsed."""
-    by_op = {kind.op: kind for kind in kinds}
-    for entry in entries:
-        if (kind := by_op.get(entry.op)) is not None:
-            yield entry, parse(entry, kind)
-
-
-def unknown(entries: Sequence[Entry], known: Mapping[str, type[Event]] = KINDS) -> list[Entry]:
+def unknown(entries: Iterable[Entry], known: Container[str] = KNOWN) -> list[Entry]:
     """The entries whose operation this version does not know."""
     return [entry for entry in entries if entry.op not in known]
 
 
-def refuse_unknown(label: str, entries: Sequence[Entry], known: Mapping[str, type[Event]] = KINDS) -> None:
+def skipped(entries: Iterable[Entry], known: Container[str] = KNOWN) -> str | None:
+    """What a reader says of the entries that it leaves out; None if it knows all."""
+    counts = Counter(entry.op for entry in unknown(entries, known))
+    if not counts:
+        return None
+    shown = ", ".join(f"{op} ×{count}" for op, count in sorted(counts.items()))
+    return f"entries of a newer Orthoplex are left out ({shown}); upgrade to see them"
+
+
+def refuse_unknown(label: str, entries: Iterable[Entry], known: Container[str] = KNOWN) -> None:
     """Raises StoreError if the log of `label` holds an operation that this version does not know.
 
     Readers skip such entries. Who writes on top of them must know what they mean.

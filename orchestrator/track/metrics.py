@@ -1,7 +1,7 @@
 """What a stream learned and what it forgot, from its accuracy matrix.
 
-R[i][j] is the accuracy on task j after training task i, 0-based, a fraction; None where it was not evaluated. T tasks
-are trained so far. Means leave None out, and are None where nothing is left. Sources: Lopez-Paz and Ranzato,
+R[i][j] is the accuracy on task j after training task i, 0-based, a fraction; None if it was not evaluated. T tasks
+are trained so far. Means leave None out, and are None if nothing is left. Sources: Lopez-Paz and Ranzato,
 arXiv:1706.08840 (AA, BWT, FWT); Chaudhry et al., arXiv:1801.10112 (forgetting).
 """
 
@@ -16,11 +16,12 @@ def average_accuracy(matrix: Sequence[Row]) -> float | None:
 
 
 def micro_average_accuracy(matrix: Sequence[Row], rows: Sequence[int]) -> float | None:
-    """AA (micro) = Σ_{j<T} n_j · R[T−1][j] / Σ_{j<T} n_j with n_j the rows of task j's split."""
+    """AA (micro) = Σ_{j<T} n_j · R[T−1][j] / Σ_{j<T} n_j with n_j the rows of task j's split; None if all are 0."""
     if not matrix:
         return None
     scored = [(rows[j], value) for j, value in enumerate(matrix[-1][: len(matrix)]) if value is not None]
-    return sum(n * value for n, value in scored) / sum(n for n, _ in scored) if scored else None
+    total = sum(n for n, _ in scored)
+    return sum(n * value for n, value in scored) / total if total else None
 
 
 def backward_transfer(matrix: Sequence[Row]) -> float | None:
@@ -47,7 +48,7 @@ def learning_accuracy(matrix: Sequence[Row]) -> float | None:
 
 
 def summary(matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int]) -> dict[str, float | None]:
-    """All of the above by their short names. `rows` holds the split's size a task."""
+    """All of the above by their short names. `rows` holds the split's size per task."""
     return {
         "aa": average_accuracy(matrix),
         "aa_micro": micro_average_accuracy(matrix, rows),

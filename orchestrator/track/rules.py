@@ -13,13 +13,17 @@ from weakref import WeakKeyDictionary
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cluster.errors import ConfigError, ConflictError, IntegrityError
+from cluster.errors import ConfigError, IntegrityError
 from cluster.schema import Frozen
 from cluster.storage import Store
 from orchestrator.log import signing
-from orchestrator.log.chain import Body, Log, Rule
+from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, Entry
+from orchestrator.log.event import Requirement, parse
 from orchestrator.log.signing import PublicKey, Trust
+from orchestrator.track.events import ROLES, Rules
+from orchestrator.track.layout import RULES, rules_root
+from orchestrator.track.requirements import RulesAt
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["publisher", "promoter", "gc", "admin"]
@@ -78,17 +82,17 @@ class TeamRules(Frozen):
         raw = {owner: signing.public_key(key.public_key) for owner, key in self.keys.items()}
         keys = {signing.key_id(raw[o]): PublicKey(raw[o], o, frozenset(key.roles)) for o, key in self.keys.items()}
         unsigned = {track: (each.seq, each.sha256) for track, each in self.unsigned.items()}
-        return Trust(self.signatures == "required", keys, unsigned)
+        return Trust(required=self.signatures == "required", keys=keys, roles=ROLES, unsigned=unsigned)
 
 
 class RulesLog(Log):
-    """The rules of a team and their history. Where one revision asks for signatures, the next must be signed by one
+    """The rules of a team and their history. If one revision asks for signatures, the next must be signed by one
     of its admins."""
 
     def __init__(self, store: Store, team: str) -> None:
         if not NAME.fullmatch(team):
             raise ConfigError(f"team: {team!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
-        super().__init__(store, f"t/{team}/.policy", f"{team}/.policy")
+        super().__init__(store, rules_root(team), f"{team}/{RULES}")
 
     def check(self, entries: Sequence[Entry]) -> None:
         """See Log. What does not begin with the first entry cannot be judged, and is judged when all is read."""
@@ -104,14 +108,14 @@ class RulesLog(Log):
         return self.current()[1].trust
 
     def current(self) -> tuple[int, TeamRules]:
-        """The revision, 0 where none was ever made, and the rules."""
+        """The revision, 0 if none was ever made, and the rules."""
         entries = self.entries()
         return (entries[-1].seq, self._parsed(entries[-1])) if entries else (0, TeamRules())
 
-    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
+    def append(self, says: Says, *, after: Entry | None, requires: Requirement | None = None) -> Entry:
         """See Log. What this process knew of the rules is forgotten."""
         try:
-            return super().append(op, body, after=after, valid=valid)
+            return super().append(says, after=after, requires=requires)
         finally:
             forget_trust(self.store)
 
@@ -119,22 +123,16 @@ class RulesLog(Log):
         """None: every entry is a revision, which the `index` entry would not be."""
 
     def change(self, rules: TeamRules, *, expect: int, why: str) -> Entry:
-        """Puts other rules in place of revision `expect`. Raises ConflictError where that is not the newest."""
+        """Puts other rules in place of revision `expect`. Raises ConflictError if that is not the newest."""
         entries = self.entries()
-
-        def unchanged(since: Sequence[Entry]) -> None:
-            if since or len(entries) != expect:
-                by = [*entries, *since][-1].actor if entries or since else "nobody"
-                now = len(entries) + len(since)
-                raise ConflictError(f"{self.label}: the rules are at revision {now} (by {by}), not {expect}; read them")
-
-        body = {"rules": rules.model_dump(mode="json"), "why": why}
-        return self.append("rules", body, after=entries[-1] if entries else None, valid=unchanged)
+        event = Rules(rules=rules.model_dump(mode="json"), why=why)
+        after = entries[-1] if entries else None
+        return self.append(event, after=after, requires=RulesAt(self.label, expect, entries))
 
     def _parsed(self, entry: Entry) -> TeamRules:
         try:
-            return TeamRules.model_validate(entry.body.get("rules"))
-        except ValidationError:
+            return TeamRules.model_validate(parse(entry, Rules).rules)
+        except (IntegrityError, ValidationError):
             raise IntegrityError(
                 f"store {self.store.uri}: {self._key(entry.seq)} holds no rules; update orthoplex"
             ) from None

@@ -1,163 +1,231 @@
-"""Where a run stands: a pure function of its track's log.
+"""Where a run stands: a pure function of its track's log, see `events`.
 
-Entries of a run: `start` (a driver took it up), `fork` (it begins as another stream), `open` (configuration and data),
-`workers` (a worker group is there), `retry` (it broke, and why the task goes on), `commit` (one task, whole), `renew`
-(the driver is alive), and how the driver left: `finish`, `stop` (a guard), `interrupt`, `fail`. Of the entries that
-others leave in the log, those of the
-garbage collector count: no `commit` stands whose files an earlier `abort` names, and `delete` takes versions away.
+Of the entries that others than drivers leave in the log, those of the garbage collector count: no `commit` stands whose
+files an earlier `abort` names, and `delete` takes versions away.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
+from orchestrator.log.event import Json, Part, events
 from orchestrator.track import metrics
+from orchestrator.track.bounds import Measured
+from orchestrator.track.driving import Driving, counted, driving
+from orchestrator.track.driving import Status as DrivingStatus
+from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, Score, TaskDescription
 
-DRIVERS = ("start", "fork", "open", "workers", "retry", "commit", "renew")
-ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
+Split = Literal["validation", "test"]
 Matrix = list[list[float | None]]
+Status = DrivingStatus | Literal["published"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The replayed log. `commits` and `tasks` hold the bodies of log entries in task order.
+    """The replayed log. `commits` and `tasks` are in task order; a task that only its commit describes has no rows.
 
-    `driver` is the `start` entry of the driver that holds the run, None where it has left: its body with seq, actor and
-    time; `heard` is the newest entry of any driver, `head` the newest of all; `fork` says as what stream it began.
-    `progress` is where the task in training stood when its driver last renewed: index, phase, step, total_steps, loss.
+    `config` is the configuration as it was stored, empty if there is none: read it through `completed`. `head` is the
+    newest entry, `deleted` the versions that were taken away, `fork` says as what stream the run began.
     """
 
     team: str
     name: str
-    state: str = "absent"
-    reason: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[Mapping[str, Any], ...] = ()
-    commits: tuple[Mapping[str, Any], ...] = ()
+    driving: Driving = field(default_factory=Driving)
+    config: Json = field(default_factory=dict)
+    tasks: tuple[TaskDescription, ...] = ()
+    commits: tuple[Committed, ...] = ()
     head: Entry | None = None
     deleted: frozenset[int] = frozenset()
-    driver: Mapping[str, Any] | None = None
-    heard: Entry | None = None
-    fork: Mapping[str, Any] | None = None
-    progress: Mapping[str, Any] | None = None
+    fork: Fork | None = None
+
+    @property
+    def status(self) -> Status:
+        """How the run stands; `published` if versions were put into the track and no driver ever took it up."""
+        return "published" if self.commits and self.driving.status == "absent" else self.driving.status
+
+    @property
+    def label(self) -> str:
+        """team/name."""
+        return f"{self.team}/{self.name}"
+
+    @property
+    def standing(self) -> tuple[Committed, ...]:
+        """The commits that were not deleted."""
+        return tuple(commit for commit in self.commits if commit.version not in self.deleted)
+
+    def completed(self) -> RunConfig:
+        """The configuration, with the defaults of keys that came later.
+
+        Raises:
+            ConfigError: there is none, as in a track that only `publish` wrote to, or it is none of today's.
+        """
+        if not self.config:
+            raise ConfigError(f"{self.label}: its log holds no configuration; only versions were published to it")
+        try:
+            return RunConfig.model_validate(self.config)
+        except ValueError as error:
+            raise ConfigError(f"{self.label}: its configuration cannot be read by this Orthoplex: {error}") from None
+
+    def upto(self, version: int) -> "RunState":
+        """The state with the commits up to a version alone."""
+        return replace(self, commits=tuple(commit for commit in self.commits if commit.version <= version))
+
+    def version(self, number: int) -> Committed:
+        """The commit of a version. Raises ConfigError if the run has no such version, or no more."""
+        if number in self.deleted:
+            raise ConfigError(f"{self.label}@v{number}: was deleted by `adapters gc`; choose another version")
+        for commit in self.commits:
+            if commit.version == number:
+                return commit
+        shown = ", ".join(f"v{commit.version}" for commit in self.commits) or "none"
+        raise ConfigError(f"{self.label}@v{number}: no such version; {self.label} has {shown}")
+
+    @property
+    def base_model(self) -> str | None:
+        """The name of the base, None if the log does not say it."""
+        return self.completed().model.name if self.config else None
+
+    @property
+    def base_digest(self) -> str | None:
+        """The digest of the weights that the first task was trained on, None if no commit says it."""
+        return next((commit.base_digest for commit in self.commits if commit.base_digest), None)
 
     @property
     def zero_shot(self) -> list[float | None]:
         """Accuracy of the untrained model on each task's test split, (T,)."""
-        return self._padded(self.commits[0].get("zero_shot", []) if self.commits else [])
+        return self._padded(self.commits[0].zero_shot if self.commits else ())
 
-    def matrix(self, split: str) -> Matrix:
-        """The T × T accuracy matrix on `validation` or `test`; rows of tasks not yet trained are None."""
-        rows = [self._padded(commit[split]) for commit in self.commits]
+    def matrix(self, split: Split) -> Matrix:
+        """The T × T accuracy matrix of a split; rows of tasks not yet trained are None."""
+        rows = [self._padded(commit.validation if split == "validation" else commit.test) for commit in self.commits]
         return rows + [[None] * len(self.tasks) for _ in range(len(self.tasks) - len(rows))]
 
-    def metrics(self, split: str) -> dict[str, float | None]:
-        """Accuracy metrics over the committed tasks, as fractions."""
-        sizes = [task["rows"][split] for task in self.tasks]
+    def metrics(self, split: Split) -> dict[str, float | None]:
+        """Accuracy metrics over the committed tasks, as fractions; None if not measured."""
+        sizes = [task.rows.validation if split == "validation" else task.rows.test for task in self.tasks]
         return metrics.summary(self.matrix(split)[: len(self.commits)], self.zero_shot, sizes)
 
-    def total(self, key: str) -> int:
-        """Sum over committed tasks of `active_parameters` or `stored_bytes`."""
-        return sum(commit[key] for commit in self.commits)
+    @property
+    def measured(self) -> Measured:
+        """What bounds are compared with: the validation split, and the parameters of all tasks."""
+        found = self.metrics("validation")
+        return Measured(
+            tasks=len(self.commits), average_accuracy=found["aa"], forgetting=found["forgetting"],
+            active_parameters=self.active_parameters,
+        )  # fmt: skip
+
+    @property
+    def active_parameters(self) -> int | None:
+        """Of all committed tasks together; None if one does not say."""
+        counts = [commit.active_parameters for commit in self.commits]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all committed tasks together."""
+        return sum(commit.stored_bytes for commit in self.commits)
 
     @property
     def time_left_s(self) -> float | None:
-        """Seconds until the stream is done, if the tasks left take as long a training row as those done; None before
-        the first."""
-        sizes = [task["rows"]["train"] for task in self.tasks]
-        done = len(self.commits)
-        if not done or not sum(sizes[:done]):
+        """Seconds until the stream is done, if the tasks left take as long per training row as those done; None before
+        the first, and if those done do not say."""
+        sizes, done = [task.rows.train for task in self.tasks], len(self.commits)
+        costs = [commit.cost for commit in self.commits if commit.cost]
+        if not sum(sizes[:done]) or len(costs) < done:
             return None
-        spent = sum(commit["cost"]["train_s"] + commit["cost"]["evaluate_s"] for commit in self.commits)
-        return float(spent * sum(sizes[done:]) / sum(sizes[:done]))
+        return float(sum(cost.total_s for cost in costs) * sum(sizes[done:]) / sum(sizes[:done]))
 
-    def reference(self, commit: Mapping[str, Any]) -> str:
+    def reference(self, commit: Committed) -> str:
         """How a committed task is named in commands: team/track@vN."""
-        return f"{self.team}/{self.name}@v{commit['version']}"
+        return f"{self.label}@v{commit.version}"
 
-    def _padded(self, scores: Sequence[Mapping[str, int]]) -> list[float | None]:
-        row: list[float | None] = [score["correct"] / score["rows"] for score in scores]
+    def _padded(self, scores: Sequence[Score]) -> list[float | None]:
+        row: list[float | None] = [score.correct / score.rows for score in scores]
         return row + [None] * (len(self.tasks) - len(row))
 
 
 def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
-    """Reads a run's entries, oldest first, into its state."""
-    state, reason = "absent", None
-    config: Mapping[str, Any] = {}
-    tasks: tuple[Mapping[str, Any], ...] = ()
-    commits: list[Mapping[str, Any]] = []
-    driver: Mapping[str, Any] | None = None
-    heard, lease, fork, progress = None, None, None, None
-    aborted, deleted = set[str](), set[int]()
-    for entry in entries:
-        if entry.body.get("lease", lease) != lease:
-            continue  # written by a driver that was taken over from
-        if entry.op == "open":
-            config, tasks = entry.body["config"], tuple(entry.body["tasks"])
-        elif entry.op == "fork":
-            fork, tasks = entry.body, tuple(entry.body["described"])
-        elif entry.op == "commit" and entry.body.get("prefix") not in aborted:
-            commits.append({**entry.body, "time": entry.time})
-        elif entry.op == "start":
-            driver, lease = {**entry.body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
-        elif entry.op == "abort":
-            aborted.update(entry.body["prefixes"])
-        elif entry.op == "delete":
-            deleted.update(entry.body["versions"])
-        if entry.op in (*DRIVERS, *ENDINGS):
-            heard, progress = entry, entry.body.get("progress")
-        if entry.op in ("open", "start"):
-            state, reason = "running", None
-        if entry.op in ENDINGS:
-            state, reason, driver = ENDINGS[entry.op], entry.body.get("reason"), None
-    head = entries[-1] if entries else None
+    """Reads a run's entries, oldest first, into its state. Operations that this version does not know are left out."""
+    count = [*counted(entries)]
+    config: Json = {}
+    tasks: tuple[TaskDescription, ...] = ()
+    fork: Fork | None = None
+    commits, aborted, deleted = list[Committed](), set[str](), set[int]()
+    for _, event in events(count, Open, Fork, Abort, Delete, Committed):
+        match event:
+            case Open():
+                config, tasks = event.config, event.tasks
+            case Fork():
+                fork, tasks = event, event.described
+            case Committed() if event.prefix not in aborted:
+                commits.append(event)
+            case Abort():
+                aborted.update(event.prefixes)
+            case Delete():
+                deleted.update(event.versions)
     return RunState(
-        team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard, fork,
-        progress,
+        team=team, name=name, driving=driving(count), config=config, tasks=_with_published(tasks, commits),
+        commits=tuple(commits), head=entries[-1] if entries else None, deleted=frozenset(deleted), fork=fork,
     )  # fmt: skip
 
 
-def status(state: RunState) -> dict[str, Any]:
-    """What `status RUN --json` prints. Values are fractions, null where not evaluated.
+def _with_published(tasks: tuple[TaskDescription, ...], commits: Sequence[Committed]) -> tuple[TaskDescription, ...]:
+    """The tasks, and those that only a published version names."""
+    return (*tasks, *(TaskDescription(name=commit.task) for commit in commits[len(tasks) :]))
+
+
+OF_A_TASK = ("name", "labels", "rows")
+OF_A_COMMIT = ("version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost")
+
+
+def status_view(state: RunState) -> dict[str, Any]:
+    """What `status RUN --json` prints. Values are fractions; null if they were not measured.
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
     """
+    now = state.driving
     driver = None
-    if state.driver and state.heard:
-        driver = {key: state.driver[key] for key in ("actor", "time", "lease_s")} | {"heard": state.heard.time}
+    if now.driver and now.heard:
+        taken = {"actor": now.driver.actor, "time": now.driver.time, "lease_s": now.driver.start.lease_s}
+        driver = {**taken, "heard": now.heard.time}
     return {
         "name": state.name,
         "team": state.team,
-        "state": state.state,
-        "reason": state.reason,
+        "state": state.status,
+        "reason": now.reason,
         "driver": driver,
-        "progress": state.progress,
+        "progress": now.progress and now.progress.body(),
         "time_left_s": state.time_left_s,
-        "tasks": [_task_status(state, index) for index in range(len(state.tasks))],
+        "tasks": [_task_view(state, index) for index in range(len(state.tasks))],
         "matrix": state.matrix("test"),
         "validation_matrix": state.matrix("validation"),
         "zero_shot": state.zero_shot,
         "metrics": {
             **state.metrics("test"),
-            "active_parameters": state.total("active_parameters"),
-            "stored_bytes": state.total("stored_bytes"),
+            "active_parameters": state.active_parameters,
+            "stored_bytes": state.stored_bytes,
         },
         "validation_metrics": state.metrics("validation"),
     }
 
 
-def _task_status(state: RunState, index: int) -> dict[str, Any]:
-    task = state.tasks[index]
-    common = {"name": task["name"], "labels": task["labels"], "rows": task["rows"]}
+def _task_view(state: RunState, index: int) -> dict[str, Any]:
+    common = _view(state.tasks[index], OF_A_TASK)
     if index >= len(state.commits):
-        running = state.state == "running" and index == len(state.commits)
+        running = state.status == "running" and index == len(state.commits)
         return {**common, "state": "running" if running else "pending"}
     commit = state.commits[index]
-    kept = ("version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost")
-    return {**common, "state": "done", "ref": state.reference(commit), **{key: commit.get(key) for key in kept}}
+    return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT)}
+
+
+def _view(part: Part, keys: Sequence[str]) -> dict[str, Any]:
+    """The keys as they are stored, null if they are not."""
+    stored = part.body()
+    return {key: stored.get(key) for key in keys}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -214,15 +282,16 @@ def without(config: Mapping[str, Any], keys: Sequence[str], path: str = "") -> d
     return kept
 
 
-def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why the run cannot go on with this configuration and these `tasks` (descriptions of data), a line each.
+def objections(state: RunState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
+    """Why the run cannot go on with this configuration and these `tasks`, a line each.
 
-    None where no task is committed yet: nothing would become incomparable.
+    None if no task is committed yet: nothing would become incomparable. Rows that the log does not describe are not
+    compared.
     """
     if not state.commits:
         return []
-    pairs = zip(state.tasks, tasks, strict=False)
-    changed = [task["name"] for begun, task in pairs if begun["fingerprint"] != task["fingerprint"]]
+    pairs = [(begun, task) for begun, task in zip(state.tasks, tasks, strict=False) if begun.fingerprint]
+    changed = [task.name for begun, task in pairs if begun.fingerprint != task.fingerprint]
     return [
         *(forbidden_changes(completed(state.config), config) if state.config else []),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
@@ -233,8 +302,8 @@ def objections(state: RunState, config: Mapping[str, Any], tasks: Sequence[Mappi
     ]
 
 
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored configuration with the defaults of keys that came later; as it is, where it is none of today's."""
+def completed(config: Json) -> Json:
+    """A stored configuration with the defaults of keys that came later; as it is, if it is none of today's."""
     try:
         return RunConfig.model_validate(config).model_dump(mode="json")
     except ValueError:
@@ -242,7 +311,7 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def refuse(name: str, objections: Sequence[str]) -> None:
-    """Raises ConfigError where there is an objection to going on with the run `name`."""
+    """Raises ConfigError if there is an objection to going on with the run `name`."""
     if objections:
         shown = "\n".join(f"  {objection}" for objection in objections)
         raise ConfigError(

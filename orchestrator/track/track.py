@@ -1,9 +1,4 @@
-"""Which versions exist. A *track* is one team's stream over one base model, in a store:
-
-    t/<team>/<track>/log/…                     its log, see `log`
-    t/<team>/<track>/v/<uuid>/…                files of one version, and manifest.json
-    t/<team>/<track>/checkpoint.safetensors    the task in training, replaced as a whole; no entry names it
-    t/<team>/.policy/log/…                     the team's rules, see `rules`
+"""Which versions exist. A *track* is one team's stream over one base model, in a store, see `layout`.
 
 What no entry names does not exist.
 """
@@ -15,29 +10,35 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError, StoreError
+from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord, Store, is_key
 from orchestrator.log import signing
-from orchestrator.log.chain import READERS, Body, Log, Rule
+from orchestrator.log.chain import READERS, Log, Says, log_start
 from orchestrator.log.entry import NAME, SHA256, Entry, canonical, digest
+from orchestrator.log.event import Requirement, parse
 from orchestrator.log.signing import Trust
+from orchestrator.track import layout
+from orchestrator.track.events import COLUMNS, HOUSEKEEPING, Commit, Housekeeping
+from orchestrator.track.layout import MANIFEST
+from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
 from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 
 
 class Track(Log):
-    """The log of `team`/`name`, and its versions below `version_root`. Raises ConfigError where no NAME matches."""
+    """The log of `team`/`name`, and its versions below `version_root`. Raises ConfigError if no NAME matches."""
+
+    columns = COLUMNS
 
     def __init__(self, store: Store, team: str, name: str) -> None:
         for key, value in (("team", team), ("name", name)):
             if not NAME.fullmatch(value):
                 raise ConfigError(f"{key}: {value!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
-        super().__init__(store, f"t/{team}/{name}", f"{team}/{name}")
+        super().__init__(store, layout.track_root(team, name), f"{team}/{name}")
         self.team, self.name = team, name
-        self.version_root = f"{self.root}/v"
-        self.checkpoint_key = f"{self.root}/checkpoint.safetensors"
+        self.version_root = layout.version_root(self.root)
+        self.checkpoint_key = layout.checkpoint_key(self.root)
         self._known: list[Entry] = []
 
     @property
@@ -51,6 +52,16 @@ class Track(Log):
         for entry in entries if trust.required else ():
             if fault := signing.entry_fault(entry, self.label, trust):
                 raise self._broken(entry.seq, fault)
+        for entry in entries:
+            if kind := HOUSEKEEPING.get(entry.op):
+                self._check_whole(entry, kind)
+
+    def _check_whole(self, entry: Entry, kind: type[Housekeeping]) -> None:
+        """What says which files may go is never skipped: a reader that did so could read what is going."""
+        try:
+            parse(entry, kind)
+        except IntegrityError as error:
+            raise self._broken(entry.seq, f"is malformed: {error}") from None
 
     def fresh_prefix(self) -> str:
         """A key prefix for a new version: version_root/<uuid4 hex>."""
@@ -69,26 +80,18 @@ class Track(Log):
         self._known = [*self._known, *self.since(self._known[-1])]
         return [*self._known]
 
-    def append(self, op: str, body: Body, *, after: Entry | None, valid: Rule | None = None) -> Entry:
-        """See Log. A commit whose files the garbage collector took for left over is refused: they may be gone. What the
-        team's rules ask is read first: readers would refuse the whole log for an entry that they do not allow."""
+    def append(self, says: Says, *, after: Entry | None, requires: Requirement | None = None) -> Entry:
+        """See Log. By default no other driver may have written. A commit whose files the garbage collector took for
+        left over is refused: they may be gone. What the team's rules ask is read first: readers would refuse the whole
+        log for an entry that they do not allow."""
         forget_trust(self.store)
-        if op != "commit":
-            return super().append(op, body, after=after, valid=valid)
-        rule, prefix = valid or self._no_other_driver, (body([]) if callable(body) else body).get("prefix")
-        if after and after.seq > len(self._known):
-            self._known = [*self._known, *self.since(self._known[-1] if self._known else None)]
-        gone = aborted(self._known)
-
-        def not_collected(since: Sequence[Entry]) -> None:
-            rule(since)
-            if prefix in gone | aborted(since):
-                raise ConflictError(
-                    f"{self.label}: `adapters gc` took {prefix} for left over before it was committed; publish it "
-                    "again, and give gc a longer --grace"
-                )
-
-        return super().append(op, body, after=after, valid=not_collected)
+        requires = requires or NoOtherDriver(self.label)
+        first = says([]) if callable(says) else says
+        if isinstance(first, Commit):
+            if after and after.seq > len(self._known):
+                self._known = [*self._known, *self.since(self._known[-1] if self._known else None)]
+            requires = All((requires, NotCollected(self.label, first.prefix, aborted(self._known))))
+        return super().append(says, after=after, requires=requires)
 
     def write_manifest(self, prefix: str, metadata: dict[str, Any], files: list[FileRecord]) -> str:
         """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.
@@ -100,7 +103,7 @@ class Track(Log):
             raise ValueError(f"manifest of {prefix}: the metadata may not hold {', '.join(clash)}")
         manifest_files(content)
         data = canonical({**metadata, **content})
-        self.store.put(f"{prefix}/{MANIFEST}", data)
+        self.store.put(layout.manifest_key(prefix), data)
         return digest(data)
 
     def read_manifest(self, prefix: str, sha256: str) -> dict[str, Any]:
@@ -110,25 +113,28 @@ class Track(Log):
         """
         if not (is_key(prefix) and prefix.startswith(f"{self.version_root}/")):
             raise IntegrityError(f"{self.label}: the version's place {prefix!r} is not in the track; do not use it")
-        data = self._get(f"{prefix}/{MANIFEST}")
+        data = self._get(layout.manifest_key(prefix))
         if digest(data) != sha256:
             raise IntegrityError(f"{prefix}/{MANIFEST}: was changed; its sha256 is {digest(data)}, not {sha256}")
-        return parse_manifest(data, f"{prefix}/{MANIFEST}")
+        return parse_manifest(data, layout.manifest_key(prefix))
 
-    def committed(self, commit: Mapping[str, Any], *paths: str) -> tuple[bytes, ...]:
-        """Files of the version that a commit names, checked against its manifest; errors as of those two methods."""
-        manifest = self.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        return tuple(self.read_file(commit["prefix"], manifest, path) for path in paths)
+    def manifest_of(self, commit: Commit) -> dict[str, Any]:
+        """The manifest of a committed version; errors as of `read_manifest`."""
+        return self.read_manifest(commit.prefix, commit.manifest_sha256)
+
+    def committed(self, commit: Commit, *paths: str) -> tuple[bytes, ...]:
+        """Files of a committed version, checked against its manifest; errors as of `read_manifest` and `read_file`."""
+        manifest = self.manifest_of(commit)
+        return tuple(self.read_file(commit.prefix, manifest, path) for path in paths)
 
     def read_file(self, prefix: str, manifest: Mapping[str, Any], path: str) -> bytes:
-        """One file of a version. Raises KeyAbsentError where the manifest does not list it, IntegrityError where it is
+        """One file of a version. Raises KeyAbsentError if the manifest does not list it, IntegrityError if it is
         missing or differs from the manifest."""
         record = manifest_files(manifest).get(path)
         if record is None:
             raise KeyAbsentError(f"{prefix}: its manifest lists no file {path!r}")
         data = self._get(f"{prefix}/{path}")
-        if (len(data), digest(data)) != (record.size, record.sha256):
-            raise IntegrityError(f"{prefix}/{path}: differs from its manifest (sha256 {record.sha256}); it was changed")
+        record.check(f"{prefix}/{path}", len(data), digest(data))
         return data
 
     def _get(self, key: str) -> bytes:
@@ -140,14 +146,14 @@ class Track(Log):
 
 def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
     """(team, name) of every track, or every one of a team, with at least one entry, sorted. Lists folders, and one key
-    a track."""
+    per track."""
     with ThreadPoolExecutor(READERS) as pool:
-        teams = [each for each in ([team] if team else store.list_folders("t")) if NAME.fullmatch(each)]
-        below = pool.map(lambda team: store.list_folders(f"t/{team}"), teams)
+        teams = [each for each in ([team] if team else store.list_folders(layout.TRACKS)) if NAME.fullmatch(each)]
+        below = pool.map(lambda team: store.list_folders(layout.team_root(team)), teams)
         named = [
             (team, name) for team, names in zip(teams, below, strict=True) for name in names if NAME.fullmatch(name)
         ]
-        begun = pool.map(lambda each: bool(store.list(f"t/{each[0]}/{each[1]}/log/0", limit=1)), named)
+        begun = pool.map(lambda each: bool(store.list(log_start(layout.track_root(*each)), limit=1)), named)
         return sorted(each for each, any_entry in zip(named, begun, strict=True) if any_entry)
 
 
@@ -158,11 +164,6 @@ def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: Te
     heads = {name: head for _, name in list_tracks(store, team) if (head := Track(store, team, name).head())}
     trusted = {name: Unsigned(seq=head.seq, sha256=head.sha256) for name, head in heads.items()}
     return rules.model_copy(update={"unsigned": {**trusted, **rules.unsigned}})
-
-
-def aborted(entries: Sequence[Entry]) -> set[str]:
-    """The prefixes that the garbage collector took for left over."""
-    return {prefix for entry in entries if entry.op == "abort" for prefix in entry.body.get("prefixes", ())}
 
 
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:

@@ -47,12 +47,12 @@ def outcome(folder: Path) -> dict[str, Any]:
     track, state = Track(LocalStore(folder / "store"), "default", "tiny"), read(folder)
     files = []
     for commit in state.commits:
-        manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
+        manifest = track.manifest_of(commit)
         for name in ("adapter.safetensors", "bases.safetensors"):
-            tensors = load(track.read_file(commit["prefix"], manifest, name))
+            tensors = load(track.read_file(commit.prefix, manifest, name))
             files.append({key: (value.shape, value.tobytes()) for key, value in sorted(tensors.items())})
     scores = [state.matrix("test"), state.matrix("validation"), state.zero_shot]
-    return {"state": state.state, "scores": scores, "files": files}
+    return {"state": state.status, "scores": scores, "files": files}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from cluster.storage import LocalStore, upload_files
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
+from tests.support.entries import START, Raw
 
 ROWS = {"train": 40, "validation": 10, "test": 20}
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -38,15 +39,14 @@ class FakeRun:
         return replay(self.track.team, self.track.name, self.track.entries())
 
     def append(self, op: str, body: dict[str, Any] | None = None) -> None:
-        self.track.append(op, body or {}, after=self.track.head())
+        self.track.append(Raw(op, body or {}), after=self.track.head())
 
     def open(self, names: Sequence[str], tasks: Sequence[dict[str, Any]] = ()) -> None:
         described = [
             {"name": name, "labels": ["x", "y"], "fingerprint": "f" * 64, "rows": ROWS, "warnings": []}
             for name in names
         ]
-        driver = {"host": "here", "pid": 1, "space": "", "started": -1}
-        self.append("start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 0.2})
+        self.append("start", START)
         self.append("open", {"config": self.config.model_dump(mode="json"), "tasks": list(tasks or described)})
 
     def commit(
@@ -68,7 +68,7 @@ class FakeRun:
         body = {
             "version": index + 1,
             "index": index,
-            "task": self.state.tasks[index]["name"],
+            "task": self.state.tasks[index].name,
             "prefix": prefix,
             "base_digest": "b" * 64,
             "budget": budget,

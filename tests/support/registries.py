@@ -17,10 +17,13 @@ from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.registry.publish import publish
 from orchestrator.run.controller import Controller
+from orchestrator.track.events import Learned
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track, manifest_files
+from tests.support.entries import COMMIT
 
-BODY = {"task": "a", "active_parameters": 10, "overlap": 0.0, "base_digest": "b" * 64}
+LEARNED = Learned(task="a", active_parameters=10, overlap=0.0, base_digest="b" * 64)
+BODY = {**COMMIT, **LEARNED.model_dump(exclude_unset=True)}
 _numbers = itertools.count()
 
 
@@ -35,7 +38,9 @@ def make_files(folder: Path, seed: object) -> Path:
 
 
 def publish_one(track: Track, folder: Path, seed: object = 0) -> Entry:
-    return publish(track, make_files(folder, seed), BODY, {"base_model": {"name": "minilm"}, "base_digest": "b" * 64})
+    return publish(
+        track, make_files(folder, seed), LEARNED, {"base_model": {"name": "minilm"}, "base_digest": "b" * 64}
+    )
 
 
 def publish_patiently(track: Track, folder: Path, seed: object = 0) -> Entry:
@@ -73,8 +78,8 @@ def read_everything(store: Store, team: str = "team", name: str = "stream") -> l
     track = Track(store, team, name)
     found = []
     for commit in replay(team, name, track.entries()).commits:
-        manifest = track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        found.append({path: track.read_file(commit["prefix"], manifest, path) for path in manifest_files(manifest)})
+        manifest = track.manifest_of(commit)
+        found.append({path: track.read_file(commit.prefix, manifest, path) for path in manifest_files(manifest)})
     return found
 
 

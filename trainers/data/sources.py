@@ -1,7 +1,6 @@
 """Where a task's rows come from: the `tasks` entries of the configuration, and reading each kind without cleaning."""
 
 import csv
-import difflib
 import glob
 import json
 import logging
@@ -18,6 +17,7 @@ from pydantic import Field, field_validator
 from cluster.errors import DataError
 from cluster.resources import TaskResources
 from cluster.schema import Frozen
+from cluster.words import nearest
 from trainers.config import Positive
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
@@ -133,8 +133,8 @@ def read_task(task: TaskConfig, data_dir: Path | None, seed: int) -> RawTask:
 def did_you_mean(value: object, options: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest option, whole or after its last slash, any case; else nothing."""
     known = {form.casefold(): option for option in options for form in (option.rsplit("/", 1)[-1], option)}
-    found = difflib.get_close_matches(str(value).casefold(), known, n=1)
-    return f"; did you mean {known[found[0]]!r}?" if found else ""
+    near = nearest(str(value).casefold(), known, cutoff=0.6)
+    return f"; did you mean {known[near]!r}?" if near else ""
 
 
 def listed(options: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ Shape suffixes: D output width, K input width, R rank.
 
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError, StoreError
+from cluster.folders import appearing
 from trainers.methods.base import Stream
 from trainers.methods.targets import is_transposed, linear_layers
 
@@ -154,23 +154,18 @@ def check_free(directory: Path) -> None:
 
 @contextmanager
 def whole_folder(directory: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `directory` when the block ends; where the block fails, nothing is left of it.
+    """A folder to fill, which becomes `directory` when the block ends; if the block fails, nothing is left of it.
 
     Raises:
         ConfigError: `directory` is not empty. StoreError: the disk refuses.
     """
     check_free(directory)
-    target = directory.resolve()
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        check_free(directory)
-        staging.replace(target)
+        with appearing(directory.resolve()) as staging:
+            yield staging
+            check_free(directory)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"--output {directory}: cannot be written ({error}); choose another folder") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def file_sizes(directory: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """The linear layers of a model that an adapter can stand on, found by PEFT's rules, whichever way they keep weights."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
+from cluster.words import did_you_mean
 
 Layer = Any  # an nn.Linear or a quantised subclass of it, or GPT-2's Conv1D
 
@@ -94,6 +94,5 @@ def _named(name: str, target: str) -> bool:
 
 def _no_match(target: str, linears: Mapping[str, Layer]) -> ConfigError:
     suffixes = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linears})
-    near = difflib.get_close_matches(target, suffixes, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"linear layers here: {', '.join(suffixes)}"
+    hint = did_you_mean(target, suffixes) or f"linear layers here: {', '.join(suffixes)}"
     return ConfigError(f"adapter.target_modules: {target!r} matches no linear layer of the model; {hint}")

@@ -106,7 +106,7 @@ def resumable(begun: Any) -> Any:
 
     config = begun.config
     data = load_task(config.tasks[0], config.data, None, config.train.seed)
-    begun.open(["a", "b"], [{**describe_data(data), "name": name} for name in ("a", "b")])
+    begun.open(["a", "b"], [{**describe_data(data).model_dump(mode="json"), "name": name} for name in ("a", "b")])
     return begun
 
 
@@ -295,7 +295,7 @@ def test_a_finished_run_says_so(orthoplex: Orthoplex, config: Path, begun: Any) 
 
 def test_a_run_whose_driver_died_after_the_last_task(orthoplex: Orthoplex, config: Path, resumable: Any) -> None:
     code, out, err = orthoplex("run", config)
-    assert (code, err) == (0, "") and resumable.state.state == "finished"
+    assert (code, err) == (0, "") and resumable.state.status == "finished"
     assert re.search(r"^finished in \d+ s$", out, re.MULTILINE)
 
 
@@ -305,7 +305,7 @@ def test_a_guard_ends_with_3(
     code, _, err = orthoplex("run", config, "--set", "guards.max_forgetting=0.1")  # validation: 0.9 − 0.7 = 0.2
     assert code == 3
     assert "forgetting 0.2000 is above guards.max_forgetting 0.1" in err and err.count("\n") == 1
-    assert resumable.state.state == "stopped"
+    assert resumable.state.status == "stopped"
     assert (
         "reason: stopped by a guard: forgetting 0.2000" in orthoplex("status", "stream", "--store", resumable.root).out
     )
@@ -500,7 +500,7 @@ def test_unknown_adapters(refused: Callable[..., tuple[int, str]], begun: Any, r
 
 
 def test_a_file_changed_in_the_store(refused: Callable[..., tuple[int, str]], begun: Any) -> None:
-    prefix = begun.state.commits[0]["prefix"]
+    prefix = begun.state.commits[0].prefix
     (begun.root / prefix / "training.parquet").write_bytes(b"x")
     code, said = refused("explain", "stream", "--store", begun.root)
     assert code == 1 and "differs from its manifest" in said
@@ -548,7 +548,7 @@ def test_the_tree(orthoplex: Orthoplex, begun: Any) -> None:
     assert lines[0] == f"minilm  sha256 {'b' * 64}"
     first, second = (line.split() for line in lines[1:])
     assert first[1:3] == ["default/stream@v1", "a"] and second[1:3] == ["default/stream@v2", "b"]
-    assert second[-1] == "production" and first[3] == begun.state.commits[0]["manifest_sha256"][:12]
+    assert second[-1] == "production" and first[3] == begun.state.commits[0].manifest_sha256[:12]
 
 
 def test_pull(orthoplex: Orthoplex, begun: Any, tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
     assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 2
     assert "deleted v2" in orthoplex("adapters", "gc", "stream", "--delete", 2, "--yes", *store).out
     assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 1
-    (begun.root / begun.state.commits[0]["prefix"] / "training.parquet").write_bytes(b"x")
+    (begun.root / begun.state.commits[0].prefix / "training.parquet").write_bytes(b"x")
     code, out, err = orthoplex("adapters", "verify", *store)
     assert code == 1 and "1 faults found" in err and "training.parquet: differs" in err
     assert json.loads(orthoplex("adapters", "verify", "--json", *store).out)[0]["faults"]

@@ -79,7 +79,7 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
         Artifact(dump(task)).write(folder)
         sha256 = run.track.write_manifest(prefix, {}, upload_files(run.track.store, prefix, folder))
         body = {"version": index + 1, "index": index, "task": "abc"[index], "prefix": prefix}
-        run.append("commit", {**body, "base_digest": digest, "manifest_sha256": sha256})
+        run.append("commit", {**body, "base_digest": digest, "manifest_sha256": sha256, "stored_bytes": 1})
     return Stream(tmp_path / "store", base, tasks)
 
 

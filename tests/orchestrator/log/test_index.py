@@ -14,13 +14,17 @@ from cluster.errors import ConflictError, IntegrityError, StoreError
 from orchestrator.log import chain as log
 from orchestrator.log import index
 from orchestrator.log.entry import Entry, canonical, parse_entry
+from orchestrator.log.event import Index
 from orchestrator.log.index import fitting
-from orchestrator.registry.aliases import aliases, promote
+from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows, rows_of
 from orchestrator.registry.verify import verify
+from orchestrator.track.events import COLUMNS, Commit
+from orchestrator.track.moves import aliases
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.track import Track, list_tracks
 from tests.orchestrator.conftest import config_of
+from tests.support.entries import Raw
 from tests.support.registries import BODY, folder_track, publish_one, started_in_vain
 
 
@@ -56,7 +60,7 @@ def test_reads_from_the_index_and_on(track: Track, monkeypatch: pytest.MonkeyPat
     assert len(keys) == 1 + 6 + 1  # the head, 21 to 26, the index
     below, above = track.brief()
     assert [*below.digests, *(entry.sha256 for entry in above)] == [entry.sha256 for entry in raw]
-    assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.commits) == 18
+    assert [entry.op for entry in below.entries] == ["promote", "index"] and len(below.rows) == 18
     assert [*rows(track.label, below, above)] == rows_of(track.label, raw) and len(rows_of(track.label, raw)) == 23
     assert aliases([*below.entries, *above]) == aliases(raw)
     assert [*rows(track.label, below, above, "b")] == []
@@ -76,14 +80,14 @@ def test_an_index_that_is_not_right_is_not_used(track: Track, fault: str, monkey
     newest, older = sorted(folder.iterdir())
     data = newest.read_bytes()
     if fault == "unnamed":
-        newest.with_name(f"{10**9 - 24:010d}.parquet").write_bytes(index.encode(raw[:24]))
+        newest.with_name(f"{10**9 - 24:010d}.parquet").write_bytes(index.encode(raw[:24], COLUMNS))
     elif fault == "absent":
         newest.unlink()
     else:
         half = len(data) // 2
         changed = {
             "flipped": data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :], "cut": data[:-1], "emptied": b"",
-            "another": index.encode([*raw[:19], raw[0]]),
+            "another": index.encode([*raw[:19], raw[0]], COLUMNS),
         }  # fmt: skip
         newest.write_bytes(changed[fault])
     below, above = track.brief()
@@ -109,10 +113,10 @@ def test_an_index_of_a_cut_writer(track: Track, tmp_path: Path, monkeypatch: pyt
     """Its file is there, its entry is not: it does not count, and the next one is written all the same."""
     append = Track.append
 
-    def cut(self: Track, op: str, *arguments: Any, **options: Any) -> Any:
-        if op == "index":
+    def cut(self: Track, says: Any, **options: Any) -> Any:
+        if isinstance(says, Index):
             raise KeyboardInterrupt
-        return append(self, op, *arguments, **options)
+        return append(self, says, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Track, "append", cut)
@@ -127,7 +131,7 @@ def test_an_index_of_a_cut_writer(track: Track, tmp_path: Path, monkeypatch: pyt
 def test_tracks_are_listed_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = folder_track(tmp_path / "store").store
     for team, name in (("b", "x"), ("a", "y"), ("a", "x")):
-        Track(store, team, name).append("commit", BODY, after=None)
+        Track(store, team, name).append(Commit.model_validate(BODY), after=None)
     store.put("t/a/no-log/v/1/file", b"")
     store.put("t/A/x/log/0999999999.json", b"")
     listed, list_ = list[str](), store.list
@@ -187,13 +191,13 @@ def chain(bodies: Sequence[tuple[str, dict[str, Any]]], **more: Any) -> list[Ent
 @pytest.mark.parametrize("op", OPS)
 def test_any_body_can_be_indexed(op: str) -> None:
     """Each key of a column with each kind of JSON value, in each operation."""
-    entries = chain([(op, {name: value}) for name in (*index.BRIEF, *index.LISTS) for value in JSON])
-    data = index.encode(entries)
+    entries = chain([(op, {name: value}) for name in (*COLUMNS.values, *COLUMNS.lists) for value in JSON])
+    data = index.encode(entries, COLUMNS)
     assert index.decode(data).entries == entries
-    found = index.brief(data)
+    found = index.brief(data, COLUMNS)
     assert found.digests == [entry.sha256 for entry in entries]
-    assert len(found.commits if op == "commit" else found.entries) == len(entries)
-    assert len([*rows("t/s", found, ())]) == len(found.commits) and aliases(found.entries) == {}
+    assert len(found.rows if op == "commit" else found.entries) == len(entries)
+    assert len([*rows("t/s", found, ())]) == len(found.rows) and aliases(found.entries) == {}
 
 
 def test_lists_are_of_the_operations_that_have_them() -> None:
@@ -202,7 +206,7 @@ def test_lists_are_of_the_operations_that_have_them() -> None:
         ("abort", {"prefixes": ["q"], "versions": 1}),
         ("start", {"versions": [1], "prefixes": ["p"]}), ("delete", {"versions": [], "prefixes": []}),
     ]  # fmt: skip
-    bodies = [entry.body for entry in index.brief(index.encode(chain(lists))).entries]
+    bodies = [entry.body for entry in index.brief(index.encode(chain(lists), COLUMNS)).entries]
     assert bodies == [
         {"versions": [1, 3], "prefixes": ["p", "\\ud800"]}, {"prefixes": ["q"]}, {}, {"versions": [], "prefixes": []}
     ]  # fmt: skip
@@ -210,23 +214,23 @@ def test_lists_are_of_the_operations_that_have_them() -> None:
 
 def test_a_signature_of_null_comes_back() -> None:
     entries = chain([("renew", {}), ("renew", {"a": 1})], signature=None)
-    assert index.decode(index.encode(entries)).entries == entries
+    assert index.decode(index.encode(entries, COLUMNS)).entries == entries
 
 
 def test_what_is_listed_beside_bodies_of_any_kind(track: Track) -> None:
     """The rows of commits are right, whatever stands next to them."""
     for value in JSON:
-        track.append("note", dict.fromkeys((*index.BRIEF, *index.LISTS), value), after=track.head())
+        track.append(Raw("note", dict.fromkeys((*COLUMNS.values, *COLUMNS.lists), value)), after=track.head())
     track.write_index()
     below, above = track.brief()
     assert len(below.digests) > 26 + len(JSON) and verify(track).faults == []
     assert [*rows(track.label, below, above)] == rows_of(track.label, track.raw_entries())
 
 
-def encoded_before(entries: Sequence[Entry]) -> bytes:
+def encoded_before(entries: Sequence[Entry], _: object = None) -> bytes:
     """As every index was written up to the version that took lists from any operation."""
     columns = {name: pa.array([getattr(e, name) for e in entries], kind) for name, kind in index.HEADER.items()}
-    columns |= {name: pa.array([e.body.get(name) for e in entries], kind) for name, kind in index.BRIEF.items()}
+    columns |= {name: pa.array([e.body.get(name) for e in entries], kind) for name, kind in COLUMNS.values.items()}
     lists = {"prefixes": pa.list_(pa.string()), "versions": pa.list_(pa.int32())}
     columns |= {name: pa.array([e.body.get(name) for e in entries], kind) for name, kind in lists.items()}
     columns["entry"] = pa.array([index.raw(e) for e in entries], pa.binary())
@@ -256,7 +260,7 @@ def test_an_index_that_cannot_be_written_ends_nothing(
 ) -> None:
     """The promotion stands, its writer hears of it, and the next multiple tries again."""
 
-    def refuse(_: Sequence[Entry]) -> bytes:
+    def refuse(*_: object) -> bytes:
         raise error
 
     caplog.set_level(logging.WARNING, "orthoplex")
@@ -276,7 +280,7 @@ def test_an_index_that_cannot_be_written_ends_nothing(
 
 def test_an_index_entry_without_what_it_names_is_a_fault(track: Track) -> None:
     for body in ({}, {"upto": "x"}, {"upto": -3, "index_sha256": "0"}, {"upto": 10}):
-        track.append("index", body, after=track.head())
+        track.append(Raw("index", body), after=track.head())
     faults = verify(track).faults
     assert len(faults) == 4 and sum("says of no entries" in fault for fault in faults) == 3
     assert track.entries() == track.raw_entries()

@@ -13,6 +13,7 @@ from orchestrator.log.entry import canonical
 from orchestrator.registry.aliases import promote
 from orchestrator.track.rules import KeyRule, PromotionRule, RulesLog, TeamRules, parse_rules
 from orchestrator.track.track import Track, trusting_what_is_there
+from tests.support.entries import COMMIT, Raw
 from tests.support.keys import public_pem, sign_with
 from tests.support.registries import folder_track, publish_one, read_everything
 
@@ -65,12 +66,12 @@ def test_others_are_not_believed(
     monkeypatch.delenv("ORTHOPLEX_SIGNING_KEY_FILE")
     if who:
         sign_with(tmp_path / who, monkeypatch)
-    body = {"prefix": "x", "prefixes": []}
+    says = Raw(op, {**COMMIT, "prefixes": []})
     with pytest.raises(ConfigError, match=rf"SIGNING_KEY_FILE: .*{message}.*; nothing was written"):
-        signed.append(op, body, after=signed.head())
+        signed.append(says, after=signed.head())
     assert fresh(signed).head() == signed.head()
     monkeypatch.setattr(Track, "_refuse_unbelieved", lambda *_: None)  # who does not keep to the rules
-    signed.append(op, body, after=signed.head())
+    signed.append(says, after=signed.head())
     for read in (fresh(signed).head, fresh(signed).entries, fresh(signed).brief):
         with pytest.raises(IntegrityError, match=rf"entry 2 .*{message}"):
             read()

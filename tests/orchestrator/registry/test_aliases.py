@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, ConflictError
-from orchestrator.registry.aliases import aliases, at, moves, objections, promote, rollback
+from orchestrator.registry.aliases import objections, promote, rollback
+from orchestrator.track.moves import aliases, at, moves
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from tests.support.entries import Raw
 from tests.support.registries import (
     ended,
     folder_track,
@@ -145,7 +147,7 @@ def test_entries_that_do_not_count(track: Track) -> None:
         ("rollback", {"alias": "new", "version": 1, "expect": 0, "why": ""}),
         ("promote", {}),
     ]:
-        track.append(op, body, after=track.head())
+        track.append(Raw(op, body), after=track.head())
     assert named(track) == {"production": 1} and len(moves(track.entries())) == 1
 
 
@@ -225,10 +227,10 @@ def test_a_run_goes_on_past_what_others_write(run: Any, tmp_path: Path) -> None:
     state = run.state
     promote(run.track, 1, "production")
     promote(run.track, 2, "production")
-    run.track.append("orphans", {"prefixes": []}, after=run.track.head())
-    finish = run.track.append("finish", {}, after=state.head)
-    assert finish.seq == state.head.seq + 4 and run.state.state == "finished"
+    run.track.append(Raw("orphans", {"prefixes": []}), after=run.track.head())
+    finish = run.track.append(Raw("finish", {}), after=state.head)
+    assert finish.seq == state.head.seq + 4 and run.state.status == "finished"
     assert run.state.commits == state.commits and run.state.head == finish
     with pytest.raises(ConflictError, match=r"wrote entry .* \(finish\) first"):
-        run.track.append("commit", {"prefix": "x"}, after=state.head)
+        run.track.append(Raw("commit", {"prefix": "x"}), after=state.head)
     assert replay("default", "stream", run.track.entries()) == run.state

@@ -17,6 +17,7 @@ from orchestrator.registry.references import resolve
 from orchestrator.registry.verify import verify
 from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import Track, manifest_files
+from tests.support.entries import Raw
 from tests.support.keys import public_pem, sign_with
 from tests.support.registries import folder_track, publish_one, read_everything
 
@@ -136,12 +137,12 @@ def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     track = filled(tmp_path / "store", tmp_path)
     report = verify(track)
     sizes = 4 * (100 + 60)
-    assert report == type(report)("team/stream", 7, 4, 8, sizes, [])
+    assert report == type(report)(track="team/stream", entries=7, versions=4, files=8, bytes=sizes)
     versions = sorted((tmp_path / "store" / track.version_root).iterdir())
     (versions[0] / "adapter.safetensors").write_bytes(b"\0" * 100)
     (versions[1] / "sub/log.parquet").unlink()
     (versions[2] / "manifest.json").write_bytes(b"{}")
-    track.append("promote", {"alias": "production", "version": 1, "expect": 0}, after=track.head())
+    track.append(Raw("promote", {"alias": "production", "version": 1, "expect": 0}), after=track.head())
     faults = "\n".join(verify(track).faults)
     for part in (
         "adapter.safetensors: differs",

@@ -16,8 +16,10 @@ from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.gc import Collector, Decision, decide, sweep_temporary
 from orchestrator.registry.verify import verify
+from orchestrator.track.events import Commit
 from orchestrator.track.state import objections, replay
 from orchestrator.track.track import Track
+from tests.support.entries import COMMIT
 from tests.support.registries import (
     BODY,
     ended,
@@ -33,30 +35,34 @@ NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
+def commit(**more: Any) -> Commit:
+    return Commit.model_validate({**BODY, **more})
+
+
 def entry(seq: int, op: str, days_ago: float, **body: Any) -> Entry:
     return Entry(seq, "", "", "me", (NOW - DAY * days_ago).isoformat(), op, body, "")
 
 
-COMMIT = entry(1, "commit", 9, version=1, prefix="kept")
+FIRST = entry(1, "commit", 9, **{**COMMIT, "prefix": "kept"})
 
 
 @pytest.mark.parametrize(
     ("entries", "found", "expected"),
     [
-        ([COMMIT], ["kept"], Decision()),
-        ([COMMIT], ["kept", "new"], Decision(orphans=("new",), waiting=("new",))),
-        ([COMMIT, entry(2, "orphans", 0.9, prefixes=["x"])], ["kept", "x"], Decision(waiting=("x",))),
-        ([COMMIT, entry(2, "orphans", 1.0, prefixes=["x"])], ["kept", "x"], Decision(abort=("x",), remove=("x",))),
+        ([FIRST], ["kept"], Decision()),
+        ([FIRST], ["kept", "new"], Decision(orphans=("new",), waiting=("new",))),
+        ([FIRST, entry(2, "orphans", 0.9, prefixes=["x"])], ["kept", "x"], Decision(waiting=("x",))),
+        ([FIRST, entry(2, "orphans", 1.0, prefixes=["x"])], ["kept", "x"], Decision(abort=("x",), remove=("x",))),
         (
             [entry(1, "orphans", 3, prefixes=["x"]), entry(2, "orphans", 0, prefixes=["x"])], ["x"],
             Decision(abort=("x",), remove=("x",)),
         ),
-        ([entry(1, "orphans", 3, prefixes=["x"]), entry(2, "commit", 2, version=1, prefix="x")], ["x"], Decision()),
+        ([entry(1, "orphans", 3, prefixes=["x"]), entry(2, "commit", 2, **COMMIT)], ["x"], Decision()),
         ([entry(1, "abort", 0, prefixes=["x"])], ["x"], Decision(remove=("x",))),
         ([entry(1, "abort", 0, prefixes=["x"])], [], Decision()),
-        ([COMMIT, entry(2, "abort", 0, prefixes=["kept"])], ["kept"], Decision()),  # as no rule-abiding gc would
-        ([COMMIT, entry(2, "delete", 0.9, versions=[1], prefixes=["kept"])], ["kept"], Decision()),
-        ([COMMIT, entry(2, "delete", 1.1, versions=[1], prefixes=["kept"])], ["kept"], Decision(remove=("kept",))),
+        ([FIRST, entry(2, "abort", 0, prefixes=["kept"])], ["kept"], Decision()),  # as no rule-abiding gc would
+        ([FIRST, entry(2, "delete", 0.9, versions=[1], prefixes=["kept"])], ["kept"], Decision()),
+        ([FIRST, entry(2, "delete", 1.1, versions=[1], prefixes=["kept"])], ["kept"], Decision(remove=("kept",))),
     ],
 )  # fmt: skip
 def test_decisions(entries: list[Entry], found: list[str], expected: Decision) -> None:
@@ -64,7 +70,7 @@ def test_decisions(entries: list[Entry], found: list[str], expected: Decision) -
 
 
 def test_old_indices_go() -> None:
-    assert decide([COMMIT], [], [40, 30, 20, 10], NOW, DAY) == Decision(indices=(20, 10))
+    assert decide([FIRST], [], [40, 30, 20, 10], NOW, DAY) == Decision(indices=(20, 10))
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_a_publisher_whose_files_were_taken_is_refused(track: Track, tmp_path: P
     for after in (head, track.head()):
         for each in (track, folder_track(tmp_path / "store")):
             with pytest.raises(ConflictError, match=f"took {orphan} for left over"):
-                each.append("commit", {**BODY, "prefix": orphan}, after=after)
+                each.append(commit(prefix=orphan), after=after)
     assert len(read_everything(track.store)) == 3
 
 
@@ -110,7 +116,7 @@ def test_gc_that_loses_to_a_commit_leaves_its_files(track: Track, tmp_path: Path
 
     def late(key: str, data: bytes) -> bool:
         monkeypatch.undo()
-        other.append("commit", {**BODY, "version": 4, "prefix": orphan, "manifest_sha256": sha256}, after=other.head())
+        other.append(commit(version=4, prefix=orphan, manifest_sha256=sha256), after=other.head())
         return put(key, data)
 
     monkeypatch.setattr(track.store, "put_if_absent", late)
@@ -214,5 +220,5 @@ def test_clocks_that_are_wrong(track: Track, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("orchestrator.registry.gc.datetime", Clock)
     assert Collector(track, DAY).collect().remove == tuple(sorted((ahead, behind)))
     with pytest.raises(ConflictError, match=r"took .* for left over"):
-        track.append("commit", {**BODY, "version": 6, "prefix": ahead}, after=track.head())
+        track.append(commit(version=6, prefix=ahead), after=track.head())
     assert publish_one(track, tmp_path).body["version"] == 6 and verify(track).faults == []

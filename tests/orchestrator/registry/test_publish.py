@@ -170,8 +170,10 @@ ON_A_SMALL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
 from cluster.errors import StoreError
+from orchestrator.log.event import parse
 from orchestrator.registry.pull import pull
 from orchestrator.registry.verify import verify
+from orchestrator.track.events import Commit
 from tests.support.registries import publish_one, read_everything, stream_of
 
 disk = Path(sys.argv[1])
@@ -190,7 +192,7 @@ else:
     raise AssertionError("the disk was never full")
 os.environ["ORTHOPLEX_STATE"] = str(disk / "state")
 try:
-    pull(track, {"": first.body}, disk / "pulled")
+    pull(track, {"": parse(first, Commit)}, disk / "pulled")
     raise AssertionError("there was room")
 except StoreError as error:
     assert "No space left" in str(error), error

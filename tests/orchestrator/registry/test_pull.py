@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
+from orchestrator.log.event import parse
 from orchestrator.registry.pull import pull
+from orchestrator.track.events import Commit
 from orchestrator.track.track import Track
 from tests.support.registries import read_everything, track_with
 
@@ -42,12 +44,12 @@ def fetched(track: Track, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_one_version_and_a_stream(track: Track, tmp_path: Path) -> None:
-    first, second = (entry.body for entry in track.entries())
+    first, second = (parse(entry, Commit) for entry in track.entries())
     stored = read_everything(track.store)
     assert pull(track, {"": second}, tmp_path / "new" / "one") == 160
     found = contents(tmp_path / "new" / "one")
     manifest = found.pop("manifest.json")
-    assert found == stored[1] and manifest == track.store.get(f"{second['prefix']}/manifest.json")
+    assert found == stored[1] and manifest == track.store.get(f"{second.prefix}/manifest.json")
     (tmp_path / "all").mkdir()
     assert pull(track, {"v1": first, "v2": second}, tmp_path / "all") == 320
     assert {p: d for p, d in contents(tmp_path / "all").items() if "manifest" not in p} == {
@@ -57,7 +59,7 @@ def test_one_version_and_a_stream(track: Track, tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched_twice(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = track.entries()[0].body
+    commit = parse(track.entries()[0], Commit)
     keys = fetched(track, monkeypatch)
     pull(track, {"": commit}, tmp_path / "a")
     pull(track, {"": commit}, tmp_path / "b")
@@ -73,7 +75,7 @@ def test_nothing_is_fetched_twice(track: Track, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_pull_that_was_cut_goes_on(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = track.entries()[0].body
+    commit = parse(track.entries()[0], Commit)
     download = track.store.download
 
     def cut(key: str, path: Path) -> Any:
@@ -88,13 +90,13 @@ def test_a_pull_that_was_cut_goes_on(track: Track, tmp_path: Path, monkeypatch: 
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
     keys = fetched(track, monkeypatch)
     pull(track, {"": commit}, tmp_path / "out")
-    assert keys == [f"{commit['prefix']}/sub/log.parquet"]
+    assert keys == [f"{commit.prefix}/sub/log.parquet"]
 
 
 @pytest.mark.parametrize("fault", ["changed", "longer", "absent", "manifest"])
 def test_what_is_not_right_is_not_pulled(track: Track, tmp_path: Path, fault: str, state: Path) -> None:
-    commit = track.entries()[0].body
-    path = tmp_path / "store" / commit["prefix"] / ("manifest.json" if fault == "manifest" else "adapter.safetensors")
+    commit = parse(track.entries()[0], Commit)
+    path = tmp_path / "store" / commit.prefix / ("manifest.json" if fault == "manifest" else "adapter.safetensors")
     data = path.read_bytes()
     path.unlink()
     if fault != "absent":
@@ -106,7 +108,7 @@ def test_what_is_not_right_is_not_pulled(track: Track, tmp_path: Path, fault: st
 
 
 def test_folders_that_are_in_use(track: Track, tmp_path: Path) -> None:
-    commit = track.entries()[0].body
+    commit = parse(track.entries()[0], Commit)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").touch()
     for taken in (tmp_path / "mine", tmp_path / "mine/notes"):
@@ -122,6 +124,6 @@ def test_without_links(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    pull(track, {"": track.entries()[0].body}, tmp_path / "out")
+    pull(track, {"": parse(track.entries()[0], Commit)}, tmp_path / "out")
     found = contents(tmp_path / "out")
     assert json.loads(found.pop("manifest.json"))["files"] and found == read_everything(track.store)[0]

@@ -17,15 +17,18 @@ import pytest
 from cluster.errors import StoreError
 from cluster.storage import S3Store, probe
 from orchestrator.cli import main as cli
+from orchestrator.log.event import parse
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import listed
 from orchestrator.registry.gc import Collector
 from orchestrator.registry.pull import pull
 from orchestrator.registry.verify import verify
+from orchestrator.track.events import Commit
 from orchestrator.track.rules import RulesLog, TeamRules
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from tests.conftest import Ceph
+from tests.support.entries import Raw
 from tests.support.fault_proxy import DELAY_S, EVERYTHING, FaultProxy
 from tests.support.registries import publish_one
 
@@ -45,7 +48,7 @@ def test_a_faulty_network(
         store = S3Store(name)
         alone, after = Track(store, "team", "alone"), None
         for number in range(30):
-            after = alone.append("x", {"number": number}, after=after)
+            after = alone.append(Raw("x", {"number": number}), after=after)
         assert [entry.body["number"] for entry in alone.entries()] == [*range(30)]
 
         def write(writer: int) -> None:
@@ -60,7 +63,7 @@ def test_a_faulty_network(
         promote(Track(store, "team", "together"), 3, "production", expect=0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", direct)
     together = Track(S3Store(name), "team", "together")
-    assert [commit["version"] for commit in replay("team", "together", together.entries()).commits] == [*range(1, 17)]
+    assert [commit.version for commit in replay("team", "together", together.entries()).commits] == [*range(1, 17)]
     report = verify(together)
     assert (report.faults, report.entries, report.files) == ([], 17, 32)
     assert all(proxy.counts[fault] for fault in EVERYTHING)
@@ -118,14 +121,14 @@ def test_each_role_does_its_work_and_no_more(
     for role, track in tracks.items():  # everyone reads all
         assert [row["version"] for row in listed(stores[role], "a")] == [1, 2]
         assert verify(track).faults == []
-    commit = tracks["reader"].entries()[0].body
+    commit = parse(tracks["reader"].entries()[0], Commit)
     monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / "state"))
     assert pull(tracks["reader"], {"": commit}, tmp_path / "pulled") == 160
 
     def change_rules(role: str) -> None:
         RulesLog(stores[role], "a").change(TeamRules(), expect=1, why="")
 
-    file = f"{commit['prefix']}/adapter.safetensors"
+    file = f"{commit.prefix}/adapter.safetensors"
     works: dict[str, Callable[[str], Any]] = {  # what only some may: by whom
         "publisher": lambda role: publish_one(Track(stores[role], "a", "run"), tmp_path),
         "publisher, promoter, gc": lambda role: promote(Track(stores[role], "a", "run"), 2, "candidate"),
@@ -138,7 +141,7 @@ def test_each_role_does_its_work_and_no_more(
         for role in stores.keys() - {*allowed.strip().split(", ")}:
             with pytest.raises(StoreError, match="access denied"):
                 work(role)
-    assert tracks["reader"].entries()[0].body == commit and verify(tracks["reader"]).faults == []
+    assert parse(tracks["reader"].entries()[0], Commit) == commit and verify(tracks["reader"]).faults == []
 
 
 @pytest.mark.s3

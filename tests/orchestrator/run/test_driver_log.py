@@ -4,7 +4,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,15 @@ from orchestrator.registry.lineage import code_version
 from orchestrator.registry.verify import verify
 from orchestrator.run import driver_log as run_log
 from orchestrator.run.driver_log import DriverLog, RunLog
-from orchestrator.run.lease import DriverProcess, standing, this_process
+from orchestrator.run.lease import standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
+from orchestrator.track.events import Commit, Finish, Open, Process, Renew, Retry, Start
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from tests.support.entries import COMMIT, Raw
 
-ELSEWHERE = DriverProcess("far", 7, "another boot", 1)
+ELSEWHERE = Process(host="far", pid=7, space="another boot", started=1)
+FIRST = Commit.model_validate(COMMIT)
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def silent(_: str) -> None: ...
 
 
-def started_by(track: Track, process: DriverProcess, lease_s: float = 0.4) -> None:
-    track.append("start", {"driver": asdict(process), "lease_s": lease_s}, after=track.head())
+def started_by(track: Track, process: Process, lease_s: float = 0.4) -> None:
+    track.append(Start(driver=process, lease_s=lease_s), after=track.head())
 
 
 def ops(track: Track) -> list[str]:
@@ -51,17 +53,18 @@ def ops(track: Track) -> list[str]:
 
 def test_a_process_is_told_from_its_successor(sleeper: subprocess.Popen[bytes]) -> None:
     here = this_process()
-    other = replace(here, pid=sleeper.pid, started=start_time(sleeper.pid))
-    assert standing(asdict(other), here) == "alive"
-    assert standing(asdict(replace(other, started=5)), here) == "gone"  # the pid was used again
-    assert standing(asdict(replace(other, space="container")), here) == "unknown"
+    other = here.model_copy(update={"pid": sleeper.pid, "started": start_time(sleeper.pid)})
+    assert standing(other, here) == "alive"
+    assert standing(other.model_copy(update={"started": 5}), here) == "gone"  # the pid was used again
+    assert standing(other.model_copy(update={"space": "container"}), here) == "unknown"
     sleeper.kill()
     time.sleep(0.1)
-    assert standing(asdict(other), here) == "gone"  # dead, though nobody has waited for it yet
+    assert standing(other, here) == "gone"  # dead, though nobody has waited for it yet
 
 
 def test_a_live_driver_is_left_alone(track: Track, sleeper: subprocess.Popen[bytes]) -> None:
-    started_by(track, replace(this_process(), pid=sleeper.pid, started=start_time(sleeper.pid)), 600)
+    theirs = {"pid": sleeper.pid, "started": start_time(sleeper.pid)}
+    started_by(track, this_process().model_copy(update=theirs), 600)
     with pytest.raises(ConflictError, match=rf"pid {sleeper.pid}, since .* is at work on this run"):
         RunLog(track).take({}, 120, silent)
     sleeper.kill()
@@ -83,7 +86,7 @@ def test_a_driver_elsewhere_that_renews_keeps_the_run(track: Track) -> None:
     started_by(track, ELSEWHERE)
     lease = track.head()
     assert lease
-    renewal = threading.Timer(0.1, lambda: track.append("renew", {"lease": lease.seq}, after=lease))
+    renewal = threading.Timer(0.1, lambda: track.append(Renew(lease=lease.seq), after=lease))
     renewal.start()
     with pytest.raises(ConflictError, match="is at work on this run"):
         RunLog(track).take({}, 120, silent)
@@ -93,29 +96,29 @@ def test_a_driver_elsewhere_that_renews_keeps_the_run(track: Track) -> None:
 def test_who_was_taken_over_from_can_write_no_more(track: Track) -> None:
     first, second = RunLog(track), RunLog(track)
     first.take({}, 120, silent)
-    first.append("open", {"config": {}, "tasks": []})
+    first.append(Open(config={}, tasks=()))
     second.take({}, 120, silent)
     with pytest.raises(ConflictError, match="has taken the run over"):
-        first.append("commit", {"version": 1})
+        first.append(FIRST)
     with pytest.raises(ConflictError):
         first.check()
-    second.append("retry", {})
+    second.append(Retry(index=0, reason="", kind="workers"))
     assert ops(track) == ["start", "open", "start", "retry"]
 
 
 def test_a_commit_under_another_lease_is_void(track: Track) -> None:
     log = RunLog(track)
     log.take({}, 120, silent)
-    log.append("commit", {"version": 1})
-    track.append("commit", {"version": 2, "lease": 99}, after=track.head())
-    assert [commit["version"] for commit in replay("default", "stream", track.entries()).commits] == [1]
+    log.append(FIRST)
+    track.append(FIRST.model_copy(update={"version": 2}).under(99), after=track.head())
+    assert [commit.version for commit in replay("default", "stream", track.entries()).commits] == [1]
 
 
 def test_entries_of_others_are_taken_in(track: Track) -> None:
     log = RunLog(track)
     log.take({}, 120, silent)
-    track.append("alias", {"name": "production"}, after=track.head())
-    log.append("commit", {"version": 1})
+    track.append(Raw("alias", {"name": "production"}), after=track.head())
+    log.append(FIRST)
     assert ops(track) == ["start", "alias", "commit"] and len(log.state.commits) == 1
 
 
@@ -128,8 +131,8 @@ def test_a_lease_is_renewed_while_there_is_nothing_to_say(track: Track) -> None:
     assert 2 <= count <= 5
     time.sleep(0.5)
     assert ops(track).count("renew") == count  # none after the driver has left
-    log.append("finish", {})
-    assert log.state.driver is None
+    log.append(Finish())
+    assert log.state.driving.driver is None
 
 
 def test_of_racing_drivers_elsewhere_one_gets_the_run(track: Track) -> None:
@@ -149,7 +152,7 @@ def test_of_racing_drivers_elsewhere_one_gets_the_run(track: Track) -> None:
     able = []
     for log in won:  # one process, so each may take over from the one before: the last alone can write
         try:
-            log.append("open", {"config": {}, "tasks": []})
+            log.append(Open(config={}, tasks=()))
             able.append(log)
         except ConflictError:
             pass

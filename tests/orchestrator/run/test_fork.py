@@ -39,15 +39,15 @@ def test_the_tasks_before_are_taken(source: FakeRun, from_task: int | None, task
     log = begun(source, plan_fork(source.track, from_task))
     assert [entry.sha256 for entry in source.track.entries()] == before
     shutil.rmtree(source.root / "t/default/stream")  # what was copied stands alone
-    assert [commit["task"] for commit in log.state.commits] == ["a", "b"][:tasks]
-    assert [task["name"] for task in log.state.tasks] == ["a", "b"][:tasks]
+    assert [commit.task for commit in log.state.commits] == ["a", "b"][:tasks]
+    assert [task.name for task in log.state.tasks] == ["a", "b"][:tasks]
     for index, commit in enumerate(log.state.commits):
-        manifest = log.track.read_manifest(commit["prefix"], commit["manifest_sha256"])
-        assert log.track.read_file(commit["prefix"], manifest, "training.parquet")
-        assert commit["forked_from"] == f"default/stream@v{index + 1}"
+        manifest = log.track.manifest_of(commit)
+        assert log.track.read_file(commit.prefix, manifest, "training.parquet")
+        assert commit.forked_from == f"default/stream@v{index + 1}"
     rows = [[0.5], [0.4, 0.7]] if tasks == 2 else [[0.5]] if tasks else []
     assert [row[: index + 1] for index, row in enumerate(log.state.matrix("validation"))] == rows
-    assert all(len(commit["validation"]) == tasks for commit in log.state.commits)  # the third task may be another
+    assert all(len(commit.validation) == tasks for commit in log.state.commits)  # the third task may be another
 
 
 def test_a_fork_that_was_cut_is_gone_on_with(source: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_a_fork_that_was_cut_is_gone_on_with(source: FakeRun, monkeypatch: pytes
         begun(source, fork)
     monkeypatch.undo()
     log = begun(source, fork)
-    assert [commit["task"] for commit in log.state.commits] == ["a", "b"]
+    assert [commit.task for commit in log.state.commits] == ["a", "b"]
     assert len(begun(source, fork).state.commits) == 2  # and once more, where nothing is missing
 
 

@@ -39,8 +39,8 @@ def test_no_guards(two_tasks: RunState) -> None:
         ({"max_active_parameters": 499}, "500 parameters are above guards.max_active_parameters 499"),
         (
             {"max_forgetting": 0.05, "min_average_accuracy": 0.9, "max_active_parameters": 1},
-            "forgetting 0.1000 is above guards.max_forgetting 0.05; "
             "AA 0.7500 is below guards.min_average_accuracy 0.9; "
+            "forgetting 0.1000 is above guards.max_forgetting 0.05; "
             "500 parameters are above guards.max_active_parameters 1",
         ),
     ],

@@ -13,6 +13,7 @@ from orchestrator.sweeps.capacity import fixed_workers, needed_bytes, session_cl
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.spending import gpu_hours, spent
 from orchestrator.sweeps.sweep_state import SweepState
+from orchestrator.track.driving import Driving
 from tests.support.sweeps import row, sweep_of, trial
 
 GIB = 1 << 30
@@ -24,7 +25,7 @@ def on(cluster: dict[str, Any], **sections: Any) -> SweepConfig:
 
 
 def state_of(*trials: Any) -> SweepState:
-    return SweepState("running", trials=trials)
+    return SweepState(Driving(status="running"), trials=trials)
 
 
 # --- what was spent

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +24,15 @@ from orchestrator.run.lease import this_process
 from orchestrator.sweeps import driver, results
 from orchestrator.sweeps.config import SweepConfig, parse_sweep
 from orchestrator.sweeps.driver import Sweep
+from orchestrator.sweeps.events import KNOWN, Outcome, Trial
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
 from orchestrator.sweeps.sweep_state import SweepState, TrialState, replay_sweep, sweep_log
+from orchestrator.track.events import ENDINGS, Open, Start, TaskDescription
 from tests.orchestrator.conftest import FakeRun
 from tests.support.sweeps import content_of, finished, row, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
-DATA = [{"name": name, "fingerprint": name * 8} for name in ("library", "section")]
+DATA = tuple(TaskDescription(name=name, fingerprint=name * 8) for name in ("library", "section"))
 
 
 def silent(_: str) -> None: ...
@@ -46,8 +48,8 @@ def in_store(store: str, **sections: Any) -> SweepConfig:
 
 
 def taken(config: SweepConfig) -> DriverLog[SweepState]:
-    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep")
-    log.take({"versions": {}}, 120, silent)
+    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep", KNOWN)
+    log.take({}, 120, silent)
     return log
 
 
@@ -56,14 +58,14 @@ def begun(
 ) -> None:
     """A sweep whose driver has left; trials are as given."""
     log = taken(config)
-    log.append("open", {"config": config.model_dump(mode="json"), "tasks": DATA})
+    log.append(Open(config=config.model_dump(mode="json"), tasks=DATA))
     for each in trials:
-        log.append("trial", {"number": each.number, "values": dict(each.values), "run": each.run})
+        log.append(Trial(number=each.number, values=dict(each.values), run=each.run))
         if each.status != "running":
             rows = [asdict(row) for row in each.rows]
             end = {"number": each.number, "status": each.status, "reason": each.reason, "rows": rows}
-            log.append("outcome", end)
-    log.append(op, {"reason": reason})
+            log.append(Outcome.model_validate(end))
+    log.append({kind.op: kind for kind in ENDINGS}[op](reason=reason))
 
 
 def entries(config: SweepConfig) -> list[Entry]:
@@ -100,7 +102,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
     monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
-    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": name * 8})
+    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
     asked.append(Fake)
     return asked
 
@@ -176,13 +178,13 @@ def test_what_may_change_is_taken(store: str, untrained: list[Any]) -> None:
     other = in_store(store, budget={"trials": 20}, concurrent=3, choice={"within": 0.5})
     state = Sweep(other, silent).run()
     assert state.state == "finished" and state.config == other.model_dump(mode="json")
-    assert untrained[1:] == [(["library", "section"], DATA)]
+    assert untrained[1:] == [(["library", "section"], [*DATA])]
 
 
 def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list[Any], monkeypatch: Any) -> None:
     config = in_store(store)
     begun(config, TRIALS_DONE, "interrupt")
-    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": "new"})
+    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint="new"))
     with pytest.raises(ConfigError, match="task 'library': its rows differ"):
         Sweep(config, silent).run()
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1
@@ -191,9 +193,9 @@ def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list
 def test_another_driver_at_work_is_left_alone(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
     with subprocess.Popen(["sleep", "60"]) as other:
-        process = replace(this_process(), pid=other.pid, started=start_time(other.pid))
-        start = {"versions": {}, "driver": asdict(process), "lease_s": 600}
-        sweep_log(LocalStore(store), "default", "s").append("start", start, after=None)
+        process = this_process().model_copy(update={"pid": other.pid, "started": start_time(other.pid)})
+        start = Start(driver=process, lease_s=600)
+        sweep_log(LocalStore(store), "default", "s").append(start, after=None)
         with pytest.raises(ConflictError, match=rf"pid {other.pid}, .* is at work on this sweep"):
             Sweep(config, silent).run()
         other.kill()
@@ -207,15 +209,15 @@ def test_the_first_start(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
 
     def train(log: DriverLog[SweepState]) -> str:
-        log.append("trial", {"number": 1, "values": {"adapter.threshold": 0.5}, "run": "s-00001"})
+        log.append(Trial(number=1, values={"adapter.threshold": 0.5}, run="s-00001"))
         rows = [asdict(row(4, 0.9))]
-        log.append("outcome", {"number": 1, "status": "finished", "reason": None, "rows": rows})
+        log.append(Outcome(number=1, status="finished", reason=None, rows=tuple(rows)))
         return "the time is up"
 
     untrained[0].act = staticmethod(train)
     state = Sweep(config, silent).run()
     assert ops(config) == ["start", "pool", "open", "trial", "outcome", "choice", "finish"]
-    assert (state.state, state.reason, state.tasks) == ("finished", "the time is up", tuple(DATA))
+    assert (state.state, state.reason, state.tasks) == ("finished", "the time is up", DATA)
     assert state.choice and (state.choice["pareto"], state.choice["recommended"]) == ([1], 1)
     assert {each["path"] for each in state.choice["files"]} == {RECOMMENDED, PICTURE, TRIALS}
 

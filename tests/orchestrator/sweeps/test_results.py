@@ -28,6 +28,7 @@ from orchestrator.sweeps.results import (
     recommended_yaml,
 )  # fmt: skip
 from orchestrator.sweeps.sweep_state import SweepState, TrialState, sweep_log
+from orchestrator.track.driving import Driving
 from tests.support.sweeps import TASKS, finished, row, run_content, sweep_of, trial
 
 T, R, SIDE, ENERGY = (
@@ -231,7 +232,7 @@ def test_a_path_that_leads_out_is_refused(store: LocalStore, tmp_path: Path) -> 
 
 
 def state_of(*trials: TrialState, state: str = "finished", choice: Any = None) -> SweepState:
-    return SweepState(state, None, {}, (), trials, choice)
+    return SweepState(Driving(status=state), {}, (), trials, choice)
 
 
 def test_conclusion() -> None:

@@ -15,6 +15,7 @@ from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.searcher import StreamSearch, excess, sampler, study_of
 from orchestrator.sweeps.sweep_state import Row, SweepState
 from orchestrator.sweeps.sweep_state import TrialState as Recorded
+from orchestrator.track.driving import Driving
 from tests.support.sweeps import finished, row, sweep_of, trial
 
 ALGORITHMS = ("tpe", "nsga2", "random", "grid")
@@ -37,7 +38,7 @@ class Asked:
     def __init__(self, config: SweepConfig, *trials: Recorded, closed: Callable[[], bool] = lambda: False) -> None:
         self.config, self.ids = config, itertools.count()
         self.recorded: list[tuple[int, dict[str, Any]]] = []
-        self.search = StreamSearch(config, SweepState("running", trials=trials), self._record, closed)
+        self.search = StreamSearch(config, SweepState(Driving(status="running"), trials=trials), self._record, closed)
 
     def _record(self, number: int, values: Mapping[str, Any]) -> None:
         self.recorded.append((number, dict(values)))

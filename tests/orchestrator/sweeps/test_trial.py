@@ -31,6 +31,7 @@ from orchestrator.sweeps.trial import (
     results,
     row,
 )
+from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun, config_of
@@ -292,7 +293,7 @@ def test_tasks_taken_over_cost_nothing(fake_run: Begin) -> None:
         source.commit(line, parameters=50)
     whole = source.state
     begun = forked(source, 2)
-    assert all("forked_from" in commit for commit in begun.commits)
+    assert all(commit.forked_from for commit in begun.commits)
     found = row(begun, 2)
     assert (found.train_s, found.evaluate_s, found.tasks, found.parameters) == (0, 0, 2, 100)
     grown = replace(begun, commits=(*begun.commits, *whole.commits[2:]), tasks=whole.tasks)
@@ -475,10 +476,10 @@ def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
         given.extend([order, on_event, check])
         return "done"
 
-    described = [{"name": "a", "fingerprint": "f"}]
+    described = [TaskDescription(name="a", fingerprint="f")]
     shared = shared_of(tmp_path, tasks=described, pool=SimpleNamespace(train=train))
     workers, config = PoolWorkers(shared), shared.config.trial(4, {"adapter.threshold": 0.3})
-    assert workers.describe() == described and workers.describe()[0] is not described[0]
+    assert workers.describe() == described
     with workers.session() as check:
         check()
     job = Job("default/s-00004", config.model, config.adapter, config.train, config.deepspeed, config.store, ())

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import RunConfig
-from orchestrator.track.state import differences, forbidden_changes, objections, replay, status
+from orchestrator.track.state import differences, forbidden_changes, objections, replay, status_view
+from tests.support.entries import START
 
 Begin = Callable[..., Any]
 NONE = [None, None, None]
@@ -20,8 +21,8 @@ NONE = [None, None, None]
 
 def test_no_entries() -> None:
     state = replay("team", "stream", [])
-    assert (state.state, state.reason, state.head, state.config, state.tasks) == ("absent", None, None, {}, ())
-    assert state.matrix("test") == [] and state.zero_shot == [] and state.total("stored_bytes") == 0
+    assert (state.status, state.driving.reason, state.head, state.config, state.tasks) == ("absent", None, None, {}, ())
+    assert state.matrix("test") == [] and state.zero_shot == [] and state.stored_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -36,13 +37,13 @@ def test_no_entries() -> None:
 )
 def test_how_a_driver_left(fake_run: Begin, op: str, body: dict[str, str], state: str, reason: str | None) -> None:
     run = fake_run("a", "b")
-    assert (run.state.state, run.state.reason) == ("running", None)
+    assert (run.state.status, run.state.driving.reason) == ("running", None)
     run.commit([0.5, 0.5])
     run.append(op, body)
-    assert (run.state.state, run.state.reason) == (state, reason)
+    assert (run.state.status, run.state.driving.reason) == (state, reason)
     assert run.state.head == run.track.head()
-    run.append("start", {})
-    assert (run.state.state, run.state.reason, len(run.state.commits)) == ("running", None, 1)
+    run.append("start", START)
+    assert (run.state.status, run.state.driving.reason, len(run.state.commits)) == ("running", None, 1)
 
 
 def test_tasks_appended_to_a_finished_run(fake_run: Begin) -> None:
@@ -51,7 +52,7 @@ def test_tasks_appended_to_a_finished_run(fake_run: Begin) -> None:
     run.append("finish")
     run.open(["a", "b"])
     state = run.state
-    assert (state.state, len(state.tasks), len(state.commits)) == ("running", 2, 1)
+    assert (state.status, len(state.tasks), len(state.commits)) == ("running", 2, 1)
     assert state.matrix("test") == [[0.5, None], [None, None]]
     assert state.zero_shot == [0.0, None]
 
@@ -61,10 +62,10 @@ def test_commits_keep_their_time_and_order(fake_run: Begin) -> None:
     run.commit([0.5, 0.0], parameters=10)
     run.commit([0.5, 0.5], parameters=20)
     state = run.state
-    assert [commit["task"] for commit in state.commits] == ["a", "b"]
-    assert [commit["time"] for commit in state.commits] == [entry.time for entry in run.track.entries()[2:]]
+    assert [commit.task for commit in state.commits] == ["a", "b"]
+    assert [commit.time for commit in state.commits] == [entry.time for entry in run.track.entries()[2:]]
     assert state.reference(state.commits[1]) == "default/stream@v2"
-    assert state.total("active_parameters") == 30 and state.total("stored_bytes") == 2000
+    assert state.active_parameters == 30 and state.stored_bytes == 2000
 
 
 # --- matrices and status
@@ -97,8 +98,8 @@ def test_matrices(two_of_three: Any) -> None:
 
 
 def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
-    shown = json.loads(json.dumps(status(two_of_three.state), allow_nan=False))
-    assert shown == status(two_of_three.state)
+    shown = json.loads(json.dumps(status_view(two_of_three.state), allow_nan=False))
+    assert shown == status_view(two_of_three.state)
     promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
     assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
@@ -114,10 +115,10 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
 
 def test_status_of_tasks(two_of_three: Any) -> None:
     def states() -> list[str]:
-        return [task["state"] for task in status(two_of_three.state)["tasks"]]
+        return [task["state"] for task in status_view(two_of_three.state)["tasks"]]
 
     assert states() == ["done", "done", "running"]
-    first, _, last = status(two_of_three.state)["tasks"]
+    first, _, last = status_view(two_of_three.state)["tasks"]
     common = {"name", "state", "labels", "rows"}
     assert last.keys() == common
     assert first.keys() == common | {
@@ -125,11 +126,11 @@ def test_status_of_tasks(two_of_three: Any) -> None:
     }  # fmt: skip
     assert (first["ref"], first["version"], first["name"]) == ("default/stream@v1", 1, "a")
     two_of_three.append("interrupt", {"reason": "Ctrl-C"})
-    assert states() == ["done", "done", "pending"] and status(two_of_three.state)["reason"] == "Ctrl-C"
+    assert states() == ["done", "done", "pending"] and status_view(two_of_three.state)["reason"] == "Ctrl-C"
 
 
 def test_status_before_the_first_task(fake_run: Begin) -> None:
-    shown = status(fake_run("a", "b").state)
+    shown = status_view(fake_run("a", "b").state)
     assert shown["matrix"] == shown["validation_matrix"] == [[None, None], [None, None]]
     assert shown["zero_shot"] == [None, None]
     assert set(shown["validation_metrics"].values()) == {None}
@@ -217,11 +218,11 @@ def test_differences() -> None:
 def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[..., Any]) -> None:
     run = fake_run("a", "b")
     other = run.config.model_dump(mode="json") | {"model": {"name": "other"}}
-    tasks = [dict(task) for task in run.state.tasks]
+    tasks = run.state.tasks
     assert objections(run.state, other, tasks) == []
     run.commit([0.5, 0.5], zero_shot=[0.5, 0.5])
     assert objections(run.state, other, tasks)[0].startswith("model")
-    changed = [tasks[0] | {"fingerprint": "0" * 64}, tasks[1]]
+    changed = [tasks[0].model_copy(update={"fingerprint": "0" * 64}), tasks[1]]
     assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
         "task 'a': its rows differ from those the run was begun with"
     ]
@@ -232,15 +233,16 @@ def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[...,
 
 def test_progress_is_that_of_the_last_renewal(fake_run: Begin) -> None:
     run = fake_run("a", "b")
-    assert run.state.progress is None and run.state.time_left_s is None
+    assert run.state.driving.progress is None and run.state.time_left_s is None
     at = {"index": 0, "phase": "train", "step": 3, "total_steps": 9}
     run.append("renew", {"progress": at})
-    run.append("promote", {"alias": "production"})
-    shown = status(run.state)
+    run.append("promote", {"alias": "production", "version": 1, "expect": 0})
+    shown = status_view(run.state)
     assert shown["progress"] == at and shown["driver"]["lease_s"] == 0.2
-    assert run.state.heard and shown["driver"]["heard"] == run.state.heard.time and run.state.heard.op == "renew"
+    heard = run.state.driving.heard
+    assert heard and shown["driver"]["heard"] == heard.time and heard.op == "renew"
     run.commit([0.5, 0.5])
-    assert run.state.progress is None
+    assert run.state.driving.progress is None
 
 
 def test_time_left_is_by_training_rows(fake_run: Begin) -> None:

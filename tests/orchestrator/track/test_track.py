@@ -21,6 +21,7 @@ from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsent
 from cluster.storage import FileRecord, LocalStore, S3Store, Store, upload_files
 from orchestrator.log.entry import Entry, canonical
 from orchestrator.track.track import Track, list_tracks
+from tests.support.entries import Raw
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def track(tmp_path: Path) -> Track:
 def fill(track: Track, count: int) -> list[Entry]:
     head, entries = track.head(), []
     for number in range(count):
-        head = track.append("commit", {"task": f"täsk {number}", "score": number / 7}, after=head)
+        head = track.append(Raw("commit", {"task": f"täsk {number}", "score": number / 7}), after=head)
         entries.append(head)
     return entries
 
@@ -75,7 +76,7 @@ def test_entries_and_head(kind: str, tmp_path: Path, request: pytest.FixtureRequ
     assert track.entries() == entries and track.head() == entries[-1]
     assert [entry.seq for entry in entries] == list(range(1, 13))
     with pytest.raises(ConflictError):
-        track.append("commit", {}, after=entries[3])
+        track.append(Raw("commit"), after=entries[3])
     assert track.entries() == entries
     other = Track(store, "team", "stream.2")
     fill(other, 1)
@@ -95,7 +96,7 @@ def test_more_entries_than_are_read_at_once(track: Track, monkeypatch: pytest.Mo
 
 def test_what_is_appended_is_what_is_read(track: Track) -> None:
     body = {"tuple": (1, 2.5), "nested": {10: "a", 9: "b"}, "text": "ü \\udc80 \udc80 \U0001f600", "none": None}
-    entry = track.append("open", body, after=None)
+    entry = track.append(Raw("open", body), after=None)
     assert entry == track.head()
     assert entry.body == {**body, "tuple": [1, 2.5], "nested": {"10": "a", "9": "b"}}
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -105,7 +106,7 @@ def test_what_is_appended_is_what_is_read(track: Track) -> None:
 @pytest.mark.parametrize("body", [{"seq": 1}, {"actor": "me"}, {"x": float("nan")}, {"x": [float("inf")]}])
 def test_bodies_that_are_refused(track: Track, body: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"may not hold|not JSON compliant"):
-        track.append("commit", body, after=None)
+        track.append(Raw("commit", body), after=None)
     assert track.entries() == []
 
 
@@ -189,15 +190,15 @@ def test_a_foreign_file_in_the_log(track: Track) -> None:
 
 
 def test_the_loser_learns_who_won(track: Track) -> None:
-    first = track.append("open", {}, after=None)
-    winner = track.append("start", {}, after=first)
+    first = track.append(Raw("open", {}), after=None)
+    winner = track.append(Raw("start", {}), after=first)
     with pytest.raises(ConflictError) as caught:
-        track.append("commit", {"mine": 1}, after=first)
+        track.append(Raw("commit", {"mine": 1}), after=first)
     for part in (winner.actor, winner.time, "start", "entry 2", "team/stream"):
         assert part in str(caught.value)
     assert track.entries() == [first, winner]
     with pytest.raises(ConflictError):
-        track.append("open", {}, after=None)
+        track.append(Raw("open", {}), after=None)
 
 
 def append_persistently(track: Track, count: int) -> None:
@@ -205,7 +206,7 @@ def append_persistently(track: Track, count: int) -> None:
     for number in range(count):
         while True:
             try:
-                track.append("commit", {"number": number}, after=track.head())
+                track.append(Raw("commit", {"number": number}), after=track.head())
                 break
             except ConflictError:
                 time.sleep(random.uniform(0, 0.02))
@@ -217,6 +218,7 @@ import random, sys, time
 from cluster.errors import ConflictError
 from cluster.storage import LocalStore
 from orchestrator.track.track import Track
+from tests.support.entries import Raw
 {inspect.getsource(append_persistently)}
 print("ready", flush=True)
 sys.stdin.read()

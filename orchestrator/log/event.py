@@ -1,0 +1,136 @@
+"""What a log entry says, as a frozen model per operation. A log knows one operation of its own, `index`.
+
+`Event.body` gives back exactly what was given, byte for byte: a model may gain optional fields, and old entries still
+round-trip. Keys that a model does not know are kept. Numbers are strict, so that 1 stays 1 and 1.0 stays 1.0.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Protocol, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, JsonValue, Strict, ValidationError
+
+from cluster.errors import ConflictError, IntegrityError
+from orchestrator.log.entry import Entry, canonical
+
+Json = Mapping[str, JsonValue]
+Int = Annotated[int, Strict()]
+Number = Int | Annotated[float, Strict()]
+
+
+class Part(BaseModel):
+    """Part of a body. Keys that it does not know are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    def body(self) -> dict[str, JsonValue]:
+        """It as it is stored: the fields that were given, and no others, keys sorted."""
+        stored: dict[str, JsonValue] = json.loads(canonical(self.model_dump(mode="json", exclude_unset=True)))
+        return stored
+
+
+class Event(Part):
+    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it."""
+
+    op: ClassVar[str]
+    lease: Int | None = None
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """What the entry says. Raises ValidationError if its body is malformed."""
+        return cls.model_validate(entry.body)
+
+    def under(self, lease: int | None) -> Self:
+        """The same event, written under a lease."""
+        return self.model_copy(update={"lease": lease})
+
+
+class Index(Event):
+    """An index of the entries up to `upto` has this digest."""
+
+    op = "index"
+    upto: Int
+    index_sha256: str
+
+
+class Written(Protocol):
+    """What can be appended to a log: an Event, or anything else with an operation and a body."""
+
+    @property
+    def op(self) -> str:
+        """The operation."""
+
+    def body(self) -> Mapping[str, JsonValue]:
+        """What the entry says, as JSON."""
+
+
+class Requirement(Protocol):
+    """What must still hold when an entry lands."""
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """Takes the entries that others wrote since the writer last looked. Raises ConflictError if one forbids it."""
+
+
+class Unchanged:
+    """Nobody wrote anything since."""
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """See Requirement."""
+        for other in since:
+            raise ConflictError(f"{other.actor} wrote entry {other.seq} ({other.op}) first, at {other.time}; run again")
+
+
+class Anything:
+    """Whatever others wrote is no hindrance."""
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """See Requirement."""
+
+
+E = TypeVar("E", bound=Event)
+_parsed: WeakKeyDictionary[Entry, Event] = WeakKeyDictionary()
+
+
+def parse(entry: Entry, kind: type[E]) -> E:
+    """The entry's body as an event; it is parsed once per entry.
+
+    Raises:
+        IntegrityError: a key is missing or has another type.
+    """
+    found = _parsed.get(entry)
+    if not isinstance(found, kind):
+        try:
+            found = _parsed[entry] = kind.of(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "body"
+            raise IntegrityError(
+                f"entry {entry.seq} ({entry.op}): {key}: {first['msg']}; do not use this log, or restore a backup of it"
+            ) from None
+    return found
+
+
+def events(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:
+    """The entries of these operations, each with its event, in order. Others are not parsed."""
+    by_op = {kind.op: kind for kind in kinds}
+    for entry in entries:
+        if (kind := by_op.get(entry.op)) is not None:
+            yield entry, parse(entry, kind)
+
+
+def well_formed(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:
+    """`events` without those whose body is malformed."""
+    by_op = {kind.op: kind for kind in kinds}
+    for entry in entries:
+        if (kind := by_op.get(entry.op)) is not None:
+            try:
+                yield entry, parse(entry, kind)
+            except IntegrityError:
+                continue
+
+
+def lease_of(entry: Entry, default: int | None) -> int | None:
+    """The lease under which an entry was written; `default` if it names none."""
+    lease: int | None = entry.body.get("lease", default)
+    return lease

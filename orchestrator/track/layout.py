@@ -1,0 +1,67 @@
+"""Where everything stands in a store: every key, prefix and pattern of keys.
+
+    t/<team>/<track>/log/…                     a track's log, see `orchestrator.log.chain`
+    t/<team>/<track>/ckpt/…                    its indices
+    t/<team>/<track>/v/<uuid>/…                files of one version, and manifest.json
+    t/<team>/<track>/checkpoint.safetensors    the task in training, replaced as a whole; no entry names it
+    t/<team>/.policy/log/…                     the team's rules, see `orchestrator.track.rules`
+    t/<team>/.sweeps/<name>/log/…  v/<uuid>/…  a sweep, see `orchestrator.sweeps`
+    serve/<base>/<team>-<track>-v00000012/…    what servers load, see `orchestrator.delivery.serving`
+
+No track is named so that its keys could be those of rules or sweeps: a NAME begins with a letter or digit.
+"""
+
+from orchestrator.log.chain import INDICES, LOG
+
+TRACKS, VERSIONS = "t", "v"
+CHECKPOINT, MANIFEST = "checkpoint.safetensors", "manifest.json"
+RULES, SWEEPS = ".policy", ".sweeps"
+SERVE_ROOT = "serve"
+
+
+def team_root(team: str) -> str:
+    """Below it stands all that a team has."""
+    return f"{TRACKS}/{team}"
+
+
+def track_root(team: str, name: str) -> str:
+    """Below it stands all that a track has."""
+    return f"{team_root(team)}/{name}"
+
+
+def rules_root(team: str) -> str:
+    """Below it stands the log of the team's rules."""
+    return f"{team_root(team)}/{RULES}"
+
+
+def sweep_root(team: str, name: str) -> str:
+    """Below it stands the log of a sweep, and its results."""
+    return f"{team_root(team)}/{SWEEPS}/{name}"
+
+
+def version_root(root: str) -> str:
+    """Below it stands a folder per version, and per version in the making."""
+    return f"{root}/{VERSIONS}"
+
+
+def checkpoint_key(root: str) -> str:
+    """The task in training."""
+    return f"{root}/{CHECKPOINT}"
+
+
+def manifest_key(prefix: str) -> str:
+    """The manifest of the version at `prefix`."""
+    return f"{prefix}/{MANIFEST}"
+
+
+def served_prefix(root: str, base: str, version_name: str) -> str:
+    """The folder that servers load, below `root`."""
+    return f"{root}/{base}/{version_name}"
+
+
+# Patterns of keys in S3 policies; {t} stands for the team's root.
+EVERYTHING = "{t}/*"
+ANY_LOG, ANY_INDEX = f"{{t}}/*/{LOG}/*", f"{{t}}/*/{INDICES}/*"
+ANY_VERSION, ANY_CHECKPOINT = f"{{t}}/*/{VERSIONS}/*", f"{{t}}/*/{CHECKPOINT}"
+ANY_RULES = f"{{t}}/{RULES}/*"
+RULES_LOG, RULES_INDEX = f"{{t}}/{RULES}/{LOG}/*", f"{{t}}/{RULES}/{INDICES}/*"

@@ -1,0 +1,41 @@
+"""One verdict on bounds, for guards and promotion."""
+
+import pytest
+
+from orchestrator.config.run import GuardConfig
+from orchestrator.track.bounds import TOLERANCE, Measured, above, breaches
+from orchestrator.track.rules import PromotionRule
+
+ALL = {"min_average_accuracy": 0.8, "max_forgetting": 0.1, "max_active_parameters": 100}
+TWO = Measured(tasks=2, average_accuracy=0.8, forgetting=0.1, active_parameters=100)
+NOT_MEASURED = Measured(tasks=2, average_accuracy=None, forgetting=None, active_parameters=None)
+
+
+def test_a_value_on_its_bound_passes() -> None:
+    assert breaches(PromotionRule(**ALL), TWO) == []
+    rounded = Measured(tasks=2, average_accuracy=0.8 - TOLERANCE / 2, forgetting=0.9 - 0.8, active_parameters=100)
+    assert rounded.forgetting != 0.1 and breaches(PromotionRule(**ALL), rounded) == []
+    assert not above(0.1 + TOLERANCE / 2, 0.1) and above(0.1 + 2 * TOLERANCE, 0.1)
+
+
+def test_each_breach_is_a_line() -> None:
+    worse = Measured(tasks=2, average_accuracy=0.7, forgetting=0.2, active_parameters=101)
+    assert breaches(GuardConfig(**ALL), worse, "guards.") == [
+        "AA 0.7000 is below guards.min_average_accuracy 0.8",
+        "forgetting 0.2000 is above guards.max_forgetting 0.1",
+        "101 parameters are above guards.max_active_parameters 100",
+    ]
+    assert breaches(GuardConfig(), worse) == []
+
+
+@pytest.mark.parametrize("kind", [GuardConfig, PromotionRule])
+def test_what_was_not_measured_does_not_hold(kind: type[GuardConfig | PromotionRule]) -> None:
+    said = breaches(kind(**ALL), NOT_MEASURED)
+    assert len(said) == 3 and all("not measured" in line for line in said)
+    assert breaches(kind(), NOT_MEASURED) == []
+
+
+def test_what_is_not_defined_yet_is_not_asked_for() -> None:
+    none = Measured(tasks=0, average_accuracy=None, forgetting=None, active_parameters=0)
+    one = Measured(tasks=1, average_accuracy=0.8, forgetting=None, active_parameters=100)
+    assert breaches(GuardConfig(**ALL), none) == breaches(GuardConfig(**ALL), one) == []
