@@ -42,6 +42,9 @@ class Entry:
     signature: Mapping[str, str] | None = None
     unsigned: str = ""
 
+    def __hash__(self) -> int:
+        return hash((self.seq, self.sha256))
+
 
 def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
     """The entry in canonical JSON bytes; raises ValueError where they are none.

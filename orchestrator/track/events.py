@@ -10,7 +10,7 @@ old entries still round-trip. Keys that a model does not know are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -43,13 +43,14 @@ class Event(Part):
         return self.model_copy(update={"lease": lease})
 
 
-class Driver(Part):
-    """The process that drives: see `orchestrator.run.lease.Process`."""
+class Process(Part):
+    """The process that drives. `space` names the process table that knows `pid`, empty if that cannot be told;
+    `started` is when the process began, in that kernel's ticks."""
 
     host: str
     pid: int
     space: str
-    started: Number
+    started: int
 
 
 class Start(Event):
@@ -57,7 +58,7 @@ class Start(Event):
 
     op = "start"
     versions: dict[str, str]
-    driver: Driver
+    driver: Process
     lease_s: Number
     cluster: Json = {}
 
@@ -189,9 +190,9 @@ class Renew(Event):
 
 
 class Ending(Event):
-    """How a driver left. `state` is what the run is from then on."""
+    """How a driver left. `status` is what the run is from then on."""
 
-    state: ClassVar[str]
+    status: ClassVar[Literal["finished", "stopped", "interrupted", "failed"]]
     reason: str | None = None
     evidence: Json = {}
 
@@ -199,25 +200,25 @@ class Ending(Event):
 class Finish(Ending):
     """All is done."""
 
-    op, state = "finish", "finished"
+    op, status = "finish", "finished"
 
 
 class Stop(Ending):
     """A guard stopped it."""
 
-    op, state = "stop", "stopped"
+    op, status = "stop", "stopped"
 
 
 class Interrupt(Ending):
     """Ctrl-C or SIGTERM."""
 
-    op, state = "interrupt", "interrupted"
+    op, status = "interrupt", "interrupted"
 
 
 class Fail(Ending):
     """An error."""
 
-    op, state = "fail", "failed"
+    op, status = "fail", "failed"
 
 
 class Move(Event):
@@ -299,6 +300,12 @@ def parse(entry: Entry, kind: type[E]) -> E:
                 f"entry {entry.seq} ({entry.op}): {key}: {first['msg']}; do not use this log, or restore a backup of it"
             ) from None
     return found
+
+
+def lease_of(entry: Entry, default: int | None) -> int | None:
+    """The lease under which an entry was written; `default` if it names none."""
+    lease: int | None = entry.body.get("lease", default)
+    return lease
 
 
 def events(entries: Sequence[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:

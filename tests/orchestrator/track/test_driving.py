@@ -1,0 +1,48 @@
+"""Who drives a log, and how it was left."""
+
+from typing import Any
+
+from orchestrator.log.entry import Entry
+from orchestrator.track.driving import Driving, counted, driving
+
+PROCESS = {"host": "h", "pid": 7, "space": "s", "started": 1}
+START = {"versions": {}, "driver": PROCESS, "lease_s": 120}
+
+
+def log(*items: tuple[str, dict[str, Any]]) -> list[Entry]:
+    return [Entry(n, "", "", "a@h", f"t{n}", op, body, f"{n}") for n, (op, body) in enumerate(items, 1)]
+
+
+def replayed(*items: tuple[str, dict[str, Any]]) -> Driving:
+    return driving(counted(log(*items)))
+
+
+def test_nobody_drives_an_empty_log() -> None:
+    assert replayed() == Driving()
+
+
+def test_the_newest_start_holds_the_log() -> None:
+    found = replayed(("start", START), ("start", {**START, "lease_s": 60}))
+    assert found.driver and (found.driver.seq, found.driver.time, found.driver.start.lease_s) == (2, "t2", 60)
+    assert found.status == "running" and found.driver.start.driver.pid == 7
+
+
+def test_what_a_driver_writes_after_it_was_taken_over_from_does_not_count() -> None:
+    entries = log(("start", START), ("start", START), ("fail", {"lease": 1, "reason": "late"}), ("promote", {}))
+    assert [entry.seq for entry in counted(entries)] == [1, 2, 4]
+    assert driving(counted(entries)).status == "running"
+
+
+def test_each_ending_names_the_status_and_why() -> None:
+    for op, status in (("finish", "finished"), ("stop", "stopped"), ("interrupt", "interrupted"), ("fail", "failed")):
+        found = replayed(("start", START), (op, {"lease": 1, "reason": "why"}))
+        assert (found.status, found.reason, found.driver) == (status, "why", None)
+        assert replayed(("start", START), (op, {"lease": 1}), ("start", START)).status == "running"
+
+
+def test_progress_is_of_the_last_that_was_heard_from_a_driver() -> None:
+    place = {"index": 0, "phase": "train", "step": 3, "total_steps": 9}
+    renewed = (("start", START), ("renew", {"lease": 1, "progress": place}), ("promote", {}), ("index", {}))
+    found = replayed(*renewed)
+    assert found.progress and found.progress.step == 3 and found.heard and found.heard.seq == 2
+    assert replayed(*renewed, ("commit", {"lease": 1})).progress is None
