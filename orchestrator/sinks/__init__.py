@@ -1,1 +1,1 @@
-"""Where else a run or a sweep can be followed: TensorBoard, MLflow, JSON lines. One more is a class with three methods."""
+"""Where else a run or a sweep can be followed: TensorBoard, MLflow, JSON lines."""

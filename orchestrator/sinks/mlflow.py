@@ -46,7 +46,7 @@ class MLflow:
         named = {f"{name}/{safe(task)}" if task else name: value for name, value in values.items()}
         self.client.log_batch(self.run, metrics=[Metric(name, value, now, step) for name, value in named.items()])
 
-    def end(self, status: Status, summary: Figures) -> None:
+    def end(self, status: Status, summary: Figures) -> None:  # noqa: ARG002
         """See Sink. MLflow shows the metric logged last, so the summary is there already."""
         self.client.set_terminated(self.run, STATUS[status])
 

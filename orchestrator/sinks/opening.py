@@ -43,7 +43,8 @@ def check_tracking(tracking: TrackingConfig) -> None:
             raise ConfigError(MISSING)
         known = (*SCHEMES, *(plugin.name for plugin in entry_points(group="mlflow.tracking_store")))
         if urlsplit(tracking.mlflow).scheme.partition("+")[0] not in known:
-            raise ConfigError(f"tracking.mlflow: {tracking.mlflow!r}: begin it with one of {', '.join(filter(None, known))}")
+            shown = ", ".join(filter(None, known))
+            raise ConfigError(f"tracking.mlflow: {tracking.mlflow!r}: begin it with one of {shown}")
     for key, path in (("tensorboard", tracking.tensorboard), ("jsonl", tracking.jsonl)):
         expanded(key, path or "")
 

@@ -1,6 +1,7 @@
 """TensorBoard's event files, a folder per run."""
 
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from orchestrator.sinks.base import Figures, Status, Tracked, Value
@@ -28,11 +29,11 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self.parameters = run.parameters
-        self.writer = SummaryWriter(str(self.folder / run.group / run.name), flush_secs=FLUSH_S)
+        folder = self.folder / run.group / run.name  # files are named by the second, which two starts may share
+        self.writer = SummaryWriter(str(folder), flush_secs=FLUSH_S, filename_suffix=f".{token_hex(4)}")
 
     def log(self, values: Figures, *, step: int, task: str | None = None) -> None:
         """See Sink."""
-        self.last = step
         for name, value in values.items():
             self.writer.add_scalar(f"{name}/{task}" if task else name, value, step)
 

@@ -11,6 +11,7 @@ from cluster.schema import Frozen
 from orchestrator.config.errors import described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
+from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
 
 Count = Annotated[int, Field(gt=0)]
@@ -99,13 +100,6 @@ class ChoiceConfig(Frozen):
                 f"max_parameters {self.max_parameters}: belongs to rule best_accuracy; set that, or leave it"
             )
         return self
-
-
-class TrackingConfig(Frozen):
-    """Where else the trials are followed: a folder of TensorBoard's event files, an MLflow tracking URI."""
-
-    tensorboard: str | None = None
-    mlflow: str | None = None
 
 
 class SweepConfig(Frozen):

@@ -52,7 +52,7 @@ class Board:
 
     def read(self) -> dict[str, Found]:
         found: dict[str, Found] = {}
-        for path in sorted(self.folder.rglob("events.out.*")):
+        for path in sorted(self.folder.rglob("events.out.*"), key=lambda path: next(events(path)).wall_time):
             place = path.parent.relative_to(self.folder)
             run = found.setdefault(str(place.parent if place.name == "point" else place), Found())
             for event in events(path):
