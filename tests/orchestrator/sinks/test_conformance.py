@@ -155,6 +155,8 @@ def follow(place: Place, run: Tracked, steps: Sequence[int], status: Status | No
         sink.log({"aa": step / 8}, step=step)
     if status:
         sink.end(status, {"aa": steps[-1] / 8} if steps else {})
+    elif isinstance(sink, TensorBoard):
+        sink.writer.flush()  # as it does every few seconds
 
 
 def test_a_run_is_all_there(place: Place) -> None:

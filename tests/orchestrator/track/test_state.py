@@ -140,11 +140,11 @@ def test_status_before_the_first_task(fake_run: Begin) -> None:
 
 HARMLESS = {
     "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
-    "cluster.lease_s",    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
-    "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
-    "guards.max_forgetting", "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl",
-    "tracking.mlflow", "tracking.tensorboard", "train.eval_batch_size", "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
-    "train.logging_steps", "train.on_out_of_memory",
+    "cluster.lease_s", "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
+    "deepspeed.zero_stage", "guards", "guards.max_active_parameters", "guards.max_forgetting",
+    "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
+    "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
+    "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
 
 
