@@ -156,7 +156,7 @@ def follow(place: Place, run: Tracked, steps: Sequence[int], status: Status | No
     if status:
         sink.end(status, {"aa": steps[-1] / 8} if steps else {})
     elif isinstance(sink, TensorBoard):
-        sink.writer.flush()  # as it does every few seconds
+        sink.writer.close()  # all that it wrote before it was killed
 
 
 def test_a_run_is_all_there(place: Place) -> None:
