@@ -62,7 +62,7 @@ def sweep(
         print_sweep(loaded, state, found)
     if interrupted:
         raise interrupted from None
-    if state.state == "finished" and found["recommended"] is None:
+    if state.status == "finished" and found["recommended"] is None:
         raise GuardStop(f"no trial can be recommended: {found['reason']}")
 
 
@@ -72,7 +72,7 @@ def stored(loaded: Any) -> Any:
     from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 
     state = replay_sweep(sweep_log(open_store(loaded.run.store), loaded.run.team, loaded.name).entries())
-    if state.state == "absent":
+    if state.status == "absent":
         raise ConfigError(f"no sweep {loaded.run.team}/{loaded.name} in {loaded.run.store}; run it without --show")
     return state
 

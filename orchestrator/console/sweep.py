@@ -16,9 +16,11 @@ from orchestrator.sweeps.sweep_state import SweepState
 def print_sweep(config: SweepConfig, state: SweepState, found: Mapping[str, Any]) -> None:
     """Trials, the front, what mattered, what is recommended and what to type next."""
     counts = ", ".join(f"{n} {s}" for s in ("finished", "stopped", "failed") if (n := count(found, s)))
-    out.print(f"\n{config.run.team}/{config.name}: {state.state}; trials: {counts or 'none ended'}", markup=False)
+    out.print(f"\n{config.run.team}/{config.name}: {state.status}; trials: {counts or 'none ended'}", markup=False)
     if state.reason:
         out.print(f"  reason: {state.reason}", markup=False)
+    for entry in state.skipped:
+        out.print(f"note: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; skipped", markup=False)
     if not found["trials"]:
         return
     print_table(trials_table(config, found))

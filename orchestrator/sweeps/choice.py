@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from orchestrator.run.guards import EPSILON
 from orchestrator.sweeps.config import ChoiceConfig
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial
 
-Judged = tuple[TrialState, Row]
+Judged = tuple[SweepTrial, Row]
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
     return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - EPSILON))
 
 
-def judged(trials: Sequence[TrialState]) -> list[Judged]:
+def judged(trials: Sequence[SweepTrial]) -> list[Judged]:
     """Finished trials with their last rows."""
     return [(trial, trial.last) for trial in trials if trial.status == "finished" and trial.last]
 
 
-def choose(trials: Sequence[TrialState], rule: ChoiceConfig) -> Choice:
+def choose(trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Choice:
     """The front of all finished trials within the bound on BWT, and the point that the rule picks from it."""
     finished = judged(trials)
     within = [each for each in finished if _within(each[1], rule)]

@@ -1,19 +1,21 @@
 """The driver of a sweep: what Ray Tune is to do, and what of it is kept. It may die at any instant and be started
 again; the sweep's log says which trials there are and how they ended, each trial's run holds its tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.registry.lineage import code_version
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.events import KNOWN, PoolSize
 from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.spending import spent
-from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
+from orchestrator.sweeps.sweep_state import SweepState, append, replay_sweep, sweep_log, sweep_objections
+from orchestrator.track.events import Event, Finish, Open, TaskDescription, events, refuse_unknown
 from trainers.data.tasks import TaskData
 
 Say = Callable[[str], None]
@@ -25,6 +27,7 @@ class Sweep:
     def __init__(self, config: SweepConfig, say: Say) -> None:
         """Reads the sweep's log."""
         self.config, self.say = config, say
+        self.content = config.model_dump(mode="json")
         self.store = open_store(config.run.store)
         self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep")
 
@@ -41,9 +44,10 @@ class Sweep:
             ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
             written. TrainingError, StoreError: as named.
         """
+        check_tracking(self.config.tracking)
         self._check()
         if self._complete():
-            if self.state.config["choice"] != self.config.choice.model_dump(mode="json"):
+            if not self._as_begun("choice"):
                 self._lead(self._choose_anew)
             return self.state
         probe(self.store)
@@ -60,13 +64,13 @@ class Sweep:
                 reason = work()
             finally:
                 self._choose()
-        self.log.append("finish", {"reason": reason})
+        self._append(Finish(reason=reason))
 
     def _tune(self) -> str | None:
         """Trains trials; why it ended before all were through, None where they are."""
         with session(self.config, self.say) as started:
             cluster = started.config.run.cluster.model_dump(mode="json")
-            self.log.append("pool", {"slots": started.at_once, "cluster": cluster})
+            self._append(PoolSize(slots=started.at_once, cluster=cluster))
             data = self._load()
             from orchestrator.sweeps.tuning import Tuning  # seconds, while workers start
 
@@ -80,34 +84,36 @@ class Sweep:
         check_model(first.model, first.adapter)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
-        described = [describe_data(task) for task in data]
+        described = tuple(TaskDescription.model_validate(describe_data(task)) for task in data)
         self._check(described)
         self._open(described)
         return data
 
     def _choose_anew(self) -> str | None:
         """Nothing to train, only the rule is another; why the sweep had ended."""
-        reason = next((entry.body.get("reason") for entry in reversed(self.log.entries) if entry.op == "finish"), None)
+        ends = [event for _, event in events(self.log.entries, Finish)]
         self._open(self.state.tasks)
-        return reason
+        return ends[-1].reason if ends else None
 
-    def _open(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+    def _open(self, tasks: tuple[TaskDescription, ...]) -> None:
         """Logs what is about to be done, where that is new."""
-        content = self.config.model_dump(mode="json")
-        if content != self.state.config or list(tasks) != list(self.state.tasks):
-            self.log.append("open", {"config": content, "tasks": list(tasks)})
+        if self.content != self.state.config or tasks != self.state.tasks:
+            self._append(Open(config=self.content, tasks=tasks))
 
     def _choose(self) -> None:
         """Logs the front and the recommended point as they stand, where that is new and there is anything to choose."""
         if not self.state.trials:
             return
-        body, files = results.conclude(self.config, self.state)
-        before = self.state.choice or {}
-        if any(body[key] != before.get(key) for key in body):
-            self.log.append("choice", {**body, **results.publish(self.store, self.log.log, files)})
+        chosen, files = results.conclude(self.config, self.state)
+        if not chosen.same(self.state.choice):
+            self._append(results.publish(self.store, self.log.log, chosen, files))
 
-    def _check(self, tasks: Sequence[Mapping[str, Any]] = ()) -> None:
-        if faults := sweep_objections(self.state, self.config.model_dump(mode="json"), tasks):
+    def _append(self, event: Event) -> None:
+        append(self.log, event)
+
+    def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
+        refuse_unknown(self.log.log.label, self.log.entries, KNOWN)
+        if faults := sweep_objections(self.state, self.content, tasks):
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(
                 f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "
@@ -117,9 +123,12 @@ class Sweep:
     def _complete(self) -> bool:
         """Whether the budget, as it is now, leaves nothing to do."""
         budget = self.config.budget
-        if self.state.state != "finished" or spent(self.config, self.state, {}):
-            return self.state.state == "finished"
+        if self.state.status != "finished" or spent(self.config, self.state, {}):
+            return self.state.status == "finished"
         if self.state.ended("running"):
             return False
-        same = self.state.config["budget"] == budget.model_dump(mode="json")
-        return same or (budget.trials is not None and len(self.state.trials) >= budget.trials)
+        return self._as_begun("budget") or (budget.trials is not None and len(self.state.trials) >= budget.trials)
+
+    def _as_begun(self, section: str) -> bool:
+        """Whether a section is as the log has it."""
+        return self.state.config.get(section) == self.content[section]

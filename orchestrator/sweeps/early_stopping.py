@@ -14,7 +14,8 @@ from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
 
 from orchestrator.sweeps.choice import dominates
 from orchestrator.sweeps.config import StoppingConfig
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial
 
 Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of tasks
 
@@ -48,7 +49,7 @@ class StreamScheduler(FIFOScheduler):
     Trials of earlier starts of the sweep count as if they had run in this one.
     """
 
-    def __init__(self, rules: StoppingConfig, length: int, before: Sequence[TrialState]) -> None:
+    def __init__(self, rules: StoppingConfig, length: int, before: Sequence[SweepTrial]) -> None:
         """`length` is the number of tasks of a stream, `before` the trials that ended already."""
         super().__init__()
         self.rules, self.length, self.asha = rules, length, asha(rules, length)
@@ -97,7 +98,7 @@ class StreamScheduler(FIFOScheduler):
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """See TrialScheduler."""
 
-    def _replay(self, trial: TrialState) -> None:
+    def _replay(self, trial: SweepTrial) -> None:
         """Shows ASHA a trial of an earlier start."""
         stands_for: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         self.asha.on_trial_add(None, stands_for)
@@ -113,4 +114,4 @@ def tasks(number: int) -> str:
 
 def row_of(result: Mapping[str, Any] | None) -> Row | None:
     """What a Tune result says was measured; None where it says nothing."""
-    return Row(**{name: result[name] for name in Row.__dataclass_fields__}) if result and "aa" in result else None
+    return Row.model_validate({name: result[name] for name in Row.model_fields}) if result and "aa" in result else None

@@ -18,9 +18,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.sweeps.config import SearchConfig, SweepConfig
 from orchestrator.sweeps.early_stopping import row_of
+from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.space import Parameter, Scalar, suggested
-from orchestrator.sweeps.sweep_state import Row, SweepState
-from orchestrator.sweeps.sweep_state import TrialState as Recorded
+from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
 
 OBJECTIVES = {"aa": StudyDirection.MAXIMIZE, "parameters": StudyDirection.MINIMIZE}
 STUDY, BWT = "orthoplex", "bwt"
@@ -30,7 +30,7 @@ ASKS = 50  # points asked for in a row until one is new
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def study_of(config: SweepConfig, trials: Sequence[Recorded]) -> optuna.Study:
+def study_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> optuna.Study:
     """An in-memory study over AA and parameters that knows how the trials ended: finished ones with their values,
     stopped ones as pruned, failed ones as failed. NSGA-II has them as its first generations."""
     study = optuna.create_study(

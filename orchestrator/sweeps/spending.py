@@ -4,7 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import Row, SweepState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepState
 
 Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 

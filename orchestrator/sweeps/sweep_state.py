@@ -1,52 +1,34 @@
-"""Where a sweep stands: a pure function of its log, `t/<team>/.sweeps/<name>/log/`.
-
-Entries of a sweep, beside those of a driver that any log has (`start`, `renew`, `finish`, `interrupt`, `fail`): `open`
-(configuration and data), `pool` (how many trials run at once, and on what), `trial` (a point, before it is begun),
-`outcome` (how a trial ended, and what it measured after each task) and `choice` (the front and the recommended point,
-and where their files are).
-"""
+"""Where a sweep stands: a pure function of its log, `t/<team>/.sweeps/<name>/log/`. See `events` for its entries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+
+from pydantic import JsonValue
 
 from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
-from orchestrator.sweeps.space import Scalar
-from orchestrator.track.state import ENDINGS, differences, within
+from orchestrator.run.driver_log import DriverLog
+from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
+from orchestrator.track.driving import Driving, counted, driving
+from orchestrator.track.driving import Status as SweepStatus
+from orchestrator.track.events import Event, Json, Open, TaskDescription, parse, unknown
+from orchestrator.track.state import differences, within
 
-Status = Literal["running", "finished", "stopped", "failed"]
 HARMLESS = (  # what may change between two starts of a sweep
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
-    "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
+    "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a trial measured after `tasks` tasks, on the validation splits: AA, BWT and forgetting as fractions (None
-    before the second task), the active parameters of the whole stream, and the seconds it trained and evaluated so
-    far on `gpus` GPUs, a part of one where it was shared; tasks taken over from elsewhere cost it nothing."""
-
-    tasks: int
-    aa: float
-    parameters: int
-    bwt: float | None
-    forgetting: float | None
-    train_s: float
-    evaluate_s: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class TrialState:
+@dataclass(frozen=True, kw_only=True)
+class SweepTrial:
     """Trial `number`: its point, its run, how it ended and why, and its rows by tasks done, in order."""
 
     number: int
     values: Mapping[str, Scalar]
     run: str
-    status: Status = "running"
+    status: TrialStatus = "running"
     reason: str | None = None
     rows: tuple[Row, ...] = ()
 
@@ -60,23 +42,45 @@ class TrialState:
         return next((row for row in self.rows if row.tasks == tasks), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepState:
-    """The replayed log; `driver`, `heard` and `head` as in RunState. `choice` is the body of the newest such entry."""
+    """The replayed log. `choice` is the newest one; `skipped` are entries of operations that this version does not
+    know, which count for nothing here."""
 
-    state: str = "absent"
-    reason: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[Mapping[str, Any], ...] = ()
-    trials: tuple[TrialState, ...] = ()
-    choice: Mapping[str, Any] | None = None
-    driver: Mapping[str, Any] | None = None
-    heard: Entry | None = None
+    driving: Driving = field(default_factory=Driving)
+    config: Json = field(default_factory=dict)
+    tasks: tuple[TaskDescription, ...] = ()
+    trials: tuple[SweepTrial, ...] = ()
+    choice: Chosen | None = None
     head: Entry | None = None
+    skipped: tuple[Entry, ...] = ()
 
-    def ended(self, status: Status) -> list[TrialState]:
+    @property
+    def status(self) -> SweepStatus:
+        """What the sweep is now."""
+        return self.driving.status
+
+    @property
+    def reason(self) -> str | None:
+        """Why its last driver left it."""
+        return self.driving.reason
+
+    def ended(self, status: TrialStatus) -> list[SweepTrial]:
         """The trials with this status."""
         return [trial for trial in self.trials if trial.status == status]
+
+    # --- as `run.driver_log` reads it
+
+    @property
+    def driver(self) -> Mapping[str, JsonValue] | None:
+        """The `start` entry of the driver that holds the sweep."""
+        held = self.driving.driver
+        return {**held.start.body(), "seq": held.seq, "actor": held.actor, "time": held.time} if held else None
+
+    @property
+    def heard(self) -> Entry | None:
+        """The newest entry of any driver."""
+        return self.driving.heard
 
 
 def sweep_log(store: Store, team: str, name: str) -> Log:
@@ -84,40 +88,35 @@ def sweep_log(store: Store, team: str, name: str) -> Log:
     return Log(store, f"t/{team}/.sweeps/{name}", f"{team}/{name}")
 
 
+def append(log: DriverLog[SweepState], event: Event) -> None:
+    """Appends to a sweep's log, as its driver."""
+    log.append(event.op, event.body())
+
+
 def replay_sweep(entries: Sequence[Entry]) -> SweepState:
     """Reads a sweep's entries, oldest first, into its state."""
-    state, reason = "absent", None
-    config: Mapping[str, Any] = {}
-    tasks: tuple[Mapping[str, Any], ...] = ()
-    trials: dict[int, TrialState] = {}
-    choice, driver, heard, lease = None, None, None, None
-    for entry in entries:
-        body = entry.body
-        if body.get("lease", lease) != lease:
-            continue  # written by a driver that was taken over from
-        if entry.op == "start":
-            driver, lease = {**body, "seq": entry.seq, "actor": entry.actor, "time": entry.time}, entry.seq
-        elif entry.op == "open":
-            config, tasks = body["config"], tuple(body["tasks"])
-        elif entry.op == "trial":
-            trials[body["number"]] = TrialState(body["number"], body["values"], body["run"])
-        elif entry.op == "outcome":
-            begun, rows = trials[body["number"]], tuple(Row(**row) for row in body["rows"])
-            trials[begun.number] = TrialState(
-                begun.number, begun.values, begun.run, body["status"], body["reason"], rows
-            )
-        elif entry.op == "choice":
-            choice = body
-        heard = entry if entry.op != "index" else heard
-        if entry.op in ("start", "open"):
-            state, reason = "running", None
-        if entry.op in ENDINGS:
-            state, reason, driver = ENDINGS[entry.op], body.get("reason"), None
-    head = entries[-1] if entries else None
-    return SweepState(state, reason, config, tasks, tuple(trials.values()), choice, driver, heard, head)
+    held = list(counted(entries))
+    opened, choice = Open(config={}, tasks=()), None
+    trials: dict[int, SweepTrial] = {}
+    for entry in held:
+        match entry.op:
+            case Open.op:
+                opened = parse(entry, Open)
+            case Point.op:
+                point = parse(entry, Point)
+                trials[point.number] = SweepTrial(number=point.number, values=point.values, run=point.run)
+            case Outcome.op:
+                end = parse(entry, Outcome)
+                trials[end.number] = replace(trials[end.number], status=end.status, reason=end.reason, rows=end.rows)
+            case Chosen.op:
+                choice = parse(entry, Chosen)
+    return SweepState(
+        driving=driving(held), config=opened.config, tasks=opened.tasks, trials=tuple(trials.values()), choice=choice,
+        head=entries[-1] if entries else None, skipped=tuple(unknown(entries, KNOWN)),
+    )  # fmt: skip
 
 
-def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
     """Why the sweep cannot go on with this configuration and these data, a line each; none before its first trial."""
     if not state.trials:
         return []
@@ -127,5 +126,5 @@ def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequen
         if not within(path, HARMLESS)
     ]
     pairs = zip(state.tasks, tasks, strict=False)
-    data = [old["name"] for old, new in pairs if old["fingerprint"] != new["fingerprint"]]
+    data = [old.name for old, new in pairs if old.fingerprint != new.fingerprint]
     return changed + [f"task {name!r}: its rows differ from those the sweep was begun with" for name in data]

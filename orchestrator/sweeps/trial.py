@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -19,7 +19,8 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.fork import Fork, plan_fork
 from orchestrator.run.workers import Check
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import Row
+from orchestrator.sweeps.events import Row
+from orchestrator.track.events import Commit, TaskDescription
 from orchestrator.track.state import HARMLESS, RunState, without
 from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
@@ -34,7 +35,7 @@ class Shared:
     the job that it was started for, and the actor that knows who trains a first task."""
 
     config: SweepConfig
-    tasks: Sequence[Mapping[str, Any]]
+    tasks: Sequence[TaskDescription]
     pool: PoolClient
     job: Job
     firsts: Any
@@ -55,7 +56,7 @@ class PoolWorkers:
 
     def describe(self) -> list[dict[str, Any]]:
         """As the sweep has read them."""
-        return [dict(task) for task in self.shared.tasks]
+        return [task.model_dump(mode="json", exclude_unset=True) for task in self.shared.tasks]
 
     @contextmanager
     def session(self) -> Iterator[Check]:
@@ -110,31 +111,32 @@ def fork_of(reference: str, config: RunConfig) -> Fork:
     """The stream up to the version that team/run@vN or team/run@ALIAS names, in the run's store."""
     store = open_store(config.store)
     found = resolve(store, reference)
-    return plan_fork(Track(store, found.state.team, found.state.name), found.commit["index"] + 2)
+    index = found.state.commits.index(found.commit)
+    return plan_fork(Track(store, found.state.team, found.state.name), index + 2)
 
 
 def row(state: RunState, done: int) -> Row:
     """What was measured after `done` of the committed tasks."""
     then = replace(state, commits=state.commits[:done])
     measured = then.metrics("validation")
-    own = [commit["cost"] for commit in then.commits if "forked_from" not in commit]
+    own = [commit.cost for commit in map(Commit.model_validate, then.commits) if commit.cost and not commit.forked_from]
     return Row(
         tasks=done,
         aa=float(measured["aa"] or 0.0),
         parameters=then.total("active_parameters"),
         bwt=measured["bwt"],
         forgetting=measured["forgetting"],
-        train_s=sum(cost["train_s"] for cost in own),
-        evaluate_s=sum(cost["evaluate_s"] for cost in own),
+        train_s=sum(cost.train_s for cost in own),
+        evaluate_s=sum(cost.evaluate_s for cost in own),
         gpus=gpus(state),
     )
 
 
 def gpus(state: RunState) -> float:
     """GPUs that the run's last task was trained on, 0 without."""
-    cluster = state.config.get("cluster", {})  # a run that was cut while it was forked has none yet
-    workers = state.commits[-1]["cost"]["workers"]
-    return float(workers * cluster["gpus_per_worker"]) if cluster.get("use_gpu") else 0.0
+    cluster = ClusterConfig.model_validate(state.config.get("cluster", {}))  # none yet in a run that is being forked
+    cost = Commit.model_validate(state.commits[-1]).cost
+    return float(cost.workers * cluster.gpus_per_worker) if cost and cluster.use_gpu else 0.0
 
 
 def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[str, Any]]:
@@ -146,13 +148,13 @@ def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[
         for state in chain([controller.state], steps):
             while reported < min(len(state.commits), total - 1):
                 reported += 1
-                yield asdict(row(state, reported))
+                yield row(state, reported).model_dump()
     except GuardStop as error:
         end["stopped"] = str(error)
     except Interrupted:
         end["cut"] = True
     commits = len(controller.state.commits)
-    yield {**(asdict(row(controller.state, commits)) if commits else {"tasks": 0}), **end}
+    yield {**(row(controller.state, commits).model_dump() if commits else {"tasks": 0}), **end}
 
 
 class Quiet:

@@ -5,8 +5,8 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -21,13 +21,14 @@ from orchestrator.run.workers import all_rows
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.early_stopping import StreamScheduler, row_of
+from orchestrator.sweeps.events import Ended, Outcome, Point
 from orchestrator.sweeps.first_tasks import Firsts
 from orchestrator.sweeps.pool_session import Session, imported_ahead
 from orchestrator.sweeps.searcher import StreamSearch
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
-from orchestrator.sweeps.sweep_state import Status, SweepState
-from orchestrator.sweeps.tracking import Tracking, trackers
+from orchestrator.sweeps.sweep_state import SweepState, append
+from orchestrator.sweeps.tracking import TrialTracking
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
@@ -54,6 +55,7 @@ class Tuning(tune.Callback):
 
     def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Say) -> None:
         self.config, self.log, self.say = config, log, say
+        self.tracking = TrialTracking(config, say)
         ended = [trial for trial in log.state.trials if trial.status != "running"]
         self.scheduler = StreamScheduler(config.stopping, config.length, ended)
         self.leaving: str | None = None  # why no trial is begun any more
@@ -69,13 +71,12 @@ class Tuning(tune.Callback):
         imported_ahead(results.IMPORTS)
         self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
         shared = Shared(config, self.log.state.tasks, session.pool.client, job, self.firsts)
-        follow = Tracking(trackers(self.config), self.say)
         searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
-        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder, closing(self.tracking):
             tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
                 tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
                 search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=session.at_once,
-                reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self, follow],
+                reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self],
                 name="sweep", storage_path=folder, verbose=0,
             )  # fmt: skip
         ray.kill(self.firsts)
@@ -112,7 +113,7 @@ class Tuning(tune.Callback):
 
     def _record(self, number: int, values: Mapping[str, Scalar]) -> None:
         """A point is chosen, and not begun yet."""
-        self.log.append("trial", {"number": number, "values": dict(values), "run": self.config.trial_name(number)})
+        append(self.log, Point(number=number, values=dict(values), run=self.config.trial_name(number)))
         self.say(f"trial {number}: {shown_values(values)}")
 
     # --- what Tune calls; all in the driver's main thread
@@ -137,6 +138,7 @@ class Tuning(tune.Callback):
         if row := row_of(result):
             number = trial.config["number"]
             self.scheduler.measure(number, row)
+            self.tracking.measured(number, trial.config["values"], row)
             self.firsts.settle.remote(self.config.trial_name(number), True)
             bwt = "" if row.bwt is None else f", BWT {100 * row.bwt:+.1f}"
             done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
@@ -147,9 +149,9 @@ class Tuning(tune.Callback):
         result, number = trial.last_result or {}, trial.config["number"]
         self.firsts.settle.remote(self.config.trial_name(number), False)
         if result.get("cut"):
-            return
+            return self.tracking.ended(number, "interrupted")
         reason = result.get("stopped") or self.scheduler.reasons.get(number)
-        self._outcome(number, "stopped" if reason else "finished", reason)
+        return self._outcome(number, "stopped" if reason else "finished", reason)
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
         """Logs why a trial failed, by its run's log where that says so."""
@@ -159,9 +161,10 @@ class Tuning(tune.Callback):
         said = state.reason if state.state == "failed" else None
         self._outcome(number, "failed", said or last_line(trial.get_error()))
 
-    def _outcome(self, number: int, status: Status, reason: str | None) -> None:
-        rows = [asdict(row) for row in self.scheduler.measured.get(number, ())]
-        self.log.append("outcome", {"number": number, "status": status, "reason": reason, "rows": rows})
+    def _outcome(self, number: int, status: Ended, reason: str | None) -> None:
+        rows = tuple(self.scheduler.measured.get(number, ()))
+        append(self.log, Outcome(number=number, status=status, reason=reason, rows=rows))
+        self.tracking.ended(number, status)
         self.say(f"trial {number}: {status}{f': {reason}' if reason else ''}")
 
 

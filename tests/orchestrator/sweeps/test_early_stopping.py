@@ -1,7 +1,6 @@
 """Which trials end early: dominance and ASHA against rules written anew, and a restart that forgets nothing."""
 
 import random
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.sweeps.config import AshaConfig, StoppingConfig
 from orchestrator.sweeps.early_stopping import StreamScheduler, asha, dominated_by, row_of
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial
 from tests.support.sweeps import row, trial
 
 DOMINANCE = StoppingConfig(asha=None)
@@ -119,10 +119,10 @@ class Driver:
         done = done or row.tasks == self.scheduler.length
         decision = CONTINUE
         if not done:
-            decision = self.scheduler.on_trial_result(None, self.trials[number], asdict(row))
+            decision = self.scheduler.on_trial_result(None, self.trials[number], row.model_dump())
         self.scheduler.measure(number, row)
         if done or decision == STOP:
-            self.scheduler.on_trial_complete(None, self.trials[number], asdict(row))
+            self.scheduler.on_trial_complete(None, self.trials[number], row.model_dump())
         return decision == STOP
 
 
@@ -222,7 +222,7 @@ def test_the_last_task_stops_nothing() -> None:
         StoppingConfig(asha=AshaConfig(grace_tasks=1)), 2, [trial(1, [row(1, 0.9), row(2, 0.9)])]
     )
     scheduler.on_trial_add(None, stand_in(2))
-    assert scheduler.on_trial_result(None, stand_in(2), asdict(row(2, 0.1, 900))) == CONTINUE
+    assert scheduler.on_trial_result(None, stand_in(2), row(2, 0.1, 900).model_dump()) == CONTINUE
     assert scheduler.reasons == {}
 
 
@@ -243,7 +243,7 @@ def test_what_is_told_twice_counts_once() -> None:
 # --- started again
 
 
-def run_to_its_end(driver: Driver, number: int, rows: list[Row]) -> TrialState:
+def run_to_its_end(driver: Driver, number: int, rows: list[Row]) -> SweepTrial:
     """The trial as the sweep's log has it then."""
     for index, now in enumerate(rows):
         if driver.report(number, now):

@@ -31,6 +31,7 @@ from orchestrator.sweeps.trial import (
     results,
     row,
 )
+from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun, config_of
@@ -476,9 +477,9 @@ def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
         return "done"
 
     described = [{"name": "a", "fingerprint": "f"}]
-    shared = shared_of(tmp_path, tasks=described, pool=SimpleNamespace(train=train))
+    shared = shared_of(tmp_path, tasks=[TaskDescription(name="a", fingerprint="f")], pool=SimpleNamespace(train=train))
     workers, config = PoolWorkers(shared), shared.config.trial(4, {"adapter.threshold": 0.3})
-    assert workers.describe() == described and workers.describe()[0] is not described[0]
+    assert workers.describe() == described and workers.describe()[0] is not workers.describe()[0]
     with workers.session() as check:
         check()
     job = Job("default/s-00004", config.model, config.adapter, config.train, config.deepspeed, config.store, ())

@@ -1,7 +1,7 @@
 """What Tune's reports come to in the sweep's log, without Ray: rows, ends and their reasons, and when to leave."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +12,11 @@ from cluster.errors import ConflictError, Interrupted
 from cluster.storage import open_store
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import Row, SweepState, TrialState, replay_sweep, sweep_log
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial, replay_sweep, sweep_log
 from orchestrator.sweeps.tuning import Tuning, hopeless
 from tests.orchestrator.conftest import FakeRun
-from tests.support.sweeps import row, sweep_of, trial
+from tests.support.sweeps import row, state_of, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
 
@@ -36,7 +37,7 @@ def tuned(number: int, last: Mapping[str, Any] | None = None, error: str = "") -
 
 
 def result_of(last: Row, **more: Any) -> dict[str, Any]:
-    return {**asdict(last), "training_iteration": last.tasks, **more}
+    return {**last.model_dump(), "training_iteration": last.tasks, **more}
 
 
 class Table:
@@ -54,7 +55,7 @@ class Table:
         for number in numbers:
             self.tuning._record(number, {"adapter.threshold": number / 100})
 
-    def trial(self, number: int) -> TrialState:
+    def trial(self, number: int) -> SweepTrial:
         return next(each for each in self.log.state.trials if each.number == number)
 
 
@@ -67,9 +68,7 @@ def test_results_and_ends(store: str) -> None:
     assert "trial 1: 2 of 4 tasks: AA 62.5, BWT -12.5, 2,500 parameters" in table.said
     assert table.settled == [("s-00001", True)] * 2
     table.tuning.on_trial_complete(trial=tuned(1, result_of(rows[1], stopped="forgetting 0.1250 is above 0.1")))
-    assert table.trial(1) == TrialState(
-        1, {"adapter.threshold": 0.01}, "s-00001", "stopped", "forgetting 0.1250 is above 0.1", tuple(rows)
-    )
+    assert table.trial(1) == replace(trial(1, rows, "stopped"), reason="forgetting 0.1250 is above 0.1")
     table.tuning.on_trial_result(trial=tuned(2), result=result_of(row(4, 0.75), done=True))
     table.tuning.on_trial_complete(trial=tuned(2, result_of(row(4, 0.75), done=True)))
     assert table.trial(2) == trial(2, [row(4, 0.75)])
@@ -155,7 +154,7 @@ def test_a_driver_that_was_taken_over_from_leaves(store: str) -> None:
     ],
 )  # fmt: skip
 def test_hopeless(statuses: list[Any], given_up: bool) -> None:
-    state = SweepState("running", trials=tuple(trial(n, (), status) for n, status in enumerate(statuses, 1)))
+    state = state_of(*(trial(n, (), status) for n, status in enumerate(statuses, 1)))
     why = hopeless(state)
     assert bool(why) == given_up
     if why:
