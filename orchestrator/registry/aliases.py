@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.errors import ConfigError, ConflictError
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import NAME, Entry
+from orchestrator.track.bounds import judge
 from orchestrator.track.rules import PromotionRule, RulesLog
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
 MOVES = ("promote", "rollback")
 VERSION = re.compile(r"v[0-9]+")
-EPSILON = 1e-9  # 0.9 − 0.85 is above 0.05 in floating point; a value on its bound passes
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,10 @@ def _utc(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def objections(rule: PromotionRule, state: RunState, version: int) -> list[str]:
-    """Why a version may not be promoted, a line each. What counts is the validation matrix up to that version."""
+def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
+    """The bounds on a promotion, each with its decision. What counts is the validation matrix up to that version."""
     upto = replace(state, commits=tuple(commit for commit in state.commits if commit["version"] <= version))
-    measured, parameters = upto.metrics("validation"), upto.total("active_parameters")
-    reached, lost, most = measured["aa"], measured["forgetting"], rule.max_active_parameters
-    found = []
-    if (least := rule.min_average_accuracy) is not None and (reached is None or reached < least - EPSILON):
-        found.append(f"AA {'unknown' if reached is None else f'{reached:.4f}'} is below min_average_accuracy {least}")
-    if (bound := rule.max_forgetting) is not None and lost is not None and lost > bound + EPSILON:
-        found.append(f"forgetting {lost:.4f} is above max_forgetting {bound}")
-    if most is not None and parameters > most:
-        found.append(f"{parameters} parameters are above max_active_parameters {most}")
-    return found
+    return judge(rule, upto.measured, f"v{version}")
 
 
 def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
@@ -115,12 +107,15 @@ def promote(track: Track, version: int, alias: str, *, expect: int | None = None
         state = _state(track, entries)
         check_version(state, version)
         rule = rules.promotion.get(alias)
-        if rule and (faults := objections(rule, state, version)):
+        decisions = judged(rule, state, version) if rule else []
+        if faults := [each.reason for each in decisions if each.verdict == "stop"]:
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(
                 f"{track.label}@v{version} may not become {alias}, by revision {revision} of the team's rules:\n{shown}"
             )
         measured.update(rules_revision=revision)
+        if decisions:
+            measured.update(decisions=[each.model_dump() for each in decisions])
         return version
 
     return _move(track, "promote", alias, compose, measured, expect=expect, why=why)

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from cluster.errors import ConflictError, GuardStop, Interrupted, OrthoplexError, StoreError, TrainingError
 from orchestrator.log.chain import Log
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.run.lease import standing, this_process
 from orchestrator.track.state import ENDINGS, RunState, replay
@@ -51,6 +52,7 @@ class DriverLog(Generic[State]):
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
         self.progress: Mapping[str, Any] | None = None  # of what it does now, for those who read the log
+        self.pending: list[Decision] = []  # decisions that no entry carries yet
         self.state: State = self._replayed()
 
     def take(self, body: Mapping[str, Any], lease_s: float, say: Callable[[str], None]) -> None:
@@ -66,6 +68,11 @@ class DriverLog(Generic[State]):
                 with suppress(ConflictError):  # somebody was quicker: look again
                     self.lease = self._appended("start", start).seq
 
+    def decide(self, *decisions: Decision) -> None:
+        """Has the next entry carry these decisions, whatever it is."""
+        with self.lock:
+            self.pending += decisions
+
     def append(self, op: str, body: Mapping[str, Any]) -> None:
         """Appends an entry under the lease; what others than drivers wrote meanwhile is taken in first.
 
@@ -74,7 +81,9 @@ class DriverLog(Generic[State]):
         """
         with self.lock:
             self.check()
-            self._appended(op, {**body, "lease": self.lease})
+            made = [*body.get("decisions", ()), *(each.model_dump() for each in self.pending)]
+            self._appended(op, {**body, "lease": self.lease, **({"decisions": made} if made else {})})
+            self.pending = []
             if op in ENDINGS:
                 self.lease = None
 

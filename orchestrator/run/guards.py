@@ -4,45 +4,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config.run import GuardConfig
+from orchestrator.log.decision import Decision
+from orchestrator.track.bounds import above, judge
 from orchestrator.track.state import RunState
 from trainers.config import OrthogonalityConfig
 
-EPSILON = 1e-9  # 0.9 − 0.85 is above 0.05 in floating point; a value on its bound passes
+MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Whether the stream goes on, and why not."""
+def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig, state: RunState, left: int) -> list[Decision]:
+    """A decision per guard that is set: it compares the validation matrix, the parameters kept so far, or the room that
+    `left` tasks find, with its bound. The stream goes on if none is to `stop`.
 
-    go_on: bool
-    reason: str = ""
-
-
-def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig, state: RunState, left: int) -> Decision:
-    """Compares the validation matrix, the parameters kept so far, and the room that `left` tasks find, with the bounds.
-
-    A full basis stops the stream only under `saturation: stop`, and only where a task is left that would need it.
+    A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it.
     """
-    measured = state.metrics("validation")
-    parameters = state.total("active_parameters")
-    lost, reached = measured["forgetting"], measured["aa"]
-    most_lost, least, most = guards.max_forgetting, guards.min_average_accuracy, guards.max_active_parameters
-    reasons = []
-    if most_lost is not None and lost is not None and lost > most_lost + EPSILON:
-        reasons.append(f"forgetting {lost:.4f} is above guards.max_forgetting {most_lost}")
-    if least is not None and reached is not None and reached < least - EPSILON:
-        reasons.append(f"AA {reached:.4f} is below guards.min_average_accuracy {least}")
-    if most is not None and parameters > most:
-        reasons.append(f"{parameters} parameters are above guards.max_active_parameters {most}")
-    if left and orthogonality.saturation == "stop":
-        full = [room for room in rooms(orthogonality, state) if room.occupancy > orthogonality.max_occupancy + EPSILON]
-        reasons += [
-            f"the {room.side} directions of {room.module} fill {room.occupancy:.0%} of its width, above "
-            f"adapter.orthogonality.max_occupancy {orthogonality.max_occupancy}"
-            + (f", and so in {len(full) - 1} more layers" if len(full) > 1 else "")
-            for room in full[:1]
-        ]
-    return Decision(not reasons, "; ".join(reasons))
+    subject = f"v{len(state.commits)}"
+    return judge(guards, state.measured, subject, "guards.") + _full(orthogonality, state, left, subject)
+
+
+def _full(orthogonality: OrthogonalityConfig, state: RunState, left: int, subject: str) -> list[Decision]:
+    """The decision to stop at full bases, if there are any."""
+    bound = orthogonality.max_occupancy
+    full = [room for room in rooms(orthogonality, state) if above(room.occupancy, bound)]
+    if not (left and full and orthogonality.saturation == "stop"):
+        return []
+    more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
+    reason = f"{full[0].shown}, above {MAX_OCCUPANCY} {bound}{more}"
+    return [
+        Decision(
+            rule=MAX_OCCUPANCY, subject=subject, measured=full[0].occupancy, bound=bound, verdict="stop", reason=reason
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,11 @@ class Room:
     occupancy: float
     tasks: float
 
+    @property
+    def shown(self) -> str:
+        """In words."""
+        return f"the {self.side} directions of {self.module} fill {self.occupancy:.0%} of its width"
+
 
 def rooms(orthogonality: OrthogonalityConfig, state: RunState) -> Iterator[Room]:
     """The bases that keep adapters apart, fullest first; none before the first commit."""
@@ -66,15 +63,19 @@ def rooms(orthogonality: OrthogonalityConfig, state: RunState) -> Iterator[Room]
         yield Room(module, side, occupancy, free * len(state.commits) / occupancy if occupancy else float("inf"))
 
 
-def forecast(orthogonality: OrthogonalityConfig, state: RunState, left: int) -> list[str]:
-    """A warning a side whose fullest basis has no room for the `left` tasks, if they take what those so far took."""
+def forecast(orthogonality: OrthogonalityConfig, state: RunState, left: int) -> list[Decision]:
+    """A warning per side whose fullest basis has no room for the `left` tasks, if they take what those so far took."""
     policy = {"stop": "the stream will stop there", "drop": "the weakest directions will be dropped from there on"}
     fullest: dict[str, Room] = {}
     for room in rooms(orthogonality, state):
         fullest.setdefault(room.side, room)
     return [
-        f"the {room.side} directions of {room.module} fill {room.occupancy:.0%} of its width; at this rate there is "
-        f"room for {room.tasks:.1f} of the {left} tasks left, then {policy[orthogonality.saturation]}"
+        Decision(
+            rule=MAX_OCCUPANCY, subject=f"v{len(state.commits)}", measured=room.occupancy,
+            bound=orthogonality.max_occupancy, verdict="warn",
+            reason=f"{room.shown}; at this rate there is room for {room.tasks:.1f} of the {left} tasks left, then "
+            f"{policy[orthogonality.saturation]}",
+        )
         for room in fullest.values()
         if room.tasks < left
-    ]
+    ]  # fmt: skip

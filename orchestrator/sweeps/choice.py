@@ -6,29 +6,41 @@ Pure functions of finished trials. A trial is judged by its last row: AA up, act
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.run.guards import EPSILON
+from orchestrator.log.decision import Decision
 from orchestrator.sweeps.config import ChoiceConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.sweep_state import SweepTrial
+from orchestrator.track.bounds import TOLERANCE
 
 Judged = tuple[SweepTrial, Row]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The numbers of the trials on the front, by parameters, and of the one recommended (None where no trial meets the
+    """The numbers of the trials on the front, by parameters, and of the one recommended (None if no trial meets the
     bounds), with the reason in words."""
 
     pareto: tuple[int, ...]
     recommended: int | None
     reason: str
 
+    def decision(self, sweep: str, trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Decision:
+        """As a log keeps it: the rule's figure of the recommended trial, against what the rule asks of it."""
+        row = next((row for trial, row in judged(trials) if trial.number == self.recommended), None)
+        fewest = rule.rule == "fewest_parameters"
+        figure = None if row is None else row.aa if fewest else row.parameters
+        subject, verdict = (sweep, "none") if row is None else (f"trial {self.recommended}", "recommend")
+        return Decision(
+            rule=f"choice.{rule.rule}", subject=subject, measured=figure,
+            bound=rule.within if fewest else rule.max_parameters, verdict=verdict, reason=self.reason,
+        )  # fmt: skip
+
 
 def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
     """Whether a keeps no more parameters than b at an AA higher by more than `margin`, or fewer at one higher by
     `margin`."""
-    fewer, better = a.parameters <= b.parameters, a.aa > b.aa + margin + EPSILON
-    return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - EPSILON))
+    fewer, better = a.parameters <= b.parameters, a.aa > b.aa + margin + TOLERANCE
+    return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - TOLERANCE))
 
 
 def judged(trials: Sequence[SweepTrial]) -> list[Judged]:
@@ -50,14 +62,14 @@ def choose(trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Choice:
 
 
 def _within(row: Row, rule: ChoiceConfig) -> bool:
-    return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - EPSILON
+    return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - TOLERANCE
 
 
 def _picked(front: Sequence[Judged], rule: ChoiceConfig) -> tuple[int | None, str]:
     """The number picked, and why. The front holds a best AA and, of equals, the one with fewer parameters."""
     best = max(row.aa for _, row in front)
     if rule.rule == "fewest_parameters":
-        near = [each for each in front if each[1].aa >= best - rule.within - EPSILON]
+        near = [each for each in front if each[1].aa >= best - rule.within - TOLERANCE]
         trial, row = min(near, key=lambda each: (each[1].parameters, -each[1].aa, each[0].number))
         why = f"fewest parameters ({row.parameters:,}) within {100 * rule.within:.1f} points of the best AA"
         return trial.number, f"{why}: {100 * row.aa:.1f} against {100 * best:.1f}"

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
 
+from orchestrator.log.decision import Decision
 from orchestrator.sweeps.choice import dominates
 from orchestrator.sweeps.config import StoppingConfig
 from orchestrator.sweeps.events import Row
@@ -32,6 +33,29 @@ def dominated_by(number: int, measured: Measured, rules: StoppingConfig) -> int 
     return None
 
 
+def stop_dominated(number: int, measured: Measured, rules: StoppingConfig) -> Decision | None:
+    """The decision to stop a dominated trial; `bound` is the AA of the one that dominates it."""
+    if (other := dominated_by(number, measured, rules)) is None:
+        return None
+    mine = measured[number][-1]
+    bound = next(row.aa for row in measured[other] if row.tasks == mine.tasks)
+    return Decision(
+        rule="stopping.dominated", subject=f"trial {number}", measured=mine.aa, bound=bound, verdict="stop",
+        reason=f"dominated by trial {other} after {tasks(mine.tasks)}",
+    )  # fmt: skip
+
+
+def stop_halved(number: int, row: Row, rules: StoppingConfig) -> Decision | None:
+    """The decision to stop a trial that ASHA drops; `bound` is the share of trials that go on."""
+    if rules.asha is None:
+        return None
+    share = f"1/{rules.asha.reduction_factor:g}"
+    return Decision(
+        rule="stopping.asha", subject=f"trial {number}", measured=row.aa, bound=share, verdict="stop",
+        reason=f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)",
+    )  # fmt: skip
+
+
 def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
     """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing where it is switched off or has no rung
     before the last task."""
@@ -44,7 +68,7 @@ def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
 
 
 class StreamScheduler(FIFOScheduler):
-    """Stops dominated trials, then those that ASHA drops; `reasons` says why, by trial number.
+    """Stops dominated trials, then those that ASHA drops; `stopped` says why, by trial number.
 
     Trials of earlier starts of the sweep count as if they had run in this one.
     """
@@ -54,7 +78,7 @@ class StreamScheduler(FIFOScheduler):
         super().__init__()
         self.rules, self.length, self.asha = rules, length, asha(rules, length)
         self.measured: dict[int, list[Row]] = {}
-        self.reasons: dict[int, str] = {}
+        self.stopped: dict[int, Decision] = {}
         for trial in before:
             self.measured[trial.number] = list(trial.rows)
             self._replay(trial)
@@ -78,13 +102,12 @@ class StreamScheduler(FIFOScheduler):
         if row.tasks >= self.length:
             return TrialScheduler.CONTINUE
         halved = self.asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
-        other = dominated_by(number, self.measured, self.rules)
-        if other is not None:
-            self.reasons[number] = f"dominated by trial {other} after {tasks(row.tasks)}"
-        elif halved and self.rules.asha:
-            share = f"1/{self.rules.asha.reduction_factor:g}"
-            self.reasons[number] = f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)"
-        return TrialScheduler.STOP if number in self.reasons else TrialScheduler.CONTINUE
+        decision = stop_dominated(number, self.measured, self.rules)
+        if halved and decision is None:
+            decision = stop_halved(number, row, self.rules)
+        if decision:
+            self.stopped[number] = decision
+        return TrialScheduler.STOP if number in self.stopped else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """See TrialScheduler. ASHA has not seen the last result of a trial that a guard of its own has ended."""

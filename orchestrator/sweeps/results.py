@@ -117,6 +117,7 @@ def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, A
         "reason": choice.reason if state.choice else None,
         "recommended_config": None if name is None else str(folder / RECOMMENDED),
         "importance": choice.importance,
+        "decisions": [each.shown() for each in state.decisions],
         "picture": str(folder / PICTURE) if state.choice else None,
     }
 
@@ -142,8 +143,11 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
     }
     if choice.recommended is not None:
         files[RECOMMENDED] = recommended_yaml(config, choice, state.trials).encode()
-    mattered = importances(config, state.trials)
-    chosen = Chosen(pareto=choice.pareto, recommended=choice.recommended, reason=choice.reason, importance=mattered)
+    decision = choice.decision(f"sweep {config.name}", state.trials, config.choice)
+    chosen = Chosen(
+        pareto=choice.pareto, recommended=choice.recommended, reason=choice.reason,
+        importance=importances(config, state.trials), decisions=(decision,),
+    )  # fmt: skip
     return chosen, files
 
 

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from cluster.storage import Store
 from orchestrator.log.chain import Log
+from orchestrator.log.decision import Decided, decided
 from orchestrator.log.entry import Entry
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
@@ -54,6 +55,7 @@ class SweepState:
     choice: Chosen | None = None
     head: Entry | None = None
     skipped: tuple[Entry, ...] = ()
+    decisions: tuple[Decided, ...] = ()
 
     @property
     def status(self) -> SweepStatus:
@@ -113,6 +115,7 @@ def replay_sweep(entries: Sequence[Entry]) -> SweepState:
     return SweepState(
         driving=driving(held), config=opened.config, tasks=opened.tasks, trials=tuple(trials.values()), choice=choice,
         head=entries[-1] if entries else None, skipped=tuple(unknown(entries, KNOWN)),
+        decisions=decided(held),
     )  # fmt: skip
 
 

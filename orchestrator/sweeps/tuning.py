@@ -150,7 +150,10 @@ class Tuning(tune.Callback):
         self.firsts.settle.remote(self.config.trial_name(number), False)
         if result.get("cut"):
             return self.tracking.ended(number, "interrupted")
-        reason = result.get("stopped") or self.scheduler.reasons.get(number)
+        decision = self.scheduler.stopped.get(number)
+        reason = result.get("stopped") or (decision.reason if decision else None)
+        if decision:
+            self.log.decide(decision)
         return self._outcome(number, "stopped" if reason else "finished", reason)
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from cluster.errors import IntegrityError, StoreError
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 
 Number = int | float  # as it was written: 1 stays 1, and 1.0 stays 1.0
@@ -29,10 +30,12 @@ class Part(BaseModel):
 
 
 class Event(Part):
-    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it."""
+    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it, `decisions` are those that
+    were taken since the entry before."""
 
     op: ClassVar[str]
     lease: int | None = None
+    decisions: tuple[Decision, ...] = ()
 
     def body(self) -> dict[str, Any]:
         """The body as it is stored: the fields that were given, and no others."""

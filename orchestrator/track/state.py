@@ -13,8 +13,11 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig
+from orchestrator.log.decision import Decided, decided
 from orchestrator.log.entry import Entry
 from orchestrator.track import metrics
+from orchestrator.track.bounds import Measured
+from orchestrator.track.driving import counted
 
 DRIVERS = ("start", "fork", "open", "workers", "retry", "commit", "renew")
 ENDINGS = {"finish": "finished", "stop": "stopped", "interrupt": "interrupted", "fail": "failed"}
@@ -28,6 +31,7 @@ class RunState:
     `driver` is the `start` entry of the driver that holds the run, None where it has left: its body with seq, actor and
     time; `heard` is the newest entry of any driver, `head` the newest of all; `fork` says as what stream it began.
     `progress` is where the task in training stood when its driver last renewed: index, phase, step, total_steps, loss.
+    `decisions` are what was decided automatically, in order.
     """
 
     team: str
@@ -43,6 +47,7 @@ class RunState:
     heard: Entry | None = None
     fork: Mapping[str, Any] | None = None
     progress: Mapping[str, Any] | None = None
+    decisions: tuple[Decided, ...] = ()
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -58,6 +63,15 @@ class RunState:
         """Accuracy metrics over the committed tasks, as fractions."""
         sizes = [task["rows"][split] for task in self.tasks]
         return metrics.summary(self.matrix(split)[: len(self.commits)], self.zero_shot, sizes)
+
+    @property
+    def measured(self) -> Measured:
+        """What bounds are compared with: the validation split, and the parameters of all tasks."""
+        found, parameters = self.metrics("validation"), self.total("active_parameters")
+        return Measured(
+            tasks=len(self.commits), average_accuracy=found["aa"], forgetting=found["forgetting"],
+            active_parameters=parameters,
+        )  # fmt: skip
 
     def total(self, key: str) -> int:
         """Sum over committed tasks of `active_parameters` or `stored_bytes`."""
@@ -116,7 +130,7 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     head = entries[-1] if entries else None
     return RunState(
         team, name, state, reason, config, tasks, tuple(commits), head, frozenset(deleted), driver, heard, fork,
-        progress,
+        progress, decided(counted(entries)),
     )  # fmt: skip
 
 
@@ -146,6 +160,7 @@ def status(state: RunState) -> dict[str, Any]:
             "stored_bytes": state.total("stored_bytes"),
         },
         "validation_metrics": state.metrics("validation"),
+        "decisions": [each.shown() for each in state.decisions],
     }
 
 

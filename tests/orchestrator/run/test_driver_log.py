@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ConflictError
+from cluster.errors import ConflictError, GuardStop
 from cluster.processes import start_time
 from cluster.storage import LocalStore
+from orchestrator.log.decision import Decision
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.lease import DriverProcess, standing, this_process
-from orchestrator.track.state import replay
+from orchestrator.track.state import replay, status
 from orchestrator.track.track import Track
 
 ELSEWHERE = DriverProcess("far", 7, "another boot", 1)
@@ -148,3 +149,31 @@ def test_of_racing_drivers_elsewhere_one_gets_the_run(track: Track) -> None:
         except ConflictError:
             pass
     assert len(able) == 1
+
+
+def test_the_next_entry_carries_what_was_decided(track: Track) -> None:
+    """Whatever that entry is, and once; what a driver decides counts as long as its entries do."""
+    log = RunLog(track)
+    log.take({"versions": {}}, 120, silent)
+    passed = Decision(rule="guards.max_forgetting", subject="v1", measured=0.1, bound=0.2, verdict="go_on", reason="so")
+    stopped = passed.model_copy(update={"verdict": "stop"})
+    log.decide(passed)
+    log.append("renew", {})
+    log.append("renew", {})
+    with pytest.raises(GuardStop), log.left():
+        log.decide(passed, stopped)
+        raise GuardStop("so")
+    carried = [(each.entry.op, each.decision) for each in log.state.decisions]
+    assert carried == [("renew", passed), ("stop", passed), ("stop", stopped)]
+    assert [("decisions" in entry.body) for entry in track.entries()] == [False, True, False, True]
+    shown = status(RunLog(track).state)["decisions"]
+    assert [each["seq"] for each in shown] == [2, 4, 4] and shown[0] == {
+        "seq": 2, "time": log.entries[1].time, "rule": "guards.max_forgetting", "subject": "v1", "measured": 0.1,
+        "bound": 0.2, "verdict": "go_on", "reason": "so",
+    }  # fmt: skip
+
+
+def test_a_decision_that_a_newer_version_wrote_is_left_out(track: Track) -> None:
+    made = [{"rule": "r", "subject": "v1", "verdict": "go_on", "reason": "so"}, {"rule": 1}, "x"]
+    track.append("renew", {"decisions": made}, after=None)
+    assert [each.decision.rule for each in RunLog(track).state.decisions] == ["r"]

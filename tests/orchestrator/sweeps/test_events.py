@@ -1,4 +1,4 @@
-"""Bodies of a sweep's entries, as earlier versions stored them: what is read and written again is the same, byte by byte."""
+"""Bodies of a sweep's entries as earlier versions stored them: read and written again, they are the same bytes."""
 
 import json
 from typing import Any
@@ -32,7 +32,8 @@ STORED: list[tuple[str, dict[str, Any]]] = [
                          "rows": {"train": 1, "validation": 2, "test": 3}}]}),
     ("start", {"versions": {"ray": "2.60"}, "lease_s": 120,
                "driver": {"host": "h", "pid": 1, "space": "boot pid:[1]", "started": 12}}),
-    ("renew", {"lease": 1}), ("finish", {"reason": None, "lease": 1}), ("finish", {"reason": "the time is up", "lease": 1}),
+    ("renew", {"lease": 1}), ("finish", {"reason": None, "lease": 1}),
+    ("finish", {"reason": "the time is up", "lease": 1}),
     ("interrupt", {"reason": "interrupted", "lease": 1}), ("fail", {"reason": "x", "lease": 1}),
     ("index", {"upto": 200, "index_sha256": "d" * 64}),
 ]  # fmt: skip

@@ -291,6 +291,7 @@ def test_json_of_a_choice_and_of_none() -> None:
     assert {key: found[key] for key in found if key != "trials"} == {
         "name": "s", "team": "blue", "state": "finished", "pareto": [2, 1], "recommended": 2, "reason": "best",
         "recommended_config": "out/recommended.yaml", "importance": {"aa": {T: 1.0}}, "picture": "out/front.png",
+        "decisions": [],
     }  # fmt: skip
     none = as_json(config, state_of(choice=choice.model_copy(update={"recommended": None})), folder)
     assert (none["recommended_config"], none["picture"]) == (None, "out/front.png")

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.errors import ConflictError, Interrupted
 from cluster.storage import open_store
+from orchestrator.log.decision import Decision
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Row
@@ -72,9 +73,14 @@ def test_results_and_ends(store: str) -> None:
     table.tuning.on_trial_result(trial=tuned(2), result=result_of(row(4, 0.75), done=True))
     table.tuning.on_trial_complete(trial=tuned(2, result_of(row(4, 0.75), done=True)))
     assert table.trial(2) == trial(2, [row(4, 0.75)])
-    table.tuning.scheduler.reasons[3] = "dominated by trial 2 after 4 tasks"
+    decision = Decision(
+        rule="stopping.dominated", subject="trial 3", verdict="stop", reason="dominated by trial 2 after 4 tasks"
+    )
+    table.tuning.scheduler.stopped[3] = decision
     table.tuning.on_trial_complete(trial=tuned(3, {"tasks": 0}))
     assert (table.trial(3).status, table.trial(3).reason) == ("stopped", "dominated by trial 2 after 4 tasks")
+    assert [each.decision for each in table.log.state.decisions] == [decision]
+    assert table.log.state.decisions[0].entry.op == "outcome"
     table.tuning.on_trial_complete(trial=tuned(4, result_of(row(2, 0.5), cut=True, done=True)))
     assert table.trial(4).status == "running"  # it is gone on with at the next start
     assert table.settled[-3:] == [("s-00002", False), ("s-00003", False), ("s-00004", False)]

@@ -100,7 +100,15 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
     shown = json.loads(json.dumps(status(two_of_three.state), allow_nan=False))
     assert shown == status(two_of_three.state)
     promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
-    assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
+    assert shown.keys() == promised | {
+        "team",
+        "reason",
+        "driver",
+        "progress",
+        "time_left_s",
+        "validation_metrics",
+        "decisions",
+    }
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
     for matrix in (shown["matrix"], shown["validation_matrix"]):
         assert [len(row) for row in matrix] == [3, 3, 3]  # T × T
