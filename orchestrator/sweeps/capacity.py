@@ -1,11 +1,12 @@
 """How many trials run at once, and how they share GPUs. Pure functions of what the cluster has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig, workers_per_gpu
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.space import Scalar
 
 MOST_PER_GPU = 8  # beyond it launches of kernels, not the GPU, are what trials wait for
 
@@ -67,7 +68,8 @@ def needed_bytes(config: SweepConfig) -> int:
     from trainers.models.loading import check_model
 
     tops = {key: p.ends()[-1] for key, p in config.search.space.items() if p.kind != "choice"}
-    tops |= {key: max(p.bounds) for key, p in config.search.space.items() if p.kind == "choice" and _numbers(p.bounds)}
+    choices = {key: p.bounds for key, p in config.search.space.items() if p.kind == "choice"}
+    tops |= {key: max(found) for key, values in choices.items() if len(found := _numbers(values)) == len(values)}
     large = {key: value for key, value in tops.items() if key in ("adapter.max_rank", "train.batch_size")}
     run = config.trial(1, large)
     model, modules = check_model(run.model, run.adapter)
@@ -83,5 +85,5 @@ def resized(cluster: ClusterConfig, workers: int) -> ClusterConfig:
     return ClusterConfig.model_validate({**cluster.model_dump(), "num_workers": workers})
 
 
-def _numbers(values: tuple[object, ...]) -> bool:
-    return all(isinstance(value, int | float) for value in values)
+def _numbers(values: Sequence[Scalar]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
@@ -14,6 +15,7 @@ from orchestrator.config.run import RunConfig, Share
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
 
+Json = Mapping[str, JsonValue]
 Count = Annotated[int, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0)]
 PAPER: dict[
@@ -217,9 +219,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     return parse_sweep(content, str(path))
 
 
-def parse_sweep(content: Mapping[str, Any], origin: str) -> SweepConfig:
+def parse_sweep(content: Json, origin: str) -> SweepConfig:
     """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, a line each."""
-    errors: list[Any] = []
+    errors: list[ErrorDetails] = []
     found = None
     try:
         found = SweepConfig.model_validate(content)
@@ -234,17 +236,19 @@ def parse_sweep(content: Mapping[str, Any], origin: str) -> SweepConfig:
     raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
 
 
-def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(content: Json, changes: Json) -> dict[str, JsonValue]:
     """`content` with the mappings in `changes` laid over its own, key by key; everything else replaces."""
     found = dict(content)
     for key, value in changes.items():
         old = found.get(key)
-        found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return found
 
 
-def value_at(content: Any, dotted: str) -> Any:
-    """What stands under a dotted key."""
+def value_at(content: JsonValue, dotted: str) -> Scalar:
+    """The value under a dotted key, which is searchable, and so no section or list."""
     for key in dotted.split("."):
+        assert isinstance(content, dict)
         content = content[key]
+    assert not isinstance(content, dict | list)
     return content

@@ -5,7 +5,6 @@ Streams are compared at the same number of tasks done, since AA falls and parame
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -16,6 +15,7 @@ from orchestrator.log.decision import Decision
 from orchestrator.sweeps.choice import dominates
 from orchestrator.sweeps.config import StoppingConfig
 from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, row_of
 from orchestrator.sweeps.sweep_state import SweepTrial
 
 Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of tasks
@@ -92,7 +92,7 @@ class StreamScheduler(FIFOScheduler):
         """See TrialScheduler."""
         self.asha.on_trial_add(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: Report) -> str:
         """STOP where a rule says so. A trial that is done ends by itself."""
         row = row_of(result)
         if row is None:
@@ -109,7 +109,7 @@ class StreamScheduler(FIFOScheduler):
             self.stopped[number] = decision
         return TrialScheduler.STOP if number in self.stopped else TrialScheduler.CONTINUE
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: Report) -> None:
         """See TrialScheduler. ASHA has not seen the last result of a trial that a guard of its own has ended."""
         row = row_of(result)
         if row and row.tasks < self.length:
@@ -123,7 +123,7 @@ class StreamScheduler(FIFOScheduler):
 
     def _replay(self, trial: SweepTrial) -> None:
         """Shows ASHA a trial of an earlier start."""
-        stands_for: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+        stands_for = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         self.asha.on_trial_add(None, stands_for)
         for row in trial.rows:
             if row.tasks < self.length:
@@ -133,8 +133,3 @@ class StreamScheduler(FIFOScheduler):
 def tasks(number: int) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} task{'s' if number > 1 else ''}"
-
-
-def row_of(result: Mapping[str, Any] | None) -> Row | None:
-    """What a Tune result says was measured; None where it says nothing."""
-    return Row.model_validate({name: result[name] for name in Row.model_fields}) if result and "aa" in result else None

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 
-class Firsts:
+class FirstTasks:
     """Actor: which trial trains a first task that several have in common. The others wait, and begin as its forks."""
 
     def __init__(self, trained: Mapping[str, str]) -> None:

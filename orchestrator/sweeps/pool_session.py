@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """`config` is the sweep as its trials share the cluster, `at_once` of them, since `began` (`time.monotonic`);
     `stop` raises Interrupted where the driver is told to leave."""
@@ -47,7 +47,7 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         run = config.trial(1, {})
         with Pool(run.cluster, at_once, None if run.deepspeed.zero_stage == 3 else run.model) as pool:
             early.join()  # two threads are not to import the same
-            yield Session(config, at_once, pool, stop)
+            yield Session(config=config, at_once=at_once, pool=pool, stop=stop)
         stop()
 
 

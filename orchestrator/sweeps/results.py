@@ -8,18 +8,22 @@ import io
 import json
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import JsonValue
 
 from cluster.storage import FileRecord, Store, download_files, upload_files
 from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, choose, judged
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.events import Chosen, StoredFile
-from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
+from orchestrator.sweeps.events import Chosen, StoredFile, TrialStatus
+from orchestrator.sweeps.sweep_state import SweepState, SweepStatus, SweepTrial
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
 LEAST_FOR_IMPORTANCE = 4  # finished trials
@@ -48,7 +52,7 @@ def importances(config: SweepConfig, trials: Sequence[SweepTrial]) -> dict[str, 
     return found
 
 
-def _nth(index: int) -> Any:
+def _nth(index: int) -> "Callable[[FrozenTrial], float]":
     return lambda trial: trial.values[index]
 
 
@@ -103,30 +107,34 @@ def picture(trials: Sequence[SweepTrial], choice: Choice) -> bytes:
     return data.getvalue()
 
 
-def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, Any]:
+def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, JsonValue]:
     """What `sweep --json` prints. A trial that was not ended, or cut off by the budget, counts as stopped."""
     choice = state.choice or Chosen(pareto=())
-    name = choice.recommended
     return {
         "name": config.name,
         "team": config.run.team,
         "state": state.status,
         "trials": [trial_json(trial, state.status) for trial in state.trials],
         "pareto": list(choice.pareto),
-        "recommended": name,
+        "recommended": choice.recommended,
         "reason": choice.reason if state.choice else None,
-        "recommended_config": None if name is None else str(folder / RECOMMENDED),
-        "importance": choice.importance,
-        "decisions": [each.shown() for each in state.decisions],
+        "recommended_config": None if choice.recommended is None else str(folder / RECOMMENDED),
+        "importance": {objective: dict(shares) for objective, shares in choice.importance.items()},
+        "decisions": [dict(each.shown()) for each in state.decisions],
         "picture": str(folder / PICTURE) if state.choice else None,
     }
 
 
-def trial_json(trial: SweepTrial, sweep: str) -> dict[str, Any]:
+def how_it_stands(trial: SweepTrial, sweep: SweepStatus) -> tuple[TrialStatus, str | None]:
+    """A trial's status and the reason; one that did not end counts as stopped if the sweep runs no more."""
+    if trial.status == "running" and sweep != "running":
+        return "stopped", "the sweep ended before it; run the sweep again to go on with it"
+    return trial.status, trial.reason
+
+
+def trial_json(trial: SweepTrial, sweep: SweepStatus) -> dict[str, JsonValue]:
     """One trial; its last row's figures beside its state."""
-    status, reason = trial.status, trial.reason
-    if status == "running" and sweep != "running":
-        status, reason = "stopped", "the sweep ended before it; run the sweep again to go on with it"
+    status, reason = how_it_stands(trial, sweep)
     row = trial.last.model_dump() if trial.last else {}
     return {
         "number": trial.number, "run": trial.run, "status": status, "reason": reason, "values": dict(trial.values),
@@ -139,7 +147,7 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
     choice = choose(state.trials, config.choice)
     files = {
         PICTURE: picture(state.trials, choice),
-        TRIALS: json.dumps([trial_json(t, "ended") for t in state.trials], indent=1, allow_nan=False).encode(),
+        TRIALS: json.dumps([trial_json(t, "finished") for t in state.trials], indent=1, allow_nan=False).encode(),
     }
     if choice.recommended is not None:
         files[RECOMMENDED] = recommended_yaml(config, choice, state.trials).encode()

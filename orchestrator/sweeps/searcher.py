@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -17,8 +16,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.sweeps.config import SearchConfig, SweepConfig
-from orchestrator.sweeps.early_stopping import row_of
 from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, TrialConfig, row_of
 from orchestrator.sweeps.space import Parameter, Scalar, suggested
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
 
@@ -134,7 +133,7 @@ class StreamSearch(OptunaSearch):
             storage=study._storage, study_name=STUDY, sampler=study.sampler,
         )  # fmt: skip
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> TrialConfig | str | None:
         """The next point; FINISHED where there is none."""
         if self.closed() or (not self.waiting and self._enough()):
             return str(Searcher.FINISHED)
@@ -150,7 +149,7 @@ class StreamSearch(OptunaSearch):
             self.known[number] = values
         return {"number": number, "values": values}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None:
         """Tells the study how a trial ended."""
         row = row_of(result)
         self._ot_trials[trial_id].set_constraint(BWT, excess(row, self.sweep.choice.min_bwt))

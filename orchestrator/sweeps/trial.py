@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
+from ray.actor import ActorHandle
 from ray.tune import Trainable
 
 from cluster.errors import GuardStop, Interrupted, OrthoplexError
@@ -17,19 +17,23 @@ from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import resolve
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import Fork, plan_fork
-from orchestrator.run.workers import Check
+from orchestrator.run.workers import Check, Group
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, TrialConfig
 from orchestrator.track.events import Commit, TaskDescription
 from orchestrator.track.state import HARMLESS, RunState, without
 from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.pool import PoolClient
 
-HISTORY_ONLY = ("adapter.orthogonality.weight", "adapter.orthogonality.mode")  # they act on tasks that have one before
+LATER_TASKS_ONLY = (
+    "adapter.orthogonality.weight",
+    "adapter.orthogonality.mode",
+)  # they act on tasks that have one before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shared:
     """What all trials of a sweep have in common: its configuration, the descriptions of the tasks' data, the pool with
     the job that it was started for, and the actor that knows who trains a first task."""
@@ -38,7 +42,7 @@ class Shared:
     tasks: Sequence[TaskDescription]
     pool: PoolClient
     job: Job
-    firsts: Any
+    first_tasks: ActorHandle
 
 
 class PoolWorkers:
@@ -54,7 +58,7 @@ class PoolWorkers:
     def check(self) -> None:
         """The sweep has done so."""
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[Report]:
         """As the sweep has read them."""
         return [task.model_dump(mode="json", exclude_unset=True) for task in self.shared.tasks]
 
@@ -63,17 +67,17 @@ class PoolWorkers:
         """An actor is connected; who stops it is the sweep."""
         yield lambda: None
 
-    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Any:
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """The pool, for this job: what its workers hold of it already is as in their own."""
         held = {"tasks": self.shared.job.tasks, "base": self.shared.job.base}
-        return nullcontext(PoolGroup(self.shared.pool, replace(job, **held), cluster, check))
+        return nullcontext(PoolGroup(pool=self.shared.pool, job=replace(job, **held), cluster=cluster, check=check))
 
-    def scored(self, index: int) -> Mapping[str, Any]:
+    def scored(self, index: int) -> Mapping[str, int]:
         """The validation splits so far."""
         return {"zero_shot": False, "validation": index + 1, "test": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class PoolGroup:
     """See `orchestrator.run.workers.Group`: whichever workers of the pool are idle."""
 
@@ -89,7 +93,7 @@ class PoolGroup:
 
 def first_task_key(config: RunConfig) -> str:
     """The sha256 of all that the first task's adapter and directions depend on; equal keys, equal bytes."""
-    kept = without(config.model_dump(mode="json"), (*HARMLESS, *HISTORY_ONLY, "name", "tasks"))
+    kept = without(config.model_dump(mode="json"), (*HARMLESS, *LATER_TASKS_ONLY, "name", "tasks"))
     return digest(canonical({**kept, "task": config.tasks[0].model_dump(mode="json")}))
 
 
@@ -103,7 +107,7 @@ def beginning(config: RunConfig, shared: Shared) -> Fork | None:
         return None
     if shared.config.start_from:
         return fork_of(shared.config.start_from, config)
-    source = ray.get(shared.firsts.claim.remote(first_task_key(config), config.name))
+    source = ray.get(shared.first_tasks.claim.remote(first_task_key(config), config.name))
     return None if source == config.name else plan_fork(Track(store, config.team, source), 2)
 
 
@@ -139,11 +143,11 @@ def gpus(state: RunState) -> float:
     return float(cost.workers * cluster.gpus_per_worker) if cost and cluster.use_gpu else 0.0
 
 
-def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[str, Any]]:
+def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Report]:
     """Tune's result after each task, those committed before first; the last one, with `done`, when the run has ended:
     with `stopped` where one of its own guards did that, with `cut` where the sweep is leaving."""
     total, reported = len(controller.config.tasks), 0
-    end: dict[str, Any] = {"done": True}
+    end: Report = {"done": True}
     try:
         for state in chain([controller.state], steps):
             while reported < min(len(state.commits), total - 1):
@@ -177,12 +181,12 @@ class StreamTrial(Trainable):
     shared: Shared
     steps: Generator[RunState] | None = None
 
-    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+    def setup(self, config: TrialConfig, shared: Shared | None = None) -> None:
         """Makes ready for a trial; `shared` comes once an actor."""
         self.shared = shared or self.shared
         self.trial = self.shared.config.trial(config["number"], config["values"])
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Report:
         """Trains a task; the first time, begins the run or goes on with it from its last commit."""
         if self.steps is None:
             fork = beginning(self.trial, self.shared)
@@ -191,7 +195,7 @@ class StreamTrial(Trainable):
             self.results = results(controller, self.steps)
         return next(self.results)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: TrialConfig) -> bool:
         """Leaves the trial where it stands, and makes ready for another."""
         self.cleanup()
         self.setup(new_config)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import deepcopy
-from typing import Any
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 
 from cluster.errors import Interrupted, TrainingError
@@ -20,23 +20,25 @@ from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import all_rows
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.early_stopping import StreamScheduler, row_of
+from orchestrator.sweeps.early_stopping import StreamScheduler
 from orchestrator.sweeps.events import Ended, Outcome, Point
-from orchestrator.sweeps.first_tasks import Firsts
+from orchestrator.sweeps.first_tasks import FirstTasks
 from orchestrator.sweeps.pool_session import Session, imported_ahead
+from orchestrator.sweeps.reports import Report, row_of
 from orchestrator.sweeps.searcher import StreamSearch
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState, append
 from orchestrator.sweeps.tracking import TrialTracking
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
-from orchestrator.track.state import replay
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from trainers.data.tasks import TaskData
 from trainers.messages import Job, TaskRows
 from trainers.workers.group import last_line
 
 Say = Callable[[str], None]
+Told = int | list[Trial]  # by Tune, beside what is asked for: the iteration and all trials
 TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
 RETRIES = 1  # of a trial whose actor failed
 HOPELESS = 3
@@ -69,8 +71,10 @@ class Tuning(tune.Callback):
         config, self.session = session.config, session
         job = session.pool.begin(self._job(config, data))
         imported_ahead(results.IMPORTS)
-        self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
-        shared = Shared(config, self.log.state.tasks, session.pool.client, job, self.firsts)
+        self.first_tasks: ActorHandle = ray.remote(num_cpus=0)(FirstTasks).remote(self._trained(config))
+        shared = Shared(
+            config=config, tasks=self.log.state.tasks, pool=session.pool.client, job=job, first_tasks=self.first_tasks
+        )
         searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
         with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder, closing(self.tracking):
             tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
@@ -79,7 +83,7 @@ class Tuning(tune.Callback):
                 reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self],
                 name="sweep", storage_path=folder, verbose=0,
             )  # fmt: skip
-        ray.kill(self.firsts)
+        ray.kill(self.first_tasks)
         if why := hopeless(self.log.state):
             raise TrainingError(why)
         return self.leaving
@@ -92,7 +96,7 @@ class Tuning(tune.Callback):
         run = config.trial(1, {})
         reader = load_reader(run.model)
 
-        def placed(rows: TaskRows) -> Any:
+        def placed(rows: TaskRows) -> ray.ObjectRef:
             return ray.put(tokenize_task(deepcopy(reader), rows))  # a tokenizer serves one thread
 
         with ThreadPoolExecutor() as threads:
@@ -107,7 +111,7 @@ class Tuning(tune.Callback):
                 found.setdefault(first_task_key(config.trial(trial.number, trial.values)), trial.run)
         return found
 
-    def _run_state(self, run: str) -> Any:
+    def _run_state(self, run: str) -> RunState:
         track = Track(open_store(self.config.run.store), self.config.run.team, run)
         return replay(track.team, track.name, track.entries())
 
@@ -118,7 +122,7 @@ class Tuning(tune.Callback):
 
     # --- what Tune calls; all in the driver's main thread
 
-    def on_step_begin(self, **_: Any) -> None:
+    def on_step_begin(self, **_: Told) -> None:
         """Leaves where the driver is told to, or the budget is spent."""
         self.log.check()
         if self.leaving is None:
@@ -133,21 +137,21 @@ class Tuning(tune.Callback):
                 self.say(f"{self.leaving}; trials under way are kept where they stand")
                 self.session.pool.leave()
 
-    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, *, trial: Trial, result: Report, **_: Told) -> None:
         """Says what was measured."""
         if row := row_of(result):
             number = trial.config["number"]
             self.scheduler.measure(number, row)
             self.tracking.measured(number, trial.config["values"], row)
-            self.firsts.settle.remote(self.config.trial_name(number), True)
+            self.first_tasks.settle.remote(self.config.trial_name(number), True)
             bwt = "" if row.bwt is None else f", BWT {100 * row.bwt:+.1f}"
             done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
             self.say(f"{done}: AA {100 * row.aa:.1f}{bwt}, {row.parameters:,} parameters")
 
-    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_complete(self, *, trial: Trial, **_: Told) -> None:
         """Logs how a trial ended; one that was cut off has not."""
         result, number = trial.last_result or {}, trial.config["number"]
-        self.firsts.settle.remote(self.config.trial_name(number), False)
+        self.first_tasks.settle.remote(self.config.trial_name(number), False)
         if result.get("cut"):
             return self.tracking.ended(number, "interrupted")
         decision = self.scheduler.stopped.get(number)
@@ -156,10 +160,10 @@ class Tuning(tune.Callback):
             self.log.decide(decision)
         return self._outcome(number, "stopped" if reason else "finished", reason)
 
-    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_error(self, *, trial: Trial, **_: Told) -> None:
         """Logs why a trial failed, by its run's log where that says so."""
         number = trial.config["number"]
-        self.firsts.settle.remote(self.config.trial_name(number), False)
+        self.first_tasks.settle.remote(self.config.trial_name(number), False)
         state = self._run_state(self.config.trial_name(number))
         said = state.reason if state.state == "failed" else None
         self._outcome(number, "failed", said or last_line(trial.get_error()))

@@ -216,7 +216,7 @@ def test_what_a_newer_version_wrote_is_noted_and_not_built_on(store: str, untrai
     entry = log.append("later", {"anything": 1}, after=log.head())
     state = Sweep(config, silent).state
     assert state.skipped == (entry,) and state.status == "finished"
-    print_sweep(config, state, results.as_json(config, state, Path("out")))
+    print_sweep(config, state, Path("out"))
     assert f"note: entry {entry.seq} (later) was written by a newer Orthoplex" in capsys.readouterr().out
     with pytest.raises(StoreError, match=rf"default/s: entry {entry.seq} \(later\) was written by a newer.*upgrade"):
         Sweep(in_store(store, budget={"trials": 9}), silent).run()

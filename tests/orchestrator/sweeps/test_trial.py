@@ -19,7 +19,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, plan_fork, take_over
 from orchestrator.sweeps import trial as trial_module
-from orchestrator.sweeps.first_tasks import Firsts
+from orchestrator.sweeps.first_tasks import FirstTasks
 from orchestrator.sweeps.space import searchable, with_values
 from orchestrator.sweeps.trial import (
     PoolWorkers,
@@ -141,9 +141,9 @@ def test_first_tasks_that_are_shared_say_the_same_of_the_room() -> None:
 # --- who trains it
 
 
-def together(scene: Callable[[Firsts], Any], trained: dict[str, str] | None = None) -> None:
+def together(scene: Callable[[FirstTasks], Any], trained: dict[str, str] | None = None) -> None:
     async def play() -> None:
-        await asyncio.wait_for(scene(Firsts(trained or {})), 30)
+        await asyncio.wait_for(scene(FirstTasks(trained or {})), 30)
 
     asyncio.run(play())
 
@@ -155,7 +155,7 @@ async def turns() -> None:
 
 
 def test_the_first_one_trains_and_the_second_waits() -> None:
-    async def scene(firsts: Firsts) -> None:
+    async def scene(firsts: FirstTasks) -> None:
         assert await firsts.claim("key", "a") == "a"
         second = asyncio.create_task(firsts.claim("key", "b"))
         await turns()
@@ -176,7 +176,7 @@ def test_the_first_one_trains_and_the_second_waits() -> None:
 def test_one_of_those_that_wait_takes_over(waiting: int) -> None:
     """Each owner ends without; then another one trains, and in the end all the rest begin as the last one's forks."""
 
-    async def scene(firsts: Firsts) -> None:
+    async def scene(firsts: FirstTasks) -> None:
         assert await firsts.claim("key", "run-0") == "run-0"
         asked = {
             f"run-{n}": asyncio.create_task(firsts.claim("key", f"run-{n}")) for n in range(1, waiting + 1)
@@ -196,7 +196,7 @@ def test_one_of_those_that_wait_takes_over(waiting: int) -> None:
 
 
 def test_what_was_trained_in_an_earlier_start_is_not_waited_for() -> None:
-    async def scene(firsts: Firsts) -> None:
+    async def scene(firsts: FirstTasks) -> None:
         assert await firsts.claim("key", "b") == "old"
         assert await firsts.claim("new", "b") == "b"
         await firsts.settle("old", False)
@@ -206,7 +206,7 @@ def test_what_was_trained_in_an_earlier_start_is_not_waited_for() -> None:
 
 
 def test_a_trial_that_is_tried_again_claims_again() -> None:
-    async def scene(firsts: Firsts) -> None:
+    async def scene(firsts: FirstTasks) -> None:
         assert [await firsts.claim("key", "a") for _ in range(3)] == ["a"] * 3
         await firsts.settle("a", False)
         assert await firsts.claim("key", "b") == "b"
@@ -409,7 +409,7 @@ def test_what_fails_is_raised(fake_run: Begin) -> None:
 def shared_of(store: Path, **more: Any) -> Any:
     job: Any = SimpleNamespace(tasks=("tokens",), base="base")
     config = sweep_of(run={"store": str(store)}, **more.pop("sweep", {}))
-    return Shared(config, more.pop("tasks", ()), more.pop("pool", None), job, more.pop("firsts", None))
+    return Shared(**{"config": config, "tasks": (), "pool": None, "job": job, "first_tasks": None, **more})
 
 
 def test_a_trial_that_has_tasks_begins_as_nothing_else(fake_run: Begin, tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_a_trial_begins_as_another_ones_first_task(
         return owner
 
     monkeypatch.setattr(ray, "get", lambda value: value)
-    shared = shared_of(tmp_path / "store", firsts=SimpleNamespace(claim=SimpleNamespace(remote=claim)))
+    shared = shared_of(tmp_path / "store", first_tasks=SimpleNamespace(claim=SimpleNamespace(remote=claim)))
     config = shared.config.trial(2, {"adapter.threshold": 0.3})
     found = beginning(config, shared)
     assert asked == [(first_task_key(config), "s-00002")]

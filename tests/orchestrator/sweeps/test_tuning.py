@@ -52,7 +52,7 @@ class Table:
         self.log.take({"versions": {}}, 120, lambda _: None)
         self.tuning = Tuning(config, self.log, self.said.append)
         remote = SimpleNamespace(remote=lambda run, trained: self.settled.append((run, trained)))
-        self.tuning.firsts = SimpleNamespace(settle=remote)
+        self.tuning.first_tasks = SimpleNamespace(settle=remote)
         for number in numbers:
             self.tuning._record(number, {"adapter.threshold": number / 100})
 
