@@ -19,7 +19,7 @@ def session_cluster(config: SweepConfig) -> ClusterConfig:
 
 
 def fixed_workers(cluster: ClusterConfig) -> int:
-    """Workers of a trial. Raises ConfigError where their number may change: trials would not be comparable."""
+    """Workers of a trial. Raises ConfigError if their number may change: trials would not be comparable."""
     if cluster.num_workers.elastic:
         raise ConfigError(f"run.cluster.num_workers: {cluster.num_workers}: the trials of a sweep need one number")
     return cluster.num_workers.max

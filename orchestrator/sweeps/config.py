@@ -126,7 +126,7 @@ class SweepConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
 
     def faults(self) -> list[str]:
-        """What is wrong between its sections, a line each."""
+        """What is wrong between its sections, one line each."""
         tasks, space = len(self.run.tasks), self.search.space
         faults = space_faults(space, self.search.algorithm, self.run)
         if self.tasks is not None and self.tasks > tasks:
@@ -148,7 +148,7 @@ class SweepConfig(Frozen):
     def trial(self, number: int, values: Mapping[str, Scalar]) -> RunConfig:
         """The configuration of a trial: the run's with these values, and the first tasks.
 
-        Raises ConfigError where the values do not go together.
+        Raises ConfigError if the values do not go together.
         """
         config = self.with_name(self.trial_name(number), values)
         guards = config.guards
@@ -189,7 +189,7 @@ def point_faults(point: Mapping[str, Scalar], space: Mapping[str, Parameter], na
             outside = f"{key} {value!r} is outside {space[key].shown()}"
             faults.append(f"search.first: {name}: {outside}; widen the space, or leave {name!r} out")
         elif unmet := [o for o, allowed in space[key].when.items() if o in point and point[o] not in allowed]:
-            here = f"{key} is not searched where {unmet[0]} is {point[unmet[0]]!r}"
+            here = f"{key} is not searched if {unmet[0]} is {point[unmet[0]]!r}"
             faults.append(f"search.first: {name}: {here}; leave it out")
     return faults
 
@@ -220,7 +220,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def parse_sweep(content: Json, origin: str) -> SweepConfig:
-    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, a line each."""
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, one line each."""
     errors: list[ErrorDetails] = []
     found = None
     try:

@@ -37,7 +37,7 @@ class Sweep:
         return self.log.state
 
     def run(self) -> SweepState:
-        """Goes on with the trials that did not end, then with new ones; returns at once where there is nothing to do.
+        """Goes on with the trials that did not end, then with new ones; returns at once if there is nothing to do.
 
         Raises:
             ConfigError: configuration or data differ from what the sweep was begun with, or do not go together.
@@ -67,7 +67,7 @@ class Sweep:
         self._append(Finish(reason=reason))
 
     def _tune(self) -> str | None:
-        """Trains trials; why it ended before all were through, None where they are."""
+        """Trains trials. Returns why it ended before all were through, None if they are."""
         with session(self.config, self.say) as started:
             cluster = started.config.run.cluster.model_dump(mode="json")
             self._append(PoolSize(slots=started.at_once, cluster=cluster))
@@ -90,18 +90,18 @@ class Sweep:
         return data
 
     def _choose_anew(self) -> str | None:
-        """Nothing to train, only the rule is another; why the sweep had ended."""
+        """Nothing is left to train, only the rule is another. Returns why the sweep had ended."""
         ends = [event for _, event in events(self.log.entries, Finish)]
         self._open(self.state.tasks)
         return ends[-1].reason if ends else None
 
     def _open(self, tasks: tuple[TaskDescription, ...]) -> None:
-        """Logs what is about to be done, where that is new."""
+        """Logs what is about to be done, if that is new."""
         if self.content != self.state.config or tasks != self.state.tasks:
             self._append(Open(config=self.content, tasks=tasks))
 
     def _choose(self) -> None:
-        """Logs the front and the recommended point as they stand, where that is new and there is anything to choose."""
+        """Logs the front and the recommended point as they stand, if they are new and there is anything to choose."""
         if not self.state.trials:
             return
         chosen, files = results.conclude(self.config, self.state)

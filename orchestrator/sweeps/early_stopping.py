@@ -22,7 +22,7 @@ Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of task
 
 
 def dominated_by(number: int, measured: Measured, rules: StoppingConfig) -> int | None:
-    """The trial that dominates trial `number` at the tasks it has done, None where there is none or it is too early."""
+    """The trial that dominates trial `number` at the tasks it has done, None if there is none or it is too early."""
     mine = measured[number][-1]
     if not rules.dominated or mine.tasks < rules.grace_tasks:
         return None
@@ -57,7 +57,7 @@ def stop_halved(number: int, row: Row, rules: StoppingConfig) -> Decision | None
 
 
 def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
-    """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing where it is switched off or has no rung
+    """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing if it is switched off or has no rung
     before the last task."""
     if rules.asha is None or rules.asha.grace_tasks >= length:
         return FIFOScheduler()
@@ -93,7 +93,7 @@ class StreamScheduler(FIFOScheduler):
         self.asha.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: Report) -> str:
-        """STOP where a rule says so. A trial that is done ends by itself."""
+        """STOP if a rule says so. A trial that is done ends by itself."""
         row = row_of(result)
         if row is None:
             return TrialScheduler.CONTINUE

@@ -13,7 +13,7 @@ class FirstTasks:
         self.changed = asyncio.Condition()
 
     async def claim(self, key: str, run: str) -> str:
-        """The run to take the task from: `run` itself where it is the one to train it."""
+        """The run to take the task from: `run` itself if it is the one to train it."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.owners.setdefault(key, run) in {run, *self.trained})
             return self.owners[key]

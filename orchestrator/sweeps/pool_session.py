@@ -22,7 +22,7 @@ IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """`config` is the sweep as its trials share the cluster, `at_once` of them, since `began` (`time.monotonic`);
-    `stop` raises Interrupted where the driver is told to leave."""
+    `stop` raises Interrupted if the driver is told to leave."""
 
     config: SweepConfig
     at_once: int
@@ -33,7 +33,7 @@ class Session:
 
 @contextmanager
 def session(config: SweepConfig, say: Say) -> Iterator[Session]:
-    """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
+    """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it."""
     import ray
 
     early = imported_ahead(IMPORTS)
@@ -52,8 +52,8 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
 
 
 def imported_ahead(modules: Sequence[str]) -> threading.Thread:
-    """Imports modules in a thread, seconds that something else is waited for. What fails does so again where it is
-    used."""
+    """Imports modules in a thread while something else is waited for, which saves seconds. An import that fails does so
+    again when it is used."""
 
     def run() -> None:
         for module in modules:

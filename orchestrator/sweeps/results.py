@@ -173,7 +173,7 @@ def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) 
 def fetch(store: Store, choice: Chosen, folder: Path) -> None:
     """Writes the files of a `choice` into the folder, every digest checked, instead of those of an earlier one.
 
-    Raises IntegrityError where a file differs from its digest.
+    Raises IntegrityError if a file differs from its digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:

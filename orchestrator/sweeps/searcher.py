@@ -98,7 +98,7 @@ def population(search: SearchConfig) -> int:
 
 
 def excess(row: Row | None, min_bwt: float | None) -> float:
-    """By how much BWT is below its bound, min_bwt − BWT; 0 where there is no bound or nothing measured."""
+    """By how much BWT is below its bound, min_bwt − BWT; 0 if there is no bound or nothing was measured."""
     return min_bwt - row.bwt if row and row.bwt is not None and min_bwt is not None else 0.0
 
 
@@ -134,7 +134,7 @@ class StreamSearch(OptunaSearch):
         )  # fmt: skip
 
     def suggest(self, trial_id: str) -> TrialConfig | str | None:
-        """The next point; FINISHED where there is none."""
+        """The next point; FINISHED if there is none."""
         if self.closed() or (not self.waiting and self._enough()):
             return str(Searcher.FINISHED)
         if self.waiting:
@@ -164,10 +164,10 @@ class StreamSearch(OptunaSearch):
         return most is not None and len(self.known) >= most
 
     def _new(self, trial_id: str) -> dict[str, Scalar] | None:
-        """A point that was not tried; None where there seems to be none. Optuna is told a repeated one as failed.
+        """A point that was not tried; None if there seems to be none. Optuna is told a repeated one as failed.
 
         A sampler that keeps to what is best may repeat itself for ever; then one is drawn at random, or from what is
-        left where the space is finite.
+        left if the space is finite.
         """
         own = self._ot_study.sampler
         try:

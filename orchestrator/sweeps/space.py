@@ -29,7 +29,7 @@ EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def _number(value: Scalar) -> Scalar:
-    """1e-3 is a text in YAML 1.1, and meant as a number."""
+    """1e-3 is a string in YAML 1.1, and meant as a number."""
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
@@ -42,7 +42,7 @@ FIXED = (  # what the started workers hold, or what changes no result
 
 
 class Parameter(Frozen):
-    """One searched key: exactly one distribution. With `when` it is searched only where other searched keys have one of
+    """One searched key: exactly one distribution. With `when` it is searched only if other searched keys have one of
     the given values, and is the run's own elsewhere."""
 
     uniform: tuple[float, float] | None = None
@@ -120,7 +120,7 @@ class Parameter(Frozen):
         return low <= value <= top and on_step
 
     def applies(self, values: Mapping[str, Scalar]) -> bool:
-        """Whether it is searched where the other keys have these values."""
+        """Whether it is searched if the other keys have these values."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
     @property
@@ -194,7 +194,7 @@ def unsearchable(key: str) -> str:
 
 
 def unfit(run: RunConfig, key: str, value: Scalar) -> str:
-    """Why a key cannot have the value, empty where it can."""
+    """Why a key cannot have the value; empty if it can."""
     content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[ErrorDetails]()
     try:
         RunConfig.model_validate(content)

@@ -11,7 +11,7 @@ Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 
 
 def spent(config: SweepConfig, state: SweepState, running: Running, began: float | None = None) -> str | None:
-    """Why the budget allows no more, None where it does. `running` has what trials measured that the log does not have
+    """Why the budget allows no more, None if it does. `running` has what trials measured that the log does not have
     yet, `began` is when this start began to train, by the monotonic clock."""
     budget, used = config.budget, gpu_hours(state, running)
     if budget.gpu_hours is not None and used >= budget.gpu_hours:

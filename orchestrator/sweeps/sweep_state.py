@@ -120,7 +120,7 @@ def replay_sweep(entries: Sequence[Entry]) -> SweepState:
 
 
 def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
-    """Why the sweep cannot go on with this configuration and these data, a line each; none before its first trial."""
+    """Why the sweep cannot go on with this configuration and these data, one line each; none before its first trial."""
     if not state.trials:
         return []
     changed = [

@@ -145,7 +145,7 @@ def gpus(state: RunState) -> float:
 
 def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Report]:
     """Tune's result after each task, those committed before first; the last one, with `done`, when the run has ended:
-    with `stopped` where one of its own guards did that, with `cut` where the sweep is leaving."""
+    with `stopped` if one of its own guards did that, with `cut` if the sweep is leaving."""
     total, reported = len(controller.config.tasks), 0
     end: Report = {"done": True}
     try:
@@ -176,13 +176,13 @@ class Quiet:
 
 
 class StreamTrial(Trainable):
-    """Tune's trainable. `config` is {"number", "values"}, an iteration a task. One actor serves trial after trial."""
+    """Tune's trainable. `config` is {"number", "values"}, one iteration per task. One actor serves trial after trial."""
 
     shared: Shared
     steps: Generator[RunState] | None = None
 
     def setup(self, config: TrialConfig, shared: Shared | None = None) -> None:
-        """Makes ready for a trial; `shared` comes once an actor."""
+        """Makes ready for a trial; `shared` comes once per actor."""
         self.shared = shared or self.shared
         self.trial = self.shared.config.trial(config["number"], config["values"])
 
@@ -202,7 +202,7 @@ class StreamTrial(Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Leaves the trial where it stands; where it has not ended, its log says why."""
+        """Leaves the trial where it stands; if it has not ended, its log says why."""
         if self.steps is not None:
             with suppress(OrthoplexError, StopIteration):
                 self.steps.throw(GuardStop(f"stopped by the sweep {self.shared.config.name}; its log says why"))

@@ -1,4 +1,4 @@
-"""Ray Tune at work on a sweep; and what is logged of its trials."""
+"""Ray Tune at work on a sweep, and the log of its trials."""
 
 import logging
 import os
@@ -123,7 +123,7 @@ class Tuning(tune.Callback):
     # --- what Tune calls; all in the driver's main thread
 
     def on_step_begin(self, **_: Told) -> None:
-        """Leaves where the driver is told to, or the budget is spent."""
+        """Leaves if the driver is told to, or if the budget is spent."""
         self.log.check()
         if self.leaving is None:
             try:
@@ -161,7 +161,7 @@ class Tuning(tune.Callback):
         return self._outcome(number, "stopped" if reason else "finished", reason)
 
     def on_trial_error(self, *, trial: Trial, **_: Told) -> None:
-        """Logs why a trial failed, by its run's log where that says so."""
+        """Logs why a trial failed, by its run's log if that says so."""
         number = trial.config["number"]
         self.first_tasks.settle.remote(self.config.trial_name(number), False)
         state = self._run_state(self.config.trial_name(number))
