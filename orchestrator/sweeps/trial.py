@@ -176,7 +176,7 @@ class Quiet:
 
 
 class StreamTrial(Trainable):
-    """Tune's trainable. `config` is {"number", "values"}, one iteration per task. One actor serves trial after trial."""
+    """Tune's trainable. `config` is {"number", "values"}, one iteration per task. An actor serves many trials."""
 
     shared: Shared
     steps: Generator[RunState] | None = None
