@@ -15,6 +15,7 @@ from cluster.resources import ClusterConfig
 from cluster.storage import LocalStore, upload_files
 from orchestrator.cli.main import app
 from orchestrator.config.run import GuardConfig, RunConfig, parse_config
+from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.config import (
     AshaConfig,
     BudgetConfig,
@@ -22,7 +23,6 @@ from orchestrator.sweeps.config import (
     SearchConfig,
     StoppingConfig,
     SweepConfig,
-    TrackingConfig,
 )
 from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
@@ -127,7 +127,8 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
         "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
         "adapter": REQUIRED, "train": TrainConfig(), "data": DataConfig(), "deepspeed": DeepSpeedConfig(),
-        "cluster": ClusterConfig(), "guards": GuardConfig(), "tasks": REQUIRED,
+        "cluster": ClusterConfig(), "guards": GuardConfig(), "tracking": TrackingConfig(),
+        "tasks": REQUIRED,
     },
     ModelConfig: {
         "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
@@ -178,7 +179,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     AshaConfig: {"grace_tasks": 2, "reduction_factor": 2},
     ChoiceConfig: {"rule": "fewest_parameters", "within": 0.005, "min_bwt": None, "max_parameters": None},
-    TrackingConfig: {"tensorboard": None, "mlflow": None},
+    TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},
     ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **LIMITS},
     FilesTask: {

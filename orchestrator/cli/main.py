@@ -123,8 +123,9 @@ def run(
     loaded, source = load_config(config, [*overrides, *named]), load_config(config, overrides)
     from orchestrator.console.run import RunReporter, print_outcome
     from orchestrator.run.controller import Controller
+    from orchestrator.run.tracking import tracked
 
-    with RunReporter(len(loaded.tasks)) as reporter:
+    with RunReporter(len(loaded.tasks)) as shown, tracked(loaded, shown) as reporter:
         controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:

@@ -2,13 +2,19 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.errors import ConfigError, GuardStop, Interrupted
 from cluster.words import as_options
 from orchestrator.cli.common import AsJson, print_json
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from orchestrator.sweeps.config import SweepConfig
+    from orchestrator.sweeps.sweep_state import SweepState
 
 SweepPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a sweep's YAML file, as in configs/sweeps/")]
 Overrides = Annotated[
@@ -40,7 +46,7 @@ def sweep(
         if not as_json:
             out.print(message, markup=False)
 
-    interrupted, state = None, None
+    interrupted = None
     if show:
         state = stored(loaded)
     else:
@@ -59,25 +65,25 @@ def sweep(
     if as_json:
         print_json(found)
     else:
-        print_sweep(loaded, state, found)
+        print_sweep(loaded, state, folder)
     if interrupted:
         raise interrupted from None
-    if state.state == "finished" and found["recommended"] is None:
+    if state.status == "finished" and found["recommended"] is None:
         raise GuardStop(f"no trial can be recommended: {found['reason']}")
 
 
-def stored(loaded: Any) -> Any:
+def stored(loaded: "SweepConfig") -> "SweepState":
     """The state of a sweep as its log has it; raises ConfigError where there is none."""
     from cluster.storage import open_store
     from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 
     state = replay_sweep(sweep_log(open_store(loaded.run.store), loaded.run.team, loaded.name).entries())
-    if state.state == "absent":
+    if state.status == "absent":
         raise ConfigError(f"no sweep {loaded.run.team}/{loaded.name} in {loaded.run.store}; run it without --show")
     return state
 
 
-def write(loaded: Any, state: Any, folder: Path) -> dict[str, Any]:
+def write(loaded: "SweepConfig", state: "SweepState", folder: Path) -> "dict[str, JsonValue]":
     """Puts the result's files into the folder; what `--json` prints."""
     from cluster.storage import open_store
     from orchestrator.sweeps.results import as_json, fetch

@@ -13,6 +13,7 @@ from cluster.schema import Frozen
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import described
 from orchestrator.config.file import override, read_mapping
+from orchestrator.sinks.config import TrackingConfig
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.tasks import DataConfig, TaskConfig
 
@@ -45,6 +46,7 @@ class RunConfig(Frozen):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     cluster: ClusterConfig = ClusterConfig()
     guards: GuardConfig = GuardConfig()
+    tracking: TrackingConfig = TrackingConfig()
     tasks: tuple[TaskConfig, ...]
 
     @field_validator("tasks")

@@ -6,12 +6,15 @@ round-trip. Keys that a model does not know are kept. Numbers are strict, so tha
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, JsonValue, Strict, ValidationError
 
 from cluster.errors import ConflictError, IntegrityError
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry, canonical
 
 Json = Mapping[str, JsonValue]
@@ -31,10 +34,12 @@ class Part(BaseModel):
 
 
 class Event(Part):
-    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it."""
+    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it, `decisions` are those that
+    were taken since the entry before."""
 
     op: ClassVar[str]
     lease: Int | None = None
+    decisions: tuple[JsonValue, ...] = ()
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
@@ -44,6 +49,11 @@ class Event(Part):
     def under(self, lease: int | None) -> Self:
         """The same event, written under a lease."""
         return self.model_copy(update={"lease": lease})
+
+    def with_decisions(self, decisions: Sequence[Decision]) -> Self:
+        """The same event with further decisions; itself if there are none."""
+        made = (*self.decisions, *(each.model_dump() for each in decisions))
+        return self.model_copy(update={"decisions": made}) if decisions else self
 
 
 class Index(Event):
@@ -130,7 +140,39 @@ def well_formed(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Ent
                 continue
 
 
+class Carried(BaseModel):
+    """What an entry of any operation may carry beside its own; see `Event`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lease: int | None = None
+    decisions: tuple[JsonValue, ...] = ()
+
+
 def lease_of(entry: Entry, default: int | None) -> int | None:
     """The lease under which an entry was written; `default` if it names none."""
-    lease: int | None = entry.body.get("lease", default)
-    return lease
+    carried = Carried.model_validate(entry.body)
+    return carried.lease if "lease" in carried.model_fields_set else default
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision, and the entry that carries it."""
+
+    entry: Entry
+    decision: Decision
+
+    def shown(self) -> dict[str, JsonValue]:
+        """As `--json` has it."""
+        return {"seq": self.entry.seq, "time": self.entry.time, **self.decision.model_dump()}
+
+
+def decided(entries: Iterable[Entry]) -> tuple[Decided, ...]:
+    """The decisions that entries carry, in order. A malformed one, which a newer version may have written, is left
+    out."""
+    found = []
+    for entry in entries:
+        for each in Carried.model_validate(entry.body).decisions:
+            with suppress(ValueError):
+                found.append(Decided(entry, Decision.model_validate(each)))
+    return tuple(found)

@@ -6,9 +6,10 @@ Where they point is replayed in `orchestrator.track.moves`.
 from collections.abc import Sequence
 
 from cluster.errors import ConfigError
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import NAME, Entry
 from orchestrator.registry.references import VERSION
-from orchestrator.track.bounds import breaches
+from orchestrator.track.bounds import judge
 from orchestrator.track.events import Promote, Rollback, refuse_unknown
 from orchestrator.track.moves import Alias, aliases
 from orchestrator.track.requirements import AliasAt, moved
@@ -17,9 +18,9 @@ from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
 
-def objections(rule: PromotionRule, state: RunState, version: int) -> list[str]:
-    """Why a version may not be promoted, a line each. What counts is the validation matrix up to that version."""
-    return breaches(rule, state.upto(version).measured)
+def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
+    """The bounds on a promotion, each with its decision. What counts is the validation matrix up to that version."""
+    return judge(rule, state.upto(version).measured, f"v{version}")
 
 
 def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
@@ -38,14 +39,15 @@ def promote(track: Track, version: int, alias: str, *, expect: int | None = None
     state = replay(track.team, track.name, entries)
     state.version(version)
     rule = rules.promotion.get(alias)
-    if rule and (faults := objections(rule, state, version)):
+    decisions = judged(rule, state, version) if rule else []
+    if faults := [each.reason for each in decisions if each.verdict == "stop"]:
         shown = "\n".join(f"  {fault}" for fault in faults)
         raise ConfigError(
             f"{track.label}@v{version} may not become {alias}, by revision {revision} of the team's rules:\n{shown}"
         )
     seq = before.seq if before else 0
     event = Promote(alias=alias, version=version, expect=seq, why=why, rules_revision=revision)
-    return _append(track, entries, event)
+    return _append(track, entries, event.with_decisions(decisions))
 
 
 def rollback(track: Track, alias: str, *, expect: int | None = None, why: str = "") -> Entry:

@@ -158,6 +158,7 @@ class Controller:
                 watch.broke()
                 attempt = Attempt(watch.failures, self.accumulation, watch.workers)
                 retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
+                self.log.decide(retry.decision(watch.task))
                 if not retry.again:
                     raise TrainingError(retry.reason) from None
                 self.log.append(Retry(index=order.index, reason=retry.reason, kind=error.lost.kind))
@@ -176,8 +177,10 @@ class Controller:
     def _announce(self) -> None:
         """Says which layers will have no room left before the stream's tasks are done."""
         left = len(self.config.tasks) - len(self.state.commits)
-        for warning in forecast(self.config.adapter.protection, self.state, left):
-            self.reporter.say(f"warning: {warning}")
+        warnings = forecast(self.config.adapter.protection, self.state, left)
+        self.log.decide(*warnings)
+        for warning in warnings:
+            self.reporter.say(f"warning: {warning.reason}")
 
     def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, ...]:
         """One log entry makes the task's files, metrics row and budget exist together.
@@ -247,9 +250,10 @@ class Controller:
 
     def _guard(self) -> None:
         left = len(self.config.tasks) - len(self.state.commits)
-        decision = decide(self.config.guards, self.config.adapter.protection, self.state, left)
-        if not decision.go_on:
-            raise GuardStop(f"stopped by a guard: {decision.reason}; change the bound and run again to go on")
+        decisions = decide(self.config.guards, self.config.adapter.protection, self.state, left)
+        self.log.decide(*decisions)
+        if reasons := [each.reason for each in decisions if each.verdict == "stop"]:
+            raise GuardStop(f"stopped by a guard: {'; '.join(reasons)}; change the bound and run again to go on")
 
 
 def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:

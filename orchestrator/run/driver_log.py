@@ -16,6 +16,7 @@ from cluster.errors import (
     TrainingError,
 )
 from orchestrator.log.chain import Log
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Json, Requirement
 from orchestrator.run.lease import standing, this_process
@@ -73,6 +74,7 @@ class DriverLog(Generic[State]):
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
         self.progress: Position | None = None  # of what it does now, for those who read the log
+        self.pending: list[Decision] = []  # decisions that no entry carries yet
         self.state: State = self._replayed()
 
     def take(
@@ -94,6 +96,11 @@ class DriverLog(Generic[State]):
                 with suppress(ConflictError):  # somebody was quicker: look again
                     self.lease = self._appended(start).seq
 
+    def decide(self, *decisions: Decision) -> None:
+        """Has the next entry carry these decisions, whatever it is."""
+        with self.lock:
+            self.pending += decisions
+
     def append(self, event: Event) -> None:
         """Appends an event under the lease; what others than drivers wrote meanwhile is taken in first.
 
@@ -106,7 +113,8 @@ class DriverLog(Generic[State]):
 
     def _held(self, event: Event) -> None:
         """Appends an event under the lease, which this object holds."""
-        self._appended(event.under(self.lease))
+        self._appended(event.under(self.lease).with_decisions(self.pending))
+        self.pending = []
         if isinstance(event, ENDINGS):
             self.lease = None
 

@@ -4,35 +4,42 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config.run import GuardConfig
-from orchestrator.track.bounds import above, breaches
+from orchestrator.log.decision import Decision
+from orchestrator.track.bounds import above, judge
 from orchestrator.track.state import RunState
 from trainers.config import OrthogonalityConfig
 
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the stream goes on, and why not."""
-
-    go_on: bool
-    reason: str = ""
+MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
 
 
-def decide(guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> Decision:
-    """Compares the validation matrix, the parameters kept so far, and the room that `left` tasks find, with the bounds.
+def decide(
+    guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int
+) -> list[Decision]:
+    """A decision per guard that is set: it compares the validation matrix, the parameters kept so far, or the room that
+    `left` tasks find, with its bound. The stream goes on if none is to `stop`.
 
     A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it.
     `orthogonality` is None if the method has no bases.
     """
-    reasons = breaches(guards, state.measured, "guards.")
-    if left and orthogonality and orthogonality.saturation == "stop":
-        full = [room for room in rooms(orthogonality, state) if above(room.occupancy, orthogonality.max_occupancy)]
-        reasons += [
-            f"the {room.side} directions of {room.module} fill {room.occupancy:.0%} of its width, above "
-            f"adapter.orthogonality.max_occupancy {orthogonality.max_occupancy}"
-            + (f", and so in {len(full) - 1} more layers" if len(full) > 1 else "")
-            for room in full[:1]
-        ]
-    return Decision(not reasons, "; ".join(reasons))
+    subject = f"v{len(state.commits)}"
+    return judge(guards, state.measured, subject, "guards.") + _full(orthogonality, state, left, subject)
+
+
+def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int, subject: str) -> list[Decision]:
+    """The decision to stop at full bases, if there are any."""
+    if orthogonality is None or orthogonality.saturation != "stop" or not left:
+        return []
+    bound = orthogonality.max_occupancy
+    full = [room for room in rooms(orthogonality, state) if above(room.occupancy, bound)]
+    if not full:
+        return []
+    more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
+    reason = f"{full[0].shown}, above {MAX_OCCUPANCY} {bound}{more}"
+    return [
+        Decision(
+            rule=MAX_OCCUPANCY, subject=subject, measured=full[0].occupancy, bound=bound, verdict="stop", reason=reason
+        )
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,11 @@ class Room:
     side: str
     occupancy: float
     tasks: float
+
+    @property
+    def shown(self) -> str:
+        """In words."""
+        return f"the {self.side} directions of {self.module} fill {self.occupancy:.0%} of its width"
 
 
 def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterator[Room]:
@@ -59,7 +71,7 @@ def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterato
         yield Room(module=module, side=side, occupancy=occupancy, tasks=fit)
 
 
-def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[str]:
+def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
     """A warning per side whose fullest basis has no room for the `left` tasks, if they take what those so far took."""
     if orthogonality is None:
         return []
@@ -68,8 +80,12 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
     for room in rooms(orthogonality, state):
         fullest.setdefault(room.side, room)
     return [
-        f"the {room.side} directions of {room.module} fill {room.occupancy:.0%} of its width; at this rate there is "
-        f"room for {room.tasks:.1f} of the {left} tasks left, then {policy[orthogonality.saturation]}"
+        Decision(
+            rule=MAX_OCCUPANCY, subject=f"v{len(state.commits)}", measured=room.occupancy,
+            bound=orthogonality.max_occupancy, verdict="warn",
+            reason=f"{room.shown}; at this rate there is room for {room.tasks:.1f} of the {left} tasks left, then "
+            f"{policy[orthogonality.saturation]}",
+        )
         for room in fullest.values()
         if room.tasks < left
-    ]
+    ]  # fmt: skip

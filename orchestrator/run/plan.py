@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
 from orchestrator.track.state import objections, replay
@@ -55,6 +56,7 @@ def make_plan(config: RunConfig) -> Plan:
     Raises:
         ConfigError: as `run` would. What only a run that was begun otherwise objects to is in `objections`.
     """
+    check_tracking(config.tracking)
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions

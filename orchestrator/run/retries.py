@@ -2,17 +2,31 @@
 
 from dataclasses import dataclass
 
+from orchestrator.log.decision import Decision
 from trainers.config import TrainConfig
 from trainers.messages import Lost
 
+FAILURES, MEMORY = "cluster.max_failures", "train.on_out_of_memory"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Retry:
-    """Whether to try the task again, with how many accumulated micro-batches, and why."""
+    """Whether to try the task again, with how many accumulated micro-batches, and why: `measured` against the `bound`
+    of `rule`."""
 
     again: bool
     accumulation: int
     reason: str
+    rule: str
+    measured: int
+    bound: int | str
+
+    def decision(self, task: str) -> Decision:
+        """As a log keeps it."""
+        verdict = ("halve" if self.rule == MEMORY else "retry") if self.again else "give_up"
+        return Decision(
+            rule=self.rule, subject=task, measured=self.measured, bound=self.bound, verdict=verdict, reason=self.reason
+        )
 
 
 @dataclass(frozen=True)
@@ -31,16 +45,20 @@ def decide_retry(lost: Lost, attempt: Attempt, train: TrainConfig, max_failures:
         return _without_memory(lost, attempt, train)
     if attempt.in_a_row > max_failures:
         times = f"workers failed {attempt.in_a_row} times in a row (cluster.max_failures {max_failures})"
-        return Retry(False, attempt.accumulation, f"{times}, last: {lost.reason}")
-    going = f"workers failed ({lost.reason}); attempt {attempt.in_a_row} of {max_failures} to go on"
-    return Retry(True, attempt.accumulation, going)
+        reason, again = f"{times}, last: {lost.reason}", False
+    else:
+        reason, again = f"workers failed ({lost.reason}); attempt {attempt.in_a_row} of {max_failures} to go on", True
+    return Retry(
+        again=again, accumulation=attempt.accumulation, reason=reason, rule=FAILURES, measured=attempt.in_a_row,
+        bound=max_failures,
+    )  # fmt: skip
 
 
 def _without_memory(lost: Lost, attempt: Attempt, train: TrainConfig) -> Retry:
     rows = -(-train.batch_size // (attempt.workers * attempt.accumulation))
     if train.on_out_of_memory == "halve" and rows > 1:
         reason = f"out of memory at {rows} rows a micro-batch; train.on_out_of_memory halves them"
-        return Retry(True, 2 * attempt.accumulation, reason)
+        return _by_memory(True, 2 * attempt.accumulation, reason, rows, train)
     advice = "use deepspeed.zero_stage 3, adapter.history concatenated or a shorter model.max_length"
     if rows > 1:
         advice = (
@@ -48,4 +66,11 @@ def _without_memory(lost: Lost, attempt: Attempt, train: TrainConfig) -> Retry:
             "halve; train.gradient_checkpointing keeps fewer activations"
         )
     out = f"a worker ran out of memory at {rows} rows a micro-batch: {advice} ({lost.reason})"
-    return Retry(False, attempt.accumulation, out)
+    return _by_memory(False, attempt.accumulation, out, rows, train)
+
+
+def _by_memory(again: bool, accumulation: int, reason: str, rows: int, train: TrainConfig) -> Retry:
+    """`rows` of a micro-batch were too many."""
+    return Retry(
+        again=again, accumulation=accumulation, reason=reason, rule=MEMORY, measured=rows, bound=train.on_out_of_memory
+    )

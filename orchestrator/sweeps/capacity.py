@@ -1,11 +1,12 @@
 """How many trials run at once, and how they share GPUs. Pure functions of what the cluster has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig, workers_per_gpu
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.space import Scalar
 
 MOST_PER_GPU = 8  # beyond it launches of kernels, not the GPU, are what trials wait for
 
@@ -18,7 +19,7 @@ def session_cluster(config: SweepConfig) -> ClusterConfig:
 
 
 def fixed_workers(cluster: ClusterConfig) -> int:
-    """Workers of a trial. Raises ConfigError where their number may change: trials would not be comparable."""
+    """Workers of a trial. Raises ConfigError if their number may change: trials would not be comparable."""
     if cluster.num_workers.elastic:
         raise ConfigError(f"run.cluster.num_workers: {cluster.num_workers}: the trials of a sweep need one number")
     return cluster.num_workers.max
@@ -65,10 +66,10 @@ def needed_bytes(config: SweepConfig) -> int:
     from trainers.methods.registry import check_method
 
     tops = {key: p.ends()[-1] for key, p in config.search.space.items() if p.kind != "choice"}
-    tops |= {key: max(p.bounds) for key, p in config.search.space.items() if p.kind == "choice" and _numbers(p.bounds)}
-    large = {
-        key: value for key, value in tops.items() if key in ("adapter.max_rank", "adapter.rank", "train.batch_size")
-    }
+    choices = {key: p.bounds for key, p in config.search.space.items() if p.kind == "choice"}
+    tops |= {key: max(found) for key, values in choices.items() if len(found := _numbers(values)) == len(values)}
+    sizes = ("adapter.max_rank", "adapter.rank", "train.batch_size")
+    large = {key: value for key, value in tops.items() if key in sizes}
     run = config.trial(1, large)
     model, method = check_method(run.model, run.adapter)
     base = sum(parameter.numel() for parameter in model.parameters())
@@ -81,5 +82,5 @@ def resized(cluster: ClusterConfig, workers: int) -> ClusterConfig:
     return ClusterConfig.model_validate({**cluster.model_dump(), "num_workers": workers})
 
 
-def _numbers(values: tuple[object, ...]) -> bool:
-    return all(isinstance(value, int | float) for value in values)
+def _numbers(values: Sequence[Scalar]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float)]

@@ -6,21 +6,34 @@ Pure functions of finished trials. A trial is judged by its last row: AA up, act
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.log.decision import Decision
 from orchestrator.sweeps.config import ChoiceConfig
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial
 from orchestrator.track.bounds import TOLERANCE
 
-Judged = tuple[TrialState, Row]
+Judged = tuple[SweepTrial, Row]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The numbers of the trials on the front, by parameters, and of the one recommended (None where no trial meets the
+    """The numbers of the trials on the front, by parameters, and of the one recommended (None if no trial meets the
     bounds), with the reason in words."""
 
     pareto: tuple[int, ...]
     recommended: int | None
     reason: str
+
+    def decision(self, sweep: str, trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Decision:
+        """As a log keeps it: the rule's figure of the recommended trial, against what the rule asks of it."""
+        row = next((row for trial, row in judged(trials) if trial.number == self.recommended), None)
+        fewest = rule.rule == "fewest_parameters"
+        figure = None if row is None else row.aa if fewest else row.parameters
+        subject, verdict = (sweep, "none") if row is None else (f"trial {self.recommended}", "recommend")
+        return Decision(
+            rule=f"choice.{rule.rule}", subject=subject, measured=figure,
+            bound=rule.within if fewest else rule.max_parameters, verdict=verdict, reason=self.reason,
+        )  # fmt: skip
 
 
 def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
@@ -30,12 +43,12 @@ def dominates(a: Row, b: Row, margin: float = 0.0) -> bool:
     return fewer and (better or (a.parameters < b.parameters and a.aa >= b.aa + margin - TOLERANCE))
 
 
-def judged(trials: Sequence[TrialState]) -> list[Judged]:
+def judged(trials: Sequence[SweepTrial]) -> list[Judged]:
     """Finished trials with their last rows."""
     return [(trial, trial.last) for trial in trials if trial.status == "finished" and trial.last]
 
 
-def choose(trials: Sequence[TrialState], rule: ChoiceConfig) -> Choice:
+def choose(trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Choice:
     """The front of all finished trials within the bound on BWT, and the point that the rule picks from it."""
     finished = judged(trials)
     within = [each for each in finished if _within(each[1], rule)]

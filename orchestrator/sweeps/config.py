@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
 from orchestrator.config.errors import described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
+from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
 
+Json = Mapping[str, JsonValue]
 Count = Annotated[int, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0)]
 PAPER: dict[
@@ -101,13 +104,6 @@ class ChoiceConfig(Frozen):
         return self
 
 
-class TrackingConfig(Frozen):
-    """Where else the trials are followed: a folder of TensorBoard's event files, an MLflow tracking URI."""
-
-    tensorboard: str | None = None
-    mlflow: str | None = None
-
-
 class SweepConfig(Frozen):
     """One sweep. Trials are runs `<team>/<name>-00001`, … in the run's store; its own log is beside them.
 
@@ -130,7 +126,7 @@ class SweepConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
 
     def faults(self) -> list[str]:
-        """What is wrong between its sections, a line each."""
+        """What is wrong between its sections, one line each."""
         tasks, space = len(self.run.tasks), self.search.space
         faults = space_faults(space, self.search.algorithm, self.run)
         if self.tasks is not None and self.tasks > tasks:
@@ -152,7 +148,7 @@ class SweepConfig(Frozen):
     def trial(self, number: int, values: Mapping[str, Scalar]) -> RunConfig:
         """The configuration of a trial: the run's with these values, and the first tasks.
 
-        Raises ConfigError where the values do not go together.
+        Raises ConfigError if the values do not go together.
         """
         config = self.with_name(self.trial_name(number), values)
         guards = config.guards
@@ -193,7 +189,7 @@ def point_faults(point: Mapping[str, Scalar], space: Mapping[str, Parameter], na
             outside = f"{key} {value!r} is outside {space[key].shown()}"
             faults.append(f"search.first: {name}: {outside}; widen the space, or leave {name!r} out")
         elif unmet := [o for o, allowed in space[key].when.items() if o in point and point[o] not in allowed]:
-            here = f"{key} is not searched where {unmet[0]} is {point[unmet[0]]!r}"
+            here = f"{key} is not searched if {unmet[0]} is {point[unmet[0]]!r}"
             faults.append(f"search.first: {name}: {here}; leave it out")
     return faults
 
@@ -223,9 +219,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     return parse_sweep(content, str(path))
 
 
-def parse_sweep(content: Mapping[str, Any], origin: str) -> SweepConfig:
-    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, a line each."""
-    errors: list[Any] = []
+def parse_sweep(content: Json, origin: str) -> SweepConfig:
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, one line each."""
+    errors: list[ErrorDetails] = []
     found = None
     try:
         found = SweepConfig.model_validate(content)
@@ -240,17 +236,19 @@ def parse_sweep(content: Mapping[str, Any], origin: str) -> SweepConfig:
     raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
 
 
-def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(content: Json, changes: Json) -> dict[str, JsonValue]:
     """`content` with the mappings in `changes` laid over its own, key by key; everything else replaces."""
     found = dict(content)
     for key, value in changes.items():
         old = found.get(key)
-        found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return found
 
 
-def value_at(content: Any, dotted: str) -> Any:
-    """What stands under a dotted key."""
+def value_at(content: JsonValue, dotted: str) -> Scalar:
+    """The value under a dotted key, which is searchable, and so no section or list."""
     for key in dotted.split("."):
+        assert isinstance(content, dict)
         content = content[key]
+    assert not isinstance(content, dict | list)
     return content

@@ -8,13 +8,14 @@ from cluster.storage import open_store, probe
 from orchestrator.log.event import events
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.events import KNOWN, Choice, Pool
+from orchestrator.sweeps.events import KNOWN, PoolSize
 from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
-from orchestrator.track.events import Finish, Open, TaskDescription
+from orchestrator.track.events import Finish, Open, TaskDescription, refuse_unknown
 from orchestrator.track.provenance import code_version
 from trainers.data.tasks import TaskData
 
@@ -27,6 +28,7 @@ class Sweep:
     def __init__(self, config: SweepConfig, say: Say) -> None:
         """Reads the sweep's log."""
         self.config, self.say = config, say
+        self.content = config.model_dump(mode="json")
         self.store = open_store(config.run.store)
         self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep", KNOWN)
 
@@ -36,17 +38,18 @@ class Sweep:
         return self.log.state
 
     def run(self) -> SweepState:
-        """Goes on with the trials that did not end, then with new ones; returns at once where there is nothing to do.
+        """Goes on with the trials that did not end, then with new ones; returns at once if there is nothing to do.
 
         Raises:
             ConfigError: configuration or data differ from what the sweep was begun with, or do not go together.
             ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
             written. TrainingError, StoreError: as named.
         """
+        check_tracking(self.config.tracking)
         self.config.run.adapter.check_installed()
         self._check()
         if self._complete():
-            if self.state.config["choice"] != self.config.choice.model_dump(mode="json"):
+            if not self._as_begun("choice"):
                 self._lead(self._choose_anew)
             return self.state
         probe(self.store)
@@ -66,10 +69,10 @@ class Sweep:
         self.log.append(Finish(reason=reason))
 
     def _tune(self) -> str | None:
-        """Trains trials; why it ended before all were through, None where they are."""
+        """Trains trials. Returns why it ended before all were through, None if they are."""
         with session(self.config, self.say) as started:
             cluster = started.config.run.cluster.model_dump(mode="json")
-            self.log.append(Pool(slots=started.at_once, cluster=cluster))
+            self.log.append(PoolSize(slots=started.at_once, cluster=cluster))
             data = self._load()
             from orchestrator.sweeps.tuning import Tuning  # seconds, while workers start
 
@@ -83,34 +86,33 @@ class Sweep:
         check_method(first.model, first.adapter)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
-        described = [describe_data(task) for task in data]
+        described = tuple(describe_data(task) for task in data)
         self._check(described)
         self._open(described)
         return data
 
     def _choose_anew(self) -> str | None:
-        """Nothing to train, only the rule is another; why the sweep had ended."""
-        reason = next((end.reason for _, end in events(reversed(self.log.entries), Finish)), None)
+        """Nothing is left to train, only the rule is another. Returns why the sweep had ended."""
+        ends = [event for _, event in events(self.log.entries, Finish)]
         self._open(self.state.tasks)
-        return reason
+        return ends[-1].reason if ends else None
 
-    def _open(self, tasks: Sequence[TaskDescription]) -> None:
-        """Logs what is about to be done, where that is new."""
-        content = self.config.model_dump(mode="json")
-        if content != self.state.config or tuple(tasks) != self.state.tasks:
-            self.log.append(Open(config=content, tasks=tuple(tasks)))
+    def _open(self, tasks: tuple[TaskDescription, ...]) -> None:
+        """Logs what is about to be done, if that is new."""
+        if self.content != self.state.config or tasks != self.state.tasks:
+            self.log.append(Open(config=self.content, tasks=tasks))
 
     def _choose(self) -> None:
-        """Logs the front and the recommended point as they stand, where that is new and there is anything to choose."""
+        """Logs the front and the recommended point as they stand, if they are new and there is anything to choose."""
         if not self.state.trials:
             return
-        body, files = results.conclude(self.config, self.state)
-        before = self.state.choice or {}
-        if any(body[key] != before.get(key) for key in body):
-            self.log.append(Choice.model_validate({**body, **results.publish(self.store, self.log.log, files)}))
+        chosen, files = results.conclude(self.config, self.state)
+        if not chosen.same(self.state.choice):
+            self.log.append(results.publish(self.store, self.log.log, chosen, files))
 
     def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
-        if faults := sweep_objections(self.state, self.config.model_dump(mode="json"), tasks):
+        refuse_unknown(self.log.log.label, self.log.entries, KNOWN)
+        if faults := sweep_objections(self.state, self.content, tasks):
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(
                 f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "
@@ -120,9 +122,12 @@ class Sweep:
     def _complete(self) -> bool:
         """Whether the budget, as it is now, leaves nothing to do."""
         budget = self.config.budget
-        if self.state.state != "finished" or spent(self.config, self.state, {}):
-            return self.state.state == "finished"
+        if self.state.status != "finished" or spent(self.config, self.state, {}):
+            return self.state.status == "finished"
         if self.state.ended("running"):
             return False
-        same = self.state.config["budget"] == budget.model_dump(mode="json")
-        return same or (budget.trials is not None and len(self.state.trials) >= budget.trials)
+        return self._as_begun("budget") or (budget.trials is not None and len(self.state.trials) >= budget.trials)
+
+    def _as_begun(self, section: str) -> bool:
+        """Whether a section is as the log has it."""
+        return self.state.config.get(section) == self.content[section]

@@ -5,22 +5,24 @@ Streams are compared at the same number of tasks done, since AA falls and parame
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
 
+from orchestrator.log.decision import Decision
 from orchestrator.sweeps.choice import dominates
 from orchestrator.sweeps.config import StoppingConfig
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, row_of
+from orchestrator.sweeps.sweep_state import SweepTrial
 
 Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of tasks
 
 
 def dominated_by(number: int, measured: Measured, rules: StoppingConfig) -> int | None:
-    """The trial that dominates trial `number` at the tasks it has done, None where there is none or it is too early."""
+    """The trial that dominates trial `number` at the tasks it has done, None if there is none or it is too early."""
     mine = measured[number][-1]
     if not rules.dominated or mine.tasks < rules.grace_tasks:
         return None
@@ -31,8 +33,31 @@ def dominated_by(number: int, measured: Measured, rules: StoppingConfig) -> int 
     return None
 
 
+def stop_dominated(number: int, measured: Measured, rules: StoppingConfig) -> Decision | None:
+    """The decision to stop a dominated trial; `bound` is the AA of the one that dominates it."""
+    if (other := dominated_by(number, measured, rules)) is None:
+        return None
+    mine = measured[number][-1]
+    bound = next(row.aa for row in measured[other] if row.tasks == mine.tasks)
+    return Decision(
+        rule="stopping.dominated", subject=f"trial {number}", measured=mine.aa, bound=bound, verdict="stop",
+        reason=f"dominated by trial {other} after {tasks(mine.tasks)}",
+    )  # fmt: skip
+
+
+def stop_halved(number: int, row: Row, rules: StoppingConfig) -> Decision | None:
+    """The decision to stop a trial that ASHA drops; `bound` is the share of trials that go on."""
+    if rules.asha is None:
+        return None
+    share = f"1/{rules.asha.reduction_factor:g}"
+    return Decision(
+        rule="stopping.asha", subject=f"trial {number}", measured=row.aa, bound=share, verdict="stop",
+        reason=f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)",
+    )  # fmt: skip
+
+
 def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
-    """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing where it is switched off or has no rung
+    """Ray Tune's ASHA over tasks done, by AA; a scheduler that stops nothing if it is switched off or has no rung
     before the last task."""
     if rules.asha is None or rules.asha.grace_tasks >= length:
         return FIFOScheduler()
@@ -43,17 +68,17 @@ def asha(rules: StoppingConfig, length: int) -> TrialScheduler:
 
 
 class StreamScheduler(FIFOScheduler):
-    """Stops dominated trials, then those that ASHA drops; `reasons` says why, by trial number.
+    """Stops dominated trials, then those that ASHA drops; `stopped` says why, by trial number.
 
     Trials of earlier starts of the sweep count as if they had run in this one.
     """
 
-    def __init__(self, rules: StoppingConfig, length: int, before: Sequence[TrialState]) -> None:
+    def __init__(self, rules: StoppingConfig, length: int, before: Sequence[SweepTrial]) -> None:
         """`length` is the number of tasks of a stream, `before` the trials that ended already."""
         super().__init__()
         self.rules, self.length, self.asha = rules, length, asha(rules, length)
         self.measured: dict[int, list[Row]] = {}
-        self.reasons: dict[int, str] = {}
+        self.stopped: dict[int, Decision] = {}
         for trial in before:
             self.measured[trial.number] = list(trial.rows)
             self._replay(trial)
@@ -67,8 +92,8 @@ class StreamScheduler(FIFOScheduler):
         """See TrialScheduler."""
         self.asha.on_trial_add(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """STOP where a rule says so. A trial that is done ends by itself."""
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: Report) -> str:
+        """STOP if a rule says so. A trial that is done ends by itself."""
         row = row_of(result)
         if row is None:
             return TrialScheduler.CONTINUE
@@ -77,15 +102,14 @@ class StreamScheduler(FIFOScheduler):
         if row.tasks >= self.length:
             return TrialScheduler.CONTINUE
         halved = self.asha.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
-        other = dominated_by(number, self.measured, self.rules)
-        if other is not None:
-            self.reasons[number] = f"dominated by trial {other} after {tasks(row.tasks)}"
-        elif halved and self.rules.asha:
-            share = f"1/{self.rules.asha.reduction_factor:g}"
-            self.reasons[number] = f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)"
-        return TrialScheduler.STOP if number in self.reasons else TrialScheduler.CONTINUE
+        decision = stop_dominated(number, self.measured, self.rules)
+        if halved and decision is None:
+            decision = stop_halved(number, row, self.rules)
+        if decision:
+            self.stopped[number] = decision
+        return TrialScheduler.STOP if number in self.stopped else TrialScheduler.CONTINUE
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: Report) -> None:
         """See TrialScheduler. ASHA has not seen the last result of a trial that a guard of its own has ended."""
         row = row_of(result)
         if row and row.tasks < self.length:
@@ -97,9 +121,9 @@ class StreamScheduler(FIFOScheduler):
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """See TrialScheduler."""
 
-    def _replay(self, trial: TrialState) -> None:
+    def _replay(self, trial: SweepTrial) -> None:
         """Shows ASHA a trial of an earlier start."""
-        stands_for: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+        stands_for = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         self.asha.on_trial_add(None, stands_for)
         for row in trial.rows:
             if row.tasks < self.length:
@@ -109,8 +133,3 @@ class StreamScheduler(FIFOScheduler):
 def tasks(number: int) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} task{'s' if number > 1 else ''}"
-
-
-def row_of(result: Mapping[str, Any] | None) -> Row | None:
-    """What a Tune result says was measured; None where it says nothing."""
-    return Row(**{name: result[name] for name in Row.__dataclass_fields__}) if result and "aa" in result else None

@@ -1,53 +1,96 @@
-"""What a sweep's log says beside what any driver's log says: one frozen model per operation."""
+"""What a sweep's log says: one frozen model per operation, beside those of a driver that any log has.
 
-from collections.abc import Mapping
-from typing import Any, Literal
+start open renew finish stop interrupt fail     the driver
+pool trial outcome choice                       the sweep
+index                                           listing
+"""
 
-from pydantic import Field, JsonValue
+from typing import Literal
 
-from orchestrator.log.event import Event, Index, Int, Json, Number
+from pydantic import Field
+
+from orchestrator.log.event import Event, Index, Json, Number, Part
 from orchestrator.sweeps.space import Scalar
 from orchestrator.track.events import ENDINGS, Open, Renew, Start
 
+Ended = Literal["finished", "stopped", "failed"]
+TrialStatus = Literal["running", Ended]
 
-class Pool(Event):
-    """How many trials run at once, and on what."""
+
+class PoolSize(Event):
+    """So many trials run at once, on workers of this cluster."""
 
     op = "pool"
-    slots: Number
-    cluster: Json = Field(default_factory=dict)
+    slots: int
+    cluster: Json
 
 
-class Trial(Event):
-    """A point, before it is begun, and the name of its run."""
+class Point(Event):
+    """A trial that is about to begin: its number from 1, its values by searched key, its run."""
 
     op = "trial"
-    number: Int
-    values: Mapping[str, Scalar]
+    number: int
+    values: dict[str, Scalar]
     run: str
 
 
+class Row(Part):
+    """What a trial measured after `tasks` tasks, on the validation splits.
+
+    AA, BWT and forgetting are fractions, None before the second task. `parameters` are the active ones of the whole
+    stream. Seconds of training and evaluation are those so far, on `gpus` GPUs, a part of one if it was shared; tasks
+    that were taken over from elsewhere cost nothing.
+    """
+
+    tasks: int
+    aa: Number
+    parameters: int
+    bwt: Number | None
+    forgetting: Number | None
+    train_s: Number
+    evaluate_s: Number
+    gpus: Number
+
+
 class Outcome(Event):
-    """How a trial ended and why, and what it measured after each task."""
+    """How a trial ended, and its rows in order of tasks."""
 
     op = "outcome"
-    number: Int
-    status: Literal["running", "finished", "stopped", "failed"]
-    reason: str | None = None
-    rows: tuple[dict[str, Any], ...] = ()
+    number: int
+    status: Ended
+    reason: str | None
+    rows: tuple[Row, ...]
 
 
-class Choice(Event):
-    """The front and the recommended point, and where their files are."""
+class StoredFile(Part):
+    """A file of the result: see `cluster.storage.FileRecord`."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Chosen(Event):
+    """The front and the recommended trial (None if no trial meets the bounds), by number; why; what mattered.
+
+    `importance` is by objective and key. The files of the result stand below `prefix`.
+    """
 
     op = "choice"
-    pareto: tuple[Int, ...] = ()
-    recommended: Int | None = None
-    reason: str | None = None
+    pareto: tuple[int, ...]
+    recommended: int | None = None
+    reason: str = ""
     importance: dict[str, dict[str, Number]] = Field(default_factory=dict)
     prefix: str = ""
-    files: tuple[JsonValue, ...] = ()
+    files: tuple[StoredFile, ...] = ()
+
+    def same(self, other: "Chosen | None") -> bool:
+        """Whether both say the same of the trials, wherever their files stand."""
+        return other is not None and self._content() == other._content()
+
+    def _content(self) -> tuple[object, ...]:
+        return self.pareto, self.recommended, self.reason, self.importance
 
 
-KINDS: tuple[type[Event], ...] = (Start, Open, Renew, *ENDINGS, Pool, Trial, Outcome, Choice, Index)
-KNOWN = frozenset(kind.op for kind in KINDS)
+OPERATIONS: tuple[type[Event], ...] = (Start, Open, PoolSize, Point, Outcome, Chosen, Renew, *ENDINGS, Index)
+KNOWN = frozenset(kind.op for kind in OPERATIONS)

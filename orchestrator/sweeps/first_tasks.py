@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 
-class Firsts:
+class FirstTasks:
     """Actor: which trial trains a first task that several have in common. The others wait, and begin as its forks."""
 
     def __init__(self, trained: Mapping[str, str]) -> None:
@@ -13,7 +13,7 @@ class Firsts:
         self.changed = asyncio.Condition()
 
     async def claim(self, key: str, run: str) -> str:
-        """The run to take the task from: `run` itself where it is the one to train it."""
+        """The run to take the task from: `run` itself if it is the one to train it."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.owners.setdefault(key, run) in {run, *self.trained})
             return self.owners[key]

@@ -20,10 +20,10 @@ Say = Callable[[str], None]
 IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """`config` is the sweep as its trials share the cluster, `at_once` of them, since `began` (`time.monotonic`);
-    `stop` raises Interrupted where the driver is told to leave."""
+    `stop` raises Interrupted if the driver is told to leave."""
 
     config: SweepConfig
     at_once: int
@@ -34,7 +34,7 @@ class Session:
 
 @contextmanager
 def session(config: SweepConfig, say: Say) -> Iterator[Session]:
-    """Starts both, and ends them. Raises ConfigError where the cluster or the run do not allow for it."""
+    """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it."""
     import ray
 
     folder, early = model_folder(config.run.model.name), imported_ahead(IMPORTS)
@@ -49,13 +49,13 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         model = None if run.deepspeed.zero_stage == 3 else run.model
         with Pool(run.cluster, at_once, model, for_workers(folder)) as pool:
             early.join()  # two threads are not to import the same
-            yield Session(config, at_once, pool, stop)
+            yield Session(config=config, at_once=at_once, pool=pool, stop=stop)
         stop()
 
 
 def imported_ahead(modules: Sequence[str]) -> threading.Thread:
-    """Imports modules in a thread, seconds that something else is waited for. What fails does so again where it is
-    used."""
+    """Imports modules in a thread while something else is waited for, which saves seconds. An import that fails does so
+    again when it is used."""
 
     def run() -> None:
         for module in modules:

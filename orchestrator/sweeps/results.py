@@ -4,30 +4,33 @@ The files stand in the store, `t/<team>/.sweeps/<name>/v/<uuid>/`, named with th
 and in a folder of the machine that ran the sweep.
 """
 
-import dataclasses
 import io
 import json
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import JsonValue
 
-from cluster.finite import finite
 from cluster.storage import FileRecord, Store, download_files, upload_files
 from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, choose, judged
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import SweepState, TrialState
+from orchestrator.sweeps.events import Chosen, StoredFile, TrialStatus
+from orchestrator.sweeps.sweep_state import SweepState, SweepStatus, SweepTrial
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
 LEAST_FOR_IMPORTANCE = 4  # finished trials
 IMPORTS = ("matplotlib.backends.backend_agg", "optuna.importance", "sklearn.ensemble")  # of a conclusion: seconds
 
 
-def importances(config: SweepConfig, trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
+def importances(config: SweepConfig, trials: Sequence[SweepTrial]) -> dict[str, dict[str, float]]:
     """How much of the variance of each objective a searched key explains, by fANOVA (Hutter et al., ICML 2014) over the
     finished trials; shares that sum to 1. Keys under conditions are left out. Empty below LEAST_FOR_IMPORTANCE trials,
     and for an objective that does not vary."""
@@ -49,15 +52,15 @@ def importances(config: SweepConfig, trials: Sequence[TrialState]) -> dict[str, 
     return found
 
 
-def _nth(index: int) -> Any:
+def _nth(index: int) -> "Callable[[FrozenTrial], float]":
     return lambda trial: trial.values[index]
 
 
-def _varies(key: str, trials: Sequence[TrialState]) -> bool:
+def _varies(key: str, trials: Sequence[SweepTrial]) -> bool:
     return len({repr(trial.values.get(key)) for trial in trials}) > 1
 
 
-def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[TrialState]) -> str:
+def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[SweepTrial]) -> str:
     """The recommended configuration, to be run unchanged: the sweep's `run` with that trial's values, all its tasks."""
     trial = next(each for each in trials if each.number == choice.recommended)
     content = config.with_name(f"{config.name}-best", trial.values).model_dump(mode="json")
@@ -70,7 +73,7 @@ def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[Trial
     )
 
 
-def picture(trials: Sequence[TrialState], choice: Choice) -> bytes:
+def picture(trials: Sequence[SweepTrial], choice: Choice) -> bytes:
     """PNG: AA against active parameters of the finished trials, BWT as colour, the front as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,69 +107,78 @@ def picture(trials: Sequence[TrialState], choice: Choice) -> bytes:
     return data.getvalue()
 
 
-def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, Any]:
+def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, JsonValue]:
     """What `sweep --json` prints. A trial that was not ended, or cut off by the budget, counts as stopped."""
-    choice = state.choice or {}
-    name = choice.get("recommended")
+    choice = state.choice or Chosen(pareto=())
     return {
         "name": config.name,
         "team": config.run.team,
-        "state": state.state,
-        "trials": [trial_json(trial, state.state) for trial in state.trials],
-        "pareto": list(choice.get("pareto", ())),
-        "recommended": name,
-        "reason": choice.get("reason"),
-        "recommended_config": None if name is None else str(folder / RECOMMENDED),
-        "importance": choice.get("importance", {}),
-        "picture": str(folder / PICTURE) if choice else None,
+        "state": state.status,
+        "trials": [trial_json(trial, state.status) for trial in state.trials],
+        "pareto": list(choice.pareto),
+        "recommended": choice.recommended,
+        "reason": choice.reason if state.choice else None,
+        "recommended_config": None if choice.recommended is None else str(folder / RECOMMENDED),
+        "importance": {objective: dict(shares) for objective, shares in choice.importance.items()},
+        "decisions": [dict(each.shown()) for each in state.decisions],
+        "picture": str(folder / PICTURE) if state.choice else None,
     }
 
 
-def trial_json(trial: TrialState, sweep: str) -> dict[str, Any]:
+def how_it_stands(trial: SweepTrial, sweep: SweepStatus) -> tuple[TrialStatus, str | None]:
+    """A trial's status and the reason; one that did not end counts as stopped if the sweep runs no more."""
+    if trial.status == "running" and sweep != "running":
+        return "stopped", "the sweep ended before it; run the sweep again to go on with it"
+    return trial.status, trial.reason
+
+
+def trial_json(trial: SweepTrial, sweep: SweepStatus) -> dict[str, JsonValue]:
     """One trial; its last row's figures beside its state."""
-    status, reason = trial.status, trial.reason
-    if status == "running" and sweep != "running":
-        status, reason = "stopped", "the sweep ended before it; run the sweep again to go on with it"
-    row = dataclasses.asdict(trial.last) if trial.last else {}
+    status, reason = how_it_stands(trial, sweep)
+    row = trial.last.model_dump() if trial.last else {}
     return {
         "number": trial.number, "run": trial.run, "status": status, "reason": reason, "values": dict(trial.values),
-        **row, "rows": [dataclasses.asdict(each) for each in trial.rows],
+        **row, "rows": [row.model_dump() for row in trial.rows],
     }  # fmt: skip
 
 
-def conclude(config: SweepConfig, state: SweepState) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The body of a `choice` entry without its place, and the files, by name, that belong to it."""
+def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, bytes]]:
+    """What is chosen, without its place, and the files, by name, that belong to it."""
     choice = choose(state.trials, config.choice)
     files = {
         PICTURE: picture(state.trials, choice),
-        TRIALS: json.dumps([finite(trial_json(t, "ended")) for t in state.trials], indent=1, allow_nan=False).encode(),
+        TRIALS: json.dumps([trial_json(t, "finished") for t in state.trials], indent=1, allow_nan=False).encode(),
     }
     if choice.recommended is not None:
         files[RECOMMENDED] = recommended_yaml(config, choice, state.trials).encode()
-    found = {**dataclasses.asdict(choice), "importance": importances(config, state.trials)}
-    body: dict[str, Any] = json.loads(json.dumps(found))  # as it is read from the log
-    return body, files
+    decision = choice.decision(f"sweep {config.name}", state.trials, config.choice)
+    chosen = Chosen(
+        pareto=choice.pareto, recommended=choice.recommended, reason=choice.reason,
+        importance=importances(config, state.trials), decisions=(decision,),
+    )  # fmt: skip
+    return chosen, files
 
 
-def publish(store: Store, log: Log, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Puts the files under a fresh prefix; what the entry says of them."""
+def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) -> Chosen:
+    """Puts the files under a fresh prefix, and says so."""
     prefix = f"{log.root}/v/{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="orthoplex-sweep-") as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         records = upload_files(store, prefix, Path(folder))
-    return {"prefix": prefix, "files": [dataclasses.asdict(record) for record in records]}
+    placed = tuple(StoredFile(path=record.path, size=record.size, sha256=record.sha256) for record in records)
+    return chosen.model_copy(update={"prefix": prefix, "files": placed})
 
 
-def fetch(store: Store, choice: Mapping[str, Any], folder: Path) -> None:
+def fetch(store: Store, choice: Chosen, folder: Path) -> None:
     """Writes the files of a `choice` into the folder, every digest checked, instead of those of an earlier one.
 
-    Raises IntegrityError where a file differs from its digest.
+    Raises IntegrityError if a file differs from its digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
-        records = [FileRecord(**record) for record in choice["files"]]
-        download_files(store, choice["prefix"], records, Path(new))
+        records = [FileRecord(file.path, file.size, file.sha256) for file in choice.files]
+        download_files(store, choice.prefix, records, Path(new))
         for name in (RECOMMENDED, PICTURE, TRIALS):
             (folder / name).unlink(missing_ok=True)
         for record in records:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -17,10 +16,10 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.sweeps.config import SearchConfig, SweepConfig
-from orchestrator.sweeps.early_stopping import row_of
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, TrialConfig, row_of
 from orchestrator.sweeps.space import Parameter, Scalar, suggested
-from orchestrator.sweeps.sweep_state import Row, SweepState
-from orchestrator.sweeps.sweep_state import TrialState as Recorded
+from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
 
 OBJECTIVES = {"aa": StudyDirection.MAXIMIZE, "parameters": StudyDirection.MINIMIZE}
 STUDY, BWT = "orthoplex", "bwt"
@@ -30,7 +29,7 @@ ASKS = 50  # points asked for in a row until one is new
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def study_of(config: SweepConfig, trials: Sequence[Recorded]) -> optuna.Study:
+def study_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> optuna.Study:
     """An in-memory study over AA and parameters that knows how the trials ended: finished ones with their values,
     stopped ones as pruned, failed ones as failed. NSGA-II has them as its first generations."""
     study = optuna.create_study(
@@ -99,7 +98,7 @@ def population(search: SearchConfig) -> int:
 
 
 def excess(row: Row | None, min_bwt: float | None) -> float:
-    """By how much BWT is below its bound, min_bwt − BWT; 0 where there is no bound or nothing measured."""
+    """By how much BWT is below its bound, min_bwt − BWT; 0 if there is no bound or nothing was measured."""
     return min_bwt - row.bwt if row and row.bwt is not None and min_bwt is not None else 0.0
 
 
@@ -134,8 +133,8 @@ class StreamSearch(OptunaSearch):
             storage=study._storage, study_name=STUDY, sampler=study.sampler,
         )  # fmt: skip
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next point; FINISHED where there is none."""
+    def suggest(self, trial_id: str) -> TrialConfig | str | None:
+        """The next point; FINISHED if there is none."""
         if self.closed() or (not self.waiting and self._enough()):
             return str(Searcher.FINISHED)
         if self.waiting:
@@ -150,7 +149,7 @@ class StreamSearch(OptunaSearch):
             self.known[number] = values
         return {"number": number, "values": values}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None:
         """Tells the study how a trial ended."""
         row = row_of(result)
         self._ot_trials[trial_id].set_constraint(BWT, excess(row, self.sweep.choice.min_bwt))
@@ -165,10 +164,10 @@ class StreamSearch(OptunaSearch):
         return most is not None and len(self.known) >= most
 
     def _new(self, trial_id: str) -> dict[str, Scalar] | None:
-        """A point that was not tried; None where there seems to be none. Optuna is told a repeated one as failed.
+        """A point that was not tried; None if there seems to be none. Optuna is told a repeated one as failed.
 
         A sampler that keeps to what is best may repeat itself for ever; then one is drawn at random, or from what is
-        left where the space is finite.
+        left if the space is finite.
         """
         own = self._ot_study.sampler
         try:

@@ -9,9 +9,10 @@ As in Ray Tune the upper bound of `randint` and `lograndint` is left out, that o
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from cluster.schema import Frozen
 from cluster.words import nearest
@@ -27,8 +28,8 @@ DIGITS = 12  # of a value on a step: 0.1 + 2 · 0.1 is 0.3, whoever draws it
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def _number(value: Any) -> Any:
-    """1e-3 is a text in YAML 1.1, and meant as a number."""
+def _number(value: Scalar) -> Scalar:
+    """1e-3 is a string in YAML 1.1, and meant as a number."""
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
@@ -41,7 +42,7 @@ FIXED = (  # what the started workers hold, or what changes no result
 
 
 class Parameter(Frozen):
-    """One searched key: exactly one distribution. With `when` it is searched only where other searched keys have one of
+    """One searched key: exactly one distribution. With `when` it is searched only if other searched keys have one of
     the given values, and is the run's own elsewhere."""
 
     uniform: tuple[float, float] | None = None
@@ -60,8 +61,8 @@ class Parameter(Frozen):
             kinds = ", ".join(name for name in type(self).model_fields if name != "when")
             raise ValueError(f"give one of {kinds}, not {' and '.join(given) or 'none'}")
         if self.kind != "choice":
-            low, high, *step = self.bounds
-            if low >= high or (step and step[0] <= 0) or ("log" in self.kind and low <= 0):
+            low, high, step = self.limits
+            if low >= high or (step is not None and step <= 0) or ("log" in self.kind and low <= 0):
                 raise ValueError(f"{self.shown()}: low must be below high, a step and a logarithm's low above 0")
         return self
 
@@ -71,10 +72,16 @@ class Parameter(Frozen):
         return next(name for name in type(self).model_fields if name != "when" and getattr(self, name) is not None)
 
     @property
-    def bounds(self) -> tuple[Any, ...]:
-        """What stands behind the name."""
-        found: tuple[Any, ...] = getattr(self, self.kind)
+    def bounds(self) -> tuple[Scalar, ...]:
+        """The values behind the name."""
+        found: tuple[Scalar, ...] = getattr(self, self.kind)
         return found
+
+    @property
+    def limits(self) -> tuple[float, float, float | None]:
+        """Low, high and step (None without) of a distribution of numbers."""
+        numbers = [each for each in self.bounds if isinstance(each, int | float)]
+        return numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else None
 
     def shown(self) -> str:
         """As in YAML: uniform [0.1, 1.0]."""
@@ -86,31 +93,34 @@ class Parameter(Frozen):
 
         if self.kind == "choice":
             return CategoricalDistribution(self.bounds)
-        low, high, *step = self.bounds
+        low, high, step = self.limits
         log = "log" in self.kind
         if "int" in self.kind:
-            return IntDistribution(low, high if step else high - 1, log=log, step=step[0] if step else 1)
-        return FloatDistribution(low, high, log=log, step=step[0] if step else None)
+            return IntDistribution(low, high if step else high - 1, log=log, step=step or 1)
+        return FloatDistribution(low, high, log=log, step=step)
 
     def ends(self) -> tuple[Scalar, ...]:
         """Values that must suit the key: the choices, or both ends."""
         if self.kind == "choice":
             return self.bounds
-        top = self.bounds[1] - 1 if self.kind in ("randint", "lograndint") else self.bounds[1]
-        return self.bounds[0], top
+        low, high, _ = self.limits
+        return low, high - 1 if self.kind in ("randint", "lograndint") else high
 
     def holds(self, value: Scalar) -> bool:
         """Whether it can take the value; a float that is off the steps of a quantised one it cannot."""
         if self.kind == "choice":
             return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.bounds)
-        if isinstance(value, bool) or not isinstance(value, int if "int" in self.kind else int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        low, high = self.ends()
-        on_step = self.kind[0] != "q" or abs((value - low) / self.bounds[2] % 1 - 0.5) > 0.5 - 1e-9  # type: ignore[operator]
-        return bool(low <= value <= high and on_step)  # type: ignore[operator]
+        if "int" in self.kind and not isinstance(value, int):
+            return False
+        low, high, step = self.limits
+        top = high - 1 if self.kind in ("randint", "lograndint") else high
+        on_step = step is None or abs((value - low) / step % 1 - 0.5) > 0.5 - 1e-9
+        return low <= value <= top and on_step
 
     def applies(self, values: Mapping[str, Scalar]) -> bool:
-        """Whether it is searched where the other keys have these values."""
+        """Whether it is searched if the other keys have these values."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
     @property
@@ -137,7 +147,7 @@ def ask(trial: "Trial", key: str, parameter: Parameter) -> Scalar:
     """One value."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
-    drawn: Any = parameter.distribution()
+    drawn = parameter.distribution()
     if isinstance(drawn, CategoricalDistribution):
         return trial.suggest_categorical(key, drawn.choices)
     if isinstance(drawn, IntDistribution):
@@ -200,8 +210,8 @@ def unsearchable(key: str) -> str:
 
 
 def unfit(run: RunConfig, key: str, value: Scalar) -> str:
-    """Why a key cannot have the value, empty where it can."""
-    content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[Any]()
+    """Why a key cannot have the value; empty if it can."""
+    content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[ErrorDetails]()
     try:
         RunConfig.model_validate(content)
     except ValidationError as error:
@@ -209,14 +219,16 @@ def unfit(run: RunConfig, key: str, value: Scalar) -> str:
     return "; ".join(described(RunConfig, errors, content))
 
 
-def with_values(content: Mapping[str, Any], values: Mapping[str, Scalar]) -> dict[str, Any]:
+def with_values(content: Mapping[str, JsonValue], values: Mapping[str, Scalar]) -> dict[str, JsonValue]:
     """The configuration with dotted keys set; unchanged itself."""
     found = deepcopy(dict(content))
     for key, value in values.items():
         *sections, last = key.split(".")
         target = found
         for section in sections:
-            target = target[section]
+            inner = target[section]
+            assert isinstance(inner, dict)
+            target = inner
         target[last] = value
     return found
 

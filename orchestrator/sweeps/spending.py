@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import Row, SweepState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepState
 
 Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 
 
 def spent(config: SweepConfig, state: SweepState, running: Running, began: float | None = None) -> str | None:
-    """Why the budget allows no more, None where it does. `running` has what trials measured that the log does not have
+    """Why the budget allows no more, None if it does. `running` has what trials measured that the log does not have
     yet, `began` is when this start began to train, by the monotonic clock."""
     budget, used = config.budget, gpu_hours(state, running)
     if budget.gpu_hours is not None and used >= budget.gpu_hours:

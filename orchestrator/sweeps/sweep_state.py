@@ -1,57 +1,33 @@
-"""Where a sweep stands: a pure function of its log, `t/<team>/.sweeps/<name>/log/`.
-
-Entries of a sweep, beside those of a driver that any log has (`start`, `renew`, `finish`, `interrupt`, `fail`): `open`
-(configuration and data), `pool` (how many trials run at once, and on what), `trial` (a point, before it is begun),
-`outcome` (how a trial ended, and what it measured after each task) and `choice` (the front and the recommended point,
-and where their files are).
-"""
+"""Where a sweep stands: a pure function of its log, `t/<team>/.sweeps/<name>/log/`. See `events` for its entries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
 
 from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import events
-from orchestrator.sweeps.events import Choice, Outcome, Trial
-from orchestrator.sweeps.space import Scalar
+from orchestrator.log.event import Decided, Json, decided, parse
+from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
 from orchestrator.track.driving import Driving, counted, driving
-from orchestrator.track.events import Open, TaskDescription
+from orchestrator.track.driving import Status as SweepStatus
+from orchestrator.track.events import Open, TaskDescription, unknown
 from orchestrator.track.layout import sweep_root
 from orchestrator.track.state import differences, within
 
-Status = Literal["running", "finished", "stopped", "failed"]
 HARMLESS = (  # what may change between two starts of a sweep
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
-    "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
+    "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a trial measured after `tasks` tasks, on the validation splits: AA, BWT and forgetting as fractions (None
-    before the second task), the active parameters of the whole stream, and the seconds it trained and evaluated so
-    far on `gpus` GPUs, a part of one where it was shared; tasks taken over from elsewhere cost it nothing."""
-
-    tasks: int
-    aa: float
-    parameters: int
-    bwt: float | None
-    forgetting: float | None
-    train_s: float
-    evaluate_s: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class TrialState:
+@dataclass(frozen=True, kw_only=True)
+class SweepTrial:
     """Trial `number`: its point, its run, how it ended and why, and its rows by tasks done, in order."""
 
     number: int
     values: Mapping[str, Scalar]
     run: str
-    status: Status = "running"
+    status: TrialStatus = "running"
     reason: str | None = None
     rows: tuple[Row, ...] = ()
 
@@ -65,28 +41,31 @@ class TrialState:
         return next((row for row in self.rows if row.tasks == tasks), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepState:
-    """The replayed log; `driving` and `head` as in RunState. `choice` is the body of the newest such entry."""
+    """The replayed log. `choice` is the newest one; `skipped` are entries of operations that this version does not
+    know, which count for nothing here."""
 
     driving: Driving = field(default_factory=Driving)
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Json = field(default_factory=dict)
     tasks: tuple[TaskDescription, ...] = ()
-    trials: tuple[TrialState, ...] = ()
-    choice: Mapping[str, Any] | None = None
+    trials: tuple[SweepTrial, ...] = ()
+    choice: Chosen | None = None
     head: Entry | None = None
+    skipped: tuple[Entry, ...] = ()
+    decisions: tuple[Decided, ...] = ()
 
     @property
-    def state(self) -> str:
-        """How the sweep stands."""
+    def status(self) -> SweepStatus:
+        """What the sweep is now."""
         return self.driving.status
 
     @property
     def reason(self) -> str | None:
-        """Why its last driver left."""
+        """Why its last driver left it."""
         return self.driving.reason
 
-    def ended(self, status: Status) -> list[TrialState]:
+    def ended(self, status: TrialStatus) -> list[SweepTrial]:
         """The trials with this status."""
         return [trial for trial in self.trials if trial.status == status]
 
@@ -98,30 +77,30 @@ def sweep_log(store: Store, team: str, name: str) -> Log:
 
 def replay_sweep(entries: Sequence[Entry]) -> SweepState:
     """Reads a sweep's entries, oldest first, into its state."""
-    config: Mapping[str, Any] = {}
-    tasks: tuple[TaskDescription, ...] = ()
-    trials: dict[int, TrialState] = {}
-    choice: Mapping[str, Any] | None = None
-    standing = [*counted(entries)]
-    for _, event in events(standing, Open, Trial, Outcome, Choice):
-        match event:
-            case Open():
-                config, tasks = event.config, event.tasks
-            case Trial():
-                trials[event.number] = TrialState(event.number, event.values, event.run)
-            case Outcome():
-                begun, rows = trials[event.number], tuple(Row(**row) for row in event.rows)
-                trials[begun.number] = TrialState(
-                    begun.number, begun.values, begun.run, event.status, event.reason, rows
-                )
-            case Choice():
-                choice = event.body()
-    head = entries[-1] if entries else None
-    return SweepState(driving(standing), config, tasks, tuple(trials.values()), choice, head)
+    held = list(counted(entries))
+    opened, choice = Open(config={}, tasks=()), None
+    trials: dict[int, SweepTrial] = {}
+    for entry in held:
+        match entry.op:
+            case Open.op:
+                opened = parse(entry, Open)
+            case Point.op:
+                point = parse(entry, Point)
+                trials[point.number] = SweepTrial(number=point.number, values=point.values, run=point.run)
+            case Outcome.op:
+                end = parse(entry, Outcome)
+                trials[end.number] = replace(trials[end.number], status=end.status, reason=end.reason, rows=end.rows)
+            case Chosen.op:
+                choice = parse(entry, Chosen)
+    return SweepState(
+        driving=driving(held), config=opened.config, tasks=opened.tasks, trials=tuple(trials.values()), choice=choice,
+        head=entries[-1] if entries else None, skipped=tuple(unknown(entries, KNOWN)),
+        decisions=decided(held),
+    )  # fmt: skip
 
 
-def sweep_objections(state: SweepState, config: Mapping[str, Any], tasks: Sequence[TaskDescription]) -> list[str]:
-    """Why the sweep cannot go on with this configuration and these data, a line each; none before its first trial."""
+def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
+    """Why the sweep cannot go on with this configuration and these data, one line each; none before its first trial."""
     if not state.trials:
         return []
     changed = [

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
+from ray.actor import ActorHandle
 from ray.tune import Trainable
 
 from cluster.errors import GuardStop, Interrupted, OrthoplexError
@@ -17,19 +17,23 @@ from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import resolve
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import Fork, plan_fork
-from orchestrator.run.workers import Check
+from orchestrator.run.workers import Check, Group
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.sweep_state import Row
-from orchestrator.track.events import Commit, TaskDescription
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.reports import Report, TrialConfig
+from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import HARMLESS, RunState, without
 from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.pool import PoolClient
 
-HISTORY_ONLY = ("adapter.orthogonality.weight", "adapter.orthogonality.mode")  # they act on tasks that have one before
+LATER_TASKS_ONLY = (
+    "adapter.orthogonality.weight",
+    "adapter.orthogonality.mode",
+)  # they act on tasks that have one before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shared:
     """What all trials of a sweep have in common: its configuration, the descriptions of the tasks' data, the pool with
     the job that it was started for, and the actor that knows who trains a first task."""
@@ -38,7 +42,7 @@ class Shared:
     tasks: Sequence[TaskDescription]
     pool: PoolClient
     job: Job
-    firsts: Any
+    first_tasks: ActorHandle
 
 
 class PoolWorkers:
@@ -63,18 +67,18 @@ class PoolWorkers:
         """An actor is connected; who stops it is the sweep."""
         yield lambda: None
 
-    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Any:
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """The pool, for this job: what its workers hold of it already is as in their own."""
         shared = self.shared.job
         held = replace(job, tasks=shared.tasks, base=shared.base, folder=shared.folder)
-        return nullcontext(PoolGroup(self.shared.pool, held, cluster, check))
+        return nullcontext(PoolGroup(pool=self.shared.pool, job=held, cluster=cluster, check=check))
 
-    def scored(self, index: int) -> Mapping[str, Any]:
+    def scored(self, index: int) -> Mapping[str, int]:
         """The validation splits so far."""
         return {"zero_shot": False, "validation": index + 1, "test": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class PoolGroup:
     """See `orchestrator.run.workers.Group`: whichever workers of the pool are idle."""
 
@@ -90,7 +94,7 @@ class PoolGroup:
 
 def first_task_key(config: RunConfig) -> str:
     """The sha256 of all that the first task's adapter and directions depend on; equal keys, equal bytes."""
-    kept = without(config.model_dump(mode="json"), (*HARMLESS, *HISTORY_ONLY, "name", "tasks"))
+    kept = without(config.model_dump(mode="json"), (*HARMLESS, *LATER_TASKS_ONLY, "name", "tasks"))
     return digest(canonical({**kept, "task": config.tasks[0].model_dump(mode="json")}))
 
 
@@ -100,18 +104,17 @@ def beginning(config: RunConfig, shared: Shared) -> Fork | None:
 
     store = open_store(config.store)
     track = Track(store, config.team, config.name)
-    if any(entry.op == Commit.op for entry in track.entries()):
+    if any(entry.op == "commit" for entry in track.entries()):
         return None
     if shared.config.start_from:
         return fork_of(shared.config.start_from, config)
-    source = ray.get(shared.firsts.claim.remote(first_task_key(config), config.name))
+    source = ray.get(shared.first_tasks.claim.remote(first_task_key(config), config.name))
     return None if source == config.name else plan_fork(Track(store, config.team, source), 2)
 
 
 def fork_of(reference: str, config: RunConfig) -> Fork:
     """The stream up to the version that team/run@vN or team/run@ALIAS names, in the run's store."""
-    store = open_store(config.store)
-    found = resolve(store, reference)
+    found = resolve(open_store(config.store), reference)
     return plan_fork(found.track, len(found.stream) + 1)
 
 
@@ -141,22 +144,22 @@ def gpus(state: RunState) -> float:
     return float(cost.workers * cluster.gpus_per_worker) if cluster.use_gpu else 0.0
 
 
-def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[dict[str, Any]]:
+def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Report]:
     """Tune's result after each task, those committed before first; the last one, with `done`, when the run has ended:
-    with `stopped` where one of its own guards did that, with `cut` where the sweep is leaving."""
+    with `stopped` if one of its own guards did that, with `cut` if the sweep is leaving."""
     total, reported = len(controller.config.tasks), 0
-    end: dict[str, Any] = {"done": True}
+    end: Report = {"done": True}
     try:
         for state in chain([controller.state], steps):
             while reported < min(len(state.commits), total - 1):
                 reported += 1
-                yield asdict(row(state, reported))
+                yield row(state, reported).model_dump()
     except GuardStop as error:
         end["stopped"] = str(error)
     except Interrupted:
         end["cut"] = True
     commits = len(controller.state.commits)
-    yield {**(asdict(row(controller.state, commits)) if commits else {"tasks": 0}), **end}
+    yield {**(row(controller.state, commits).model_dump() if commits else {"tasks": 0}), **end}
 
 
 class Quiet:
@@ -174,17 +177,17 @@ class Quiet:
 
 
 class StreamTrial(Trainable):
-    """Tune's trainable. `config` is {"number", "values"}, an iteration a task. One actor serves trial after trial."""
+    """Tune's trainable. `config` is {"number", "values"}, one iteration per task. An actor serves many trials."""
 
     shared: Shared
     steps: Generator[RunState] | None = None
 
-    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
-        """Makes ready for a trial; `shared` comes once an actor."""
+    def setup(self, config: TrialConfig, shared: Shared | None = None) -> None:
+        """Makes ready for a trial; `shared` comes once per actor."""
         self.shared = shared or self.shared
         self.trial = self.shared.config.trial(config["number"], config["values"])
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Report:
         """Trains a task; the first time, begins the run or goes on with it from its last commit."""
         if self.steps is None:
             fork = beginning(self.trial, self.shared)
@@ -193,14 +196,14 @@ class StreamTrial(Trainable):
             self.results = results(controller, self.steps)
         return next(self.results)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: TrialConfig) -> bool:
         """Leaves the trial where it stands, and makes ready for another."""
         self.cleanup()
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
-        """Leaves the trial where it stands; where it has not ended, its log says why."""
+        """Leaves the trial where it stands; if it has not ended, its log says why."""
         if self.steps is not None:
             with suppress(OrthoplexError, StopIteration):
                 self.steps.throw(GuardStop(f"stopped by the sweep {self.shared.config.name}; its log says why"))

@@ -1,16 +1,16 @@
-"""Ray Tune at work on a sweep; and what is logged of its trials."""
+"""Ray Tune at work on a sweep, and the log of its trials."""
 
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict
-from typing import Any
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 
 from cluster.errors import Interrupted, TrainingError
@@ -18,16 +18,18 @@ from cluster.session import debugging
 from cluster.storage import open_store
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import all_rows
-from orchestrator.sweeps import events, results
+from orchestrator.sweeps import results
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.early_stopping import StreamScheduler, row_of
-from orchestrator.sweeps.first_tasks import Firsts
+from orchestrator.sweeps.early_stopping import StreamScheduler
+from orchestrator.sweeps.events import Ended, Outcome, Point
+from orchestrator.sweeps.first_tasks import FirstTasks
 from orchestrator.sweeps.pool_session import Session, imported_ahead
+from orchestrator.sweeps.reports import Report, row_of
 from orchestrator.sweeps.searcher import StreamSearch
 from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.spending import spent
-from orchestrator.sweeps.sweep_state import Status, SweepState
-from orchestrator.sweeps.tracking import Tracking, trackers
+from orchestrator.sweeps.sweep_state import SweepState
+from orchestrator.sweeps.tracking import TrialTracking
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
@@ -36,6 +38,7 @@ from trainers.messages import Job, TaskRows
 from trainers.workers.group import last_line
 
 Say = Callable[[str], None]
+Told = int | list[Trial]  # by Tune, beside what is asked for: the iteration and all trials
 TRIAL_BYTES = 1_000_000  # of memory: a trial's actor asks for no CPU, and Tune refuses an empty request
 RETRIES = 1  # of a trial whose actor failed
 HOPELESS = 3
@@ -54,6 +57,7 @@ class Tuning(tune.Callback):
 
     def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Say) -> None:
         self.config, self.log, self.say = config, log, say
+        self.tracking = TrialTracking(config, say)
         ended = [trial for trial in log.state.trials if trial.status != "running"]
         self.scheduler = StreamScheduler(config.stopping, config.length, ended)
         self.leaving: str | None = None  # why no trial is begun any more
@@ -67,18 +71,19 @@ class Tuning(tune.Callback):
         config, self.session = session.config, session
         job = session.pool.begin(self._job(config, data))
         imported_ahead(results.IMPORTS)
-        self.firsts: Any = ray.remote(num_cpus=0)(Firsts).remote(self._trained(config))
-        shared = Shared(config, self.log.state.tasks, session.pool.client, job, self.firsts)
-        follow = Tracking(trackers(self.config), self.say)
+        self.first_tasks: ActorHandle = ray.remote(num_cpus=0)(FirstTasks).remote(self._trained(config))
+        shared = Shared(
+            config=config, tasks=self.log.state.tasks, pool=session.pool.client, job=job, first_tasks=self.first_tasks
+        )
         searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
-        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder, closing(self.tracking):
             tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
                 tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
                 search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=session.at_once,
-                reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self, follow],
+                reuse_actors=True, max_failures=RETRIES, raise_on_failed_trial=False, callbacks=[self],
                 name="sweep", storage_path=folder, verbose=0,
             )  # fmt: skip
-        ray.kill(self.firsts)
+        ray.kill(self.first_tasks)
         if why := hopeless(self.log.state):
             raise TrainingError(why)
         return self.leaving
@@ -91,7 +96,7 @@ class Tuning(tune.Callback):
         run = config.trial(1, {})
         reader = load_reader(run.model)
 
-        def placed(rows: TaskRows) -> Any:
+        def placed(rows: TaskRows) -> ray.ObjectRef:
             return ray.put(tokenize_task(deepcopy(reader), rows))  # a tokenizer serves one thread
 
         with ThreadPoolExecutor() as threads:
@@ -112,13 +117,13 @@ class Tuning(tune.Callback):
 
     def _record(self, number: int, values: Mapping[str, Scalar]) -> None:
         """A point is chosen, and not begun yet."""
-        self.log.append(events.Trial(number=number, values=dict(values), run=self.config.trial_name(number)))
+        self.log.append(Point(number=number, values=dict(values), run=self.config.trial_name(number)))
         self.say(f"trial {number}: {shown_values(values)}")
 
     # --- what Tune calls; all in the driver's main thread
 
-    def on_step_begin(self, **_: Any) -> None:
-        """Leaves where the driver is told to, or the budget is spent."""
+    def on_step_begin(self, **_: Told) -> None:
+        """Leaves if the driver is told to, or if the budget is spent."""
         self.log.check()
         if self.leaving is None:
             try:
@@ -132,36 +137,41 @@ class Tuning(tune.Callback):
                 self.say(f"{self.leaving}; trials under way are kept where they stand")
                 self.session.pool.leave()
 
-    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, *, trial: Trial, result: Report, **_: Told) -> None:
         """Says what was measured."""
         if row := row_of(result):
             number = trial.config["number"]
             self.scheduler.measure(number, row)
-            self.firsts.settle.remote(self.config.trial_name(number), True)
+            self.tracking.measured(number, trial.config["values"], row)
+            self.first_tasks.settle.remote(self.config.trial_name(number), True)
             bwt = "" if row.bwt is None else f", BWT {100 * row.bwt:+.1f}"
             done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
             self.say(f"{done}: AA {100 * row.aa:.1f}{bwt}, {row.parameters:,} parameters")
 
-    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_complete(self, *, trial: Trial, **_: Told) -> None:
         """Logs how a trial ended; one that was cut off has not."""
         result, number = trial.last_result or {}, trial.config["number"]
-        self.firsts.settle.remote(self.config.trial_name(number), False)
+        self.first_tasks.settle.remote(self.config.trial_name(number), False)
         if result.get("cut"):
-            return
-        reason = result.get("stopped") or self.scheduler.reasons.get(number)
-        self._outcome(number, "stopped" if reason else "finished", reason)
+            return self.tracking.ended(number, "interrupted")
+        decision = self.scheduler.stopped.get(number)
+        reason = result.get("stopped") or (decision.reason if decision else None)
+        if decision:
+            self.log.decide(decision)
+        return self._outcome(number, "stopped" if reason else "finished", reason)
 
-    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
-        """Logs why a trial failed, by its run's log where that says so."""
+    def on_trial_error(self, *, trial: Trial, **_: Told) -> None:
+        """Logs why a trial failed, by its run's log if that says so."""
         number = trial.config["number"]
-        self.firsts.settle.remote(self.config.trial_name(number), False)
+        self.first_tasks.settle.remote(self.config.trial_name(number), False)
         state = self._run_state(self.config.trial_name(number))
         said = state.driving.reason if state.status == "failed" else None
         self._outcome(number, "failed", said or last_line(trial.get_error()))
 
-    def _outcome(self, number: int, status: Status, reason: str | None) -> None:
-        rows = [asdict(row) for row in self.scheduler.measured.get(number, ())]
-        self.log.append(events.Outcome(number=number, status=status, reason=reason, rows=tuple(rows)))
+    def _outcome(self, number: int, status: Ended, reason: str | None) -> None:
+        rows = tuple(self.scheduler.measured.get(number, ()))
+        self.log.append(Outcome(number=number, status=status, reason=reason, rows=rows))
+        self.tracking.ended(number, status)
         self.say(f"trial {number}: {status}{f': {reason}' if reason else ''}")
 
 

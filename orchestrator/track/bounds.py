@@ -1,7 +1,9 @@
 """Bounds on what a stream learned, forgot and takes: one verdict, for guards that stop a run and for promotion."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from orchestrator.log.decision import Decision
 
 TOLERANCE = 1e-9  # 0.9 − 0.85 is above 0.05 in floating point; a value on its bound passes
 
@@ -39,26 +41,42 @@ def above(value: float, bound: float) -> bool:
 
 
 def breaches(bounds: Bounds, measured: Measured, section: str = "") -> list[str]:
-    """Each bound that does not hold, a line each; what a bound asks for and was not measured does not hold.
+    """Why bounds do not hold, a line each, see `judge`."""
+    return [each.reason for each in judge(bounds, measured, "", section) if each.verdict == "stop"]
+
+
+def judge(bounds: Bounds, measured: Measured, subject: str, section: str = "") -> list[Decision]:
+    """A decision per bound that is set: `stop` or `go_on`. What a bound asks for and was not measured does not hold.
 
     `section` heads the names of the bounds, as in `guards.`
     """
-    found = list[str]()
-    least, most_lost, most = bounds.min_average_accuracy, bounds.max_forgetting, bounds.max_active_parameters
-    reached, lost, parameters = measured.average_accuracy, measured.forgetting, measured.active_parameters
-    if least is not None and measured.tasks >= 1:
-        if reached is None:
-            found.append(f"AA was not measured, but {section}min_average_accuracy asks for it")
-        elif above(least, reached):
-            found.append(f"AA {reached:.4f} is below {section}min_average_accuracy {least}")
-    if most_lost is not None and measured.tasks >= 2:
-        if lost is None:
-            found.append(f"forgetting was not measured, but {section}max_forgetting asks for it")
-        elif above(lost, most_lost):
-            found.append(f"forgetting {lost:.4f} is above {section}max_forgetting {most_lost}")
-    if most is not None:
-        if parameters is None:
-            found.append(f"active parameters were not measured, but {section}max_active_parameters asks for them")
-        elif parameters > most:
-            found.append(f"{parameters} parameters are above {section}max_active_parameters {most}")
-    return found
+    figures = (
+        Figure("min_average_accuracy", "AA {:.4f} is", "AA was", measured.average_accuracy, below=True),
+        Figure("max_forgetting", "forgetting {:.4f} is", "forgetting was", measured.forgetting, since=2),
+        Figure("max_active_parameters", "{} parameters are", "parameters were", measured.active_parameters, since=0),
+    )
+    asked = [(figure, bound) for figure in figures if (bound := getattr(bounds, figure.key)) is not None]
+    return [figure.judged(bound, subject, section) for figure, bound in asked if measured.tasks >= figure.since]
+
+
+class Figure(NamedTuple):
+    """A measured value that must not be above its bound (`below`: below it), from `since` tasks on."""
+
+    key: str
+    shown: str
+    missing: str
+    value: float | None
+    below: bool = False
+    since: int = 1
+
+    def judged(self, bound: float, subject: str, section: str) -> Decision:
+        """The decision, and why."""
+        rule = f"{section}{self.key}"
+        if self.value is None:
+            broken, reason = True, f"{self.missing} not measured, but {rule} asks for it"
+        else:
+            broken = above(bound, self.value) if self.below else above(self.value, bound)
+            side = ("below" if self.below else "above") if broken else "within"
+            reason = f"{self.shown.format(self.value)} {side} {rule} {bound}"
+        verdict = "stop" if broken else "go_on"
+        return Decision(rule=rule, subject=subject, measured=self.value, bound=bound, verdict=verdict, reason=reason)

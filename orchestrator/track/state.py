@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import Json, Part, events
+from orchestrator.log.event import Decided, Json, Part, decided, events
 from orchestrator.track import metrics
 from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
@@ -28,7 +28,8 @@ class RunState:
     """The replayed log. `commits` and `tasks` are in task order; a task that only its commit describes has no rows.
 
     `config` is the configuration as it was stored, empty if there is none: read it through `completed`. `head` is the
-    newest entry, `deleted` the versions that were taken away, `fork` says as what stream the run began.
+    newest entry, `deleted` the versions that were taken away, `fork` says as what stream the run began. `decisions` are
+    what was decided automatically, in order.
     """
 
     team: str
@@ -40,6 +41,7 @@ class RunState:
     head: Entry | None = None
     deleted: frozenset[int] = frozenset()
     fork: Fork | None = None
+    decisions: tuple[Decided, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -170,6 +172,7 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     return RunState(
         team=team, name=name, driving=driving(count), config=config, tasks=_with_published(tasks, commits),
         commits=tuple(commits), head=entries[-1] if entries else None, deleted=frozenset(deleted), fork=fork,
+        decisions=decided(count),
     )  # fmt: skip
 
 
@@ -210,6 +213,7 @@ def status_view(state: RunState) -> dict[str, Any]:
             "stored_bytes": state.stored_bytes,
         },
         "validation_metrics": state.metrics("validation"),
+        "decisions": [each.shown() for each in state.decisions],
     }
 
 
@@ -240,7 +244,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 
 
 HARMLESS = (  # keys, and sections as a whole
-    "cluster", "data_dir", "deepspeed", "guards", "store", "train.eval_batch_size",
+    "cluster", "data_dir", "deepspeed", "guards", "store", "tracking", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
     "train.logging_steps", "train.on_out_of_memory",
 )  # fmt: skip

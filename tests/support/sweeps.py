@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.sweeps.config import SweepConfig, parse_sweep
-from orchestrator.sweeps.sweep_state import Row, Status, TrialState
+from orchestrator.sweeps.events import Row, TrialStatus
+from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
+from orchestrator.track.driving import Driving, Status
 
 TASKS = ("library", "section", "kind", "area")
 SPACE = {
@@ -39,15 +41,22 @@ def row(tasks: int, aa: float, parameters: int = 100, bwt: float | None = 0.0, *
 
 
 def trial(
-    number: int, rows: Sequence[Row] = (), status: Status = "finished", values: Mapping[str, Any] | None = None
-) -> TrialState:
+    number: int, rows: Sequence[Row] = (), status: TrialStatus = "finished", values: Mapping[str, Any] | None = None
+) -> SweepTrial:
     """A trial of the sweep `s`; by default with values of its own."""
     given = {"adapter.threshold": number / 100} if values is None else values
     reason = "the loss is nan" if status == "failed" else None
-    return TrialState(number, given, f"s-{number:05d}", status, reason, tuple(rows))
+    return SweepTrial(
+        number=number, values=given, run=f"s-{number:05d}", status=status, reason=reason, rows=tuple(rows)
+    )
 
 
-def finished(number: int, aa: float, parameters: int, bwt: float | None = 0.0, **values: Any) -> TrialState:
+def state_of(*trials: SweepTrial, status: Status = "running", reason: str | None = None, **more: Any) -> SweepState:
+    """A sweep with these trials."""
+    return SweepState(driving=Driving(status=status, reason=reason), trials=trials, **more)
+
+
+def finished(number: int, aa: float, parameters: int, bwt: float | None = 0.0, **values: Any) -> SweepTrial:
     """A trial that did its four tasks; keys are written max_rank=4."""
     point = {f"adapter.{key}": value for key, value in values.items()} or None
     return trial(number, [row(4, aa, parameters, bwt)], values=point)

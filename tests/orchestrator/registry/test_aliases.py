@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, ConflictError
-from orchestrator.registry.aliases import objections, promote, rollback
+from orchestrator.registry.aliases import judged, promote, rollback
 from orchestrator.track.moves import aliases, at, moves
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.state import replay
@@ -206,7 +206,8 @@ def run(fake_run: Callable[..., Any]) -> Any:
     ],
 )
 def test_bounds_on_the_validation_matrix(run: Any, rule: dict[str, Any], version: int, said: str) -> None:
-    assert objections(PromotionRule(**rule), run.state, version) == ([said] if said else [])
+    decisions = judged(PromotionRule(**rule), run.state, version)
+    assert [each.reason for each in decisions if each.verdict == "stop"] == ([said] if said else [])
 
 
 def test_rules_are_kept(run: Any) -> None:
@@ -216,7 +217,11 @@ def test_rules_are_kept(run: Any) -> None:
     with pytest.raises(ConfigError, match=r"may not become production, by revision 1 .*:\n  AA 0.6000.*\n  forgetting"):
         promote(run.track, 2, "production")
     promote(run.track, 2, "candidate")
-    assert promote(run.track, 1, "production").body["rules_revision"] == 1
+    promoted = promote(run.track, 1, "production")
+    assert promoted.body["rules_revision"] == 1
+    decided = [(each["rule"], each["measured"], each["bound"], each["verdict"]) for each in promoted.body["decisions"]]
+    assert decided == [("min_average_accuracy", 0.9, 0.8, "go_on")]  # nothing can be forgotten yet
+    assert [each.decision.rule for each in run.state.decisions] == ["min_average_accuracy"]
 
 
 # --- the run goes on

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, ConflictError, IntegrityError, OrthoplexError, StoreError
+from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError, OrthoplexError, StoreError
 from cluster.processes import start_time
 from cluster.storage import LocalStore
+from orchestrator.log.decision import Decision
 from orchestrator.registry.catalog import listed
 from orchestrator.registry.lineage import code_version
 from orchestrator.registry.verify import verify
@@ -20,7 +21,7 @@ from orchestrator.run.driver_log import DriverLog, RunLog
 from orchestrator.run.lease import standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.events import Commit, Finish, Open, Process, Renew, Retry, Start
-from orchestrator.track.state import replay
+from orchestrator.track.state import replay, status_view
 from orchestrator.track.track import Track
 from tests.support.entries import COMMIT, Raw
 
@@ -247,3 +248,31 @@ def test_a_lease_that_is_renewed_for_hours(kind: str, track: Track, monkeypatch:
     assert kept.write_index() == len(entries) and log.state.state == "finished"
     if kind == "run":
         assert verify(track).faults == [] and list(listed(track.store)) == []
+
+
+def test_the_next_entry_carries_what_was_decided(track: Track) -> None:
+    """Whatever that entry is, and once; what a driver decides counts as long as its entries do."""
+    log = RunLog(track)
+    log.take({}, 120, silent)
+    passed = Decision(rule="guards.max_forgetting", subject="v1", measured=0.1, bound=0.2, verdict="go_on", reason="so")
+    stopped = passed.model_copy(update={"verdict": "stop"})
+    log.decide(passed)
+    log.append(Renew())
+    log.append(Renew())
+    with pytest.raises(GuardStop), log.left():
+        log.decide(passed, stopped)
+        raise GuardStop("so")
+    carried = [(each.entry.op, each.decision) for each in log.state.decisions]
+    assert carried == [("renew", passed), ("stop", passed), ("stop", stopped)]
+    assert [("decisions" in entry.body) for entry in track.entries()] == [False, True, False, True]
+    shown = status_view(RunLog(track).state)["decisions"]
+    assert [each["seq"] for each in shown] == [2, 4, 4] and shown[0] == {
+        "seq": 2, "time": log.entries[1].time, "rule": "guards.max_forgetting", "subject": "v1", "measured": 0.1,
+        "bound": 0.2, "verdict": "go_on", "reason": "so",
+    }  # fmt: skip
+
+
+def test_a_decision_that_a_newer_version_wrote_is_left_out(track: Track) -> None:
+    made = [{"rule": "r", "subject": "v1", "verdict": "go_on", "reason": "so"}, {"rule": 1}, "x"]
+    track.append(Raw("renew", {"decisions": made}), after=None)
+    assert [each.decision.rule for each in RunLog(track).state.decisions] == ["r"]

@@ -1,17 +1,23 @@
 """A guard reads the validation matrix and the parameters kept, and a value on its bound passes."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orchestrator.config.run import GuardConfig
-from orchestrator.run.guards import Decision, decide, forecast
+from orchestrator.log.decision import Decision
+from orchestrator.run.guards import decide, forecast
 from orchestrator.track.state import RunState
 from trainers.config import OrthogonalityConfig
 
-GO_ON = Decision(True)
 FREE = OrthogonalityConfig()
+
+
+def stops(*judged: Any) -> str:
+    """Why the stream is stopped, empty if it goes on."""
+    return "; ".join(each.reason for each in decide(*judged) if each.verdict == "stop")
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def two_tasks(fake_run: Callable[..., Any]) -> RunState:
 
 
 def test_no_guards(two_tasks: RunState) -> None:
-    assert decide(GuardConfig(), FREE, two_tasks, 0) == GO_ON
+    assert decide(GuardConfig(), FREE, two_tasks, 0) == []
 
 
 @pytest.mark.parametrize(
@@ -46,22 +52,33 @@ def test_no_guards(two_tasks: RunState) -> None:
     ],
 )
 def test_bounds(two_tasks: RunState, guards: dict[str, float], reason: str) -> None:
-    assert decide(GuardConfig(**guards), FREE, two_tasks, 0) == Decision(not reason, reason)
+    assert stops(GuardConfig(**guards), FREE, two_tasks, 0) == reason
+
+
+def test_each_guard_is_a_decision(two_tasks: RunState) -> None:
+    """Also one that passes; what is written in a log can be read again."""
+    passed, stopped = decide(GuardConfig(min_average_accuracy=0.5, max_active_parameters=9), FREE, two_tasks, 0)
+    assert passed == Decision(
+        rule="guards.min_average_accuracy", subject="v2", measured=0.75, bound=0.5, verdict="go_on",
+        reason="AA 0.7500 is within guards.min_average_accuracy 0.5",
+    )  # fmt: skip
+    assert (stopped.rule, stopped.measured, stopped.bound) == ("guards.max_active_parameters", 500, 9)
+    assert Decision.model_validate(json.loads(json.dumps(stopped.model_dump()))) == stopped
 
 
 def test_a_bound_is_not_missed_by_rounding(fake_run: Callable[..., Any]) -> None:
     run = fake_run("a", "b")
     run.commit([0.9, 0.0])
     run.commit([0.6, 0.7])  # 0.9 − 0.6 = 0.30000000000000004 in floating point, and is 0.3; (0.6 + 0.7) / 2 = 0.65
-    assert decide(GuardConfig(max_forgetting=0.3, min_average_accuracy=0.65), FREE, run.state, 0) == GO_ON
+    assert stops(GuardConfig(max_forgetting=0.3, min_average_accuracy=0.65), FREE, run.state, 0) == ""
 
 
 def test_what_is_not_measured_stops_nothing(fake_run: Callable[..., Any]) -> None:
     run = fake_run("a", "b")
     strict = GuardConfig(max_forgetting=0.0, min_average_accuracy=1.0, max_active_parameters=1)
-    assert decide(strict, FREE, run.state, 1) == GO_ON
+    assert stops(strict, FREE, run.state, 1) == ""
     run.commit([1.0, 0.0], parameters=1)
-    assert decide(strict, FREE, run.state, 1) == GO_ON  # one task cannot be forgotten yet
+    assert stops(strict, FREE, run.state, 1) == ""  # one task cannot be forgotten yet
 
 
 def filled(written: float, read: float) -> dict[str, dict[str, float]]:
@@ -72,7 +89,7 @@ def filled(written: float, read: float) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("side", "saturation", "left", "stops"),
+    ("side", "saturation", "left", "why"),
     [
         ("output", "stop", 1, "the written directions of b fill 85%"),
         ("both", "stop", 1, "the read directions of b fill 95%"),
@@ -82,14 +99,14 @@ def filled(written: float, read: float) -> dict[str, dict[str, float]]:
     ],
 )
 def test_a_full_basis_stops_what_would_need_it(
-    fake_run: Callable[..., Any], side: Any, saturation: Any, left: int, stops: str
+    fake_run: Callable[..., Any], side: Any, saturation: Any, left: int, why: str
 ) -> None:
     run = fake_run("a", "b", "c")
     run.commit([0.9, 0.2, 0.2], occupancy=filled(0.4, 0.5))
     run.commit([0.9, 0.9, 0.2], occupancy=filled(0.85, 0.95))
     orthogonality = OrthogonalityConfig(side=side, saturation=saturation, max_occupancy=0.8)
-    assert decide(GuardConfig(), orthogonality, run.state, left).reason.startswith(stops)
-    assert decide(GuardConfig(), orthogonality, run.state, left).go_on == (not stops)
+    said = stops(GuardConfig(), orthogonality, run.state, left)
+    assert said.startswith(why) and bool(said) == bool(why)
 
 
 def test_saturation_is_announced_before_it_bites(fake_run: Callable[..., Any]) -> None:
@@ -99,5 +116,7 @@ def test_saturation_is_announced_before_it_bites(fake_run: Callable[..., Any]) -
     run.commit([0.9] + [0.2] * 4, occupancy=filled(0.2, 0.1))  # a fifth a task: room for (0.8 − 0.2) / 0.2 = 3 more
     assert forecast(orthogonality, run.state, 3) == []
     (warning,) = forecast(orthogonality, run.state, 4)
-    assert "written directions of b fill 20%" in warning and "room for 3.0 of the 4 tasks left" in warning
-    assert decide(GuardConfig(), orthogonality, run.state, 4) == GO_ON
+    assert (warning.verdict, warning.measured, warning.bound) == ("warn", 0.2, 0.8)
+    for part in ("written directions of b fill 20%", "room for 3.0 of the 4 tasks left"):
+        assert part in warning.reason
+    assert stops(GuardConfig(), orthogonality, run.state, 4) == ""

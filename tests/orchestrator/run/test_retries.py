@@ -14,6 +14,9 @@ def test_dead_workers_are_replaced_so_many_times_in_a_row(in_a_row: int, again: 
     retry = decide_retry(DIED, Attempt(in_a_row, 2, 4), TrainConfig(), max_failures=2)
     assert retry.again is again and retry.accumulation == 2
     assert "rank 1: died" in retry.reason
+    made = retry.decision("a")
+    assert (made.rule, made.measured, made.bound, made.subject) == ("cluster.max_failures", in_a_row, 2, "a")
+    assert made.verdict == ("retry" if again else "give_up") and made.reason == retry.reason
     assert ("attempt" in retry.reason) is again and ("cluster.max_failures 2" in retry.reason) is not again
 
 
@@ -26,8 +29,10 @@ def test_without_memory_micro_batches_are_halved_where_that_is_asked_for(
     attempt = Attempt(9, accumulation, workers)  # however often: each needs less than the one before
     retry = decide_retry(FULL, attempt, TrainConfig(batch_size=batch, on_out_of_memory="halve"), max_failures=0)
     assert retry.again and retry.accumulation == 2 * accumulation and f"at {rows} rows" in retry.reason
+    made = retry.decision("a")
+    assert (made.rule, made.verdict, made.measured, made.bound) == ("train.on_out_of_memory", "halve", rows, "halve")
     stopped = decide_retry(FULL, attempt, TrainConfig(batch_size=batch), max_failures=5)
-    assert not stopped.again
+    assert not stopped.again and stopped.decision("a").verdict == "give_up"
     assert f"gradient_accumulation_steps (now {accumulation})" in stopped.reason
 
 

@@ -12,9 +12,7 @@ from orchestrator.sweeps import capacity as room
 from orchestrator.sweeps.capacity import fixed_workers, needed_bytes, session_cluster, sharing, slots
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.spending import gpu_hours, spent
-from orchestrator.sweeps.sweep_state import SweepState
-from orchestrator.track.driving import Driving
-from tests.support.sweeps import row, sweep_of, trial
+from tests.support.sweeps import row, state_of, sweep_of, trial
 
 GIB = 1 << 30
 GPU = {"use_gpu": True, "num_workers": 1}
@@ -22,10 +20,6 @@ GPU = {"use_gpu": True, "num_workers": 1}
 
 def on(cluster: dict[str, Any], **sections: Any) -> SweepConfig:
     return sweep_of(run={"cluster": cluster}, **{"budget": {"hours": 1}, **sections})
-
-
-def state_of(*trials: Any) -> SweepState:
-    return SweepState(Driving(status="running"), trials=trials)
 
 
 # --- what was spent

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.sweeps.choice import choose, dominates
 from orchestrator.sweeps.config import ChoiceConfig
-from orchestrator.sweeps.sweep_state import TrialState
+from orchestrator.sweeps.sweep_state import SweepTrial
 from tests.support.sweeps import finished, row, trial
 
 Point = tuple[int, int, int, int]  # number, AA in 1/200, parameters, BWT in 1/100
@@ -20,7 +20,7 @@ def drawn(seed: int, count: int) -> list[Point]:
     return [(n, draw.randrange(120, 140), 100 * draw.randrange(1, 9), -draw.randrange(12)) for n in range(1, count + 1)]
 
 
-def trials(points: Sequence[Point]) -> list[TrialState]:
+def trials(points: Sequence[Point]) -> list[SweepTrial]:
     return [finished(number, aa / 200, parameters, bwt / 100) for number, aa, parameters, bwt in points]
 
 
@@ -128,7 +128,7 @@ def test_what_has_no_bwt_is_within_any_bound() -> None:
         ([trial(1, [row(2, 0.9)], "stopped"), trial(2, status="failed")], "no trial has finished"),
     ],
 )
-def test_no_candidate(found: list[TrialState], reason: str) -> None:
+def test_no_candidate(found: list[SweepTrial], reason: str) -> None:
     choice = choose(found, ChoiceConfig(min_bwt=-0.1))
     assert (choice.pareto, choice.recommended) == ((), None) and choice.reason.startswith(reason)
 

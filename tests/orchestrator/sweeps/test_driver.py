@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,25 +14,26 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.errors import ConfigError, ConflictError, Interrupted, TrainingError
+from cluster.errors import ConfigError, ConflictError, Interrupted, StoreError, TrainingError
 from cluster.processes import start_time
 from cluster.storage import LocalStore, open_store
 from orchestrator.cli import main as cli
+from orchestrator.console.sweep import print_sweep
 from orchestrator.log.entry import Entry
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.lease import this_process
 from orchestrator.sweeps import driver, results
 from orchestrator.sweeps.config import SweepConfig, parse_sweep
 from orchestrator.sweeps.driver import Sweep
-from orchestrator.sweeps.events import KNOWN, Outcome, Trial
+from orchestrator.sweeps.events import Outcome, Point
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
-from orchestrator.sweeps.sweep_state import SweepState, TrialState, replay_sweep, sweep_log
-from orchestrator.track.events import ENDINGS, Open, Start, TaskDescription
+from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, append, replay_sweep, sweep_log
+from orchestrator.track.events import Open, TaskDescription
 from tests.orchestrator.conftest import FakeRun
 from tests.support.sweeps import content_of, finished, row, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
-DATA = tuple(TaskDescription(name=name, fingerprint=name * 8) for name in ("library", "section"))
+DATA = [TaskDescription(name=name, fingerprint=name * 8) for name in ("library", "section")]
 
 
 def silent(_: str) -> None: ...
@@ -48,24 +49,22 @@ def in_store(store: str, **sections: Any) -> SweepConfig:
 
 
 def taken(config: SweepConfig) -> DriverLog[SweepState]:
-    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep", KNOWN)
-    log.take({}, 120, silent)
+    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep")
+    log.take({"versions": {}}, 120, silent)
     return log
 
 
 def begun(
-    config: SweepConfig, trials: Sequence[TrialState] = (), op: str = "finish", reason: str | None = None
+    config: SweepConfig, trials: Sequence[SweepTrial] = (), op: str = "finish", reason: str | None = None
 ) -> None:
     """A sweep whose driver has left; trials are as given."""
     log = taken(config)
-    log.append(Open(config=config.model_dump(mode="json"), tasks=DATA))
+    append(log, Open(config=config.model_dump(mode="json"), tasks=tuple(DATA)))
     for each in trials:
-        log.append(Trial(number=each.number, values=dict(each.values), run=each.run))
+        append(log, Point(number=each.number, values=dict(each.values), run=each.run))
         if each.status != "running":
-            rows = [asdict(row) for row in each.rows]
-            end = {"number": each.number, "status": each.status, "reason": each.reason, "rows": rows}
-            log.append(Outcome.model_validate(end))
-    log.append({kind.op: kind for kind in ENDINGS}[op](reason=reason))
+            append(log, Outcome(number=each.number, status=each.status, reason=each.reason, rows=each.rows))
+    log.append(op, {"reason": reason})
 
 
 def entries(config: SweepConfig) -> list[Entry]:
@@ -89,7 +88,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             self.log = log
 
         def run(self, started: Any, data: list[Any]) -> str | None:
-            asked.append((data, [driver.describe_data(task) for task in data]))
+            asked.append((data, [TaskDescription.model_validate(driver.describe_data(task)) for task in data]))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
     monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
@@ -100,9 +99,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(driver, "session", session)
     monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
-    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
+    monkeypatch.setattr("trainers.models.loading.check_model", lambda *_: None)
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
-    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
+    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": name * 8})
     asked.append(Fake)
     return asked
 
@@ -140,7 +139,7 @@ def test_complete(store: str, budgets: tuple[Any, Any], running: bool, state: st
     op = {"finished": "finish", "interrupted": "interrupt", "failed": "fail"}[state]
     begun(in_store(store, run={"cluster": cluster}, budget=before), whole, op, "so")
     sweep = Sweep(in_store(store, run={"cluster": cluster}, budget=now), silent)
-    assert sweep.state.state == state and sweep._complete() == complete
+    assert sweep.state.status == state and sweep._complete() == complete
 
 
 def test_nothing_begun_is_not_complete(store: str) -> None:
@@ -152,11 +151,19 @@ def test_a_finished_sweep_says_so_and_does_nothing(store: str, untrained: list[A
     begun(config, TRIALS_DONE)
     before = ops(config)
     state = Sweep(config, silent).run()
-    assert state.state == "finished" and [each.number for each in state.trials] == [1, 2, 3, 4]
+    assert state.status == "finished" and [each.number for each in state.trials] == [1, 2, 3, 4]
     assert ops(config) == before and len(untrained) == 1
 
 
 # --- what is refused
+
+
+def test_a_missing_mlflow_is_noticed_before_anything(store: str, untrained: list[Any], monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    config = in_store(store, tracking={"mlflow": "http://host"})
+    with pytest.raises(ConfigError, match=r"pip install 'orthoplex\[mlflow\]'"):
+        Sweep(config, silent).run()
+    assert ops(config) == [] and len(untrained) == 1
 
 
 def test_a_changed_configuration_is_refused(store: str, untrained: list[Any]) -> None:
@@ -177,14 +184,14 @@ def test_what_may_change_is_taken(store: str, untrained: list[Any]) -> None:
     begun(config, TRIALS_DONE, "interrupt")
     other = in_store(store, budget={"trials": 20}, concurrent=3, choice={"within": 0.5})
     state = Sweep(other, silent).run()
-    assert state.state == "finished" and state.config == other.model_dump(mode="json")
-    assert untrained[1:] == [(["library", "section"], [*DATA])]
+    assert state.status == "finished" and state.config == other.model_dump(mode="json")
+    assert untrained[1:] == [(["library", "section"], DATA)]
 
 
 def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list[Any], monkeypatch: Any) -> None:
     config = in_store(store)
     begun(config, TRIALS_DONE, "interrupt")
-    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint="new"))
+    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": "new"})
     with pytest.raises(ConfigError, match="task 'library': its rows differ"):
         Sweep(config, silent).run()
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1
@@ -193,13 +200,27 @@ def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list
 def test_another_driver_at_work_is_left_alone(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
     with subprocess.Popen(["sleep", "60"]) as other:
-        process = this_process().model_copy(update={"pid": other.pid, "started": start_time(other.pid)})
-        start = Start(driver=process, lease_s=600)
-        sweep_log(LocalStore(store), "default", "s").append(start, after=None)
+        process = replace(this_process(), pid=other.pid, started=start_time(other.pid))
+        start = {"versions": {}, "driver": asdict(process), "lease_s": 600}
+        sweep_log(LocalStore(store), "default", "s").append("start", start, after=None)
         with pytest.raises(ConflictError, match=rf"pid {other.pid}, .* is at work on this sweep"):
             Sweep(config, silent).run()
         other.kill()
     assert ops(config) == ["start"] and len(untrained) == 1
+
+
+def test_what_a_newer_version_wrote_is_noted_and_not_built_on(store: str, untrained: list[Any], capsys: Any) -> None:
+    config = in_store(store, budget={"trials": 4})
+    begun(config, TRIALS_DONE)
+    log = sweep_log(LocalStore(store), "default", "s")
+    entry = log.append("later", {"anything": 1}, after=log.head())
+    state = Sweep(config, silent).state
+    assert state.skipped == (entry,) and state.status == "finished"
+    print_sweep(config, state, Path("out"))
+    assert f"note: entry {entry.seq} (later) was written by a newer Orthoplex" in capsys.readouterr().out
+    with pytest.raises(StoreError, match=rf"default/s: entry {entry.seq} \(later\) was written by a newer.*upgrade"):
+        Sweep(in_store(store, budget={"trials": 9}), silent).run()
+    assert ops(config)[-1] == "later" and len(untrained) == 1
 
 
 # --- what is logged
@@ -209,17 +230,16 @@ def test_the_first_start(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
 
     def train(log: DriverLog[SweepState]) -> str:
-        log.append(Trial(number=1, values={"adapter.threshold": 0.5}, run="s-00001"))
-        rows = [asdict(row(4, 0.9))]
-        log.append(Outcome(number=1, status="finished", reason=None, rows=tuple(rows)))
+        append(log, Point(number=1, values={"adapter.threshold": 0.5}, run="s-00001"))
+        append(log, Outcome(number=1, status="finished", reason=None, rows=(row(4, 0.9),)))
         return "the time is up"
 
     untrained[0].act = staticmethod(train)
     state = Sweep(config, silent).run()
     assert ops(config) == ["start", "pool", "open", "trial", "outcome", "choice", "finish"]
-    assert (state.state, state.reason, state.tasks) == ("finished", "the time is up", DATA)
-    assert state.choice and (state.choice["pareto"], state.choice["recommended"]) == ([1], 1)
-    assert {each["path"] for each in state.choice["files"]} == {RECOMMENDED, PICTURE, TRIALS}
+    assert (state.status, state.reason, state.tasks) == ("finished", "the time is up", tuple(DATA))
+    assert state.choice and (state.choice.pareto, state.choice.recommended) == ((1,), 1)
+    assert {each.path for each in state.choice.files} == {RECOMMENDED, PICTURE, TRIALS}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +262,7 @@ def test_how_it_ends_badly(store: str, untrained: list[Any], error: BaseExceptio
     with pytest.raises(type(error)):
         sweep.run()
     assert ops(config)[-2:] == ["choice", op] and sweep.state.choice
-    assert sweep.state.choice["recommended"] == 1  # its AA is the best by more than half a point
+    assert sweep.state.choice.recommended == 1  # its AA is the best by more than half a point
     assert isinstance(error, KeyboardInterrupt) or str(error) in str(sweep.state.reason)
 
 
@@ -262,7 +282,7 @@ def test_another_rule_makes_another_choice_once(store: str, untrained: list[Any]
     begun(config, TRIALS_DONE)
     other = in_store(store, budget={"trials": 4}, choice={"rule": "best_accuracy"})
     state = Sweep(other, silent).run()
-    assert state.choice and state.choice["recommended"] == 1 and state.state == "finished"
+    assert state.choice and state.choice.recommended == 1 and state.status == "finished"
     assert len(untrained) == 1
     before = ops(config)
     Sweep(other, silent).run()
@@ -385,4 +405,4 @@ def test_a_local_store_holds_it_all(store: str, untrained: list[Any]) -> None:
     Path(store).rename(f"{store}-moved")
     moved = config.model_copy(update={"run": config.run.model_copy(update={"store": f"{store}-moved"})})
     state = Sweep(moved, silent).state
-    assert state.choice and LocalStore(f"{store}-moved").get(f"{state.choice['prefix']}/{TRIALS}")
+    assert state.choice and LocalStore(f"{store}-moved").get(f"{state.choice.prefix}/{TRIALS}")

@@ -1,7 +1,6 @@
 """Which trials end early: dominance and ASHA against rules written anew, and a restart that forgets nothing."""
 
 import random
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.sweeps.config import AshaConfig, StoppingConfig
 from orchestrator.sweeps.early_stopping import StreamScheduler, asha, dominated_by, row_of
-from orchestrator.sweeps.sweep_state import Row, TrialState
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial
 from tests.support.sweeps import row, trial
 
 DOMINANCE = StoppingConfig(asha=None)
@@ -99,6 +99,10 @@ def test_switched_off() -> None:
 # --- the scheduler, driven as Tune's controller drives it
 
 
+def reasons(scheduler: StreamScheduler) -> dict[int, str]:
+    return {number: decision.reason for number, decision in scheduler.stopped.items()}
+
+
 def stand_in(number: int) -> Any:
     return SimpleNamespace(trial_id=f"tune-{number}", config={"number": number, "values": {}})
 
@@ -119,10 +123,10 @@ class Driver:
         done = done or row.tasks == self.scheduler.length
         decision = CONTINUE
         if not done:
-            decision = self.scheduler.on_trial_result(None, self.trials[number], asdict(row))
+            decision = self.scheduler.on_trial_result(None, self.trials[number], row.model_dump())
         self.scheduler.measure(number, row)
         if done or decision == STOP:
-            self.scheduler.on_trial_complete(None, self.trials[number], asdict(row))
+            self.scheduler.on_trial_complete(None, self.trials[number], row.model_dump())
         return decision == STOP
 
 
@@ -172,12 +176,12 @@ def test_asha(seed: int, grace: int, factor: float, length: int) -> None:
         assert driver.report(number, now) == expected
         if expected:
             stopped.add(number)
-            said = scheduler.reasons[number]
+            said = scheduler.stopped[number].reason
             tasks = "1 task " if now.tasks == 1 else f"{now.tasks} tasks "
             assert f"AA {now.aa:.4f}" in said and f"1/{factor:g} after {tasks}(ASHA)" in said
         if expected or not left[number]:
             del left[number]
-    assert {*scheduler.reasons} == stopped and 0 < len(stopped) < 8
+    assert {*scheduler.stopped} == stopped and 0 < len(stopped) < 8
 
 
 @pytest.mark.parametrize(
@@ -203,8 +207,8 @@ def test_reasons_name_the_other_trial_before_asha() -> None:
     assert driver.report(8, row(1, 0.5, 200))
     assert driver.report(9, row(1, 0.5, 50))  # smaller, so that only ASHA drops it
     assert not driver.report(7, row(2, 0.8, 150))
-    assert driver.scheduler.reasons[8] == "dominated by trial 7 after 1 task"
-    assert "(ASHA)" in driver.scheduler.reasons[9] and {*driver.scheduler.reasons} == {8, 9}
+    assert driver.scheduler.stopped[8].reason == "dominated by trial 7 after 1 task"
+    assert "(ASHA)" in driver.scheduler.stopped[9].reason and {*driver.scheduler.stopped} == {8, 9}
 
 
 def test_dominance_is_seen_at_later_tasks_too() -> None:
@@ -214,7 +218,7 @@ def test_dominance_is_seen_at_later_tasks_too() -> None:
     assert not driver.report(2, row(1, 0.6, 100))  # on which trial 1 has nothing, and the other way round it is late
     assert not driver.report(2, row(2, 0.7, 150))
     assert driver.report(2, row(3, 0.6, 350))
-    assert driver.scheduler.reasons == {2: "dominated by trial 1 after 3 tasks"}
+    assert reasons(driver.scheduler) == {2: "dominated by trial 1 after 3 tasks"}
 
 
 def test_the_last_task_stops_nothing() -> None:
@@ -222,8 +226,8 @@ def test_the_last_task_stops_nothing() -> None:
         StoppingConfig(asha=AshaConfig(grace_tasks=1)), 2, [trial(1, [row(1, 0.9), row(2, 0.9)])]
     )
     scheduler.on_trial_add(None, stand_in(2))
-    assert scheduler.on_trial_result(None, stand_in(2), asdict(row(2, 0.1, 900))) == CONTINUE
-    assert scheduler.reasons == {}
+    assert scheduler.on_trial_result(None, stand_in(2), row(2, 0.1, 900).model_dump()) == CONTINUE
+    assert scheduler.stopped == {}
 
 
 def test_what_measured_nothing_goes_on() -> None:
@@ -243,7 +247,7 @@ def test_what_is_told_twice_counts_once() -> None:
 # --- started again
 
 
-def run_to_its_end(driver: Driver, number: int, rows: list[Row]) -> TrialState:
+def run_to_its_end(driver: Driver, number: int, rows: list[Row]) -> SweepTrial:
     """The trial as the sweep's log has it then."""
     for index, now in enumerate(rows):
         if driver.report(number, now):
@@ -264,8 +268,8 @@ def test_earlier_trials_count_as_if_seen_live(seed: int, before: int) -> None:
     for number in range(before + 1, 11):
         rows = rows_of(seed, number, length)
         assert run_to_its_end(live, number, rows) == run_to_its_end(again, number, rows)
-    later = {number: why for number, why in live.scheduler.reasons.items() if number > before}
-    assert again.scheduler.reasons == later
+    later = {number: why for number, why in reasons(live.scheduler).items() if number > before}
+    assert reasons(again.scheduler) == later
     assert again.scheduler.measured == live.scheduler.measured
 
 
@@ -285,7 +289,7 @@ def test_earlier_trials_that_a_guard_ended_count_as_if_seen_live() -> None:
 def test_failed_trials_count_by_what_they_measured() -> None:
     driver = Driver(StreamScheduler(DOMINANCE, 4, [trial(1, [row(1, 0.9, 50)], "failed"), trial(2, [], "failed")]))
     assert driver.report(3, row(1, 0.5, 100))
-    assert driver.scheduler.reasons == {3: "dominated by trial 1 after 1 task"}
+    assert reasons(driver.scheduler) == {3: "dominated by trial 1 after 1 task"}
 
 
 def test_a_trial_that_goes_on_reports_anew() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from cluster.errors import IntegrityError
 from cluster.storage import LocalStore
 from orchestrator.config.run import load_config, parse_config
 from orchestrator.sweeps.choice import Choice, choose
 from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
+from orchestrator.sweeps.events import Chosen
 from orchestrator.sweeps.results import (
     PICTURE,
     RECOMMENDED,
@@ -27,9 +29,9 @@ from orchestrator.sweeps.results import (
     publish,
     recommended_yaml,
 )  # fmt: skip
-from orchestrator.sweeps.sweep_state import SweepState, TrialState, sweep_log
-from orchestrator.track.driving import Driving
-from tests.support.sweeps import TASKS, finished, row, run_content, sweep_of, trial
+from orchestrator.sweeps.sweep_state import SweepTrial, sweep_log
+from orchestrator.track.driving import Status
+from tests.support.sweeps import TASKS, finished, row, run_content, state_of, sweep_of, trial
 
 T, R, SIDE, ENERGY = (
     "adapter.threshold", "adapter.max_rank", "adapter.orthogonality.side", "adapter.orthogonality.energy",
@@ -86,7 +88,7 @@ def pixels(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def drawn(trials: Sequence[TrialState]) -> bytes:
+def drawn(trials: Sequence[SweepTrial]) -> bytes:
     found = pixels(picture(trials, choose(trials, ChoiceConfig())))
     assert found.size == (960, 600)
     return found.tobytes()
@@ -115,7 +117,7 @@ def test_a_front_without_a_recommended_point() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("trials", [[], [finished(1, 0.8, 1000, -0.1)]])
-def test_a_picture_without_a_front_has_no_warning(trials: list[TrialState]) -> None:
+def test_a_picture_without_a_front_has_no_warning(trials: list[SweepTrial]) -> None:
     """No trial is within the bound on BWT."""
     pixels(picture(trials, choose(trials, ChoiceConfig(min_bwt=0.0))))
 
@@ -123,7 +125,7 @@ def test_a_picture_without_a_front_has_no_warning(trials: list[TrialState]) -> N
 # --- importances
 
 
-def trials_of(count: int, seed: int = 0) -> list[TrialState]:
+def trials_of(count: int, seed: int = 0) -> list[SweepTrial]:
     """AA is the threshold's, parameters are the rank's; `energy` is drawn too, and moves nothing."""
     draw = random.Random(seed)
     found = []
@@ -182,10 +184,10 @@ def store(tmp_path: Path) -> LocalStore:
 FILES = {RECOMMENDED: b"name: x\n", PICTURE: bytes(range(256)), TRIALS: b"[]"}
 
 
-def published(store: LocalStore, files: dict[str, bytes]) -> dict[str, Any]:
+def published(store: LocalStore, files: dict[str, bytes]) -> Chosen:
     """As a log entry has it."""
-    found: dict[str, Any] = json.loads(json.dumps(publish(store, sweep_log(store, "default", "s"), files)))
-    return found
+    made = publish(store, sweep_log(store, "default", "s"), Chosen(pareto=()), files)
+    return Chosen.model_validate(json.loads(json.dumps(made.body())))
 
 
 def inside(folder: Path) -> dict[str, bytes]:
@@ -194,8 +196,8 @@ def inside(folder: Path) -> dict[str, bytes]:
 
 def test_there_and_back(store: LocalStore, tmp_path: Path) -> None:
     choice = published(store, FILES)
-    assert choice["prefix"].startswith("t/default/.sweeps/s/v/")
-    assert published(store, FILES)["prefix"] != choice["prefix"]
+    assert choice.prefix.startswith("t/default/.sweeps/s/v/")
+    assert published(store, FILES).prefix != choice.prefix
     fetch(store, choice, tmp_path / "out" / "s")
     assert inside(tmp_path / "out" / "s") == FILES  # and no temporary file beside them
 
@@ -214,7 +216,7 @@ def test_a_tampered_file_is_refused(store: LocalStore, tmp_path: Path, name: str
     folder = tmp_path / "out"
     fetch(store, published(store, dict.fromkeys(FILES, b"old")), folder)
     choice = published(store, FILES)
-    (store.root / choice["prefix"] / name).write_bytes(data)
+    (store.root / choice.prefix / name).write_bytes(data)
     with pytest.raises(IntegrityError, match=name):
         fetch(store, choice, folder)
     assert inside(folder) == dict.fromkeys(FILES, b"old")  # what was there stands
@@ -222,32 +224,24 @@ def test_a_tampered_file_is_refused(store: LocalStore, tmp_path: Path, name: str
 
 def test_a_path_that_leads_out_is_refused(store: LocalStore, tmp_path: Path) -> None:
     choice = published(store, FILES)
-    choice["files"][0]["path"] = "../evil"
+    files = (choice.files[0].model_copy(update={"path": "../evil"}), *choice.files[1:])
     with pytest.raises(IntegrityError):
-        fetch(store, choice, tmp_path / "out")
+        fetch(store, choice.model_copy(update={"files": files}), tmp_path / "out")
     assert not (tmp_path / "evil").exists() and inside(tmp_path / "out") == {}
 
 
 # --- the whole
 
 
-def state_of(*trials: TrialState, state: str = "finished", choice: Any = None) -> SweepState:
-    return SweepState(Driving(status=state), {}, (), trials, choice)
-
-
 def test_conclusion() -> None:
     config = sweep_of(SEARCHED)
     trials = [*trials_of(5), trial(6, [row(1, 0.5, bwt=None)], "stopped", {T: 0.5}), trial(7, [], "running", {T: 0.4})]
-    body, files = conclude(config, state_of(*trials))
+    chosen, files = conclude(config, state_of(*trials))
     choice = choose(trials, config.choice)
     assert {*files} == {RECOMMENDED, PICTURE, TRIALS}
-    assert (body["pareto"], body["recommended"], body["reason"]) == (
-        [*choice.pareto],
-        choice.recommended,
-        choice.reason,
-    )
-    assert {*body["importance"]} == {"aa", "parameters"}
-    assert json.loads(json.dumps(body, allow_nan=False))
+    assert (chosen.pareto, chosen.recommended, chosen.reason) == (choice.pareto, choice.recommended, choice.reason)
+    assert {*chosen.importance} == {"aa", "parameters"}
+    assert Chosen.model_validate(json.loads(json.dumps(chosen.body(), allow_nan=False))).same(chosen)
     written = json.loads(files[TRIALS])
     assert [(each["number"], each["status"]) for each in written] == [
         *((n, "finished") for n in range(1, 6)), (6, "stopped"), (7, "stopped"),
@@ -257,14 +251,14 @@ def test_conclusion() -> None:
 
 
 def test_conclusion_of_nothing() -> None:
-    body, files = conclude(sweep_of(), state_of())
-    assert (body["pareto"], body["recommended"], body["importance"]) == ([], None, {})
+    chosen, files = conclude(sweep_of(), state_of())
+    assert (chosen.pareto, chosen.recommended, chosen.importance) == ((), None, {})
     assert {*files} == {PICTURE, TRIALS} and json.loads(files[TRIALS]) == []
 
 
-def test_numbers_that_json_lacks() -> None:
-    _, files = conclude(sweep_of(), state_of(trial(1, [row(1, 0.5, bwt=None, train_s=float("nan"))], "failed")))
-    assert json.loads(files[TRIALS])[0]["train_s"] is None
+def test_a_row_holds_nothing_that_json_lacks() -> None:
+    with pytest.raises(ValidationError, match="train_s"):
+        row(1, 0.5, train_s=float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +270,12 @@ def test_numbers_that_json_lacks() -> None:
         ("failed", ["finished", "stopped", "failed", "stopped"]),
     ],
 )
-def test_statuses(sweep: str, expected: list[str]) -> None:
+def test_statuses(sweep: Status, expected: list[str]) -> None:
     trials = [
         finished(1, 0.9, 100), trial(2, [row(1, 0.5), row(2, 0.6, 70, -0.1)], "stopped"), trial(3, [], "failed"),
         trial(4, [], "running"),
     ]  # fmt: skip
-    found = as_json(sweep_of(), state_of(*trials, state=sweep), Path("out"))
+    found = as_json(sweep_of(), state_of(*trials, status=sweep), Path("out"))
     assert [each["status"] for each in found["trials"]] == expected
     reasons = [each["reason"] for each in found["trials"]]
     assert reasons[:3] == [None, None, "the loss is nan"] and bool(reasons[3]) == (sweep != "running")
@@ -292,13 +286,14 @@ def test_statuses(sweep: str, expected: list[str]) -> None:
 
 def test_json_of_a_choice_and_of_none() -> None:
     config, folder = sweep_of(run={"team": "blue"}), Path("out")
-    choice = {"pareto": [2, 1], "recommended": 2, "reason": "best", "importance": {"aa": {T: 1.0}}}
-    found = as_json(config, state_of(finished(1, 0.9, 100), choice=choice), folder)
+    choice = Chosen(pareto=(2, 1), recommended=2, reason="best", importance={"aa": {T: 1.0}})
+    found = as_json(config, state_of(finished(1, 0.9, 100), status="finished", choice=choice), folder)
     assert {key: found[key] for key in found if key != "trials"} == {
         "name": "s", "team": "blue", "state": "finished", "pareto": [2, 1], "recommended": 2, "reason": "best",
         "recommended_config": "out/recommended.yaml", "importance": {"aa": {T: 1.0}}, "picture": "out/front.png",
+        "decisions": [],
     }  # fmt: skip
-    none = as_json(config, state_of(choice={**choice, "recommended": None}), folder)
+    none = as_json(config, state_of(choice=choice.model_copy(update={"recommended": None})), folder)
     assert (none["recommended_config"], none["picture"]) == (None, "out/front.png")
-    before = as_json(config, state_of(state="running"), folder)
+    before = as_json(config, state_of(), folder)
     assert (before["pareto"], before["recommended"], before["picture"], before["importance"]) == ([], None, None, {})

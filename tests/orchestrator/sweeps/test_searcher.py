@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -12,11 +11,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.searcher import StreamSearch, excess, sampler, study_of
-from orchestrator.sweeps.sweep_state import Row, SweepState
-from orchestrator.sweeps.sweep_state import TrialState as Recorded
-from orchestrator.track.driving import Driving
-from tests.support.sweeps import finished, row, sweep_of, trial
+from orchestrator.sweeps.sweep_state import SweepTrial
+from tests.support.sweeps import finished, row, state_of, sweep_of, trial
 
 ALGORITHMS = ("tpe", "nsga2", "random", "grid")
 T, R = "adapter.threshold", "adapter.max_rank"
@@ -35,10 +33,10 @@ Point = frozenset[tuple[str, Any]]
 class Asked:
     """A searcher with what it recorded; asks as Tune does, a new id each time."""
 
-    def __init__(self, config: SweepConfig, *trials: Recorded, closed: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, config: SweepConfig, *trials: SweepTrial, closed: Callable[[], bool] = lambda: False) -> None:
         self.config, self.ids = config, itertools.count()
         self.recorded: list[tuple[int, dict[str, Any]]] = []
-        self.search = StreamSearch(config, SweepState(Driving(status="running"), trials=trials), self._record, closed)
+        self.search = StreamSearch(config, state_of(*trials), self._record, closed)
 
     def _record(self, number: int, values: Mapping[str, Any]) -> None:
         self.recorded.append((number, dict(values)))
@@ -53,7 +51,7 @@ class Asked:
         return name, found["number"], found["values"]
 
     def tell(self, name: str, last: Row | None, *, error: bool = False) -> None:
-        result = None if error else {**asdict(last), "training_iteration": last.tasks} if last else {"tasks": 0}
+        result = None if error else {**last.model_dump(), "training_iteration": last.tasks} if last else {"tasks": 0}
         self.search.on_trial_complete(name, result, error)
 
     def take(self, count: int, *, tell: bool = True) -> list[tuple[int, dict[str, Any]]]:
@@ -213,7 +211,7 @@ def test_points_are_those_of_optuna_alone(algorithm: str, make: Callable[[], Any
 # --- the study
 
 
-def recorded() -> tuple[Recorded, ...]:
+def recorded() -> tuple[SweepTrial, ...]:
     """Finished, stopped after two tasks, failed, under way twice."""
     return (
         finished(1, 0.8, 300, -0.02, threshold=0.1, max_rank=4),

@@ -1,7 +1,7 @@
 """What Tune's reports come to in the sweep's log, without Ray: rows, ends and their reasons, and when to leave."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +10,14 @@ import pytest
 
 from cluster.errors import ConflictError, Interrupted
 from cluster.storage import open_store
+from orchestrator.log.decision import Decision
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.events import KNOWN
-from orchestrator.sweeps.sweep_state import Row, SweepState, TrialState, replay_sweep, sweep_log
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.sweep_state import SweepTrial, replay_sweep, sweep_log
 from orchestrator.sweeps.tuning import Tuning, hopeless
-from orchestrator.track.driving import Driving
-from orchestrator.track.events import Interrupt
 from tests.orchestrator.conftest import FakeRun
-from tests.support.sweeps import row, sweep_of, trial
+from tests.support.sweeps import row, state_of, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
 
@@ -39,7 +38,7 @@ def tuned(number: int, last: Mapping[str, Any] | None = None, error: str = "") -
 
 
 def result_of(last: Row, **more: Any) -> dict[str, Any]:
-    return {**asdict(last), "training_iteration": last.tasks, **more}
+    return {**last.model_dump(), "training_iteration": last.tasks, **more}
 
 
 class Table:
@@ -49,15 +48,15 @@ class Table:
         self.said: list[str] = []
         self.settled: list[tuple[str, bool]] = []
         log = sweep_log(open_store(config.run.store), config.run.team, config.name)
-        self.log = DriverLog(log, replay_sweep, "sweep", KNOWN)
-        self.log.take({}, 120, lambda _: None)
+        self.log = DriverLog(log, replay_sweep, "sweep")
+        self.log.take({"versions": {}}, 120, lambda _: None)
         self.tuning = Tuning(config, self.log, self.said.append)
         remote = SimpleNamespace(remote=lambda run, trained: self.settled.append((run, trained)))
-        self.tuning.firsts = SimpleNamespace(settle=remote)
+        self.tuning.first_tasks = SimpleNamespace(settle=remote)
         for number in numbers:
             self.tuning._record(number, {"adapter.threshold": number / 100})
 
-    def trial(self, number: int) -> TrialState:
+    def trial(self, number: int) -> SweepTrial:
         return next(each for each in self.log.state.trials if each.number == number)
 
 
@@ -70,15 +69,18 @@ def test_results_and_ends(store: str) -> None:
     assert "trial 1: 2 of 4 tasks: AA 62.5, BWT -12.5, 2,500 parameters" in table.said
     assert table.settled == [("s-00001", True)] * 2
     table.tuning.on_trial_complete(trial=tuned(1, result_of(rows[1], stopped="forgetting 0.1250 is above 0.1")))
-    assert table.trial(1) == TrialState(
-        1, {"adapter.threshold": 0.01}, "s-00001", "stopped", "forgetting 0.1250 is above 0.1", tuple(rows)
-    )
+    assert table.trial(1) == replace(trial(1, rows, "stopped"), reason="forgetting 0.1250 is above 0.1")
     table.tuning.on_trial_result(trial=tuned(2), result=result_of(row(4, 0.75), done=True))
     table.tuning.on_trial_complete(trial=tuned(2, result_of(row(4, 0.75), done=True)))
     assert table.trial(2) == trial(2, [row(4, 0.75)])
-    table.tuning.scheduler.reasons[3] = "dominated by trial 2 after 4 tasks"
+    decision = Decision(
+        rule="stopping.dominated", subject="trial 3", verdict="stop", reason="dominated by trial 2 after 4 tasks"
+    )
+    table.tuning.scheduler.stopped[3] = decision
     table.tuning.on_trial_complete(trial=tuned(3, {"tasks": 0}))
     assert (table.trial(3).status, table.trial(3).reason) == ("stopped", "dominated by trial 2 after 4 tasks")
+    assert [each.decision for each in table.log.state.decisions] == [decision]
+    assert table.log.state.decisions[0].entry.op == "outcome"
     table.tuning.on_trial_complete(trial=tuned(4, result_of(row(2, 0.5), cut=True, done=True)))
     assert table.trial(4).status == "running"  # it is gone on with at the next start
     assert table.settled[-3:] == [("s-00002", False), ("s-00003", False), ("s-00004", False)]
@@ -107,7 +109,7 @@ def test_earlier_ends_are_known_to_the_scheduler(store: str) -> None:
     first.tuning.on_trial_result(trial=tuned(1), result=result_of(row(1, 0.5)))
     first.tuning.on_trial_result(trial=tuned(2), result=result_of(row(1, 0.25)))
     first.tuning.on_trial_complete(trial=tuned(2, result_of(row(1, 0.25), stopped="a guard")))
-    first.log.append(Interrupt(reason="told to leave"))
+    first.log.append("interrupt", {"reason": "told to leave"})
     again = Table(in_store(store), [])
     assert again.tuning.scheduler.measured == {2: [row(1, 0.25)]}  # trial 1 reports anew
 
@@ -158,9 +160,7 @@ def test_a_driver_that_was_taken_over_from_leaves(store: str) -> None:
     ],
 )  # fmt: skip
 def test_hopeless(statuses: list[Any], given_up: bool) -> None:
-    state = SweepState(
-        Driving(status="running"), trials=tuple(trial(n, (), status) for n, status in enumerate(statuses, 1))
-    )
+    state = state_of(*(trial(n, (), status) for n, status in enumerate(statuses, 1)))
     why = hopeless(state)
     assert bool(why) == given_up
     if why:

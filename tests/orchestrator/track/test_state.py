@@ -101,7 +101,15 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
     shown = json.loads(json.dumps(status_view(two_of_three.state), allow_nan=False))
     assert shown == status_view(two_of_three.state)
     promised = {"name", "state", "tasks", "matrix", "validation_matrix", "zero_shot", "metrics"}
-    assert shown.keys() == promised | {"team", "reason", "driver", "progress", "time_left_s", "validation_metrics"}
+    assert shown.keys() == promised | {
+        "team",
+        "reason",
+        "driver",
+        "progress",
+        "time_left_s",
+        "validation_metrics",
+        "decisions",
+    }
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)
     for matrix in (shown["matrix"], shown["validation_matrix"]):
         assert [len(row) for row in matrix] == [3, 3, 3]  # T × T
@@ -141,11 +149,11 @@ def test_status_before_the_first_task(fake_run: Begin) -> None:
 
 HARMLESS = {
     "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
-    "cluster.lease_s",    "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
-    "deepspeed.zero_stage", "guards", "guards.max_active_parameters",
-    "guards.max_forgetting", "guards.min_average_accuracy", "store", "train.eval_batch_size",
-    "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
-    "train.logging_steps", "train.on_out_of_memory",
+    "cluster.lease_s", "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
+    "deepspeed.zero_stage", "guards", "guards.max_active_parameters", "guards.max_forgetting",
+    "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
+    "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
+    "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
 
 

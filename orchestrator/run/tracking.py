@@ -1,0 +1,127 @@
+"""A run as its sinks see it: a reporter that also tells them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from cluster.errors import ConflictError, GuardStop, Interrupted
+from orchestrator.config.run import RunConfig
+from orchestrator.run.watch import Reporter
+from orchestrator.sinks.base import Following, Sinks, Status, Tracked, Value
+from orchestrator.sinks.opening import open_sinks
+from orchestrator.track.state import RunState
+from trainers.messages import Progress
+
+SHOWN = ("model", "adapter", "train", "data", "deepspeed")  # the sections that become parameters
+SPLITS = ("validation", "test")
+
+
+class TrackedReporter:
+    """Passes on what it is told, and tells the sinks. They begin with the first event: this driver has the run then."""
+
+    def __init__(self, reporter: Reporter, sinks: Sinks, run: Tracked) -> None:
+        self.reporter, self.sinks, self.run = reporter, sinks, run
+        self.begun: Following | None = None
+        self.summary: Mapping[str, float | None] = {}
+
+    @property
+    def following(self) -> Following:
+        """The run's sinks."""
+        self.begun = self.begun or self.sinks.start(self.run)
+        return self.begun
+
+    def say(self, message: str) -> None:
+        """See Reporter."""
+        self.reporter.say(message)
+
+    def progress(self, task: str, progress: Progress) -> None:
+        """See Reporter. Steps count within the task."""
+        self.reporter.progress(task, progress)
+        if progress.phase == "train":
+            self.following.log(figures(progress), step=progress.step, task=task)
+
+    def committed(self, state: RunState) -> None:
+        """See Reporter. Steps count tasks done."""
+        self.reporter.committed(state)
+        done, self.summary = len(state.commits), summary(state)
+        self.following.log(self.summary, step=done)
+        for task, scores in accuracies(state).items():
+            self.following.log(scores, step=done, task=task)
+
+    def end(self, status: Status) -> None:
+        """The driver leaves the run."""
+        if self.begun:
+            self.begun.end(status, self.summary)
+
+
+@contextmanager
+def tracked(config: RunConfig, reporter: Reporter) -> Iterator[TrackedReporter]:
+    """A reporter that tells the configured sinks too, and how the block ended; another driver's run is left to it.
+
+    Raises:
+        ConfigError: as `check_tracking`.
+    """
+    followed = TrackedReporter(reporter, open_sinks(config.tracking, reporter.say), described(config))
+    try:
+        yield followed
+    except ConflictError:
+        raise
+    except BaseException as error:
+        followed.end(status_of(error))
+        raise
+    followed.end("finished")
+
+
+def described(config: RunConfig) -> Tracked:
+    """A run as sinks know it."""
+    content = config.model_dump(mode="json", include={*SHOWN})
+    return Tracked(store=config.store, team=config.team, name=config.name, parameters=leaves(content))
+
+
+def leaves(content: Mapping[str, object], above: str = "") -> dict[str, Value]:
+    """A configuration by dotted key; a list is written as JSON."""
+    found: dict[str, Value] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{above}{key}.")
+        elif value is None or isinstance(value, bool | int | float | str):
+            found[f"{above}{key}"] = value
+        else:
+            found[f"{above}{key}"] = json.dumps(value)
+    return found
+
+
+def figures(progress: Progress) -> dict[str, float]:
+    """What a logging step measured."""
+    return {
+        "loss": progress.loss,
+        "orthogonality": progress.orthogonality,
+        "overlap": progress.overlap,
+        "mean_rank": progress.mean_rank,
+    }
+
+
+def summary(state: RunState) -> dict[str, float | None]:
+    """The run after the task committed last: fractions per split, parameters of the stream, seconds of that task."""
+    cost = state.commits[-1].cost
+    measured = {f"{key}/{split}": state.metrics(split)[key] for split in SPLITS for key in ("aa", "bwt", "forgetting")}
+    return {
+        **measured,
+        "parameters": state.active_parameters,
+        "train_s": cost.train_s if cost else None,
+        "evaluate_s": cost.evaluate_s if cost else None,
+    }
+
+
+def accuracies(state: RunState) -> dict[str, dict[str, float | None]]:
+    """The last row of both matrices, by task."""
+    last = len(state.commits) - 1
+    rows = {f"accuracy/{split}": state.matrix(split)[last] for split in SPLITS}
+    return {task.name: {key: row[j] for key, row in rows.items()} for j, task in enumerate(state.tasks)}
+
+
+def status_of(error: BaseException) -> Status:
+    """How a run stands that ends with this."""
+    if isinstance(error, GuardStop):
+        return "stopped"
+    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"

@@ -1,0 +1,23 @@
+"""What Ray Tune is told: a trial's configuration, and what the trial reports after each task."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from pydantic import JsonValue
+
+from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.space import Scalar
+
+Report = dict[str, JsonValue]  # a row's figures; with the last one `done`, and `stopped` (why) or `cut`
+
+
+class TrialConfig(TypedDict):
+    """The trial's number, and its point."""
+
+    number: int
+    values: dict[str, Scalar]
+
+
+def row_of(report: Mapping[str, JsonValue] | None) -> Row | None:
+    """What a report says was measured; None if it says nothing."""
+    return Row.model_validate({name: report[name] for name in Row.model_fields}) if report and "aa" in report else None
