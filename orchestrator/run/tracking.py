@@ -9,11 +9,11 @@ from orchestrator.config.run import RunConfig
 from orchestrator.run.watch import Reporter
 from orchestrator.sinks.base import Following, Sinks, Status, Tracked, Value
 from orchestrator.sinks.opening import open_sinks
-from orchestrator.track.state import RunState
+from orchestrator.track.state import RunState, Split
 from trainers.messages import Progress
 
 SHOWN = ("model", "adapter", "train", "data", "deepspeed")  # the sections that become parameters
-SPLITS = ("validation", "test")
+SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 class TrackedReporter:

@@ -154,9 +154,9 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
     decision = choice.decision(f"sweep {config.name}", state.trials, config.choice)
     chosen = Chosen(
         pareto=choice.pareto, recommended=choice.recommended, reason=choice.reason,
-        importance=importances(config, state.trials), decisions=(decision,),
+        importance=importances(config, state.trials),
     )  # fmt: skip
-    return chosen, files
+    return chosen.with_decisions([decision]), files
 
 
 def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) -> Chosen:
