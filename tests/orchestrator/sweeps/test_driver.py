@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +24,12 @@ from orchestrator.run.lease import this_process
 from orchestrator.sweeps import driver, results
 from orchestrator.sweeps.config import SweepConfig, parse_sweep
 from orchestrator.sweeps.driver import Sweep
-from orchestrator.sweeps.events import Outcome, Point
+from orchestrator.sweeps.events import KNOWN, Outcome, Point
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
-from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, append, replay_sweep, sweep_log
-from orchestrator.track.events import Open, TaskDescription
+from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, replay_sweep, sweep_log
+from orchestrator.track.events import ENDINGS, Open, Start, TaskDescription
 from tests.orchestrator.conftest import FakeRun
+from tests.support.entries import Raw
 from tests.support.sweeps import content_of, finished, row, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
@@ -49,8 +49,8 @@ def in_store(store: str, **sections: Any) -> SweepConfig:
 
 
 def taken(config: SweepConfig) -> DriverLog[SweepState]:
-    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep")
-    log.take({"versions": {}}, 120, silent)
+    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep", KNOWN)
+    log.take({}, 120, silent)
     return log
 
 
@@ -59,12 +59,12 @@ def begun(
 ) -> None:
     """A sweep whose driver has left; trials are as given."""
     log = taken(config)
-    append(log, Open(config=config.model_dump(mode="json"), tasks=tuple(DATA)))
+    log.append(Open(config=config.model_dump(mode="json"), tasks=tuple(DATA)))
     for each in trials:
-        append(log, Point(number=each.number, values=dict(each.values), run=each.run))
+        log.append(Point(number=each.number, values=dict(each.values), run=each.run))
         if each.status != "running":
-            append(log, Outcome(number=each.number, status=each.status, reason=each.reason, rows=each.rows))
-    log.append(op, {"reason": reason})
+            log.append(Outcome(number=each.number, status=each.status, reason=each.reason, rows=each.rows))
+    log.append({kind.op: kind for kind in ENDINGS}[op](reason=reason))
 
 
 def entries(config: SweepConfig) -> list[Entry]:
@@ -200,9 +200,8 @@ def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list
 def test_another_driver_at_work_is_left_alone(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
     with subprocess.Popen(["sleep", "60"]) as other:
-        process = replace(this_process(), pid=other.pid, started=start_time(other.pid))
-        start = {"versions": {}, "driver": asdict(process), "lease_s": 600}
-        sweep_log(LocalStore(store), "default", "s").append("start", start, after=None)
+        process = this_process().model_copy(update={"pid": other.pid, "started": start_time(other.pid)})
+        sweep_log(LocalStore(store), "default", "s").append(Start(driver=process, lease_s=600), after=None)
         with pytest.raises(ConflictError, match=rf"pid {other.pid}, .* is at work on this sweep"):
             Sweep(config, silent).run()
         other.kill()
@@ -213,7 +212,7 @@ def test_what_a_newer_version_wrote_is_noted_and_not_built_on(store: str, untrai
     config = in_store(store, budget={"trials": 4})
     begun(config, TRIALS_DONE)
     log = sweep_log(LocalStore(store), "default", "s")
-    entry = log.append("later", {"anything": 1}, after=log.head())
+    entry = log.append(Raw("later", {"anything": 1}), after=log.head())
     state = Sweep(config, silent).state
     assert state.skipped == (entry,) and state.status == "finished"
     print_sweep(config, state, Path("out"))
@@ -230,8 +229,8 @@ def test_the_first_start(store: str, untrained: list[Any]) -> None:
     config = in_store(store)
 
     def train(log: DriverLog[SweepState]) -> str:
-        append(log, Point(number=1, values={"adapter.threshold": 0.5}, run="s-00001"))
-        append(log, Outcome(number=1, status="finished", reason=None, rows=(row(4, 0.9),)))
+        log.append(Point(number=1, values={"adapter.threshold": 0.5}, run="s-00001"))
+        log.append(Outcome(number=1, status="finished", reason=None, rows=(row(4, 0.9),)))
         return "the time is up"
 
     untrained[0].act = staticmethod(train)

@@ -16,6 +16,7 @@ from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.track import list_tracks
+from tests.support.entries import Raw
 from tests.support.sweeps import row, state_of, sweep_of, trial
 
 DATA = (
@@ -139,9 +140,9 @@ def test_the_log_is_no_track(tmp_path: Path) -> None:
     """What it holds after it was written and read; nothing that lists runs sees it."""
     store = LocalStore(tmp_path)
     log = sweep_log(store, "default", "s")
-    log.append("start", START, after=None)
-    log.append("trial", {**point(1), "lease": 1}, after=log.head())
-    log.append("outcome", {**outcome(1, "finished", row(4, 1 / 3, bwt=None)), "lease": 1}, after=log.head())
+    log.append(Raw("start", START), after=None)
+    log.append(Raw("trial", {**point(1), "lease": 1}), after=log.head())
+    log.append(Raw("outcome", {**outcome(1, "finished", row(4, 1 / 3, bwt=None)), "lease": 1}), after=log.head())
     assert replay_sweep(sweep_log(store, "default", "s").entries()).trials == (trial(1, [row(4, 1 / 3, bwt=None)]),)
     assert list_tracks(store) == [] and log.label == "default/s"
 

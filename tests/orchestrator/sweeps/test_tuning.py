@@ -13,9 +13,10 @@ from cluster.storage import open_store
 from orchestrator.log.decision import Decision
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.events import Row
+from orchestrator.sweeps.events import KNOWN, Row
 from orchestrator.sweeps.sweep_state import SweepTrial, replay_sweep, sweep_log
 from orchestrator.sweeps.tuning import Tuning, hopeless
+from orchestrator.track.events import Interrupt
 from tests.orchestrator.conftest import FakeRun
 from tests.support.sweeps import row, state_of, sweep_of, trial
 
@@ -48,8 +49,8 @@ class Table:
         self.said: list[str] = []
         self.settled: list[tuple[str, bool]] = []
         log = sweep_log(open_store(config.run.store), config.run.team, config.name)
-        self.log = DriverLog(log, replay_sweep, "sweep")
-        self.log.take({"versions": {}}, 120, lambda _: None)
+        self.log = DriverLog(log, replay_sweep, "sweep", KNOWN)
+        self.log.take({}, 120, lambda _: None)
         self.tuning = Tuning(config, self.log, self.said.append)
         remote = SimpleNamespace(remote=lambda run, trained: self.settled.append((run, trained)))
         self.tuning.first_tasks = SimpleNamespace(settle=remote)
@@ -109,7 +110,7 @@ def test_earlier_ends_are_known_to_the_scheduler(store: str) -> None:
     first.tuning.on_trial_result(trial=tuned(1), result=result_of(row(1, 0.5)))
     first.tuning.on_trial_result(trial=tuned(2), result=result_of(row(1, 0.25)))
     first.tuning.on_trial_complete(trial=tuned(2, result_of(row(1, 0.25), stopped="a guard")))
-    first.log.append("interrupt", {"reason": "told to leave"})
+    first.log.append(Interrupt(reason="told to leave"))
     again = Table(in_store(store), [])
     assert again.tuning.scheduler.measured == {2: [row(1, 0.25)]}  # trial 1 reports anew
 
