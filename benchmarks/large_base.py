@@ -23,7 +23,8 @@ from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, match_modules, width
 from trainers.models.loading import load_backbone
-from trainers.models.tokens import TokenIds, TokenizedSplit
+from trainers.models.tokens import TokenIds, TokenizedSplit, TokenizedTask
+from trainers.objectives.classification import Classification
 from trainers.training.engine import TaskModel, build_engine, train_batch
 
 SEVEN_B = {
@@ -79,8 +80,8 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
     engine = build_engine(task, config, stage, dist.get_world_size(), options.steps + 2)
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 400, options.length - 2).tolist() for _ in range(options.batch)]
-    split = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)
-    labels = backbone.encode_labels(["w5", "w7"])
+    texts = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)
+    split = Classification().encode(backbone, TokenizedTask("random", ("w5", "w7"), {"train": texts}))["train"]
     backbone.model.train()
     weights = torch.cuda.memory_allocated() if cuda else 0
     times = []
@@ -88,7 +89,7 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
         if cuda and step == 2:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        losses = train_batch(engine, split, np.arange(options.batch), labels, 1)
+        losses = train_batch(engine, split, np.arange(options.batch), 1)
         loss = float(losses.task) / (2 * options.batch)
         times.append(time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated() if cuda else 0

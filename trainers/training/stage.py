@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from cluster.errors import KeyAbsentError, TrainingError
 from cluster.storage import Store
 from trainers.config import AdapterConfig, TrainConfig
-from trainers.data.batching import epoch_batches
 from trainers.messages import Job, Order, Progress, Saved
 from trainers.methods.oa.bank import AdapterBank, ModuleState
 from trainers.methods.oa.budget import cap_schedule
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import use, width
-from trainers.models.base import Backbone, Labels
-from trainers.models.tokens import TokenizedSplit
+from trainers.models.base import Backbone
+from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
-from trainers.training.engine import Losses, TaskModel, build_engine, terms, train_batch
+from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
 from trainers.training.second_moments import second_moments
 from trainers.training.training_log import TrainingLog
 from trainers.zero import release
@@ -59,8 +58,7 @@ class TaskTraining:
     backbone: Backbone
     modules: Mapping[str, nn.Module]
     history: History
-    split: TokenizedSplit
-    labels: Labels
+    split: EncodedSplit
     store: Store
     report: Report
     leaving: Callable[[], bool] = lambda: False
@@ -104,7 +102,7 @@ class TaskTraining:
     @cached_property
     def steps(self) -> int:
         """Optimizer steps of the whole task."""
-        return self.config.steps(len(self.split.targets))
+        return self.config.steps(len(self.split.terms))
 
     @cached_property
     def seed(self) -> int:
@@ -128,7 +126,7 @@ class TaskTraining:
     def batches(self) -> Iterator[np.ndarray]:
         """Effective batches of all epochs, as row indices."""
         for epoch in range(self.config.epochs):
-            yield from epoch_batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
+            yield from self.backbone.collate.batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
 
     def step(self, step: int, batch: np.ndarray) -> None:
         """One update, and what is due at it: the check of the penalty, a row of the log, a checkpoint."""
@@ -138,7 +136,7 @@ class TaskTraining:
             self.bank.limit(cap_schedule(step, self.steps, self.bank.full, most))
         checked = step == min(config.warmup_steps + 1, self.steps) and self.adapter.orthogonality.penalises
         expected = self.dense_penalty() if checked else None
-        losses = train_batch(self.engine, self.split, batch, self.labels, config.gradient_accumulation_steps)
+        losses = train_batch(self.engine, self.split, batch, config.gradient_accumulation_steps)
         if expected is not None:
             self.check_penalty(float(losses.orthogonality), expected)
         if step % config.logging_steps == 0 or step == self.steps:
@@ -169,7 +167,7 @@ class TaskTraining:
         """
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
-        loss, leaving = float(sums[0]) / terms(self.backbone, self.split, batch, self.labels), bool(sums[1])
+        loss, leaving = float(sums[0]) / int(self.split.terms[batch].sum()), bool(sums[1])
         orthogonality, modules = float(losses.orthogonality), self.bank.report()
         if not np.isfinite([loss, orthogonality, *(module.overlap for module in modules.values())]).all():
             raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
@@ -186,7 +184,7 @@ class TaskTraining:
         with torch.no_grad():
             use(self.modules, self.bank.pairs(self.bank(self.history.dtype)))  # as they are after the last update
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-        return second_moments(self.backbone, self.modules, self.split, self.labels, at_once)
+        return second_moments(self.backbone, self.modules, self.split, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""
@@ -226,7 +224,7 @@ class TaskTraining:
     def empty_step(self) -> None:
         """An update with zero gradients."""
         for _ in range(self.config.gradient_accumulation_steps):
-            total = self.engine(self.split.token_ids[:1], self.split.targets[:1], self.labels, 0.0)[0]
+            total = self.engine(self.split, np.arange(1), 0.0)[0]
             self.engine.backward(total * 0.0)
             self.engine.step()
 
