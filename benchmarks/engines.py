@@ -4,6 +4,7 @@ Shape suffixes: B rows, S tokens, C classes.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from trainers.config import TrainConfig
-from trainers.models.base import LabelEmbedding, Labels
+from trainers.data.collate import Batch
+from trainers.models.base import Labels
+from trainers.models.encoder import LabelEmbedding
+from trainers.objectives.classification import ClassifiedSplit
 from trainers.training.engine import TaskModel, learning_rate_factor
 
 MULTIPLE = 16  # of which the lengths of captured steps are
@@ -66,13 +70,9 @@ class Fixed(LabelEmbedding):
 
     buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
-    def pad(self, rows: Any, **how: Any) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, S)."""
-        return (self.buffers["ids"], self.buffers["mask"]) if self.buffers else super().pad(rows, **how)
-
-    def to_device(self, array: np.ndarray) -> Tensor:
-        """Targets (B,)."""
-        return self.buffers["targets"] if self.buffers else super().to_device(array)
+    def batch(self, token_ids: Sequence[Sequence[int]], targets: np.ndarray, labels: Labels) -> Batch:
+        """Ids, mask and targets."""
+        return Batch(**self.buffers) if self.buffers else super().batch(token_ids, targets, labels)
 
 
 @dataclass
@@ -93,26 +93,26 @@ class GraphEngine(PlainEngine):
         self.slots: dict[tuple[int, int], Slot] = {}
         self.pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, token_ids: list[list[int]], targets: np.ndarray, labels: Labels, scale: float) -> Any:
+    def __call__(self, split: ClassifiedSplit, rows: np.ndarray, scale: float) -> Any:
         """A whole step; `backward` and `step` have nothing left to do but the schedule."""
-        slot = self.fill(token_ids, targets)
+        slot = self.fill([split.token_ids[i] for i in rows], split.targets[rows])
         slot.uses += 1
-        if slot.graph is None and slot.uses > 1 and len(token_ids) == self.train.batch_size:
+        if slot.graph is None and slot.uses > 1 and len(rows) == self.train.batch_size:
             slot.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(slot.graph, pool=self.pool, stream=torch.cuda.current_stream()):
-                slot.outputs = self.whole_step(slot, labels, scale)
+                slot.outputs = self.whole_step(slot, split, scale)
         if slot.graph is None:
-            return self.whole_step(slot, labels, scale)
+            return self.whole_step(slot, split, scale)
         slot.graph.replay()
         return slot.outputs
 
-    def whole_step(self, slot: Slot, labels: Labels, scale: float) -> tuple[Tensor, ...]:
+    def whole_step(self, slot: Slot, split: ClassifiedSplit, scale: float) -> tuple[Tensor, ...]:
         """Forward, backward and update over what is in the buffers."""
         fixed: Any = self.module.backbone
         self.optimizer.zero_grad(set_to_none=True)
         fixed.buffers.update(slot.buffers)
         try:
-            total, *terms = self.module([], np.empty(0), labels, scale)
+            total, *terms = self.module(split, np.empty(0, np.int64), scale)
         finally:
             fixed.buffers.clear()
         total.backward()

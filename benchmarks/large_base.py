@@ -22,7 +22,8 @@ from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.registry import method_for
 from trainers.models.loading import load_backbone
-from trainers.models.tokens import TokenIds, TokenizedSplit
+from trainers.models.tokens import TokenIds, TokenizedSplit, TokenizedTask
+from trainers.objectives.classification import Classification
 from trainers.training.engine import TaskModel, build_engine, train_batch
 
 SEVEN_B = {
@@ -75,8 +76,8 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
     engine = build_engine(wrapped, config, stage, dist.get_world_size(), steps)
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 400, options.length - 2).tolist() for _ in range(options.batch)]
-    split = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)
-    labels = backbone.encode_labels(["w5", "w7"])
+    texts = TokenizedSplit(TokenIds.of(rows), np.arange(options.batch) % 2)
+    split = Classification().encode(backbone, TokenizedTask("random", ("w5", "w7"), {"train": texts}))["train"]
     backbone.model.train()
     weights = torch.cuda.memory_allocated() if cuda else 0
     times = []
@@ -84,7 +85,7 @@ def train(folder: Path, stage: int, options: argparse.Namespace, device: torch.d
         if cuda and step == 2:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        losses = train_batch(engine, split, np.arange(options.batch), labels, 1)
+        losses = train_batch(engine, split, np.arange(options.batch), 1)
         loss = float(losses.task) / (2 * options.batch)
         times.append(time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated() if cuda else 0

@@ -34,9 +34,11 @@ from benchmarks.harness import Row, synchronized_clock
 from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.messages import Job, Order, TaskRows
 from trainers.methods.registry import method_for
-from trainers.models.base import LOGIT_SCALE, Backbone, Labels
+from trainers.models.base import Backbone
+from trainers.models.encoder import LOGIT_SCALE
 from trainers.models.loading import compile_blocks, load_backbone
-from trainers.models.tokens import TokenizedSplit, tokenize
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.classification import Classification, ClassifiedSplit
 from trainers.training.engine import TaskModel
 from trainers.training.evaluate import evaluate
 from trainers.training.stage import TaskTraining
@@ -89,15 +91,15 @@ class Clock:
         return {**speed, "accuracy": accuracy, "steps": steps}
 
 
-def splits(backbone: Backbone, task: TaskRows) -> tuple[TokenizedSplit, TokenizedSplit]:
-    """Training and test rows as token ids."""
-    train, test = (tokenize(backbone, *task.splits[split], task.prompt) for split in ("train", "test"))
-    return train, test
+def splits(backbone: Backbone, task: TaskRows) -> tuple[ClassifiedSplit, ClassifiedSplit]:
+    """Training and test rows as the base reads them."""
+    encoded = Classification().encode(backbone, tokenize_task(backbone, task))
+    return encoded["train"], encoded["test"]
 
 
-def accuracy(backbone: Backbone, test: TokenizedSplit, labels: Labels, batch_size: int) -> float:
+def accuracy(test: ClassifiedSplit, batch_size: int) -> float:
     """Share of test rows whose nearest label word is the right one."""
-    score = evaluate(backbone, test, labels, batch_size)
+    score = evaluate(test, batch_size).score
     return score.correct / score.rows
 
 
@@ -131,7 +133,6 @@ def with_trainer(
     if autocast and setting.device.type != "cuda":
         raise ValueError("for a GPU")
     backbone = setting.load("float32" if autocast else None)
-    labels = backbone.encode_labels(task.labels)
     train, test = splits(backbone, task)
     torch.manual_seed(setting.train.seed)
     config = peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, lora_dropout=0.0, target_modules=list(LORA_TARGETS))
@@ -141,7 +142,7 @@ def with_trainer(
     clock = Clock(setting.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
-            model=Classifier(encoder, labels),
+            model=Classifier(encoder, train.labels),
             args=trainer_arguments(setting, folder, grouped, autocast),
             train_dataset=rows,
             data_collator=collator,
@@ -152,8 +153,8 @@ def with_trainer(
     steps = trainer.state.global_step
     clock.rows = setting.train.epochs * len(rows) - setting.warm_up * setting.train.batch_size
     encoder.eval()
-    tested = dataclasses.replace(backbone, model=encoder)
-    return clock.row(accuracy(tested, test, labels, setting.train.eval_batch_size), steps)
+    tested = dataclasses.replace(test, base=dataclasses.replace(backbone, model=encoder))
+    return clock.row(accuracy(tested, setting.train.eval_batch_size), steps)
 
 
 def trainer_arguments(setting: Setting, folder: str, grouped: bool, autocast: bool) -> Any:
@@ -235,6 +236,7 @@ class Captured(Timed):
     def engine(self) -> Any:
         """Replays where it can."""
         fixed = Fixed(**{f.name: getattr(self.backbone, f.name) for f in dataclasses.fields(self.backbone)})
+        self.split = dataclasses.replace(self.split, base=fixed)
         model = TaskModel(fixed, self.attached)
         return GraphEngine(model, self.config, self.steps)
 
@@ -246,7 +248,6 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     backbone = setting.load()
     adapter = AdapterConfig(**ADAPTER)
     method = method_for(backbone.model, adapter, getattr(torch, setting.dtype))
-    labels = backbone.encode_labels(task.labels)
     train, test = splits(backbone, task)
     method.reset(adapter)
     if compiled:
@@ -257,13 +258,13 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     order = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=0, test=0)
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(
-        job, order, task.name, backbone, method, train, labels, nowhere, lambda _: None,
+        job, order, task.name, backbone, method, train, nowhere, lambda _: None,
         clock=Clock(setting.device), warm_up=setting.warm_up,
     )  # fmt: skip
     with rank_in_environment():
         trained = training.run()
     method.extend([trained.artifact])
-    return training.clock.row(accuracy(backbone, test, labels, setting.train.eval_batch_size), training.steps)
+    return training.clock.row(accuracy(test, setting.train.eval_batch_size), training.steps)
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from trainers.data.prompts import Prompt
 
 @dataclass(frozen=True)
 class TaskRows:
-    """One task as workers get it: label words; for each split, texts and label indices; what stands around a text."""
+    """One task as workers get it: label words; per split, texts and label indices; what stands around a text; and the
+    name of its objective, see `trainers.objectives.known`. To another objective labels may be all its answers."""
 
     name: str
     labels: tuple[str, ...]
     splits: dict[str, tuple[list[str], list[int]]]
     prompt: Prompt
+    objective: str = "classification"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.run.signals import stop_signals
 from orchestrator.track.events import RowCounts, TaskDescription
-from trainers.data.prompts import Prompt, prompt_for
-from trainers.data.tasks import TaskData, load_task
+from trainers.data.prompts import prompt_for
+from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
 from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
 from trainers.workers.group import WorkerGroup
@@ -95,7 +95,12 @@ class OwnWorkers:
 
 def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
     """Every task's data; what was left out of it is said."""
-    data = [load_task(task, config.data, config.data_folder, config.train.seed) for task in config.tasks]
+    from trainers.objectives.known import OBJECTIVES
+
+    data = [
+        OBJECTIVES[task.objective].prepare(task, config.data, config.data_folder, config.train.seed)
+        for task in config.tasks
+    ]
     for task in data:
         for warning in task.warnings:
             say(f"warning: {warning}")
@@ -115,12 +120,7 @@ def describe_data(task: TaskData) -> TaskDescription:
 
 def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator[TaskRows]:
     """Every task's rows as workers get them."""
+    from trainers.objectives.known import OBJECTIVES
+
     for task, loaded in zip(config.tasks, data, strict=True):
-        yield task_rows(loaded, prompt_for(config.model.prompt, task, loaded.labels))
-
-
-def task_rows(task: TaskData, prompt: Prompt) -> TaskRows:
-    """A task's rows as workers get them."""
-    splits = {split: getattr(task, split) for split in ("train", "validation", "test")}
-    rows = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
-    return TaskRows(task.name, task.labels, rows, prompt)
+        yield OBJECTIVES[task.objective].rows(loaded, prompt_for(config.model.prompt, task, loaded.labels))

@@ -18,6 +18,7 @@ from torch import nn
 from tests.support.tiny_models import save_tiny
 from trainers.config import AdapterConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
+from trainers.messages import TaskRows
 from trainers.methods.base import TaskContext
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank
@@ -27,7 +28,8 @@ from trainers.methods.oa.method import OaAttached
 from trainers.methods.oa.subspace import extend_basis
 from trainers.methods.targets import match_modules, width
 from trainers.models.loading import load_backbone
-from trainers.models.tokens import TokenizedSplit, tokenize
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.classification import Classification
 from trainers.training.checkpoint import Checkpoint, capture, restore
 from trainers.training.engine import TaskModel, build_engine, train_batch
 from trainers.training.evaluate import evaluate
@@ -89,9 +91,9 @@ class Setting:
         self.case, self.adapter, self.dtype = case, adapter_config(case), getattr(torch, case.dtype)
         self.backbone = load_backbone(config, torch.device("cpu"), partitioned=partitioned)
         self.modules = match_modules(self.backbone.model, self.adapter.target_modules)
-        self.labels = self.backbone.encode_labels(WORDS)
         texts = [f"sample {'word ' * (i % 5)}number {i}" for i in range(ROWS)]
-        self.split: TokenizedSplit = tokenize(self.backbone, texts, [i % 3 for i in range(ROWS)], Prompt("", ""))
+        rows = TaskRows("t", tuple(WORDS), {"train": (texts, [i % 3 for i in range(ROWS)])}, Prompt("", ""))
+        self.split = Classification().encode(self.backbone, tokenize_task(self.backbone, rows))["train"]
         self.history = History(self.modules, self.adapter, self.dtype)
         attach(self.modules)
         for task in past_tasks(self.modules):
@@ -133,7 +135,7 @@ def run(setting: Setting, stage: int, folder: Path) -> None:
     engine = build_engine(setting.model(bank), train_config(case.accumulation), stage, dist.get_world_size(), STEPS)
     first = None
     for step, batch in enumerate(BATCHES, start=1):
-        losses = train_batch(engine, setting.split, batch, setting.labels, case.accumulation)
+        losses = train_batch(engine, setting.split, batch, case.accumulation)
         first = first or losses
         if step == RESUMED_AT:
             data = Checkpoint(step, capture(engine)).dump({"case": case.family})
@@ -151,7 +153,7 @@ def resume(setting: Setting, stage: int, source: Path, target: Path) -> None:
 
     def empty_step() -> None:
         for _ in range(accumulation):
-            total = engine(setting.split.token_ids[:1], setting.split.targets[:1], setting.labels, 0.0)[0]
+            total = engine(setting.split, np.arange(1), 0.0)[0]
             engine.backward(total * 0.0)
             engine.step()
 
@@ -159,7 +161,7 @@ def resume(setting: Setting, stage: int, source: Path, target: Path) -> None:
     assert checkpoint is not None and checkpoint.step == RESUMED_AT
     restore(engine, checkpoint, empty_step)
     for batch in BATCHES[RESUMED_AT:]:
-        losses = train_batch(engine, setting.split, batch, setting.labels, accumulation)
+        losses = train_batch(engine, setting.split, batch, accumulation)
     finish(setting, engine, target, losses)
 
 
@@ -171,8 +173,8 @@ def finish(setting: Setting, engine: object, target: Path, losses: object) -> No
     use(setting.modules, {})
     engine.destroy()
     with torch.no_grad():
-        rows = setting.backbone.row_losses(setting.split.token_ids, setting.split.targets, setting.labels)
-    score = evaluate(setting.backbone, setting.split, setting.labels, 4)
+        rows = setting.split.losses(setting.split.batch(np.arange(ROWS)))
+    score = evaluate(setting.split, 4).score
     assert score.rows == ROWS
     tensors |= {
         "loss/task": total,

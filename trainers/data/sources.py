@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -27,7 +27,10 @@ LISTED = 12  # how many names an error message lists
 
 class TaskBase(Frozen):
     """What every task has. The row limits override those of the `data` section, `instruction` what a prompt says, and
-    `resources` what the `cluster` section asks for."""
+    `resources` what the `cluster` section asks for. `objective` is what its kind of source is trained on and judged
+    by, see `trainers.objectives.known`."""
+
+    objective: ClassVar[str] = "classification"
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     instruction: str | None = None

@@ -14,11 +14,20 @@ from cluster.errors import ConfigError
 from trainers.config import ModelConfig
 from trainers.data.sources import quiet
 from trainers.folders import expanded
-from trainers.models.base import FAMILIES, Backbone, TextToText
+from trainers.models.base import Backbone
+from trainers.models.causal import Causal
+from trainers.models.encoder import LabelEmbedding
 from trainers.models.quantise import quantise
+from trainers.models.seq2seq import Seq2Seq
+from trainers.models.text_to_text import TextToText
 from trainers.zero import gather_on_use, gathered, partitioned_loading
 
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+FAMILIES: dict[str, tuple[type[Backbone], str]] = {
+    "LABEL_EMBEDDING": (LabelEmbedding, "AutoModel"),
+    "SEQ_2_SEQ_LM": (Seq2Seq, "AutoModelForSeq2SeqLM"),
+    "CAUSAL_LM": (Causal, "AutoModelForCausalLM"),
+}
 
 
 def resolve_name(name: str) -> str:

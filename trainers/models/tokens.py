@@ -30,7 +30,7 @@ class TokenIds(Sequence[list[int]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) tokens a row."""
+        """(N,) tokens per row."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -52,24 +52,20 @@ class TokenIds(Sequence[list[int]]):
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """Rows of one split: token ids and label indices, aligned."""
+    """Rows of one split: token ids and targets, indices into the words of the task, aligned."""
 
     token_ids: TokenIds
     targets: np.ndarray
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens a row."""
-        return self.token_ids.lengths
-
 
 @dataclass(frozen=True)
 class TokenizedTask:
-    """One task as training and evaluation read it: label words, and each split as token ids."""
+    """One task as an objective encodes it: the words that targets index, and each split as token ids."""
 
     name: str
     labels: tuple[str, ...]
     splits: dict[str, TokenizedSplit]
+    objective: str = "classification"
 
 
 def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt) -> TokenizedSplit:
@@ -82,4 +78,4 @@ def tokenize_task(backbone: Backbone, task: TaskRows | TokenizedTask) -> Tokeniz
     if isinstance(task, TokenizedTask):
         return task
     splits = {split: tokenize(backbone, *rows, task.prompt) for split, rows in task.splits.items()}
-    return TokenizedTask(task.name, task.labels, splits)
+    return TokenizedTask(task.name, task.labels, splits, task.objective)

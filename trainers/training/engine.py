@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from trainers.config import TrainConfig
 from trainers.data.batching import micro_batches
 from trainers.methods.base import Attached
-from trainers.models.base import Backbone, Labels
-from trainers.models.tokens import TokenizedSplit
+from trainers.models.base import Backbone
+from trainers.objectives.base import EncodedSplit
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,18 @@ class TaskModel(nn.Module):
         self.trained = attached.module
         self.__dict__.update(backbone=backbone, attached=attached)
 
-    def forward(
-        self, token_ids: list[list[int]], targets: np.ndarray, labels: Labels, scale: float
-    ) -> tuple[Tensor, ...]:
+    def forward(self, split: EncodedSplit, rows: np.ndarray, scale: float) -> tuple[Tensor, ...]:
         """Total, task and penalties for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else;
         `losses` gives it its names.
 
         Args:
-            token_ids: B rows of token ids.
-            targets: (B,) label indices, on the host.
-            labels: as the backbone encodes them.
+            split: what is trained on.
+            rows: (B,) indices of the rows of `split`.
             scale: what the sum of loss terms is multiplied by, so that averaging over ranks and micro-batches gives
                 the mean over the terms of the effective batch; 0 for rows that only keep this rank in step.
         """
         penalties = self.attached.penalties()
-        task = self.backbone.row_losses(token_ids, targets, labels).sum()
+        task = split.losses(split.batch(rows)).sum()
         total = task * scale
         for weight, value in penalties.values():
             total = total + weight * value
@@ -114,7 +111,7 @@ def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_si
     return engine
 
 
-def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels: Labels, accumulation: int) -> Losses:
+def train_batch(engine: Any, split: EncodedSplit, batch: np.ndarray, accumulation: int) -> Losses:
     """Forward, backward and update over one effective batch, dealt to all ranks and `accumulation` micro-batches.
 
     Every loss term (a row, or a target token) weighs the same, however unevenly the batch divides: DeepSpeed averages
@@ -125,19 +122,12 @@ def train_batch(engine: Any, split: TokenizedSplit, batch: np.ndarray, labels: L
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     backbone: Backbone = engine.module.backbone
-    scale = world_size * accumulation / terms(backbone, split, batch, labels)
+    scale = world_size * accumulation / int(split.terms[batch].sum())
     task = torch.zeros((), device=backbone.device)
     for rows in micro_batches(batch, accumulation, rank, world_size):
         present = rows if len(rows) else batch[:1]
-        token_ids = [split.token_ids[i] for i in present]
-        outputs = engine(token_ids, split.targets[present], labels, scale if len(rows) else 0.0)
-        losses: Losses = engine.module.losses(outputs)
+        losses: Losses = engine.module.losses(engine(split, present, scale if len(rows) else 0.0))
         engine.backward(losses.total)
         engine.step()
         task += losses.task
     return replace(losses, task=task)
-
-
-def terms(backbone: Backbone, split: TokenizedSplit, batch: np.ndarray, labels: Labels) -> int:
-    """Loss terms of a batch over all ranks: its rows, or the tokens of their answers."""
-    return int(backbone.units(labels)[split.targets[batch]].sum())

@@ -1,11 +1,10 @@
 """What adapters read over a task, for input-side protection: its second moment, layer by layer.
 
 Rows of similar length go together, as in training, and padding is left out of the sums. Batches of equal length are
-four to fifteen times as many where texts are long: on a T5-large on an H100 they took four times as long as an epoch.
+four to fifteen times as many if texts are long: on a T5-large on an H100 they took four times as long as an epoch.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 from trainers.data.batching import sorted_batches
 from trainers.methods.oa.layers import Moment
 from trainers.methods.targets import width
-from trainers.models.base import Backbone, Labels
-from trainers.models.tokens import TokenizedSplit
+from trainers.models.base import Backbone
+from trainers.objectives.base import EncodedSplit
 
 
 @torch.no_grad()
 def second_moments(
-    backbone: Backbone, modules: Mapping[str, nn.Module], split: TokenizedSplit, labels: Labels, batch_size: int
+    backbone: Backbone, modules: Mapping[str, nn.Module], split: EncodedSplit, batch_size: int
 ) -> dict[str, Tensor]:
     """Σ h hᵀ of what each adapter reads, over all tokens of the rows and their answers and over all ranks. Collective.
 
@@ -30,30 +29,32 @@ def second_moments(
         batch_size: rows that all ranks together read at once.
 
     Returns:
-        (D, D) float32 a layer, on the backbone's device.
+        (D, D) float32 per layer, on the backbone's device.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    answers = backbone.units(labels)[split.targets]
-    real: dict[torch.Size, Tensor] = {}
-    reading = replace(backbone, real=real)
-    for module in modules.values():
-        module.__dict__["moment"] = Moment(torch.zeros(width(module), width(module), device=backbone.device), real)
-    batches = sorted_batches(split.lengths + answers, max(1, batch_size // world_size))
+    batches = sorted_batches(split.lengths + split.terms, max(1, batch_size // world_size))
     mine = batches[rank::world_size]
+    sums = {
+        name: Moment(torch.zeros(width(each), width(each), device=backbone.device)) for name, each in modules.items()
+    }
 
     def read(rows: np.ndarray) -> None:
-        real.clear()
-        padded = -(-int(split.lengths[rows].max()) // backbone.pad_multiple) * backbone.pad_multiple
-        apart = padded + 1 if padded == answers[rows].max() else backbone.pad_multiple  # a shape has one mask
-        texts = [split.token_ids[i] for i in rows]
-        replace(reading, pad_multiple=apart).row_losses(texts, split.targets[rows], labels)
+        batch = split.batch(rows)
+        for name, moment in sums.items():
+            moment.mask = batch.answers_mask if name in of_answers else batch.mask
+        split.losses(batch)
 
     with torch.compiler.set_stance("force_eager"):  # blocks were compiled without the sums
+        of_answers = backbone.reads_answers(modules)
+        for name, module in modules.items():
+            module.__dict__["moment"] = sums[name]
         for rows in mine:
             read(rows)
-        moments = {name: module.__dict__.pop("moment").sum_DD for name, module in modules.items()}
+        for module in modules.values():
+            module.__dict__.pop("moment")
         if len(mine) < -(-len(batches) // world_size):
             read(batches[0])  # in step with the other ranks; it does not count
+    moments = {name: moment.sum_DD for name, moment in sums.items()}
     for moment_DD in moments.values():
         dist.all_reduce(moment_DD)
     return moments

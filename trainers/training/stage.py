@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from cluster.errors import KeyAbsentError, StoreError, TrainingError
 from cluster.storage import Store
 from trainers.config import TrainConfig
-from trainers.data.batching import epoch_batches
 from trainers.failures import during, undone
 from trainers.messages import Job, Order, Progress, Saved
 from trainers.methods.base import Artifact, Attached, Method, NotFinite, TaskContext
-from trainers.models.base import Backbone, Labels
-from trainers.models.tokens import TokenizedSplit
+from trainers.models.base import Backbone
+from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
-from trainers.training.engine import Losses, TaskModel, build_engine, terms, train_batch
+from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
 from trainers.training.second_moments import second_moments
 from trainers.training.training_log import TrainingLog
 from trainers.zero import release
@@ -55,8 +54,7 @@ class TaskTraining:
     name: str
     backbone: Backbone
     method: Method
-    split: TokenizedSplit
-    labels: Labels
+    split: EncodedSplit
     store: Store
     report: Report
     leaving: Callable[[], bool] = lambda: False
@@ -114,7 +112,7 @@ class TaskTraining:
     @cached_property
     def steps(self) -> int:
         """Optimizer steps of the whole task."""
-        return self.config.steps(len(self.split.targets))
+        return self.config.steps(len(self.split.terms))
 
     @cached_property
     def seed(self) -> int:
@@ -144,14 +142,14 @@ class TaskTraining:
     def batches(self) -> Iterator[np.ndarray]:
         """Effective batches of all epochs, as row indices."""
         for epoch in range(self.config.epochs):
-            yield from epoch_batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
+            yield from self.backbone.collate.batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
 
     def step(self, step: int, batch: np.ndarray) -> None:
         """One update, and what is due at it: the method's checks, a row of the log, a checkpoint."""
         config = self.config
         seed_step(self.seed, step)
         self.attached.before_step(step)
-        losses = train_batch(self.engine, self.split, batch, self.labels, config.gradient_accumulation_steps)
+        losses = train_batch(self.engine, self.split, batch, config.gradient_accumulation_steps)
         self.attached.after_step(losses.penalties)
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
@@ -166,7 +164,7 @@ class TaskTraining:
         """
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
-        loss, leaving = float(sums[0]) / terms(self.backbone, self.split, batch, self.labels), bool(sums[1])
+        loss, leaving = float(sums[0]) / int(self.split.terms[batch].sum()), bool(sums[1])
         penalties = {name: float(value) for name, value in losses.penalties.items()}
         report = self.attached.report()
         figures = [value for value in report.values() if not isinstance(value, list)]
@@ -184,7 +182,7 @@ class TaskTraining:
         """What these layers give over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"):
-            return second_moments(self.backbone, modules, self.split, self.labels, at_once)
+            return second_moments(self.backbone, modules, self.split, at_once)
 
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of this moment."""
@@ -237,7 +235,7 @@ class TaskTraining:
     def empty_step(self) -> None:
         """An update with zero gradients."""
         for _ in range(self.config.gradient_accumulation_steps):
-            total = self.engine(self.split.token_ids[:1], self.split.targets[:1], self.labels, 0.0)[0]
+            total = self.engine(self.split, np.arange(1), 0.0)[0]
             self.engine.backward(total * 0.0)
             self.engine.step()
 

@@ -23,6 +23,7 @@ from trainers.models.base import Backbone
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
+from trainers.objectives.known import OBJECTIVES
 from trainers.training.evaluate import evaluate
 from trainers.training.stage import Leaving, Report, TaskTraining, Trained
 from trainers.workers.group import SETTLE_S
@@ -232,9 +233,8 @@ class Worker:
         """Takes over tasks, whose label words the base alone encodes: no history may be in its weights."""
         with during("tokenise"):
             tasks = [tokenize_task(self.backbone, task) for task in self.fetch(references)]
-            labels = [self.backbone.encode_labels(task.labels) for task in tasks]
-        self.names, self.labels = [task.name for task in tasks], labels
-        self.splits = [task.splits for task in tasks]
+            self.splits = [OBJECTIVES[task.objective].encode(self.backbone, task) for task in tasks]
+        self.names = [task.name for task in tasks]
 
     @property
     def known(self) -> int:
@@ -330,18 +330,18 @@ class Worker:
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the task that was ordered."""
         index, store = order.index, open_store(self.job.store_uri)
-        rows, labels = self.splits[index]["train"], self.labels[index]
+        rows = self.splits[index]["train"]
         return TaskTraining(
-            self.job, order, self.names[index], self.backbone, self.method, rows, labels, store, self.report,
+            self.job, order, self.names[index], self.backbone, self.method, rows, store, self.report,
             self.leaving,
         )  # fmt: skip
 
     def evaluate_first(self, count: int, order: Order, split: str) -> list[Score]:
         """Scores on `split` of the first `count` tasks, those that are not yet trained among them."""
         scores = []
-        for number, (splits, labels) in enumerate(zip(self.splits[:count], self.labels, strict=False), start=1):
+        for number, splits in enumerate(self.splits[:count], start=1):
             with during(f"evaluate {split}, task {number}"), self.method.answering(number - 1):
-                scores.append(evaluate(self.backbone, splits[split], labels, self.job.train.eval_batch_size))
+                scores.append(evaluate(splits[split], self.job.train.eval_batch_size).score)
             self.report(Progress(order.index, f"evaluate {split}", number, count))
         return scores
 

@@ -16,11 +16,17 @@ from torch import Tensor
 from cluster.errors import ConfigError
 from tests.support.tiny_models import save_tiny, tiny, tokenizer
 from trainers.config import ModelConfig
+from trainers.data.collate import Padded
 from trainers.data.prompts import Prompt
 from trainers.messages import Score
-from trainers.models.base import Backbone, Causal, LabelEmbedding, Seq2Seq, TextToText
+from trainers.models.base import Backbone
+from trainers.models.causal import Causal
+from trainers.models.encoder import LabelEmbedding
 from trainers.models.loading import check_model, load_backbone, weights_digest
-from trainers.models.tokens import TokenIds, TokenizedSplit
+from trainers.models.seq2seq import Seq2Seq
+from trainers.models.text_to_text import TextToText
+from trainers.models.tokens import TokenIds
+from trainers.objectives.classification import ClassifiedSplit
 from trainers.training.evaluate import evaluate
 
 FAMILIES: dict[str, type[TextToText]] = {
@@ -94,12 +100,18 @@ def each_alone(bone: TextToText, rows: Sequence[Sequence[int]], answers: Sequenc
         return -torch.stack([torch.stack([reference(bone, [row], [answer]) for answer in answers]) for row in rows])
 
 
+def split_of(bone: Backbone, rows: Sequence[list[int]], targets: np.ndarray, labels: Any) -> ClassifiedSplit:
+    return ClassifiedSplit(
+        base=bone, token_ids=TokenIds.of(rows), targets=targets, terms=bone.units(labels)[targets], labels=labels
+    )
+
+
 @every_family
 def test_row_losses_are_the_models_own(family: str) -> None:
     bone = backbone(family)
     labels = bone.encode_labels(WORDS)
     rows = bone.tokenize(TEXTS, ANSWER)
-    losses = bone.row_losses(rows, TARGETS, labels)
+    losses = bone.losses(bone.batch(rows, TARGETS, labels), labels)
     answers = [labels[target] for target in TARGETS]
     alone = [reference(bone, [row], [answer]) for row, answer in zip(rows, answers, strict=True)]
     assert losses.shape == (len(TEXTS),) and losses.dtype == torch.float32
@@ -114,7 +126,7 @@ def test_gradients_are_the_models_own(family: str) -> None:
     labels = bone.encode_labels(WORDS)
     rows, answers = bone.tokenize(TEXTS, ANSWER), [labels[target] for target in TARGETS]
     parameters = list(bone.model.parameters())
-    found = torch.autograd.grad(bone.row_losses(rows, TARGETS, labels).sum(), parameters)
+    found = torch.autograd.grad(bone.losses(bone.batch(rows, TARGETS, labels), labels).sum(), parameters)
     expected = torch.autograd.grad(reference(bone, rows, answers), parameters)
     for gradient, other in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
@@ -140,7 +152,7 @@ def test_answers_that_are_alike(family: str) -> None:
     words.pad_token = words.eos_token
     for padded in (bone, replace(bone, tokenizer=words)):
         with torch.no_grad():
-            losses = padded.row_losses(rows, targets, ALIKE)
+            losses = padded.losses(padded.batch(rows, targets, ALIKE), ALIKE)
         torch.testing.assert_close(losses, -naive.diagonal(), rtol=1e-5, atol=0)
         torch.testing.assert_close(padded.log_likelihoods(rows, ALIKE), naive, rtol=1e-5, atol=0)
         for batch_size in (1, 6, 13, 99):
@@ -156,7 +168,7 @@ def test_the_decoders_start_is_the_models(family: str) -> None:
     rows = bone.tokenize(TEXTS, ANSWER)[:6]
     naive = each_alone(bone, rows, ALIKE)
     with torch.no_grad():
-        losses = bone.row_losses(rows, np.arange(6), ALIKE)
+        losses = bone.losses(bone.batch(rows, np.arange(6), ALIKE), ALIKE)
     torch.testing.assert_close(losses, -naive.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(bone.log_likelihoods(rows, ALIKE), naive, rtol=1e-5, atol=0)
 
@@ -164,11 +176,14 @@ def test_the_decoders_start_is_the_models(family: str) -> None:
 @every_family
 def test_padding_changes_nothing(family: str) -> None:
     bone = backbone(family)
-    rounded = replace(bone, pad_multiple=32)
+    rounded = replace(bone, collate=Padded(32))
     labels, rows = bone.encode_labels(WORDS), bone.tokenize(TEXTS, ANSWER)
-    assert rounded.pad(rows, multiple=32)[0].shape == (len(TEXTS), 32)
+    assert rounded.pad(rows).ids.shape == (len(TEXTS), 32)
     with torch.no_grad():
-        torch.testing.assert_close(rounded.row_losses(rows, TARGETS, labels), bone.row_losses(rows, TARGETS, labels))
+        torch.testing.assert_close(
+            rounded.losses(rounded.batch(rows, TARGETS, labels), labels),
+            bone.losses(bone.batch(rows, TARGETS, labels), labels),
+        )
     torch.testing.assert_close(rounded.log_likelihoods(rows, labels), bone.log_likelihoods(rows, labels))
     for row, score in zip(rows, bone.log_likelihoods(rows, labels), strict=True):
         torch.testing.assert_close(bone.log_likelihoods([row], labels)[0], score, rtol=1e-4, atol=1e-4)
@@ -186,7 +201,7 @@ def test_half_precision_is_near(family: str) -> None:
     model.load_state_dict(bone.model.state_dict())
     half = replace(bone, model=model.bfloat16())
     with torch.no_grad():
-        losses, expected = (one.row_losses(rows, TARGETS, labels) for one in (half, bone))
+        losses, expected = (one.losses(one.batch(rows, TARGETS, labels), labels) for one in (half, bone))
     scores = half.log_likelihoods(rows, labels)
     assert losses.dtype == scores.dtype == torch.float32
     torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.2)
@@ -210,7 +225,7 @@ def learned(family: str) -> TextToText:
     rate = 2e-2 if family == "t5" else 5e-3  # its tied output weights are divided by √D
     optimizer = torch.optim.AdamW(bone.model.parameters(), lr=rate, fused=True)
     for _ in range(80):
-        loss = bone.row_losses(rows, COLOUR, labels).sum() / bone.units(labels)[COLOUR].sum()
+        loss = bone.losses(bone.batch(rows, COLOUR, labels), labels).sum() / bone.units(labels)[COLOUR].sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -226,13 +241,12 @@ def test_scorings_agree_on_a_task_learned(family: str, dtype: str, one_process: 
     """Before it neither knows: what is generated is no label. After it both know all."""
     bone = learned(family)
     labels, rows = bone.encode_labels(COLOURS), bone.tokenize(SENTENCES, ANSWER)
-    split = TokenizedSplit(TokenIds.of(rows), COLOUR)
     bone = replace(bone, model=deepcopy(bone.model).to(getattr(torch, dtype)))
     for scoring in ("likelihood", "generation"):
         scored = replace(bone, scoring=scoring)
         assert scored.predict(rows, labels, 8).tolist() == COLOUR.tolist(), scoring
-        assert evaluate(scored, split, labels, 5) == Score(18, 18), scoring
-    assert bone.row_losses(rows, COLOUR, labels).max() < 0.5  # more than half of the probability
+        assert evaluate(split_of(scored, rows, COLOUR, labels), 5).score == Score(18, 18), scoring
+    assert bone.losses(bone.batch(rows, COLOUR, labels), labels).max() < 0.5  # more than half of the probability
     untrained = replace(bone, model=tiny(family, seed=1), scoring="generation")
     assert (untrained.predict(rows, labels, 8) == -1).sum() > 9
 
@@ -248,7 +262,7 @@ def test_an_answer_that_is_no_label_is_wrong(family: str, others: list[str], one
     generates = replace(bone, scoring="generation")
     assert generates.predict(rows, labels, 7).tolist() == expected
     known = sum(target >= 0 for target in expected)
-    assert evaluate(generates, TokenizedSplit(TokenIds.of(rows), targets), labels, 7) == Score(known, 18)
+    assert evaluate(split_of(generates, rows, targets, labels), 7).score == Score(known, 18)
     assert bone.predict(rows, labels, 7).min() >= 0
 
 
@@ -403,7 +417,7 @@ def test_label_embedding_one_text_at_a_time() -> None:
     logits = 20 * np.array([[unit(row) @ unit(word) for word in bone.tokenize(WORDS)] for row in rows])
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(rows)), TARGETS]
     with torch.no_grad():
-        losses = bone.row_losses(rows, TARGETS, labels)
+        losses = bone.losses(bone.batch(rows, TARGETS, labels), labels)
         assert bone.predict(rows, labels, 3).tolist() == logits.argmax(1).tolist()
     np.testing.assert_allclose(losses.numpy(), expected, atol=2e-4)
     assert bone.units(labels).tolist() == [1] * len(WORDS)
@@ -433,7 +447,9 @@ def test_load_from_a_folder(family: str, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in bone.model.parameters())
     labels = bone.encode_labels(WORDS)
     rows, made = bone.tokenize(TEXTS), replace(bone, model=tiny(family))
-    torch.testing.assert_close(bone.row_losses(rows, TARGETS, labels), made.row_losses(rows, TARGETS, labels))
+    torch.testing.assert_close(
+        bone.losses(bone.batch(rows, TARGETS, labels), labels), made.losses(made.batch(rows, TARGETS, labels), labels)
+    )
     assert replace(bone, scoring="generation").predict(bone.tokenize(TEXTS), labels, 4).shape == (len(TEXTS),)
 
 
@@ -495,16 +511,17 @@ class Oracle(LabelEmbedding):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_evaluation_counts_each_row_once(rows: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks one after the other: together they count all rows, in equally many passes of equally many rows."""
-    split = TokenizedSplit(TokenIds.of([[row] * (1 + row % 4) for row in range(rows)]), np.arange(rows) % 3)
+    oracle, texts = Oracle(torch.nn.Linear(1, 1), None, 16, ""), [[row] * (1 + row % 4) for row in range(rows)]
+    split = split_of(oracle, texts, np.arange(rows) % 3, torch.zeros(3, 1))
     monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
     correct, passes = 0, []
     for rank in range(ranks):
         monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
         Oracle.calls = []
-        score = evaluate(Oracle(torch.nn.Linear(1, 1), None, 16, ""), split, torch.zeros(3, 1), 4)
-        assert score.rows == rows
-        correct += score.correct
+        scored = evaluate(split, 4)
+        assert scored.score.rows == rows and scored.values.sum() == scored.score.correct
+        correct += scored.score.correct
         passes.append([len(call) for call in Oracle.calls])
     assert correct == rows - (rows > 5)
     assert all(made == passes[0] for made in passes) and max(passes[0]) <= 4

@@ -48,7 +48,7 @@ def outputs(backbone: Backbone) -> list[torch.Tensor]:
     labels = backbone.encode_labels(["yes", "certainly not"])
     token_ids = backbone.tokenize(TEXTS)
     with torch.no_grad():
-        losses = backbone.row_losses(token_ids, np.array([0, 1, 0]), labels)
+        losses = backbone.losses(backbone.batch(token_ids, np.array([0, 1, 0]), labels), labels)
     return [losses, backbone.predict(token_ids, labels, 2)]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,16 +77,14 @@ def reference(setting: Setting) -> tuple[Tensors, Tensors]:
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": r, "weight_decay": 0.0} for p, r in zip((matrices, gates), rates, strict=True)]
     )
-    units = torch.as_tensor(setting.backbone.units(setting.labels))
     first: Tensors = {}
     for step, batch in enumerate(BATCHES):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * learning_rate_factor(step, train.warmup_steps, STEPS)
         outputs = bank(setting.dtype)
         use(setting.modules, bank.pairs(outputs))
-        targets = setting.split.targets[batch]
-        losses = setting.backbone.row_losses([setting.split.token_ids[i] for i in batch], targets, setting.labels)
-        task = losses.sum() / units[targets].sum()
+        losses = setting.split.losses(setting.split.batch(batch))
+        task = losses.sum() / int(setting.split.terms[batch].sum())
         names, written = list(setting.modules), setting.history.columns("written")
         orthogonality = sum(penalty(bank.W2_0[i][None], written[name][None]) for i, name in enumerate(names))
         budget = (bank.g_0.sign() * torch.relu(bank.g_0.abs() - bank.tau_0.abs()[:, None])).abs().sum() / len(names)
@@ -100,10 +99,9 @@ def reference(setting: Setting) -> tuple[Tensors, Tensors]:
         optimizer.step()
     use(setting.modules, {})
     with torch.no_grad():
-        targets = setting.split.targets
-        first["eval/rows"] = setting.backbone.row_losses(setting.split.token_ids, targets, setting.labels)
-    guesses = setting.backbone.predict(setting.split.token_ids, setting.labels, 64)
-    first["eval/correct"] = (guesses == torch.as_tensor(targets)).sum().float()
+        first["eval/rows"] = setting.split.losses(setting.split.batch(np.arange(ROWS)))
+    guesses = setting.backbone.predict(setting.split.token_ids, setting.split.labels, 64)
+    first["eval/correct"] = (guesses == torch.as_tensor(setting.split.targets)).sum().float()
     return start, first | {name: parameter.detach() for name, parameter in bank.named_parameters()}
 
 

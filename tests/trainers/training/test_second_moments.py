@@ -11,11 +11,14 @@ import torch.distributed as dist
 from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
 from trainers.data.batching import sorted_batches
+from trainers.data.collate import Padded
 from trainers.data.prompts import Prompt
 from trainers.methods.oa.layers import Moment, attach
 from trainers.methods.targets import match_modules
+from trainers.models.base import Backbone
 from trainers.models.loading import compile_blocks, load_backbone
-from trainers.models.tokens import TokenIds, TokenizedSplit, tokenize
+from trainers.models.tokens import TokenIds, TokenizedSplit, TokenizedTask, tokenize
+from trainers.objectives.classification import Classification, ClassifiedSplit
 from trainers.training.second_moments import second_moments
 
 TEXTS = ["a", "a short one", "somewhat longer than the one before it", "?", "two words", "one more of middling length"]
@@ -32,6 +35,11 @@ def alone(tmp_path: Path) -> object:
     dist.destroy_process_group()
 
 
+def encoded(backbone: Backbone, words: list[str], split: TokenizedSplit) -> ClassifiedSplit:
+    task = TokenizedTask("t", tuple(words), {"train": split})
+    return Classification().encode(backbone, task)["train"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_does_not_count(tmp_path: Path, family: str) -> None:
     kind, targets = FAMILIES[family]
@@ -39,36 +47,52 @@ def test_padding_does_not_count(tmp_path: Path, family: str) -> None:
     backbone = load_backbone(ModelConfig.model_validate({"name": name, "task_type": kind, "max_length": 32}))
     modules = match_modules(backbone.model, targets)
     attach(modules)
-    labels = backbone.encode_labels(["yes", "certainly not, whatever anybody says of it", "maybe"])
-    split = tokenize(backbone, TEXTS, [0, 1, 2, 1, 0, 2], Prompt())
-    alone, padded = (second_moments(backbone, modules, split, labels, size) for size in (1, 4))
+    words = ["yes", "certainly not, whatever anybody says of it", "maybe"]
+    split = encoded(backbone, words, tokenize(backbone, TEXTS, [0, 1, 2, 1, 0, 2], Prompt()))
+    alone, padded = (second_moments(backbone, modules, split, size) for size in (1, 4))
     for name, moment_DD in alone.items():
         torch.testing.assert_close(padded[name], moment_DD, rtol=1e-4, atol=1e-4 * float(moment_DD.abs().max()))
         assert moment_DD.trace() > 0
-    assert not any("moment" in vars(module) for module in modules.values()) and backbone.real is None
+    assert not any("moment" in vars(module) for module in modules.values())
 
 
 def test_rows_that_a_model_flattens_are_masked_too() -> None:
-    backbone = replace(load_backbone(ModelConfig(max_length=16)), real={})
-    _, mask_BS = backbone.pad([[1, 2, 3], [1]])
+    mask_BS = Padded()([[1, 2, 3], [1]], pad_id=0).mask
     h_BSD, expected = torch.randn(2, 3, 4), torch.zeros(4, 4)
     for h_D, counts in zip(h_BSD.reshape(-1, 4), mask_BS.flatten(), strict=True):
         expected += counts * torch.outer(h_D, h_D)
     for h in (h_BSD, h_BSD.reshape(-1, 4)):
-        moment = Moment(torch.zeros(4, 4), backbone.real or {})
+        moment = Moment(torch.zeros(4, 4), mask_BS)
         moment.add(h)
         torch.testing.assert_close(moment.sum_DD, expected)
+
+
+def test_all_rows_count_of_a_layer_that_reads_no_tokens() -> None:
+    moment, h_BD = Moment(torch.zeros(4, 4), torch.tensor([[1, 1, 0], [1, 0, 0]])), torch.randn(2, 4)
+    moment.add(h_BD)
+    torch.testing.assert_close(moment.sum_DD, h_BD.T @ h_BD)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_the_decoders_own_layers_read_answers(tmp_path: Path, multiple: int) -> None:
+    """Cross-attention takes queries from the answer, keys and values from the text."""
+    config = ModelConfig(name=str(save_tiny("t5", tmp_path)), task_type="SEQ_2_SEQ_LM", max_length=32)
+    backbone = replace(load_backbone(config), collate=Padded(multiple))
+    modules = match_modules(backbone.model, "all-linear")
+    of_text = ("encoder.", "EncDecAttention.k", "EncDecAttention.v")
+    assert backbone.reads_answers(modules) == {name for name in modules if not any(part in name for part in of_text)}
 
 
 def test_texts_as_long_as_answers_are_told_apart(tmp_path: Path) -> None:
     backbone = load_backbone(ModelConfig(name=str(save_tiny("t5", tmp_path)), task_type="SEQ_2_SEQ_LM", max_length=32))
     modules = match_modules(backbone.model, ["o", "wo"])
     attach(modules)
-    labels = backbone.encode_labels(["yes", "no not so"])
-    longest = max(map(len, labels))
-    texts = [TokenIds.of([[5] * longest, [6] * (longest - 2), [7] * (longest - 1)]), np.array([1, 0, 0])]
-    split = TokenizedSplit(*texts)
-    alone, padded = (second_moments(backbone, modules, split, labels, size) for size in (1, 3))
+    words = ["yes", "no not so"]
+    longest = len(backbone.tokenize(words[1:])[0]) + 1
+    texts = TokenIds.of([[5] * longest, [6] * (longest - 2), [7] * (longest - 1)])
+    split = encoded(backbone, words, TokenizedSplit(texts, np.array([1, 0, 0])))
+    assert split.terms.max() == longest
+    alone, padded = (second_moments(backbone, modules, split, size) for size in (1, 3))
     for name, moment_DD in alone.items():
         torch.testing.assert_close(padded[name], moment_DD, rtol=1e-4, atol=1e-4 * float(moment_DD.abs().max()))
 
@@ -77,11 +101,10 @@ def test_compiled_blocks_are_read_as_others(tmp_path: Path) -> None:
     backbone = load_backbone(ModelConfig(name=str(save_tiny("llama", tmp_path)), task_type="CAUSAL_LM", max_length=32))
     modules = match_modules(backbone.model, ["o_proj"])
     attach(modules)
-    labels = backbone.encode_labels(["yes", "no"])
-    split = tokenize(backbone, TEXTS, [0, 1, 0, 1, 0, 1], Prompt())
-    expected = second_moments(backbone, modules, split, labels, 4)
+    split = encoded(backbone, ["yes", "no"], tokenize(backbone, TEXTS, [0, 1, 0, 1, 0, 1], Prompt()))
+    expected = second_moments(backbone, modules, split, 4)
     compile_blocks(backbone.model)
-    found = second_moments(backbone, modules, split, labels, 4)
+    found = second_moments(backbone, modules, split, 4)
     assert all(torch.equal(found[name], moment_DD) for name, moment_DD in expected.items())
 
 

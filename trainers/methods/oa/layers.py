@@ -56,17 +56,17 @@ def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
 
 @dataclass
 class Moment:
-    """Σ h hᵀ (D, D) over the rows of h that are no padding. `real` has the masks of the batch in work by shape, (B, S)
-    and (B · S,); of an h of another shape all rows count."""
+    """Σ h hᵀ (D, D) over the rows of h that are no padding. `mask` is that of the batch in work, 1 where a row counts;
+    None if all do. All rows count, too, of a layer that reads others than the batch's tokens, as a pooler does."""
 
     sum_DD: Tensor
-    real: Mapping[torch.Size, Tensor]
+    mask: Tensor | None = None
 
     def add(self, h: Tensor) -> None:
         """Adds what a layer gives, (…, D)."""
         rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
-        if (mask := self.real.get(h.shape[:-1])) is not None:
-            rows_ND = rows_ND.masked_fill(mask.reshape(-1, 1) == 0, 0)
+        if self.mask is not None and self.mask.numel() == len(rows_ND):
+            rows_ND = rows_ND.masked_fill(self.mask.reshape(-1, 1) == 0, 0)
         self.sum_DD += rows_ND.T @ rows_ND
 
 

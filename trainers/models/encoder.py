@@ -1,0 +1,56 @@
+"""Encoders: a text is answered by the label word whose frozen embedding is nearest to its own.
+
+Shape suffixes as in `base`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainers.data.collate import Batch
+from trainers.models.base import Backbone, Labels
+
+LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
+
+
+class LabelEmbedding(Backbone):
+    """An encoder: 20 · cos(text, label word) are the logits."""
+
+    @torch.no_grad()
+    def encode_labels(self, words: Sequence[str]) -> Tensor:
+        """Unit embeddings (C, D) of the label words."""
+        return self.embed(self.pad(self.tokenize(words)))
+
+    def units(self, labels: Labels) -> np.ndarray:
+        """A row has one loss term."""
+        return np.ones(len(labels), dtype=np.int64)
+
+    def batch(self, token_ids: Sequence[Sequence[int]], targets: np.ndarray, labels: Labels) -> Batch:  # noqa: ARG002
+        """The texts, and label indices as targets."""
+        texts = self.collate(token_ids, pad_id=self.tokenizer.pad_token_id)
+        return replace(texts, targets=torch.from_numpy(targets)).to(self.device)
+
+    def losses(self, batch: Batch, labels: Labels) -> Tensor:
+        """Cross-entropy over the task's label words."""
+        assert batch.targets is not None
+        return nn.functional.cross_entropy(self.logits(batch, labels), batch.targets, reduction="none")
+
+    def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
+        """The nearest label word."""
+        chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
+        return torch.cat([self.logits(self.pad(chunk), labels).argmax(-1) for chunk in chunks])
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Mean-pooled, L2-normalised embeddings (B, D) in float32."""
+        hidden_BSD = self.model(input_ids=batch.ids, attention_mask=batch.attention).last_hidden_state.float()
+        mask_BS1 = batch.mask.unsqueeze(-1).to(hidden_BSD.dtype)
+        pooled_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
+        return nn.functional.normalize(pooled_BD, dim=-1)
+
+    def logits(self, batch: Batch, labels: Labels) -> Tensor:
+        """20 · cos(text, label word): (B, C) in float32."""
+        assert isinstance(labels, Tensor)
+        return LOGIT_SCALE * self.embed(batch) @ labels.T

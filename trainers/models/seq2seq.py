@@ -1,0 +1,68 @@
+"""Encoder-decoders, T5 and its kin: the text goes to the encoder, the answer is the decoder's.
+
+Shape suffixes as in `base`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from trainers.data.collate import Batch
+from trainers.models.text_to_text import TextToText, Then, summed_nll
+
+PROBE_TEXT, PROBE_ANSWER = 3, 2  # tokens; unequal, so that a layer shows which of the two it reads
+
+
+class Seq2Seq(TextToText):
+    """An encoder-decoder: the answer is the decoder's."""
+
+    def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
+        """Texts and answers apart, both padded on the right."""
+        return self.collate(token_ids, answers, pad_id=self.tokenizer.pad_token_id).to(self.device)
+
+    def answer_losses(self, batch: Batch) -> Tensor:
+        """−Σ log p over the tokens of each row's answer, its end included."""
+        assert batch.answers is not None
+        start_B1 = torch.full_like(batch.answers[:, :1], self.model.config.decoder_start_token_id)
+        logits_BAV = self.model(
+            input_ids=batch.ids, attention_mask=batch.attention,
+            decoder_input_ids=torch.cat([start_B1, batch.answers[:, :-1]], 1), use_cache=False,
+        ).logits  # fmt: skip
+        return summed_nll(logits_BAV, batch)
+
+    @torch.no_grad()
+    def reads_answers(self, modules: Mapping[str, nn.Module]) -> frozenset[str]:
+        """Names of the layers whose rows are the answers' tokens: the decoder's, but for what its cross-attention takes
+        from the text (keys and values). Since models name those differently, it is seen from one pass over a text and
+        an answer of unequal lengths. Collective if the model is partitioned."""
+        seen: dict[str, int] = {}
+
+        def note(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+            seen[name] = output.shape[:-1].numel()
+
+        hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
+        end = self.tokenizer.eos_token_id
+        try:
+            self.answer_losses(self.answer_batch([[end] * PROBE_TEXT], [[end] * PROBE_ANSWER]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return frozenset(name for name, tokens in seen.items() if tokens == PROBE_ANSWER)
+
+    def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
+        """One pass of the encoder, and of the decoder over its start token; the rest reuses their keys and values."""
+        texts = self.pad(token_ids)
+        start_B1 = torch.full_like(texts.ids[:, :1], self.model.config.decoder_start_token_id)
+        seen = self.model(input_ids=texts.ids, attention_mask=texts.mask, decoder_input_ids=start_B1, use_cache=True)
+
+        def then(answers_NA: Tensor) -> Tensor:
+            seen.past_key_values.batch_repeat_interleave(classes)
+            encoded = (seen.encoder_last_hidden_state.repeat_interleave(classes, 0),)
+            return self.model(
+                encoder_outputs=encoded, attention_mask=texts.mask.repeat_interleave(classes, 0),
+                decoder_input_ids=answers_NA, past_key_values=seen.past_key_values, use_cache=True,
+            ).logits  # fmt: skip
+
+        return seen.logits[:, -1], then

@@ -1,0 +1,134 @@
+"""What encoder-decoders and decoders have in common: they answer a text with tokens.
+
+Shape suffixes as in `base`; N is B · C.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cluster.errors import ConfigError
+from trainers.data.collate import Batch
+from trainers.models.base import Answers, Backbone, Labels
+
+Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of what follows each
+
+
+class TextToText(Backbone):
+    """A language model that answers with the label word and the end-of-text token."""
+
+    before_answer = ""  # what label words follow when their tokens are looked up
+    repeats_prompt = False  # whether `generate` gives the prompt before the answer, or the decoder's start token
+
+    def encode_labels(self, words: Sequence[str]) -> Answers:
+        """As `encode_answers`.
+
+        Raises:
+            ConfigError: two words are the same tokens.
+        """
+        answers = self.encode_answers(words)
+        for place, answer in enumerate(answers):
+            if (first := answers.index(answer)) < place:
+                twins = f"{words[first]!r} and {words[place]!r}"
+                raise ConfigError(f"labels: {twins} are the same tokens to the model; rename one of them")
+        return answers
+
+    def encode_answers(self, words: Sequence[str]) -> Answers:
+        """Token ids of each answer as it follows a prompt, with the end-of-text token."""
+        head = self.tokenizer(self.before_answer, add_special_tokens=False)["input_ids"] if self.before_answer else []
+        found = [
+            self.tokenizer(f"{self.before_answer} {word}".lstrip(), add_special_tokens=False)["input_ids"]
+            for word in words
+        ]
+        return [[*ids[len(head) :], self.tokenizer.eos_token_id] for ids in found]
+
+    def units(self, labels: Labels) -> np.ndarray:
+        """A row has as many loss terms as its answer has tokens."""
+        return np.fromiter(map(len, labels), dtype=np.int64, count=len(labels))
+
+    def batch(self, token_ids: Sequence[Sequence[int]], targets: np.ndarray, labels: Labels) -> Batch:
+        """The texts, and the label words as answers."""
+        return self.answer_batch(token_ids, [answers_of(labels)[target] for target in targets])
+
+    def losses(self, batch: Batch, labels: Labels) -> Tensor:  # noqa: ARG002
+        """As `answer_losses`: the labels are in the batch."""
+        return self.answer_losses(batch)
+
+    @abstractmethod
+    def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
+        """B texts and the answer of each, which ends with the end-of-text token, on the model's device."""
+
+    @abstractmethod
+    def answer_losses(self, batch: Batch) -> Tensor:
+        """(B,) float32: −Σ log p over the tokens of each row's answer, its end included."""
+
+    def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
+        """By likelihood: the answer of largest Σ log p over its tokens, its end included and not divided by their
+        number, so that answers of unequal length are alternatives of one distribution. By generation: the greedy
+        answer, if it is a label word. The two agree if an answer has more than half of the probability."""
+        answers = answers_of(labels)
+        if self.scoring == "generation":
+            chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
+            return torch.cat([self.generated(chunk, answers) for chunk in chunks])
+        rows = max(1, batch_size // len(answers))
+        chunks = [token_ids[i : i + rows] for i in range(0, len(token_ids), rows)]
+        return torch.cat([self.log_likelihoods(chunk, answers).argmax(-1) for chunk in chunks])
+
+    @torch.no_grad()
+    def log_likelihoods(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
+        """(B, C) log p(answer | text) in float32. The text is read once, whatever the number of labels."""
+        classes, longest = len(labels), max(map(len, labels))
+        padded = np.array([answer + [-1] * (longest - len(answer)) for answer in labels])
+        answers_CA = self.to_device(padded)
+        first_BV, then = self.read(token_ids, classes)
+        scores_BC = first_BV.float().log_softmax(-1)[:, answers_CA[:, 0]]
+        if longest > 1:
+            repeated_NA = answers_CA.repeat(len(token_ids), 1)  # N = B·C, the labels of a row together
+            logits_NAV = then(repeated_NA[:, :-1].clamp_min(0)).float()
+            nll_NA = nn.functional.cross_entropy(
+                logits_NAV.transpose(1, 2), repeated_NA[:, 1:], reduction="none", ignore_index=-1
+            )
+            scores_BC = scores_BC - nll_NA.sum(-1).view(-1, classes)
+        return scores_BC
+
+    def generated(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
+        """(B,) the label whose word greedy decoding gives, exactly; −1 if it gives none."""
+        known = {word: index for index, word in enumerate(self.text(labels))}
+        answers = self.generate(token_ids, max(map(len, labels)))
+        return torch.tensor([known.get(answer, -1) for answer in answers], device=self.device)
+
+    @torch.no_grad()
+    def generate(self, token_ids: Sequence[Sequence[int]], most: int) -> list[str]:
+        """Greedy answers of at most `most` tokens, without special tokens and outer white space."""
+        batch = self.pad(token_ids, left=True)
+        output = self.model.generate(
+            input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.tokenizer.eos_token_id,
+            synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
+        )  # fmt: skip
+        return self.text(output[:, batch.ids.shape[1] if self.repeats_prompt else 1 :])
+
+    def text(self, ids: Tensor | Answers) -> list[str]:
+        """What token ids say, without special tokens and outer white space."""
+        return [word.strip() for word in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @abstractmethod
+    def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
+        """Reads the texts. Gives the logits (B, V) of the first answer token, and a function from the first tokens of
+        B · classes answers (N, A) to the logits (N, A, V) of what follows each."""
+
+
+def answers_of(labels: Labels) -> Answers:
+    """The labels of a text-to-text model."""
+    assert isinstance(labels, list)
+    return labels
+
+
+def summed_nll(logits_BAV: Tensor, batch: Batch) -> Tensor:
+    """(B,) −Σ log p of the answers' tokens, in float32."""
+    assert batch.answers is not None
+    return batch.sums(nn.functional.cross_entropy(logits_BAV.float().transpose(1, 2), batch.answers, reduction="none"))

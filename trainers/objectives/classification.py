@@ -1,0 +1,76 @@
+"""One of the task's own label words answers a text. The loss is −Σ log p of the right one; the score counts rows whose
+likeliest, or generated, label is the right one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from trainers.data.collate import Batch
+from trainers.data.prompts import Prompt
+from trainers.data.sources import TaskConfig
+from trainers.data.tasks import DataConfig, TaskData, load_task
+from trainers.messages import Score, TaskRows
+from trainers.models.base import Backbone, Labels
+from trainers.models.tokens import TokenIds, TokenizedTask
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassifiedSplit:
+    """N texts, their label indices (N,), loss terms per row (N,), and the label words as `base` encodes them."""
+
+    base: Backbone
+    token_ids: TokenIds
+    targets: np.ndarray
+    terms: np.ndarray
+    labels: Labels
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens per text."""
+        return self.token_ids.lengths
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """See EncodedSplit."""
+        return self.base.batch([self.token_ids[i] for i in rows], self.targets[rows], self.labels)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """−Σ log p of each row's label."""
+        return self.base.losses(batch, self.labels)
+
+    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
+        """(B, 1): whether the predicted label, among the task's own, is the right one."""
+        guesses_B = self.base.predict([self.token_ids[i] for i in rows], self.labels, at_once)
+        return (guesses_B == self.base.to_device(self.targets[rows])).unsqueeze(1)
+
+    def score(self, totals: np.ndarray) -> Score:
+        """Correct rows."""
+        return Score(int(totals[0]), len(self.targets))
+
+
+class Classification:
+    """See the head of this module."""
+
+    def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+        """See `load_task`."""
+        return load_task(task, data, data_dir, seed)
+
+    def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
+        """Texts and label indices per split."""
+        splits = {key: getattr(data, key) for key in SPLITS}
+        columns = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
+        return TaskRows(data.name, data.labels, columns, prompt)
+
+    def encode(self, base: Backbone, task: TokenizedTask) -> dict[str, ClassifiedSplit]:
+        """The label words as the base alone encodes them, for all splits at once."""
+        labels = base.encode_labels(task.labels)
+        units = base.units(labels)
+        return {
+            key: ClassifiedSplit(
+                base=base, token_ids=split.token_ids, targets=split.targets, terms=units[split.targets], labels=labels
+            )
+            for key, split in task.splits.items()
+        }

@@ -1,0 +1,6 @@
+"""The objectives there are, by the name that a task's configuration has as `objective`."""
+
+from trainers.objectives.base import Objective
+from trainers.objectives.classification import Classification
+
+OBJECTIVES: dict[str, Objective] = {"classification": Classification()}
