@@ -1,0 +1,173 @@
+"""Objectives: each passes the same tests, free answers too, which exist only here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from cluster.errors import ConfigError
+from tests.support.tiny_models import tiny, tokenizer
+from trainers.config import ModelConfig
+from trainers.data.collate import Batch
+from trainers.data.prompts import Prompt
+from trainers.data.sources import TaskConfig
+from trainers.data.tasks import DataConfig, TaskData, load_task
+from trainers.messages import Score, TaskRows
+from trainers.models.base import Answers, Backbone
+from trainers.models.causal import Causal
+from trainers.models.loading import load_backbone
+from trainers.models.seq2seq import Seq2Seq
+from trainers.models.text_to_text import TextToText
+from trainers.models.tokens import TokenIds, TokenizedTask, tokenize_task
+from trainers.objectives.base import EncodedSplit, Objective
+from trainers.objectives.known import OBJECTIVES
+from trainers.training.evaluate import evaluate
+
+PROMPT = Prompt("question : ", " . answer :")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnsweredSplit:
+    """Texts with an answer each."""
+
+    base: TextToText
+    token_ids: TokenIds
+    answers: Answers
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.token_ids.lengths
+
+    @property
+    def terms(self) -> np.ndarray:
+        return np.array(list(map(len, self.answers)))
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        return self.base.answer_batch([self.token_ids[i] for i in rows], [self.answers[i] for i in rows])
+
+    def losses(self, batch: Batch) -> Tensor:
+        return self.base.answer_losses(batch)
+
+    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
+        """(B, 2): whether the answer is the right one, and the words of the right one."""
+        said = self.base.generate([self.token_ids[i] for i in rows], int(self.terms.max()))
+        right = self.base.text([self.answers[i] for i in rows])
+        return torch.tensor([[float(a == b), len(b.split())] for a, b in zip(said, right, strict=True)])
+
+    def score(self, totals: np.ndarray) -> Score:
+        return Score(int(totals[0]), len(self.token_ids))
+
+
+class FreeAnswers:
+    """Any text answers a text; what a task's file has as its label is the answer."""
+
+    def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+        return load_task(task, data, data_dir, seed)
+
+    def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
+        return TaskRows(
+            data.name, data.labels,
+            {key: (list(getattr(data, key)["text"]), list(getattr(data, key)["label"])) for key in ("train", "test")},
+            prompt, "free",
+        )  # fmt: skip
+
+    def encode(self, base: Backbone, task: TokenizedTask) -> Mapping[str, EncodedSplit]:
+        if not isinstance(base, TextToText):
+            raise ConfigError("model.task_type: free answers need a language model; use CAUSAL_LM or SEQ_2_SEQ_LM")
+        answers = base.encode_answers(task.labels)
+        return {
+            key: AnsweredSplit(base=base, token_ids=split.token_ids, answers=[answers[i] for i in split.targets])
+            for key, split in task.splits.items()
+        }
+
+
+ALL: dict[str, Objective] = {**OBJECTIVES, "free": FreeAnswers()}
+
+
+@cache
+def base(family: str) -> Backbone:
+    if family == "minilm":
+        return load_backbone(ModelConfig(max_length=32))
+    return {"llama": Causal, "t5": Seq2Seq}[family](tiny(family), tokenizer(), 32, "digest")
+
+
+PAIRS = [("classification", "minilm"), *((name, family) for name in ALL for family in ("llama", "t5"))]
+every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, TaskData]:
+    """One task as each objective prepares it."""
+    words = ["red", "very green", "blue"]
+    for file, count in (("train", 15), ("test", 7)):
+        lines = [f"{file} a thing {'that is ' * (i % 4)}{i},{words[i % 3]}" for i in range(count)]
+        (tmp_path / f"{file}.csv").write_text("\n".join(["text,label", *lines]))
+    entry = {"name": "t", "source": "files", "train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
+    task: TaskConfig = TypeAdapter(TaskConfig).validate_python(entry)
+    return {name: each.prepare(task, DataConfig(), None, 0) for name, each in ALL.items()}
+
+
+def encoded(name: str, family: str, data: TaskData) -> EncodedSplit:
+    rows = ALL[name].rows(data, PROMPT)
+    task = tokenize_task(base(family), rows)
+    assert rows.objective == task.objective == name
+    return ALL[name].encode(base(family), task)["test"]
+
+
+@every_pair
+def test_a_row_weighs_the_same_in_any_batch(name: str, family: str, data: dict[str, TaskData]) -> None:
+    split = encoded(name, family, data[name])
+    count = len(data[name].test)
+    assert split.lengths.shape == split.terms.shape == (count,) and split.terms.min() >= 1
+    with torch.no_grad():
+        together = split.losses(split.batch(np.arange(count)))
+        alone = torch.cat([split.losses(split.batch(np.array([row]))) for row in reversed(range(count))])
+    assert together.shape == (count,) and together.dtype == torch.float32 and bool((together > 0).all())
+    torch.testing.assert_close(together, alone.flip(0), rtol=1e-4, atol=1e-4)
+
+
+@every_pair
+def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, TaskData]) -> None:
+    split, parameter = encoded(name, family, data[name]), max(base(family).model.parameters(), key=torch.numel)
+    parameter.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(split.losses(split.batch(np.arange(3))).sum(), [parameter])
+    parameter.requires_grad_(False)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+@every_pair
+def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, TaskData]) -> None:
+    split, count = encoded(name, family, data[name]), len(data[name].test)
+    with torch.no_grad():
+        judged = torch.cat([split.judge(np.arange(start, min(start + 2, count)), 2) for start in range(0, count, 2)])
+    assert judged.ndim == 2 and len(judged) == count
+    scored = evaluate(split, 4)
+    assert scored.score == split.score(judged.double().sum(0).numpy()) and scored.score.rows == count
+    np.testing.assert_array_equal(scored.values, judged[:, 0].double().numpy())
+    assert scored.values.min() >= 0 and scored.values.max() <= 1
+
+
+def test_a_base_that_cannot_serve_an_objective(data: dict[str, TaskData]) -> None:
+    with pytest.raises(ConfigError, match=r"free answers need a language model; use"):
+        encoded("free", "minilm", data["free"])
+
+
+def test_every_kind_of_source_names_a_known_objective() -> None:
+    from trainers.data import sources
+
+    kinds = [kind for kind in vars(sources).values() if isinstance(kind, type) and issubclass(kind, sources.TaskBase)]
+    assert len(kinds) >= 5 and {kind.objective for kind in kinds} <= set(OBJECTIVES)
