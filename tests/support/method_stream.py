@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cluster.storage import open_store
 from trainers.config import DeepSpeedConfig, MethodConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
-from trainers.messages import Job, Order
+from trainers.messages import Job, Order, TaskRows
 from trainers.methods.base import Artifact, Method
 from trainers.models.base import Backbone
 from trainers.models.loading import load_backbone
-from trainers.models.tokens import TokenizedSplit, tokenize
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.classification import Classification, ClassifiedSplit
 from trainers.training.stage import TaskTraining
 
 Make = Callable[[Any], Method]
@@ -45,21 +47,19 @@ class MethodStream:
         self.method = self.make(self.backbone.model)
         self.method.reset(self.config)
 
-    def rows(self, index: int) -> tuple[TokenizedSplit, Any]:
+    def rows(self, index: int) -> ClassifiedSplit:
         words = ANSWERS[index]
         texts = [f"{words[i % 2]} sample {'word ' * (i % 4)}{i}" for i in range(ROWS)]
-        return tokenize(self.backbone, texts, [i % 2 for i in range(ROWS)], Prompt()), self.backbone.encode_labels(
-            words
-        )
+        rows = TaskRows("t", tuple(words), {"train": (texts, [i % 2 for i in range(ROWS)])}, Prompt())
+        return Classification().encode(self.backbone, tokenize_task(self.backbone, rows))["train"]
 
     def training(self, index: int, leave_at: int | None = None) -> TaskTraining:
         """The stage of task `index`, which the driver leaves after `leave_at` updates."""
         job = Job("t/x", ModelConfig(), self.config, TRAIN, DeepSpeedConfig(), str(self.store), ())  # type: ignore[arg-type]
         order = Order(index, 1, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=0, test=0)
-        split, labels = self.rows(index)
         logged = itertools.count(1)
         return TaskTraining(
-            job, order, f"task {index}", self.backbone, self.method, split, labels, open_store(str(self.store)),
+            job, order, f"task {index}", self.backbone, self.method, self.rows(index), open_store(str(self.store)),
             lambda _: None, lambda: next(logged) == leave_at,
         )  # fmt: skip
 
@@ -79,6 +79,6 @@ class MethodStream:
         found = []
         with self.method.answering(task):
             for index in range(len(ANSWERS)):
-                split, labels = self.rows(index)
-                found.append(self.backbone.row_losses(split.token_ids, split.targets, labels))
+                split = self.rows(index)
+                found.append(split.losses(split.batch(np.arange(ROWS))))
         return torch.cat(found)
