@@ -15,7 +15,7 @@ from orchestrator.sweeps.events import KNOWN, PoolSize
 from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
-from orchestrator.track.events import Finish, Open, TaskDescription, refuse_unknown
+from orchestrator.track.events import Finish, Open, TaskDescription
 from orchestrator.track.provenance import code_version
 from trainers.data.tasks import TaskData
 
@@ -111,7 +111,6 @@ class Sweep:
             self.log.append(results.publish(self.store, self.log.log, chosen, files))
 
     def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
-        refuse_unknown(self.log.log.label, self.log.entries, KNOWN)
         if faults := sweep_objections(self.state, self.content, tasks):
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(

@@ -125,5 +125,5 @@ def test_a_stored_run_without_tracking_goes_on(run: FakeRun, fake_run: Begin) ->
     now = run.config.model_dump(mode="json")
     stored = {key: value for key, value in now.items() if key != "tracking"}
     described_tasks = list(run.state.tasks)
-    run.append("open", {"config": stored, "tasks": described_tasks})
+    run.append("open", {"config": stored, "tasks": [task.body() for task in described_tasks]})
     assert objections(run.state, now, described_tasks) == []

@@ -88,7 +88,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             self.log = log
 
         def run(self, started: Any, data: list[Any]) -> str | None:
-            asked.append((data, [TaskDescription.model_validate(driver.describe_data(task)) for task in data]))
+            asked.append((data, [driver.describe_data(task) for task in data]))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
     monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
@@ -99,9 +99,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(driver, "session", session)
     monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
-    monkeypatch.setattr("trainers.models.loading.check_model", lambda *_: None)
+    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
-    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": name * 8})
+    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
     asked.append(Fake)
     return asked
 
@@ -191,7 +191,7 @@ def test_what_may_change_is_taken(store: str, untrained: list[Any]) -> None:
 def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list[Any], monkeypatch: Any) -> None:
     config = in_store(store)
     begun(config, TRIALS_DONE, "interrupt")
-    monkeypatch.setattr(driver, "describe_data", lambda name: {"name": name, "fingerprint": "new"})
+    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint="new"))
     with pytest.raises(ConfigError, match="task 'library': its rows differ"):
         Sweep(config, silent).run()
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1
@@ -217,6 +217,7 @@ def test_what_a_newer_version_wrote_is_noted_and_not_built_on(store: str, untrai
     assert state.skipped == (entry,) and state.status == "finished"
     print_sweep(config, state, Path("out"))
     assert f"note: entry {entry.seq} (later) was written by a newer Orthoplex" in capsys.readouterr().out
+    assert Sweep(config, silent).run() == state  # nothing is left to do, and nothing is written
     with pytest.raises(StoreError, match=rf"default/s: entry {entry.seq} \(later\) was written by a newer.*upgrade"):
         Sweep(in_store(store, budget={"trials": 9}), silent).run()
     assert ops(config)[-1] == "later" and len(untrained) == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.log.entry import canonical
-from orchestrator.sweeps.events import KNOWN, Chosen, Outcome
+from orchestrator.sweeps.events import KNOWN, OPERATIONS, Chosen, Outcome
 
 FILES = [
     {"path": "front.png", "size": 24187, "sha256": "e" * 64},
@@ -37,12 +37,19 @@ STORED: list[tuple[str, dict[str, Any]]] = [
     ("interrupt", {"reason": "interrupted", "lease": 1}), ("fail", {"reason": "x", "lease": 1}),
     ("index", {"upto": 200, "index_sha256": "d" * 64}),
 ]  # fmt: skip
+KINDS = {kind.op: kind for kind in OPERATIONS}
 
 
 @pytest.mark.parametrize(("op", "body"), STORED)
 def test_bytes_stay_as_they_are(op: str, body: dict[str, Any]) -> None:
-    read = KNOWN[op].model_validate(json.loads(canonical(body)))
+    read = KINDS[op].model_validate(json.loads(canonical(body)))
     assert read.op == op and canonical(read.body()) == canonical(body)
+
+
+def test_each_operation_is_known_and_has_a_stored_body() -> None:
+    """`stop` is a run's alone: no guard stops a sweep."""
+    assert {*KINDS} == KNOWN and len(OPERATIONS) == len(KNOWN)
+    assert {op for op, _ in STORED} == KNOWN - {"stop"}
 
 
 def test_what_a_driver_writes_has_the_keys_of_before() -> None:

@@ -16,7 +16,7 @@ from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.track import list_tracks
-from tests.support.entries import Raw
+from tests.support.entries import PROCESS, Raw
 from tests.support.sweeps import row, state_of, sweep_of, trial
 
 DATA = (
@@ -24,9 +24,8 @@ DATA = (
     TaskDescription(name="section", fingerprint="b" * 64),
 )
 CONFIG = sweep_of().model_dump(mode="json")
-BEGUN = {"config": CONFIG, "tasks": [task.model_dump(exclude_unset=True) for task in DATA]}
-DRIVER = {"host": "here", "pid": 1, "space": "", "started": -1}
-START = {"versions": {}, "driver": DRIVER, "lease_s": 120}
+BEGUN = {"config": CONFIG, "tasks": [task.body() for task in DATA]}
+START = {"versions": {}, "driver": PROCESS, "lease_s": 120}
 
 
 def entry(seq: int, op: str, body: Mapping[str, Any]) -> Entry:
@@ -67,7 +66,7 @@ def test_a_whole_sweep() -> None:
         ("trial", point(4)), ("choice", {"pareto": []}), ("choice", choice), ("finish", {"reason": None}),
     ]  # fmt: skip
     state = replayed(*entries)
-    assert state.status == "finished" and state.reason is None and state.driver is None
+    assert state.status == "finished" and state.reason is None and state.driving.driver is None
     assert state.config == CONFIG and state.tasks == DATA
     assert state.trials == (
         trial(1, rows),
@@ -76,11 +75,14 @@ def test_a_whole_sweep() -> None:
         trial(4, (), "running"),
     )
     assert state.choice and state.choice.body() == {**choice, "lease": 1}
-    assert state.head and state.heard and (state.head.seq, state.heard.seq) == (13, 13)
+    assert state.head and state.driving.heard and (state.head.seq, state.driving.heard.seq) == (13, 13)
     assert [each.number for each in state.ended("running")] == [4]
     before_the_end = replayed(*entries[:-1])
-    assert before_the_end.driver and (before_the_end.status, before_the_end.driver["seq"]) == ("running", 1)
-    assert before_the_end.driver["actor"] == "me@here"
+    assert before_the_end.driving.driver and (before_the_end.status, before_the_end.driving.driver.seq) == (
+        "running",
+        1,
+    )
+    assert before_the_end.driving.driver.actor == "me@here"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_how_a_driver_left(op: str, state: str) -> None:
     entries = [("start", START), ("open", BEGUN), ("trial", point(1)), (op, {"reason": "so"})]
     found = replayed(*entries)
     assert (found.status, found.reason) == (state, None if state == "running" else "so")
-    assert (found.driver is None) == (state != "running")
+    assert (found.driving.driver is None) == (state != "running")
     again = replay_sweep([entry(n, o, b) for n, (o, b) in enumerate([*entries, ("start", START)], 1)])
     assert (again.status, again.reason, len(again.trials)) == ("running", None, 1)
 
@@ -110,7 +112,7 @@ def test_entries_of_a_driver_that_was_taken_over_from_count_for_nothing() -> Non
             entry(1, "start", START),
             entry(2, "open", {**BEGUN, "lease": 1}),
             entry(3, "trial", {**point(1), "lease": 1}),
-            entry(4, "start", {**START, "driver": {**DRIVER, "pid": 2}}),
+            entry(4, "start", {**START, "driver": {**PROCESS, "pid": 2}}),
             entry(5, "outcome", {**outcome(1, "finished", row(4, 0.9)), "lease": 1}),
             entry(6, "trial", {**point(2), "lease": 1}),
             entry(7, "outcome", {**outcome(2, "failed"), "lease": 1}),
@@ -119,15 +121,16 @@ def test_entries_of_a_driver_that_was_taken_over_from_count_for_nothing() -> Non
             entry(10, "trial", {**point(2), "values": {"adapter.threshold": 0.7}, "lease": 4}),
         ]
     )
-    assert state.driver and state.heard and state.head
-    assert (state.status, state.driver["seq"], state.driver["driver"]) == ("running", 4, {**DRIVER, "pid": 2})
+    assert state.driving.driver and state.driving.heard and state.head
+    assert (state.status, state.driving.driver.seq) == ("running", 4)
+    assert state.driving.driver.start.driver.body() == {**PROCESS, "pid": 2}
     assert state.trials == (trial(1, (), "running"), trial(2, (), "running", {"adapter.threshold": 0.7}))
-    assert state.choice is None and (state.heard.seq, state.head.seq) == (10, 10)
+    assert state.choice is None and (state.driving.heard.seq, state.head.seq) == (10, 10)
 
 
 def test_an_index_is_no_sign_of_life() -> None:
     state = replay_sweep([entry(1, "start", START), entry(2, "index", {"upto": 1})])
-    assert state.heard and state.head and (state.heard.seq, state.head.seq) == (1, 2)
+    assert state.driving.heard and state.head and (state.driving.heard.seq, state.head.seq) == (1, 2)
 
 
 def test_rows_by_tasks() -> None:

@@ -1,7 +1,6 @@
 """A trial: which first tasks are one, who trains it, and what is reported of a stream that ends in any way."""
 
 import asyncio
-import copy
 import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, plan_fork, take_over
 from orchestrator.sweeps import trial as trial_module
 from orchestrator.sweeps.first_tasks import FirstTasks
-from orchestrator.sweeps.space import searchable, with_values
+from orchestrator.sweeps.space import own_keys, searchable, with_values
 from orchestrator.sweeps.trial import (
     PoolWorkers,
     Shared,
@@ -54,22 +53,31 @@ OTHERS = {  # for each searchable key another value than the run has
     "train.learning_rate": 0.5, "train.budget_learning_rate_factor": 2.0, "train.warmup_steps": 0,
     "train.weight_decay": 0.1, "train.max_grad_norm": 0.5, "train.seed": 1,
 }  # fmt: skip
+LORA = {"adapter": {"method": "lora", "target_modules": ["output.dense"]}}
+OTHERS_OF_LORA = {"adapter.rank": 8, "adapter.alpha": 1.0, "adapter.dropout": 0.5, "adapter.mode": "per_task"}
 ON_HISTORY = {f"adapter.orthogonality.{key}" for key in ("weight", "mode")}
 
 
 # --- which first tasks are one
 
 
-def key_with(path: str = "name", value: Any = "other", *more: tuple[str, Any]) -> str:
-    content = RunConfig.model_validate(run_content()).model_dump(mode="json")
+def key_with(path: str = "name", value: Any = "other", *more: tuple[str, Any], **sections: Any) -> str:
+    content = RunConfig.model_validate(run_content(**sections)).model_dump(mode="json")
     for place, given in [(path, value), *more]:
         content = with_values(content, {place: given})
     return first_task_key(RunConfig.model_validate(content))
 
 
-@pytest.mark.parametrize("path", [path for path in key_paths(RunConfig) if searchable(path)])
+@pytest.mark.parametrize(
+    "path", [path for path in key_paths(RunConfig) if searchable(path) and path not in OTHERS_OF_LORA]
+)
 def test_a_first_task_is_shared_where_only_history_is_treated_otherwise(path: str) -> None:
     assert (key_with(path, OTHERS[path]) == key_with()) == (path in ON_HISTORY)
+
+
+@pytest.mark.parametrize("path", OTHERS_OF_LORA)
+def test_of_lora_each_key_makes_a_first_task_of_its_own(path: str) -> None:
+    assert key_with(path, OTHERS_OF_LORA[path], **LORA) != key_with(**LORA)
 
 
 def test_together_they_are_shared_too() -> None:
@@ -293,7 +301,7 @@ def test_tasks_taken_over_cost_nothing(fake_run: Begin) -> None:
         source.commit(line, parameters=50)
     whole = source.state
     begun = forked(source, 2)
-    assert all("forked_from" in commit for commit in begun.commits)
+    assert all(commit.forked_from for commit in begun.commits)
     found = row(begun, 2)
     assert (found.train_s, found.evaluate_s, found.tasks, found.parameters) == (0, 0, 2, 100)
     grown = replace(begun, commits=(*begun.commits, *whole.commits[2:]), tasks=whole.tasks)
@@ -407,7 +415,7 @@ def test_what_fails_is_raised(fake_run: Begin) -> None:
 
 
 def shared_of(store: Path, **more: Any) -> Any:
-    job: Any = SimpleNamespace(tasks=("tokens",), base="base")
+    job: Any = SimpleNamespace(tasks=("tokens",), base="base", folder="folder")
     config = sweep_of(run={"store": str(store)}, **more.pop("sweep", {}))
     return Shared(**{"config": config, "tasks": (), "pool": None, "job": job, "first_tasks": None, **more})
 
@@ -476,17 +484,17 @@ def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
         given.extend([order, on_event, check])
         return "done"
 
-    described = [{"name": "a", "fingerprint": "f"}]
-    shared = shared_of(tmp_path, tasks=[TaskDescription(name="a", fingerprint="f")], pool=SimpleNamespace(train=train))
+    described = [TaskDescription(name="a", fingerprint="f")]
+    shared = shared_of(tmp_path, tasks=described, pool=SimpleNamespace(train=train))
     workers, config = PoolWorkers(shared), shared.config.trial(4, {"adapter.threshold": 0.3})
-    assert workers.describe() == described and workers.describe()[0] is not workers.describe()[0]
+    assert workers.describe() == described and workers.describe() is not described
     with workers.session() as check:
         check()
     job = Job("default/s-00004", config.model, config.adapter, config.train, config.deepspeed, config.store, ())
     order: Any = Order(1, 1, "r", (), (), "c", {}, False, 2, 0)
     with workers.group(job, config.cluster, check) as group:
         assert group.cluster == config.cluster and group.train(order, print) == "done"  # type: ignore[comparison-overlap]
-    assert given[0] == replace(order, job=replace(job, tasks=("tokens",), base="base"))
+    assert given[0] == replace(order, job=replace(job, tasks=("tokens",), base="base", folder="folder"))
     assert given[0].job.adapter.threshold == 0.3 and given[1:] == [print, check]
 
 
@@ -535,10 +543,12 @@ def test_a_trial_never_begun_is_left_without_a_word(tmp_path: Path) -> None:
 
 
 def test_the_table_of_other_values_is_whole() -> None:
-    own = RunConfig.model_validate(run_content()).model_dump(mode="json")
-    for path, value in OTHERS.items():
-        content: Any = copy.deepcopy(own)
-        for part in path.split("."):
-            content = content[part]
-        assert content != value
-    assert {*OTHERS} == {path for path in key_paths(RunConfig) if searchable(path)}
+    for sections, others in (({}, OTHERS), (LORA, OTHERS_OF_LORA)):
+        own = RunConfig.model_validate(run_content(**sections))
+        for path, value in others.items():
+            content: Any = own.model_dump(mode="json")
+            for part in path.split("."):
+                content = content[part]
+            assert content != value
+        assert {path for path in others if path.startswith("adapter.")} == {*own_keys(own)}
+    assert {*OTHERS, *OTHERS_OF_LORA} == {path for path in key_paths(RunConfig) if searchable(path)}
