@@ -142,7 +142,7 @@ def with_trainer(
     clock = Clock(setting.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
-            model=Classifier(encoder, train.labels),
+            model=Classifier(encoder, torch.as_tensor(train.labels)),
             args=trainer_arguments(setting, folder, grouped, autocast),
             train_dataset=rows,
             data_collator=collator,
@@ -236,7 +236,8 @@ class Captured(Timed):
     def engine(self) -> Any:
         """Replays where it can."""
         fixed = Fixed(**{f.name: getattr(self.backbone, f.name) for f in dataclasses.fields(self.backbone)})
-        self.split = dataclasses.replace(self.split, base=fixed)
+        split: Any = self.split
+        self.split = dataclasses.replace(split, base=fixed)
         model = TaskModel(fixed, self.attached)
         return GraphEngine(model, self.config, self.steps)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import string
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,10 +10,31 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
-from trainers.data.prompts import check_template
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+FIELDS = ("text", "labels", "instruction", "category", "dataset", "task")
+OPTIONS = "Option: {labels} \n"
+BENCHMARK = "{instruction}" + OPTIONS + "{text}\nAnswer:"
+NAMED = {"cl_benchmark": BENCHMARK, "cl_benchmark_prefix": "Task:{category}\nDataset:{dataset}\n" + BENCHMARK}
+
+
+def check_template(template: str) -> str:
+    """Returns the template; raises ValueError if it is neither named nor a string with {text} once in it."""
+    if template in NAMED:
+        return template
+    try:
+        parsed = [(name, *how) for _, name, *how in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"is no template ({error}); write {{{{ and }}}} for braces") from None
+    fields = [name for name, *_ in parsed]
+    if unknown := [name for name in fields if name not in FIELDS]:
+        raise ValueError(f"has the unknown field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
+    if formatted := [name for name, form, conversion in parsed if form or conversion]:
+        raise ValueError(f"formats {{{formatted[0]}}}; write the bare name in braces")
+    if fields.count("text") != 1:
+        raise ValueError(f"needs {{text}} once; or name one of {', '.join(NAMED)}")
+    return template
 
 
 class ModelConfig(Frozen):
@@ -20,7 +42,7 @@ class ModelConfig(Frozen):
 
     `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra where it is
     installed, else from the hub). `prompt` stands around every text, see `trainers.data.prompts`; `scoring` is how
-    answers of a language model are judged, see `trainers.models.base.TextToText.predict`.
+    answers of a language model are judged, see `trainers.models.text_to_text.TextToText.predict`.
     """
 
     name: str = "minilm"

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainers.config import NAMED, OPTIONS
+
 if TYPE_CHECKING:
     from trainers.data.sources import TaskConfig
 
-FIELDS = ("text", "labels", "instruction", "category", "dataset", "task")
-OPTIONS = "Option: {labels} \n"
-BENCHMARK = "{instruction}" + OPTIONS + "{text}\nAnswer:"
-NAMED = {"cl_benchmark": BENCHMARK, "cl_benchmark_prefix": "Task:{category}\nDataset:{dataset}\n" + BENCHMARK}
 # The benchmark's own wording, by category, and the template above: github.com/cmnfriend/O-LoRA (Wang et al.,
 # arXiv:2310.14152), instruction_config.json and uie_dataset_lora.py. COPA has neither instruction nor options there:
 # each of its rows asks its own question.
@@ -62,21 +60,3 @@ def fill(template: str, values: Mapping[str, str]) -> Prompt:
         parts[side] += literal + values.get(field or "", "")
         side = 1 if field == "text" else side
     return Prompt(*parts)
-
-
-def check_template(template: str) -> str:
-    """Returns the template; raises ValueError where it is neither named nor a text with {text} once in it."""
-    if template in NAMED:
-        return template
-    try:
-        parsed = [(name, *how) for _, name, *how in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise ValueError(f"is no template ({error}); write {{{{ and }}}} for braces") from None
-    fields = [name for name, *_ in parsed]
-    if unknown := [name for name in fields if name not in FIELDS]:
-        raise ValueError(f"has the unknown field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
-    if formatted := [name for name, form, conversion in parsed if form or conversion]:
-        raise ValueError(f"formats {{{formatted[0]}}}; write the bare name in braces")
-    if fields.count("text") != 1:
-        raise ValueError(f"needs {{text}} once; or name one of {', '.join(NAMED)}")
-    return template

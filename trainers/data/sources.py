@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,23 +115,6 @@ class RawTask:
     test: Split
 
 
-def read_task(task: TaskConfig, data_dir: Path | None, seed: int) -> RawTask:
-    """Reads every split of `task`; `data_dir` is for cl_benchmark, `seed` for docstrings.
-
-    Raises:
-        DataError: a file, column or dataset is absent or cannot be parsed.
-    """
-    match task:
-        case DocstringsTask():
-            return read_docstrings(task, seed)
-        case ClBenchmarkTask():
-            return read_cl_benchmark(task, data_dir)
-        case FilesTask():
-            return read_files(task)
-        case HubTask():
-            return read_hub(task)
-
-
 def did_you_mean(value: object, options: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest option, whole or after its last slash, any case; else nothing."""
     known = {form.casefold(): option for option in options for form in (option.rsplit("/", 1)[-1], option)}
@@ -146,6 +128,12 @@ def listed(options: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
 
 
+def shown(value: object) -> str:
+    """repr of a value, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
 def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
     """The built-in task; selection and split are drawn by `seed`."""
     labels, train, test = docstring_rows(task.task, seed)
@@ -154,70 +142,6 @@ def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
         for key, rows in (("train", train), ("test", test))
     ]
     return RawTask(labels, splits[0], None, splits[1])
-
-
-# ---------------------------------------------------------------- CL_Benchmark
-
-
-def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:
-    """One folder of the checkout at `data_dir`."""
-    where = f"task {task.name}: dataset {task.dataset!r}"
-    if data_dir is None:
-        raise DataError(
-            f"{where} is read from data_dir, which is not set; use --set data_dir=PATH or the environment variable "
-            "ORTHOPLEX_DATA_DIR, with the path of a CL_Benchmark checkout"
-        )
-    root = data_dir.expanduser()
-    available = sorted({path.parent.relative_to(root).as_posix() for path in root.glob("*/*/*.json")})
-    if not available:
-        raise DataError(
-            f"{where}: data_dir {str(root)!r} holds no <category>/<dataset>/train.json; "
-            "use --set data_dir=PATH with the path of a CL_Benchmark checkout"
-        )
-    if task.dataset not in available:
-        hint = did_you_mean(task.dataset, available)
-        raise DataError(f"{where} is not under data_dir {str(root)!r}; available: {', '.join(available)}{hint}")
-    folder = root / task.dataset
-    labels = read_json_list(task, folder / "labels.json")
-    if not all(isinstance(label, str) for label in labels):
-        raise DataError(
-            f"task {task.name}: {folder / 'labels.json'}: {labels!r} holds more than texts; quote each label"
-        )
-    return RawTask(
-        tuple(labels), benchmark_split(task, folder / "train.json"), None, benchmark_split(task, folder / "test.json")
-    )
-
-
-def benchmark_split(task: ClBenchmarkTask, path: Path) -> Split:
-    """The rows of one file: a JSON list of {"sentence", "label"}."""
-    rows = read_json_list(task, path)
-    for number, row in enumerate(rows, start=1):
-        absent = {"sentence", "label"} - set(row) if isinstance(row, dict) else {"sentence", "label"}
-        if absent:
-            raise DataError(
-                f"task {task.name}: {path} row {number}: {shown(row)} has no {' and no '.join(sorted(absent))}; "
-                'every row is {"sentence": …, "label": …}'
-            )
-    return Split(str(path), [row["sentence"] for row in rows], [row["label"] for row in rows])
-
-
-def read_json_list(task: ClBenchmarkTask, path: Path) -> list[Any]:
-    """The JSON list in `path`."""
-    if not path.is_file():
-        raise DataError(f"task {task.name}: {path} is absent; complete the CL_Benchmark checkout")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"task {task.name}: {path} is not readable JSON ({error}); repair the file") from None
-    if not isinstance(content, list):
-        raise DataError(f"task {task.name}: {path} holds {shown(content)}; it must be a JSON list")
-    return content
-
-
-def shown(value: object) -> str:
-    """repr of a value, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 # ---------------------------------------------------------------- through `datasets`

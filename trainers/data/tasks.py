@@ -19,28 +19,24 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from cluster.errors import DataError
-from cluster.schema import Frozen
-from trainers.config import Positive
-from trainers.data.docstrings import draw
+from trainers.data.cl_benchmark import read_cl_benchmark
+from trainers.data.cleaning import DataConfig, Row, as_text, clean, count, sample, separate
 from trainers.data.sources import (
     ClBenchmarkTask,
-    ColumnsTask,
     DocstringsTask,
     FilesTask,
     HubTask,
     RawTask,
-    Split,
     TaskBase,
     TaskConfig,
     did_you_mean,
     listed,
-    read_task,
-    shown,
+    read_docstrings,
+    read_files,
+    read_hub,
 )
 
 if TYPE_CHECKING:
@@ -59,18 +55,6 @@ __all__ = [
 ]
 
 
-class DataConfig(Frozen):
-    """How rows are split and limited, for every task that does not say otherwise. None means no limit.
-
-    `validation_fraction` is a share of the cleaned training rows, at most `max_validation_rows` and at least one row.
-    """
-
-    validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    max_validation_rows: Positive | None = 500
-    max_train_rows: Positive | None = None
-    max_test_rows: Positive | None = None
-
-
 @dataclass(frozen=True)
 class TaskData:
     """A task ready to train on.
@@ -87,14 +71,6 @@ class TaskData:
     test: "Dataset"
     warnings: tuple[str, ...]
     fingerprint: str
-
-
-class Row(NamedTuple):
-    """A cleaned row; `number` counts the rows of its file from 1, so that sorted rows are in file order."""
-
-    number: int
-    text: str
-    label: int
 
 
 def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
@@ -130,13 +106,24 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     )
 
 
-def count(notes: list[str], number: int, what: str) -> None:
-    """Notes `number` of `what`, unless it is none."""
-    if number:
-        notes.append(f"{number} {what}")
-
-
 # ---------------------------------------------------------------- labels and rows
+
+
+def read_task(task: TaskConfig, data_dir: Path | None, seed: int) -> RawTask:
+    """Reads every split of `task`; `data_dir` is for cl_benchmark, `seed` for docstrings.
+
+    Raises:
+        DataError: a file, column or dataset is absent or cannot be parsed.
+    """
+    match task:
+        case DocstringsTask():
+            return read_docstrings(task, seed)
+        case ClBenchmarkTask():
+            return read_cl_benchmark(task, data_dir)
+        case FilesTask():
+            return read_files(task)
+        case HubTask():
+            return read_hub(task)
 
 
 def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:
@@ -156,55 +143,6 @@ def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:
     return labels
 
 
-def as_text(value: Any) -> str:
-    """A value as stripped text: numbers and booleans as Python writes them, None as nothing."""
-    return "" if value is None else str(value).strip()
-
-
-def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str]) -> list[Row]:
-    """Rows of a split with text stripped and label indexed; rows without text are left out and counted."""
-    index = {label: position for position, label in enumerate(labels)}
-    if isinstance(task, ColumnsTask) and task.labels and not any(label.isdecimal() for label in labels):
-        index |= {str(position): position for position in range(len(labels))}
-    rows = []
-    for number, (value, label) in enumerate(zip(split.texts, split.labels, strict=True), start=1):
-        text = stripped(task, split, number, value)
-        if not text:
-            continue
-        name = as_text(label)
-        if name not in index:
-            raise unknown_label(task, split, number, label, labels)
-        rows.append(Row(number, text, index[name]))
-    count(notes, len(split.texts) - len(rows), f"row(s) without text dropped from {split.where}")
-    return rows
-
-
-def stripped(task: TaskBase, split: Split, number: int, value: Any) -> str:
-    """The text without outer white space; nothing for null."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a text; quote it")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"task {task.name}: {split.where} row {number}: text {shown(value)} has half a surrogate pair; repair it"
-        ) from None
-    return value.strip()
-
-
-def unknown_label(task: TaskBase, split: Split, number: int, value: Any, labels: Sequence[str]) -> DataError:
-    """The error for a label that the task does not have."""
-    fix = "correct the row, or give all labels"
-    if as_text(value) == "-1":
-        fix = "-1 marks rows without a label, so choose another split"
-    return DataError(
-        f"task {task.name}: {split.where} row {number}: label {shown(value)} is none of the labels "
-        f"[{listed(map(repr, labels))}]; {fix}{did_you_mean(value, labels)}"
-    )
-
-
 def refuse_empty(task: TaskBase, raw: RawTask, splits: dict[str, list[Row]]) -> None:
     """Raises where a split has no rows left."""
     where = {"train": raw.train, "validation": raw.validation or raw.train, "test": raw.test}
@@ -214,78 +152,6 @@ def refuse_empty(task: TaskBase, raw: RawTask, splits: dict[str, list[Row]]) -> 
                 f"task {task.name}: no {key} rows are left of the {len(where[key].texts)} in {where[key].where}; "
                 "add rows that have a text and are not in the test set"
             )
-
-
-# ---------------------------------------------------------------- splitting
-
-
-def separate(
-    train: list[Row],
-    validation: list[Row] | None,
-    test: list[Row],
-    *,
-    data: DataConfig,
-    seed: int,
-    notes: list[str],
-) -> tuple[list[Row], list[Row]]:
-    """Train and validation rows with no text in common with each other or with test (steps 2 to 4 above)."""
-    test_texts = {row.text for row in test}
-    train = distinct(
-        without(train, test_texts, "training row(s) removed: the text is in test", notes), "training", notes
-    )
-    if validation is None:
-        size = max(1, round(data.validation_fraction * len(train)))
-        validation = in_proportion(train, seed)[: limited(size, data.max_validation_rows)]
-        carved = {row.number for row in validation}
-        return [row for row in train if row.number not in carved], sorted(validation)
-    validation = without(validation, test_texts, "validation row(s) removed: the text is in test", notes)
-    validation = distinct(validation, "validation", notes)
-    texts = {row.text for row in validation}
-    train = without(train, texts, "training row(s) removed: the text is in validation", notes)
-    return train, sorted(in_proportion(validation, seed)[: limited(len(validation), data.max_validation_rows)])
-
-
-def without(rows: list[Row], texts: set[str], what: str, notes: list[str]) -> list[Row]:
-    """Rows whose text is not among `texts`."""
-    kept = [row for row in rows if row.text not in texts]
-    count(notes, len(rows) - len(kept), what)
-    return kept
-
-
-def distinct(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
-    """The first row of each text."""
-    first: dict[str, Row] = {}
-    conflicts = 0
-    for row in rows:
-        conflicts += first.setdefault(row.text, row).label != row.label
-    count(notes, len(rows) - len(first) - conflicts, f"{split} row(s) removed: an earlier one is the same")
-    count(notes, conflicts, f"{split} row(s) removed: an earlier one has the same text and another label")
-    return list(first.values())
-
-
-def in_proportion(rows: list[Row], seed: int) -> list[Row]:
-    """The rows, of distinct texts, in an order drawn by the seed of which every beginning has the labels in proportion.
-
-    The i-th of a label's n rows, in drawn order, stands at (i + 1/2) / n of the whole.
-    """
-    by_label: dict[int, list[tuple[str, Row]]] = {}
-    for row in rows:
-        by_label.setdefault(row.label, []).append((draw(seed, "validation", row.text), row))
-    places = [
-        ((i + 0.5) / len(drawn), key, row) for drawn in by_label.values() for i, (key, row) in enumerate(sorted(drawn))
-    ]
-    return [row for *_, row in sorted(places)]
-
-
-def sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
-    """At most `limit` of the rows, drawn by the seed, in file order; a larger limit only adds rows."""
-    drawn = sorted(rows, key=lambda row: draw(seed, "train", row.text))
-    return sorted(drawn[: limited(len(rows), limit)])
-
-
-def limited(size: int, limit: int | None) -> int:
-    """min(size, limit), where None is no limit."""
-    return size if limit is None else min(size, limit)
 
 
 # ---------------------------------------------------------------- result

@@ -1,19 +1,19 @@
 """Ways to put rows together: each passes the same tests, a packed one too, which exists only here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.tiny_models import tiny, tokenizer
 from trainers.data.batching import epoch_batches
 from trainers.data.collate import Batch, Collate, Padded
-from trainers.methods.oa.layers import attach, detach, match_modules
+from trainers.methods.oa.layers import attach, detach
+from trainers.methods.targets import match_modules
 from trainers.models.causal import Causal
 from trainers.models.tokens import TokenIds, TokenizedSplit, TokenizedTask
 from trainers.objectives.classification import Classification
@@ -23,6 +23,8 @@ TEXTS = [[7, 9, 5], [8], [6, 6, 7, 9, 4, 3], [5, 4], [9, 9, 9, 2, 1, 1, 3]]
 ANSWERS = [[11, 102], [12, 13, 14, 102], [15, 102], [102], [16, 17, 102]]
 ROWS = [text + answer for text, answer in zip(TEXTS, ANSWERS, strict=True)]
 LENGTHS = np.array([3, 1, 6, 2, 7] * 30)
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,13 +76,6 @@ def base() -> Causal:
         for parameter in model.parameters():
             parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
     return Causal(model, tokenizer(), 64, "digest")
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @every_way

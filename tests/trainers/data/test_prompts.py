@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from trainers.config import ModelConfig
-from trainers.data.prompts import INSTRUCTIONS, NAMED, Prompt, check_template, prompt_for
+from trainers.config import NAMED, ModelConfig, check_template
+from trainers.data.prompts import INSTRUCTIONS, Prompt, prompt_for
 from trainers.data.sources import TaskConfig
 
 

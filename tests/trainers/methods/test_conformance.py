@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from cluster.errors import IntegrityError
@@ -44,7 +43,7 @@ New = Callable[[], MethodStream]
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def bases(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterator[Path]:
     """Folders of tiny models; and one process that is a group of its own, as DeepSpeed asks for."""
     folder = tmp_path_factory.mktemp("bases")
     for family in TARGETS:
@@ -54,9 +53,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(name, str(value))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
         yield folder
-        dist.destroy_process_group()
         torch.set_num_threads(threads)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load, save
 
 from cluster.errors import ConfigError, IntegrityError
@@ -29,15 +28,13 @@ def config(**changes: Any) -> LoraConfig:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def base(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("base")
     save_tiny("gpt2", folder / "gpt2")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}.items():
             patch.setenv(name, str(value))
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
         yield folder / "gpt2"
-        dist.destroy_process_group()
 
 
 def stream(base: Path, store: Path, **changes: Any) -> MethodStream:

@@ -1,6 +1,6 @@
 """Objectives: each passes the same tests, free answers too, which exist only here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -31,6 +30,8 @@ from trainers.objectives.known import OBJECTIVES
 from trainers.training.evaluate import evaluate
 
 PROMPT = Prompt("question : ", " . answer :")
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,13 +101,6 @@ def base(family: str) -> Backbone:
 
 PAIRS = [("classification", "minilm"), *((name, family) for name in ALL for family in ("llama", "t5"))]
 every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

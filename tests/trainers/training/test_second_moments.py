@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
@@ -27,12 +26,7 @@ FAMILIES = {
     "gpt2": ("CAUSAL_LM", ["c_proj"]), "t5": ("SEQ_2_SEQ_LM", ["o", "wo"]),
 }  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path) -> object:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def encoded(backbone: Backbone, words: list[str], split: TokenizedSplit) -> ClassifiedSplit:
