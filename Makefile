@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults test-s3 lint format install install-dev clean
+.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults test-s3 lint measure format install install-dev clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -53,6 +53,9 @@ lint: install-dev  ## formatting, style, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+measure: install-dev  ## the figures of the code's layout in docs/design.md
+	$(BIN)/python -m benchmarks.house
 
 format: install-dev  ## apply formatting and safe fixes
 	$(BIN)/ruff format .
