@@ -1,14 +1,22 @@
-"""How many trials run at once, and how they share GPUs. Pure functions of what the cluster has."""
+"""What a sweep may use: how many trials run at once, how they share GPUs, and what its budget still allows.
 
+Pure functions of what the cluster has and of the sweep's rows, but for the clock.
+"""
+
+import time
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig, workers_per_gpu
 from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.space import Scalar
+from orchestrator.sweeps.sweep_state import SweepState
 
 MOST_PER_GPU = 8  # beyond it launches of kernels, not the GPU, are what trials wait for
+
+Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 
 
 def session_cluster(config: SweepConfig) -> ClusterConfig:
@@ -84,3 +92,20 @@ def resized(cluster: ClusterConfig, workers: int) -> ClusterConfig:
 
 def _numbers(values: Sequence[Scalar]) -> list[float]:
     return [value for value in values if isinstance(value, int | float)]
+
+
+def spent(config: SweepConfig, state: SweepState, running: Running, began: float | None = None) -> str | None:
+    """Why the budget allows no more, None if it does. `running` has what trials measured that the log does not have
+    yet, `began` is when this start began to train, by the monotonic clock."""
+    budget, used = config.budget, gpu_hours(state, running)
+    if budget.gpu_hours is not None and used >= budget.gpu_hours:
+        return f"{used:.2f} GPU-hours are spent (budget.gpu_hours {budget.gpu_hours:g})"
+    if budget.hours is not None and began is not None and time.monotonic() - began >= 3600 * budget.hours:
+        return f"the time is up (budget.hours {budget.hours:g})"
+    return None
+
+
+def gpu_hours(state: SweepState, running: Running) -> float:
+    """Σ over trials of (training + evaluation time) · GPUs, in hours."""
+    rows = {trial.number: trial.rows for trial in state.trials} | dict(running)
+    return sum((own[-1].train_s + own[-1].evaluate_s) * own[-1].gpus for own in rows.values() if own) / 3600

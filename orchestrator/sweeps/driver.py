@@ -10,10 +10,10 @@ from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
+from orchestrator.sweeps.capacity import spent
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import KNOWN, PoolSize
 from orchestrator.sweeps.pool_session import session
-from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import Finish, Open, TaskDescription
 from orchestrator.track.provenance import code_version

@@ -19,6 +19,7 @@ from cluster.storage import open_store
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import all_rows
 from orchestrator.sweeps import results
+from orchestrator.sweeps.capacity import spent
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.early_stopping import StreamScheduler
 from orchestrator.sweeps.events import Ended, Outcome, Point
@@ -27,7 +28,6 @@ from orchestrator.sweeps.pool_session import Session, imported_ahead
 from orchestrator.sweeps.reports import Report, row_of
 from orchestrator.sweeps.searcher import StreamSearch
 from orchestrator.sweeps.space import Scalar, shown_values
-from orchestrator.sweeps.spending import spent
 from orchestrator.sweeps.sweep_state import SweepState
 from orchestrator.sweeps.tracking import TrialTracking
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key

@@ -9,9 +9,8 @@ import pytest
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from orchestrator.sweeps import capacity as room
-from orchestrator.sweeps.capacity import fixed_workers, needed_bytes, session_cluster, sharing, slots
+from orchestrator.sweeps.capacity import fixed_workers, gpu_hours, needed_bytes, session_cluster, sharing, slots, spent
 from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.spending import gpu_hours, spent
 from tests.support.sweeps import row, state_of, sweep_of, trial
 
 GIB = 1 << 30
