@@ -108,10 +108,10 @@ def any_share(package: str, texts: dict[str, str], trees: dict[str, ast.Module])
 
 def any_aliases(tree: ast.Module) -> Iterator[str]:
     """Names that a module gives to Any or to something made of it."""
+    made = (ast.Name, ast.Subscript, ast.BinOp)
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Subscript | ast.BinOp):
-            if "Any" in _names(node.value):
-                yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        if isinstance(node, ast.Assign) and isinstance(node.value, made) and "Any" in _names(node.value):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
 def any_uses(tree: ast.Module, aliases: set[str]) -> int:
