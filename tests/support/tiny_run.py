@@ -8,15 +8,16 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 HURRY = """
-from orchestrator.cli import main as cli, run_log
+from orchestrator.cli import main as cli
+from orchestrator.run import driver_log
 
-renewed = run_log.DriverLog._renewed
+renewed = driver_log.DriverLog._renewed
 
 def and_soon_again(log):
     renewed(log)
-    run_log.LEAST_WAIT_S = 0.01 if log.state.head.seq < 640 else 5.0
+    driver_log.LEAST_WAIT_S = 0.01 if log.state.head.seq < 640 else 5.0
 
-run_log.DriverLog._renewed, run_log.RENEWALS, run_log.LEAST_WAIT_S = and_soon_again, 10**5, 0.01
+driver_log.DriverLog._renewed, driver_log.RENEWALS, driver_log.LEAST_WAIT_S = and_soon_again, 10**5, 0.01
 cli.main()
 """
 TASKS = [{"name": name, "source": "docstrings", "task": name} for name in ("kind", "area", "library")]

@@ -41,6 +41,7 @@ DISCRETE = {  # a net of candidates finer and wider than the distribution
     "choice": ["output", "input", 3, 4, None, True, False, 0.5, 1],
 }
 RUN = RunConfig.model_validate(run_content())
+LORA = RunConfig.model_validate(run_content(adapter={"method": "lora", "target_modules": ["output.dense"]}))
 
 
 def domain(kind: str) -> Any:
@@ -58,8 +59,8 @@ def space(**keys: Any) -> dict[str, Parameter]:
     return {f"adapter.{key.replace('__', '.')}": Parameter.model_validate(value) for key, value in keys.items()}
 
 
-def faults(content: Mapping[str, Any], algorithm: str = "tpe") -> list[str]:
-    return space_faults({key: Parameter.model_validate(value) for key, value in content.items()}, algorithm, RUN)
+def faults(content: Mapping[str, Any], algorithm: str = "tpe", run: RunConfig = RUN) -> list[str]:
+    return space_faults({key: Parameter.model_validate(value) for key, value in content.items()}, algorithm, run)
 
 
 # --- distributions
@@ -225,6 +226,16 @@ def test_a_key_that_is_near(key: str, meant: str) -> None:
 def test_a_key_that_is_not(key: str) -> None:
     (said,) = faults({key: {"choice": [1]}})
     assert said.startswith(f"search.space.{key}: cannot be searched")
+
+
+def test_a_key_of_another_method() -> None:
+    """What both have is searched with either."""
+    asked = {key: {"choice": [1]} for key in ("adapter.rank", "adapter.max_rank", "train.epochs")}
+    (said,) = faults(asked)
+    assert said.startswith("search.space.adapter.rank: adapter.method oa has no such key; use adapter.max_rank, ")
+    (said,) = faults(asked, run=LORA)
+    own = "adapter.rank, adapter.alpha, adapter.dropout, adapter.mode"
+    assert said == f"search.space.adapter.max_rank: adapter.method lora has no such key; use {own}"
 
 
 @pytest.mark.parametrize(
