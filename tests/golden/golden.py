@@ -21,15 +21,19 @@ from orchestrator import load
 from orchestrator.cli import main as cli
 from orchestrator.config.run import load_config
 from orchestrator.log.entry import Entry, canonical, parse_entry
+from orchestrator.log.event import Part
 from orchestrator.log.index import raw
-from orchestrator.registry.aliases import moves
 from orchestrator.registry.publish import publish
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
-from orchestrator.track.state import objections, replay
+from orchestrator.track.driving import Driving
+from orchestrator.track.events import Learned, TaskDescription
+from orchestrator.track.moves import moves
+from orchestrator.track.state import RunState, objections, replay
 from orchestrator.track.track import Track, parse_manifest
 from trainers.models.loading import resolve_name
 
 __all__ = [
+    "TaskDescription",
     "canonical",
     "load",
     "load_config",
@@ -90,7 +94,7 @@ class Recorded(NamedTuple):
     def track(self, name: str) -> Track:
         return Track(open_store(self.store), TEAM, name)
 
-    def run_state(self, name: str) -> Any:
+    def run_state(self, name: str) -> RunState:
         return replay(TEAM, name, self.track(name).entries())
 
     def sweep_entries(self) -> list[Entry]:
@@ -109,9 +113,9 @@ def copy_to(folder: Path) -> Recorded:
 
 def publish_files(store: str, team: str, name: str, folder: Path) -> None:
     """Publishes the files of a folder, as `record.py` does."""
-    body = {"task": "imported", "active_parameters": 10, "overlap": 0.0, "base_digest": "b" * 64}
+    learned = Learned(task="imported", active_parameters=10, overlap=0.0, base_digest="b" * 64)
     metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64}
-    publish(Track(open_store(store), team, name), folder, body, metadata)
+    publish(Track(open_store(store), team, name), folder, learned, metadata)
 
 
 def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
@@ -126,9 +130,12 @@ def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
 
 
 def plain(value: Any) -> Any:
-    """A replayed state as JSON: entries by their seq, data classes by their fields, sets sorted."""
+    """A value as JSON: what a log says as it is stored, entries by their seq, data classes by their fields, sets
+    sorted."""
     if isinstance(value, Entry):
         return {"entry": value.seq, "op": value.op}
+    if isinstance(value, Part):
+        return value.body()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -140,23 +147,46 @@ def plain(value: Any) -> Any:
     return value
 
 
+def driver_of(driving: Driving) -> Any:
+    """The `start` of the driver that holds a log, with its entry's seq, actor and time; None if none holds it."""
+    now = driving.driver
+    return now and {**now.start.body(), "seq": now.seq, "actor": now.actor, "time": now.time}
+
+
 def run_replay(recorded: Recorded, name: str) -> Any:
     """The replayed run; and in brief how it stood after each entry."""
     entries = recorded.track(name).entries()
     stages = [replay(TEAM, name, entries[:count]) for count in range(len(entries) + 1)]
     return {
-        "state": plain(stages[-1]),
+        "state": whole(stages[-1]),
         "stages": [brief(stage, entry) for stage, entry in zip(stages[1:], entries, strict=True)],
     }
 
 
-def brief(state: Any, entry: Entry) -> list[Any]:
+def whole(state: RunState) -> dict[str, Any]:
+    """All of a replayed run, bodies as they are stored."""
+    now = state.driving
+    return {
+        "team": state.team, "name": state.name, "state": state.status, "reason": now.reason,
+        "config": plain(state.config), "tasks": plain(state.tasks),
+        "commits": [{**commit.body(), "time": commit.time} for commit in state.commits],
+        "head": plain(state.head), "deleted": plain(state.deleted), "driver": driver_of(now),
+        "heard": plain(now.heard), "fork": plain(state.fork), "progress": plain(now.progress),
+    }  # fmt: skip
+
+
+def brief(state: RunState, entry: Entry) -> list[Any]:
     """[op, state, reason, commits, tasks, seq of the driver's start, seq last heard, forked, deleted, progress]."""
+    now = state.driving
     return [
-        entry.op, state.state, state.reason, len(state.commits), len(state.tasks),
-        state.driver and state.driver["seq"], state.heard and state.heard.seq, bool(state.fork),
-        sorted(state.deleted), plain(state.progress),
+        entry.op, state.status, now.reason, len(state.commits), len(state.tasks),
+        now.driver and now.driver.seq, now.heard and now.heard.seq, bool(state.fork),
+        sorted(state.deleted), plain(now.progress),
     ]  # fmt: skip
+
+
+TRIAL = ("number", "values", "run", "status", "reason")
+ROW = ("tasks", "aa", "parameters", "bwt", "forgetting", "train_s", "evaluate_s", "gpus")
 
 
 def sweep_replay(recorded: Recorded) -> Any:
@@ -164,10 +194,23 @@ def sweep_replay(recorded: Recorded) -> Any:
     entries = recorded.sweep_entries()
     stages = [replay_sweep(entries[:count]) for count in range(1, len(entries) + 1)]
     told = [
-        [e.op, s.state, s.reason, [t.status for t in s.trials], s.driver and s.driver["seq"], s.heard and s.heard.seq]
+        [e.op, d.status, d.reason, [t.status for t in s.trials], d.driver and d.driver.seq, d.heard and d.heard.seq]
         for s, e in zip(stages, entries, strict=True)
+        for d in (s.driving,)
     ]
-    return {"state": plain(stages[-1]), "stages": told}
+    last, now = stages[-1], stages[-1].driving
+    trials = [{**picked(trial, TRIAL), "rows": [picked(row, ROW) for row in trial.rows]} for trial in last.trials]
+    state = {
+        "state": now.status, "reason": now.reason, "config": plain(last.config), "tasks": plain(last.tasks),
+        "trials": trials, "choice": plain(last.choice), "driver": driver_of(now), "heard": plain(now.heard),
+        "head": plain(last.head),
+    }  # fmt: skip
+    return {"state": state, "stages": told}
+
+
+def picked(value: object, names: Iterable[str]) -> dict[str, Any]:
+    """These attributes of it, as JSON."""
+    return {name: plain(getattr(value, name)) for name in names}
 
 
 def references(recorded: Recorded) -> list[str]:
@@ -177,7 +220,7 @@ def references(recorded: Recorded) -> list[str]:
 
 SHOW = ("sweep", "sweep.yaml", "--show", "--output", "out", "--set")
 DOCUMENTS: dict[str, Callable[[Recorded], Any]] = {
-    "status": lambda it: {run: it.json("status", f"{TEAM}/{run}") for run in RUNS},
+    "status": lambda it: {run: it.json("status", f"{TEAM}/{run}") for run in TRACKS},
     "explain": lambda it: {run: it.json("explain", f"{TEAM}/{run}") for run in RUNS},
     "list": lambda it: it.json("adapters", "list"),
     "list of a task": lambda it: it.json("adapters", "list", "--task", "weather", "--team", TEAM),
@@ -194,7 +237,7 @@ DOCUMENTS: dict[str, Callable[[Recorded], Any]] = {
     "sweep replay": sweep_replay,
 }
 TEXTS: dict[str, Callable[[Recorded], Any]] = {
-    **{f"status {run}": lambda it, run=run: it.printed("status", f"{TEAM}/{run}") for run in RUNS},  # type: ignore[misc]
+    **{f"status {run}": lambda it, run=run: it.printed("status", f"{TEAM}/{run}") for run in TRACKS},  # type: ignore[misc]
     **{f"explain {run}": lambda it, run=run: it.printed("explain", f"{TEAM}/{run}") for run in ("branch", "stream")},  # type: ignore[misc]
     "list": lambda it: it.printed("adapters", "list"),
     "show": lambda it: it.printed("adapters", "show", "stream@v2"),

@@ -27,10 +27,11 @@ PUBLISH = """
 from pathlib import Path
 from cluster.storage import open_store
 from orchestrator.registry.publish import publish
+from orchestrator.track.events import Learned
 from orchestrator.track.track import Track
-body = {"task": "imported", "active_parameters": 10, "overlap": 0.0, "base_digest": "b" * 64}
+learned = Learned(task="imported", active_parameters=10, overlap=0.0, base_digest="b" * 64)
 metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64}
-publish(Track(open_store("store"), "golden", "published"), Path("files"), body, metadata)
+publish(Track(open_store("store"), "golden", "published"), Path("files"), learned, metadata)
 """
 WORDS = {"colour": ("red", "green"), "weather": ("cold", "mild", "hot"), "animal": ("cat", "dog")}
 

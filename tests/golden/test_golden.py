@@ -16,6 +16,7 @@ from tests.golden.golden import (
     MODULES,
     TEXTS,
     Recorded,
+    TaskDescription,
     bodies,
     body_of,
     canonical,
@@ -114,12 +115,13 @@ def test_the_finished_sweep_says_so(recorded: Recorded) -> None:
 
 def test_a_task_can_be_appended_and_nothing_else_changed(recorded: Recorded) -> None:
     state = recorded.run_state("grid-00001")
-    content, described = dict(state.config), list(state.tasks)
+    content: dict[str, Any] = dict(state.config)
+    described = list(state.tasks)
     third = EXPECTED["replay"]["branch"]["state"]
     grown = {**content, "store": recorded.store, "tasks": [*content["tasks"], third["config"]["tasks"][2]]}
-    assert objections(state, grown, [*described, third["tasks"][2]]) == []
+    assert objections(state, grown, [*described, TaskDescription.model_validate(third["tasks"][2])]) == []
     changed = {**grown, "adapter": {**grown["adapter"], "threshold": 0.1}, "tasks": grown["tasks"][:1]}
-    assert objections(state, changed, [{**described[0], "fingerprint": "0" * 64}]) == [
+    assert objections(state, changed, [described[0].model_copy(update={"fingerprint": "0" * 64})]) == [
         "adapter.threshold: was 0.4, is now 0.1",
         "tasks: had 2, now 1; tasks may only be appended",
         "task 'colour': its rows differ from those the run was begun with",

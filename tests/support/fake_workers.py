@@ -15,6 +15,8 @@ from cluster.resources import ClusterConfig
 from cluster.storage import open_store, upload_files
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.run.controller import Controller
+from orchestrator.track.events import RowCounts, TaskDescription
+from orchestrator.track.state import RunState
 from trainers.messages import Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -61,18 +63,15 @@ class FakeWorkers:
     def check(self) -> None:
         self.calls.append("check")
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[TaskDescription]:
         self.calls.append("describe")
         return [
-            {
-                "name": task.name,
-                "labels": ["x", "y"],
-                "fingerprint": self.data.get(task.name, "f" * 64),
-                "rows": dict(ROWS),
-                "warnings": [],
-            }
+            TaskDescription(
+                name=task.name, labels=("x", "y"), fingerprint=self.data.get(task.name, "f" * 64),
+                rows=RowCounts(**ROWS), warnings=(),
+            )
             for task in self.config.tasks
-        ]
+        ]  # fmt: skip
 
     @contextmanager
     def session(self) -> Iterator[Callable[[], None]]:
@@ -171,7 +170,7 @@ class Told:
     def progress(self, task: str, progress: Progress) -> None:
         self.steps.append((task, progress))
 
-    def committed(self, state: Any) -> None:
+    def committed(self, state: RunState) -> None:
         self.commits.append(len(state.commits))
 
 

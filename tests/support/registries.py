@@ -17,7 +17,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.registry.publish import publish
 from orchestrator.run.controller import Controller
-from orchestrator.track.events import Learned
+from orchestrator.track.events import Learned, TaskDescription
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track, manifest_files
 from tests.support.entries import COMMIT
@@ -117,7 +117,7 @@ class Leaving:
     def check(self) -> None: ...
     def say(self, message: str) -> None: ...
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[TaskDescription]:
         raise Interrupted("interrupted by SIGINT")
 
 

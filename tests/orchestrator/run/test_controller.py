@@ -22,6 +22,7 @@ from orchestrator.run import driver_log as run_log
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.lease import this_process
+from orchestrator.track.events import Process, Start
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
@@ -76,7 +77,7 @@ def test_the_order_of_calls_and_entries(store: Path) -> None:
         "check", "describe", "session", "group of 2", "train 0", "train 1", "group left", "session left",
     ]  # fmt: skip
     assert ops(controller) == ["start", "open", "workers", "commit", "workers", "commit", "finish"]
-    assert (state.state, state.reason, state.driver) == ("finished", None, None)
+    assert (state.status, state.driving.reason, state.driving.driver) == ("finished", None, None)
     assert state == controller.state
     (start, *rest) = entries(controller)
     assert {entry.body["lease"] for entry in rest} == {start.seq} and "lease" not in start.body
@@ -209,7 +210,7 @@ def test_an_appended_task_is_trained_alone(store: Path) -> None:
     assert fake.calls == ["check", "describe", "session", "group of 2", "train 2", "group left", "session left"]
     assert ops(controller)[7:] == ["start", "open", "workers", "commit", "finish"]
     assert len(fake.orders[0].history) == 2 and not fake.orders[0].zero_shot
-    assert [len(commit["validation"]) for commit in controller.state.commits] == [2, 2, 3]
+    assert [len(commit.validation) for commit in controller.state.commits] == [2, 2, 3]
 
 
 @pytest.mark.parametrize("interruption", [Interrupted("interrupted by SIGTERM"), KeyboardInterrupt()])
@@ -222,8 +223,8 @@ def test_an_interrupted_run_goes_on_with_the_task_it_was_at(store: Path, interru
     reason = str(interruption) or "interrupted"
     assert last(controller, "interrupt") == {"reason": reason, "lease": 1}
     again, workers = asked(run_config(store, "abc"))
-    assert (again.state.state, again.state.reason) == ("interrupted", reason)
-    assert again.run().state == "finished"
+    assert (again.state.status, again.state.driving.reason) == ("interrupted", reason)
+    assert again.run().status == "finished"
     assert [order.index for order in workers.orders] == [1, 2]
     assert workers.orders[0] == fake.orders[1]  # the same order, identity and all: its checkpoint is resumed from
     assert ops(again)[5:] == ["interrupt", "start", "workers", "commit", "workers", "commit", "finish"]
@@ -253,7 +254,7 @@ def test_a_crash_between_upload_and_commit(store: Path, monkeypatch: pytest.Monk
         controller.run()
     assert ops(controller) == ["start", "open", "workers", "commit", "workers"]
     again, workers = asked(run_config(store))
-    assert again.state.driver and [c["version"] for c in again.state.commits] == [1]
+    assert again.state.driving.driver and [commit.version for commit in again.state.commits] == [1]
     again.run()
     assert [order.index for order in workers.orders] == [1]
     assert ops(again)[5:] == ["start", "workers", "commit", "finish"]
@@ -267,7 +268,7 @@ def test_a_crash_between_upload_and_commit(store: Path, monkeypatch: pytest.Monk
 
 def test_a_broken_group_is_tried_again(store: Path) -> None:
     controller, fake = asked(run_config(store), raises={1: [WorkersLost(DIED), WorkersLost(DIED)]})
-    assert controller.run().state == "finished"
+    assert controller.run().status == "finished"
     assert [order.index for order in fake.orders] == [0, 1, 1, 1]
     assert [order.accumulation for order in fake.orders] == [1, 1, 1, 1]
     retries = [entry.body for entry in entries(controller) if entry.op == "retry"]
@@ -303,7 +304,7 @@ def test_failures_are_counted_since_the_task_last_got_further(store: Path) -> No
             return super().train(order, on_event)
 
     further = Further(config, raises={0: [WorkersLost(DIED)] * 3})
-    assert Controller(config, Told(), workers=further).run().state == "finished"
+    assert Controller(config, Told(), workers=further).run().status == "finished"
     assert len(heard) == 4
 
 
@@ -336,7 +337,7 @@ def test_what_diverges_fails_with_its_evidence(store: Path) -> None:
         controller.run()
     assert caught.value is error and len(fake.orders) == 1
     assert last(controller, "fail") == {"reason": str(error), "evidence": error.evidence, "lease": 1}
-    assert (controller.state.state, controller.state.reason) == ("failed", str(error))
+    assert (controller.state.status, controller.state.driving.reason) == ("failed", str(error))
 
 
 def test_an_error_that_nobody_foresaw_is_logged_too(store: Path) -> None:
@@ -358,7 +359,7 @@ def test_a_guard_stops_the_stream(store: Path) -> None:
     assert [order.index for order in fake.orders] == [0, 1] and fake.calls[-2:] == ["group left", "session left"]
     assert ops(controller)[-2:] == ["commit", "stop"]
     assert last(controller, "stop") == {"reason": str(caught.value), "lease": 1}
-    assert controller.state.state == "stopped"
+    assert controller.state.status == "stopped"
     again, workers = asked(config)
     with pytest.raises(GuardStop):
         again.run()
@@ -438,7 +439,7 @@ def test_before_the_first_commit_anything_may_change(store: Path) -> None:
     with pytest.raises(Interrupted):
         controller.run()
     other, _ = asked(run_config(store, "xy", train={"learning_rate": 0.5}), data={"x": "e" * 64})
-    assert other.run().state == "finished"
+    assert other.run().status == "finished"
     assert ops(other).count("open") == 2
 
 
@@ -458,8 +459,8 @@ def test_a_second_driver_is_refused(store: Path) -> None:
     """The parent of this process stands for a driver on the same machine; it is alive."""
     first, _ = asked(run_config(store))
     here, parent = this_process(), os.getppid()
-    driver = {"host": here.host, "space": here.space, "pid": parent, "started": start_time(parent)}
-    first.track.append("start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 120.0}, after=None)
+    driver = here.model_copy(update={"pid": parent, "started": start_time(parent)})
+    first.track.append(Start(driver=driver, lease_s=120.0), after=None)
     second, fake = asked(run_config(store))
     with pytest.raises(ConflictError, match=rf"\(pid {parent}, since .*\) is at work on this run; let it finish"):
         second.run()
@@ -471,8 +472,8 @@ def test_a_driver_that_was_taken_over_from_commits_nothing(store: Path) -> None:
 
     def taken(_: Order) -> None:
         track = Track(controller.store, "default", "stream")
-        driver = {"host": "there", "space": "", "pid": 1, "started": 1}
-        track.append("start", {"versions": {}, "cluster": {}, "driver": driver, "lease_s": 120.0}, after=track.head())
+        driver = Process(host="there", space="", pid=1, started=1)
+        track.append(Start(driver=driver, lease_s=120.0), after=track.head())
 
     fake.during = taken
     with pytest.raises(ConflictError, match=r"\(pid 1, since .*\) has taken the run over; leave it to that one"):
@@ -490,7 +491,7 @@ def test_a_fork_takes_over_the_first_tasks(store: Path) -> None:
     config = run_config(store, "abx", name="other", train={"learning_rate": 0.5})
     fake = FakeWorkers(config)
     controller = Controller(config, Told(), plan_fork(source.track, 3), fake)
-    assert controller.run().state == "finished"
+    assert controller.run().status == "finished"
     assert ops(controller) == ["start", "fork", "commit", "commit", "open", "workers", "commit", "finish"]
     assert [order.index for order in fake.orders] == [2] and not fake.orders[0].zero_shot
     made = [entry.body for entry in entries(controller) if entry.op == "commit"]
@@ -507,5 +508,5 @@ def test_a_fork_takes_over_the_first_tasks(store: Path) -> None:
     }  # fmt: skip
     assert [entry.sha256 for entry in entries(source)] == before
     again = FakeWorkers(config)
-    assert Controller(config, Told(), plan_fork(source.track, 3), again).run().state == "finished"
+    assert Controller(config, Told(), plan_fork(source.track, 3), again).run().status == "finished"
     assert again.calls == []

@@ -13,14 +13,16 @@ from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError
 from cluster.processes import start_time
 from cluster.storage import LocalStore
 from orchestrator.log.decision import Decision
+from orchestrator.log.entry import Entry
+from orchestrator.log.event import Event
 from orchestrator.registry.catalog import listed
-from orchestrator.registry.lineage import code_version
 from orchestrator.registry.verify import verify
 from orchestrator.run import driver_log as run_log
 from orchestrator.run.driver_log import DriverLog, RunLog
 from orchestrator.run.lease import standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.events import Commit, Finish, Open, Process, Renew, Retry, Start
+from orchestrator.track.provenance import code_version
 from orchestrator.track.state import replay, status_view
 from orchestrator.track.track import Track
 from tests.support.entries import COMMIT, Raw
@@ -167,11 +169,11 @@ def failing(log: RunLog, error: Exception, monkeypatch: pytest.MonkeyPatch, time
     """From now on so many renewals fail; the operations that were tried."""
     tried, append = list[str](), log.log.append
 
-    def odd(op: str, *arguments: Any, **options: Any) -> Any:
-        tried.append(op)
-        if op == "renew" and tried.count(op) <= times:
+    def odd(says: Event, **options: Any) -> Entry:
+        tried.append(says.op)
+        if says.op == "renew" and tried.count("renew") <= times:
             raise error
-        return append(op, *arguments, **options)
+        return append(says, **options)
 
     monkeypatch.setattr(log.log, "append", odd)
     return tried
@@ -189,7 +191,7 @@ def test_renewals_that_end_stop_the_run(
 ) -> None:
     """Nobody would know that the driver is alive. The log says why it left; nothing else is written after."""
     log = RunLog(track)
-    log.take({"versions": code_version()["packages"]}, 0.3, silent)
+    log.take(code_version()["packages"], 0.3, silent)
     tried = failing(log, error, monkeypatch)
     with pytest.raises(kept) as caught, log.left(), log.kept(0.3):
         end = time.monotonic() + 10
@@ -213,7 +215,7 @@ def test_renewals_outlast_a_store_that_is_away(track: Track, error: Exception, m
             log.check()
             time.sleep(0.02)
     assert tried.count("renew") >= 3 and "renew" in ops(track)
-    log.append("finish", {})
+    log.append(Finish())
 
 
 def test_renewals_end_where_another_took_over(track: Track) -> None:
@@ -234,18 +236,18 @@ def test_a_lease_that_is_renewed_for_hours(kind: str, track: Track, monkeypatch:
     monkeypatch.setattr(run_log, "LEAST_WAIT_S", 0.001)
     kept: Any = sweep_log(track.store, "default", "grid") if kind == "sweep" else track
     log: Any = DriverLog(kept, replay_sweep, "sweep") if kind == "sweep" else RunLog(track)
-    log.take({"versions": code_version()["packages"]}, 5, silent)
+    log.take(code_version()["packages"], 5, silent)
     end = time.monotonic() + 60
     with log.left(), log.kept(0.003 * run_log.RENEWALS):
         while log.state.head.seq < 620:
             log.check()
             assert time.monotonic() < end
             time.sleep(0.01)
-    log.append("finish", {})
+    log.append(Finish())
     entries = kept.raw_entries()
     assert [entry.seq for entry in entries if entry.op == "index"][:3] == [201, 401, 601]
     assert kept.indices()[:3] == [600, 400, 200] and kept.entries() == entries
-    assert kept.write_index() == len(entries) and log.state.state == "finished"
+    assert kept.write_index() == len(entries) and log.state.driving.status == "finished"
     if kind == "run":
         assert verify(track).faults == [] and list(listed(track.store)) == []
 
