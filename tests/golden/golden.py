@@ -130,14 +130,11 @@ def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON: what a log says as it is stored, entries by their seq, data classes by their fields, sets
-    sorted."""
+    """A value as JSON: what a log says as it is stored, entries by their seq, sets sorted."""
     if isinstance(value, Entry):
         return {"entry": value.seq, "op": value.op}
     if isinstance(value, Part):
         return value.body()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, set | frozenset):
@@ -232,7 +229,9 @@ DOCUMENTS: dict[str, Callable[[Recorded], Any]] = {
     "verify": lambda it: it.json("adapters", "verify"),
     "rules": lambda it: json.loads(it.printed("adapters", "rules", TEAM)),
     "replay": lambda it: {run: run_replay(it, run) for run in RUNS},
-    "aliases": lambda it: {track: plain(moves(it.track(track).entries())) for track in TRACKS},
+    "aliases": lambda it: {
+        track: [dataclasses.asdict(move) for move in moves(it.track(track).entries())] for track in TRACKS
+    },
     "sweep": lambda it: it.json(*SHOW, f"run.store={it.store}"),
     "sweep replay": sweep_replay,
 }
@@ -243,7 +242,8 @@ TEXTS: dict[str, Callable[[Recorded], Any]] = {
     "show": lambda it: it.printed("adapters", "show", "stream@v2"),
     "tree": lambda it: it.printed("adapters", "show", "stream@v1", "--tree"),
     "verify": lambda it: it.printed("adapters", "verify"),
-    "gc": lambda it: it.printed("adapters", "gc", "--grace", "1h"),
+    "gc": lambda it: it.printed("adapters", "gc", "--grace", "36500d"),  # no grace that ends while this is kept
+    "gc without grace": lambda it: it.printed("adapters", "gc", "--grace", "0s"),
     "sweep": lambda it: it.printed(*SHOW, f"run.store={it.store}"),
 }  # fmt: skip
 

@@ -8,7 +8,8 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 HURRY = """
-from orchestrator.cli import main as cli, run_log
+from orchestrator.cli import main as cli
+from orchestrator.run import driver_log as run_log
 
 renewed = run_log.DriverLog._renewed
 
