@@ -21,12 +21,12 @@ from orchestrator import load
 from orchestrator.cli import main as cli
 from orchestrator.config.run import load_config
 from orchestrator.log.entry import Entry, canonical, parse_entry
-from orchestrator.log.event import Part
+from orchestrator.log.event import Event, Part
 from orchestrator.log.index import raw
 from orchestrator.registry.publish import publish
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.driving import Driving
-from orchestrator.track.events import Learned, TaskDescription
+from orchestrator.track.events import ASIDE, DRIVEN, Learned, Rules, TaskDescription
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, objections, replay
 from orchestrator.track.track import Track, parse_manifest
@@ -48,6 +48,7 @@ GOLDEN = Path(__file__).parent
 TEAM, SWEEP = "golden", "grid"
 RUNS = ("branch", "diverged", "grid-00001", "grid-00002", "stream", "unread")
 TRACKS = (*RUNS, "published")
+EVENTS: dict[str, type[Event]] = {kind.op: kind for kind in (*DRIVEN, *ASIDE, Rules)}
 
 
 class Result(NamedTuple):
