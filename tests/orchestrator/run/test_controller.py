@@ -272,6 +272,11 @@ def test_a_broken_group_is_tried_again(store: Path) -> None:
     assert [order.index for order in fake.orders] == [0, 1, 1, 1]
     assert [order.accumulation for order in fake.orders] == [1, 1, 1, 1]
     retries = [entry.body for entry in entries(controller) if entry.op == "retry"]
+    decisions = [each for retry in retries for each in retry.pop("decisions")]
+    assert [(each["rule"], each["measured"], each["bound"], each["verdict"]) for each in decisions] == [
+        ("cluster.max_failures", 1, 2, "retry"),
+        ("cluster.max_failures", 2, 2, "retry"),
+    ]
     assert retries == [
         {
             "index": 1,
@@ -358,7 +363,11 @@ def test_a_guard_stops_the_stream(store: Path) -> None:
     assert caught.value.exit_code == 3
     assert [order.index for order in fake.orders] == [0, 1] and fake.calls[-2:] == ["group left", "session left"]
     assert ops(controller)[-2:] == ["commit", "stop"]
-    assert last(controller, "stop") == {"reason": str(caught.value), "lease": 1}
+    stop = last(controller, "stop")
+    assert [(each["measured"], each["bound"], each["verdict"]) for each in stop.pop("decisions")] == [
+        (0.5, 0.6, "stop")
+    ]
+    assert stop == {"reason": str(caught.value), "lease": 1}
     assert controller.state.status == "stopped"
     again, workers = asked(config)
     with pytest.raises(GuardStop):
