@@ -43,11 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leftovers() -> set[str]:
-    """Folders of local runs in /tmp, and those that running processes name."""
+    """Folders of local runs in /tmp, and those that running processes name; not the memory of other test sessions."""
     commands = " ".join(" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
-    return {str(path) for path in Path("/tmp").glob("orthoplex-*")} | set(
-        re.findall(r"/tmp/orthoplex-ray-\w+", commands)
-    )
+    folders = {str(path) for path in Path("/tmp").glob("orthoplex-*") if not path.name.startswith("orthoplex-state-")}
+    return folders | set(re.findall(r"/tmp/orthoplex-ray-\w+", commands))
 
 
 @pytest.fixture(scope="module")

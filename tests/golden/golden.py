@@ -48,7 +48,8 @@ GOLDEN = Path(__file__).parent
 TEAM, SWEEP = "golden", "grid"
 RUNS = ("branch", "diverged", "grid-00001", "grid-00002", "stream", "unread")
 TRACKS = (*RUNS, "published")
-EVENTS: dict[str, type[Event]] = {kind.op: kind for kind in (*DRIVEN, *ASIDE, Rules)}
+KINDS: tuple[type[Event], ...] = (*DRIVEN, *ASIDE, Rules)
+EVENTS = {kind.op: kind for kind in KINDS}
 
 
 class Result(NamedTuple):
