@@ -19,6 +19,11 @@ from tests.support.sweeps import content_of, finished, row, trial
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
 def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str) -> Any:
     """Runs `orthoplex sweep s.yaml …` in an empty folder: exit code, standard output, standard error."""
     (tmp_path / "here").mkdir()
