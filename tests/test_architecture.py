@@ -1,4 +1,4 @@
-"""Imports go one way, nothing is too long to hold in the head, tests are found by name, and asking for help does not load torch."""
+"""Imports go one way, nothing is too long, tests are found by name, and asking for help does not load torch."""
 
 import ast
 import os
