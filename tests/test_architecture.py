@@ -1,10 +1,10 @@
-"""Imports go one way, nothing is too long to hold in the head, and asking for help does not load torch."""
+"""Imports go one way, nothing is too long, tests are found by name, and asking for help does not load torch."""
 
 import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,10 @@ PACKAGES = ("orchestrator", "trainers", "cluster")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HEAVY = {"torch", "ray", "transformers", "datasets", "boto3", "deepspeed", "pyarrow", "numpy"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
+TESTED_BY_NAME = ("orchestrator", "cluster")
+LONG = 60  # lines of a module, above which it has a test file of its own
+MOST_EXCEPTIONS = 5
+EXCEPT: dict[str, str] = {}  # long modules without a test file of their name, each with the reason
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -70,6 +74,25 @@ def test_sizes(path: Path) -> None:
         if (size := (function.end_lineno or 0) - first_line(function) + 1) > MOST_FUNCTION_LINES
     }
     assert long == {}
+
+
+def without_test_file(root: Path, packages: Collection[str]) -> set[str]:
+    """Long modules PACKAGE/…/NAME.py below `root` that have no tests/PACKAGE/…/test_NAME.py."""
+    paths = (path.relative_to(root) for package in packages for path in (root / package).rglob("*.py"))
+    long = (path for path in paths if len((root / path).read_text("utf-8").splitlines()) > LONG)
+    return {str(path) for path in long if not (root / "tests" / path.with_name(f"test_{path.name}")).is_file()}
+
+
+def test_each_long_module_has_a_test_file_of_its_name() -> None:
+    assert without_test_file(ROOT, TESTED_BY_NAME) == {*EXCEPT}
+    assert len(EXCEPT) <= MOST_EXCEPTIONS and all(EXCEPT.values())
+
+
+def test_a_module_without_a_test_file_is_seen(tmp_path: Path) -> None:
+    for path, lines in {"a/b/long.py": 61, "a/short.py": 60, "a/tested.py": 61, "tests/a/test_tested.py": 1}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x = 1\n" * lines)
+    assert without_test_file(tmp_path, ["a"]) == {"a/b/long.py"}
 
 
 @pytest.mark.parametrize(

@@ -87,37 +87,6 @@ def test_each_verb_has_a_summary() -> None:
     assert all(inner.get_short_help_str() for inner in command.commands.values())
 
 
-# --- exit codes
-
-EXIT_CODES = {
-    "OrthoplexError": 1,
-    "ConfigError": 2,
-    "DataError": 2,
-    "StoreError": 1,
-    "KeyAbsentError": 1,
-    "ConflictError": 1,
-    "IntegrityError": 1,
-    "TrainingError": 1,
-    "GuardStop": 3,
-    "Interrupted": 130,
-}
-
-
-def tree(error: type[errors.OrthoplexError]) -> dict[str, int]:
-    codes = {error.__name__: error.exit_code}
-    for inner in error.__subclasses__():
-        if inner.__module__ == errors.__name__:
-            codes |= tree(inner)
-    return codes
-
-
-def test_exit_codes() -> None:
-    assert tree(errors.OrthoplexError) == EXIT_CODES
-    for name, code in EXIT_CODES.items():  # the tree as the module's docstring draws it
-        (line,) = (line for line in (errors.__doc__ or "").splitlines() if f"{name} " in line)
-        assert line.split(name)[1].split()[0] == str(code)
-
-
 # --- the configuration: keys and their defaults; REQUIRED has none
 
 REQUIRED: Any = ...

@@ -1,17 +1,27 @@
 """Runs made without Ray: the log entries and files a controller would write, through the registry."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.storage import LocalStore, upload_files
 from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.run.driver_log import DriverLog
+from orchestrator.sweeps import driver, results
+from orchestrator.sweeps.config import SweepConfig
+from orchestrator.sweeps.sweep_state import SweepState
+from orchestrator.track.events import TaskDescription
+from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.state import RunState, replay
-from orchestrator.track.track import Track
+from orchestrator.track.track import Track, trusting_what_is_there
 from tests.support.entries import START, Raw
+from tests.support.keys import public_pem, sign_with
+from tests.support.registries import folder_track, publish_one
 
 ROWS = {"train": 40, "validation": 10, "test": 20}
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -124,3 +134,48 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "store")
     fixture = {"moto": "s3_bucket", "ceph": "ceph_bucket", "https": "ceph_tls_bucket"}[request.param]
     return f"s3://{request.getfixturevalue(fixture)}/a"
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stands in for data, Tuning and pictures; what it was asked to train."""
+    asked: list[Any] = []
+
+    class Fake:
+        def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Any) -> None:
+            self.log = log
+
+        def run(self, started: Any, data: list[Any]) -> str | None:
+            asked.append((data, [driver.describe_data(task) for task in data]))
+            return act(self.log) if (act := getattr(Fake, "act", None)) else None
+
+    monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
+
+    @contextmanager
+    def session(config: SweepConfig, say: Any) -> Iterator[Any]:
+        yield SimpleNamespace(config=config, at_once=1)  # the real one: tests/e2e
+
+    monkeypatch.setattr(driver, "session", session)
+    monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
+    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
+    monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
+    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
+    asked.append(Fake)
+    return asked
+
+
+@pytest.fixture
+def signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
+    """A track with one entry from before, then rules: `lead` may do all, `bob` publish; signing as the lead."""
+    track = folder_track(tmp_path / "store")
+    publish_one(track, tmp_path)
+    for name in ("bob", "stranger", "lead"):
+        sign_with(tmp_path / name, monkeypatch)
+    keys = {
+        "lead": KeyRule(public_key=public_pem(tmp_path / "lead")),
+        "bob": KeyRule(public_key=public_pem(tmp_path / "bob"), roles=("publisher",)),
+    }
+    log = RulesLog(track.store, "team")
+    wanted = TeamRules(signatures="required", keys=keys)
+    log.change(trusting_what_is_there(track.store, "team", TeamRules(), wanted), expect=0, why="from now on")
+    return folder_track(tmp_path / "store")

@@ -1,7 +1,10 @@
 """Log entries as tests need them: any operation with any body, and bodies that are whole."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from orchestrator.log.entry import Entry
 
 PROCESS = {"host": "here", "pid": 1, "space": "", "started": -1}
 START: dict[str, Any] = {"versions": {}, "cluster": {}, "driver": PROCESS, "lease_s": 0.2}
@@ -17,3 +20,7 @@ class Raw:
 
     def body(self) -> dict[str, Any]:
         return self.content
+
+
+def entry(op: str, body: dict[str, Any], seq: int = 7) -> Entry:
+    return Entry(seq, "", "", "me@here", "2026-01-01T00:00:00.000+00:00", op, body, f"{seq}-{json.dumps(body)}")

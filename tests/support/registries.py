@@ -134,3 +134,7 @@ def started_in_vain(config: RunConfig, entries: int) -> Track:
 
 def folder_track(root: Path) -> Track:
     return Track(LocalStore(root), "team", "stream")
+
+
+def fresh(track: Track) -> Track:
+    return Track(track.store, "team", "stream")

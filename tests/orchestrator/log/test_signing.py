@@ -3,40 +3,18 @@
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from cluster.errors import ConfigError, ConflictError, IntegrityError
+from cluster.errors import ConfigError, IntegrityError
 from orchestrator.log.entry import canonical
 from orchestrator.registry.aliases import promote
-from orchestrator.track.rules import KeyRule, PromotionRule, RulesLog, TeamRules, parse_rules
-from orchestrator.track.track import Track, trusting_what_is_there
+from orchestrator.track.rules import RulesLog, parse_rules
+from orchestrator.track.track import Track
 from tests.support.entries import COMMIT, Raw
-from tests.support.keys import public_pem, sign_with
-from tests.support.registries import folder_track, publish_one, read_everything
-
-
-@pytest.fixture
-def signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
-    """A track with one entry from before, then rules: `lead` may do all, `bob` publish; signing as the lead."""
-    track = folder_track(tmp_path / "store")
-    publish_one(track, tmp_path)
-    for name in ("bob", "stranger", "lead"):
-        sign_with(tmp_path / name, monkeypatch)
-    keys = {
-        "lead": KeyRule(public_key=public_pem(tmp_path / "lead")),
-        "bob": KeyRule(public_key=public_pem(tmp_path / "bob"), roles=("publisher",)),
-    }
-    log = RulesLog(track.store, "team")
-    wanted = TeamRules(signatures="required", keys=keys)
-    log.change(trusting_what_is_there(track.store, "team", TeamRules(), wanted), expect=0, why="from now on")
-    return folder_track(tmp_path / "store")
-
-
-def fresh(track: Track) -> Track:
-    return Track(track.store, "team", "stream")
+from tests.support.keys import sign_with
+from tests.support.registries import folder_track, fresh, publish_one, read_everything
 
 
 def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,40 +75,6 @@ def test_what_was_there_before_is_vouched_for_by_digest(signed: Track, tmp_path:
         fresh(signed).entries()
 
 
-def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = RulesLog(signed.store, "team")
-    revision, rules = log.current()
-    assert (revision, rules.unsigned["stream"].seq) == (1, 1)
-    changed = rules.model_copy(update={"promotion": {"production": PromotionRule(max_forgetting=0.5)}})
-    with pytest.raises(ConflictError, match="at revision 1"):
-        log.change(changed, expect=0, why="")
-    log.change(changed, expect=1, why="")
-    assert log.current() == (2, changed)
-    sign_with(tmp_path / "bob", monkeypatch)
-    with pytest.raises(ConfigError, match=r"do not make a admin"):
-        log.change(TeamRules(), expect=2, why="I may do all")
-    assert fresh(signed).entries() and log.current() == (2, changed)
-    monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
-    log.change(TeamRules(), expect=2, why="I may do all")
-    with pytest.raises(IntegrityError):
-        fresh(signed).entries()
-
-
-def test_rules_that_others_change_hold_after_a_minute(signed: Track, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
-    current = RulesLog.current
-    monkeypatch.setattr(RulesLog, "current", lambda log: (reads.append(log.label), current(log))[1])
-    assert fresh(signed).entries() and fresh(signed).entries() and reads == ["team/.policy"]
-    elsewhere = folder_track(Path(signed.store.uri.removeprefix("file://"))).store
-    log = RulesLog(elsewhere, "team")
-    log.change(log.current()[1].model_copy(update={"unsigned": {}}), expect=1, why="nothing unsigned counts")
-    assert fresh(signed).entries()
-    now = time.monotonic()
-    monkeypatch.setattr("orchestrator.track.rules.time.monotonic", lambda: now + 61)
-    with pytest.raises(IntegrityError, match="is not signed"):
-        fresh(signed).entries()
-
-
 def test_keys_as_openssl_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("openssl"):
         pytest.skip("no openssl")
@@ -156,19 +100,3 @@ def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, con
         publish_one(folder_track(tmp_path / "store"), tmp_path)
     assert "BEGIN" not in str(caught.value)
     assert not (tmp_path / "store/t/team/stream/log").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"promotion": {"production": {"min_accuracy": 0.5}}}, "min_accuracy: unknown key"),
-        ({"promotion": {"production": {"max_forgetting": 2}}}, "max_forgetting"),
-        ({"signatures": "required"}, "needs a key with the role admin"),
-        ({"keys": {"me": {"public_key": "secret"}}}, "not a PEM public key"),
-        ({"keys": {"me": {"public_key": "x", "roles": ["king"]}}}, "roles.0: Input should be 'publisher'"),
-        (3, "rules"),
-    ],
-)
-def test_rules_that_are_refused(content: object, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_rules(content, "rules.yaml")

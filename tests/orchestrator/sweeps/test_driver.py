@@ -1,42 +1,32 @@
 """The driver without Ray: what is left to do, what is refused, what its log says; and what Tune's reports come to."""
 
-import copy
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.errors import ConfigError, ConflictError, Interrupted, StoreError, TrainingError
 from cluster.processes import start_time
-from cluster.storage import LocalStore, open_store
-from orchestrator.cli import main as cli
+from cluster.storage import LocalStore
 from orchestrator.console.sweep import print_sweep
-from orchestrator.log.entry import Entry
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.lease import this_process
-from orchestrator.sweeps import driver, results
-from orchestrator.sweeps.config import SweepConfig, parse_sweep
+from orchestrator.sweeps import driver
+from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.driver import Sweep
-from orchestrator.sweeps.events import KNOWN, Outcome, Point
+from orchestrator.sweeps.events import Outcome, Point
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
-from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, replay_sweep, sweep_log
-from orchestrator.track.events import ENDINGS, Open, Start, TaskDescription
+from orchestrator.sweeps.sweep_state import SweepState, sweep_log
+from orchestrator.track.events import Start, TaskDescription
 from tests.orchestrator.conftest import FakeRun
+from tests.support.begun_sweeps import DATA, TRIALS_DONE, begun, ops, silent
 from tests.support.entries import Raw
-from tests.support.sweeps import content_of, finished, row, sweep_of, trial
+from tests.support.sweeps import row, sweep_of, trial
 
 Begin = Callable[..., FakeRun]
-DATA = [TaskDescription(name=name, fingerprint=name * 8) for name in ("library", "section")]
-
-
-def silent(_: str) -> None: ...
 
 
 @pytest.fixture
@@ -46,64 +36,6 @@ def store(tmp_path: Path) -> str:
 
 def in_store(store: str, **sections: Any) -> SweepConfig:
     return sweep_of(run={"store": store, **sections.pop("run", {})}, **sections)
-
-
-def taken(config: SweepConfig) -> DriverLog[SweepState]:
-    log = DriverLog(sweep_log(open_store(config.run.store), config.run.team, config.name), replay_sweep, "sweep", KNOWN)
-    log.take({}, 120, silent)
-    return log
-
-
-def begun(
-    config: SweepConfig, trials: Sequence[SweepTrial] = (), op: str = "finish", reason: str | None = None
-) -> None:
-    """A sweep whose driver has left; trials are as given."""
-    log = taken(config)
-    log.append(Open(config=config.model_dump(mode="json"), tasks=tuple(DATA)))
-    for each in trials:
-        log.append(Point(number=each.number, values=dict(each.values), run=each.run))
-        if each.status != "running":
-            log.append(Outcome(number=each.number, status=each.status, reason=each.reason, rows=each.rows))
-    log.append({kind.op: kind for kind in ENDINGS}[op](reason=reason))
-
-
-def entries(config: SweepConfig) -> list[Entry]:
-    return sweep_log(open_store(config.run.store), config.run.team, config.name).entries()
-
-
-def ops(config: SweepConfig) -> list[str]:
-    return [entry.op for entry in entries(config)]
-
-
-TRIALS_DONE = (finished(1, 0.9, 400), finished(2, 0.8, 100), trial(3, [row(1, 0.2)], "stopped"), trial(4, (), "failed"))
-
-
-@pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stands in for data, Tuning and pictures; what it was asked to train."""
-    asked: list[Any] = []
-
-    class Fake:
-        def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Any) -> None:
-            self.log = log
-
-        def run(self, started: Any, data: list[Any]) -> str | None:
-            asked.append((data, [driver.describe_data(task) for task in data]))
-            return act(self.log) if (act := getattr(Fake, "act", None)) else None
-
-    monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
-
-    @contextmanager
-    def session(config: SweepConfig, say: Any) -> Iterator[Any]:
-        yield SimpleNamespace(config=config, at_once=1)  # the real one: tests/e2e
-
-    monkeypatch.setattr(driver, "session", session)
-    monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
-    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
-    monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
-    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
-    asked.append(Fake)
-    return asked
 
 
 # --- what is left to do
@@ -293,108 +225,6 @@ def test_another_choice_keeps_the_reason_of_the_end(store: str, untrained: list[
     begun(in_store(store, budget={"trials": 4}), TRIALS_DONE, reason="2.00 GPU-hours are spent (budget.gpu_hours 2)")
     state = Sweep(in_store(store, budget={"trials": 4}, choice={"within": 0.5}), silent).run()
     assert state.reason == "2.00 GPU-hours are spent (budget.gpu_hours 2)"
-
-
-# --- the command line
-
-
-@pytest.fixture
-def orthoplex(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str) -> Any:
-    """Runs `orthoplex sweep s.yaml …` in an empty folder: exit code, standard output, standard error."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("COLUMNS", "120")
-    content = content_of(run={"store": store}, budget={"trials": 4})
-    Path("s.yaml").write_text(yaml.safe_dump(content))
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", "sweep", "s.yaml", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, captured.err
-
-    return call
-
-
-def as_written() -> SweepConfig:
-    return parse_sweep(yaml.safe_load(Path("s.yaml").read_text()), "")
-
-
-def test_show_without_a_sweep(orthoplex: Any) -> None:
-    code, out, err = orthoplex("--show")
-    assert code == 2 and out == "" and "no sweep default/s" in err and "without --show" in err
-
-
-def test_show_before_there_is_a_choice(orthoplex: Any) -> None:
-    config = as_written()
-    begun(config, [trial(1, [row(1, 0.5)], "stopped"), trial(2, (), "running")], "interrupt", "interrupted by SIGINT")
-    before = ops(config)
-    code, out, _ = orthoplex("--show", "--json")
-    found = json.loads(out)
-    assert code == 0 and (found["state"], found["recommended"], found["picture"]) == ("interrupted", None, None)
-    assert [each["status"] for each in found["trials"]] == ["stopped", "stopped"]
-    code, out, _ = orthoplex("--show")
-    assert code == 0 and "default/s: interrupted" in out and "interrupted by SIGINT" in out
-    assert ops(config) == before
-
-
-def test_show(orthoplex: Any, untrained: list[Any]) -> None:
-    config = as_written()
-    begun(config, TRIALS_DONE, "interrupt")
-    Sweep(config, silent).run()
-    before = ops(config)
-    code, out, _ = orthoplex("--show")
-    assert code == 0 and ops(config) == before
-    folder = Path(".orthoplex/sweeps/default/s")
-    assert {path.name for path in folder.iterdir()} == {RECOMMENDED, PICTURE, TRIALS}
-    for part in ("2 finished, 1 stopped, 1 failed", "1 *", "2 *", "90.0", "80.0", "1/4", "trial 4 failed: the loss is",
-                 "recommended: trial 1", f"orthoplex run {folder}/{RECOMMENDED}", "--set name=s-00001"):  # fmt: skip
-        assert part in out, part
-    code, out, _ = orthoplex("--show", "--json", "--output", "elsewhere")
-    found = json.loads(out)
-    assert code == 0 and (found["pareto"], found["recommended"]) == ([2, 1], 1)
-    assert found["recommended_config"] == f"elsewhere/{RECOMMENDED}" and Path(found["picture"]).exists()
-
-
-def test_a_finished_sweep_is_shown_and_not_trained(orthoplex: Any, untrained: list[Any]) -> None:
-    begun(as_written(), TRIALS_DONE, "interrupt")
-    Sweep(as_written(), silent).run()
-    before = ops(as_written())
-    code, out, _ = orthoplex()
-    assert code == 0 and "recommended: trial 1" in out and ops(as_written()) == before
-
-
-def test_nothing_to_recommend(orthoplex: Any, untrained: list[Any]) -> None:
-    begun(as_written(), [finished(1, 0.9, 400, -0.5)], "interrupt")
-    code, out, err = orthoplex("--set", "choice.min_bwt=-0.1")
-    assert code == 3 and "default/s: finished" in out
-    assert "no trial can be recommended: none of 1 finished trials has BWT ≥ -0.1" in err
-
-
-def test_an_interrupt_leaves_a_result_and_says_how_to_go_on(orthoplex: Any, untrained: list[Any]) -> None:
-    begun(as_written(), TRIALS_DONE, "interrupt")
-
-    def train(_: Any) -> None:
-        raise Interrupted("told to leave")
-
-    untrained[0].act = staticmethod(train)
-    code, out, err = orthoplex("--set", "budget.trials=9")
-    assert code == 130 and "recommended: trial 1" in out
-    assert "orthoplex sweep s.yaml --set budget.trials=9" in err
-
-
-def test_a_changed_file_is_refused(orthoplex: Any, untrained: list[Any]) -> None:
-    begun(as_written(), TRIALS_DONE, "interrupt")
-    content = copy.deepcopy(yaml.safe_load(Path("s.yaml").read_text()))
-    content["run"]["train"] = {"epochs": 1}
-    Path("s.yaml").write_text(yaml.safe_dump(content))
-    code, out, err = orthoplex()
-    assert code == 2 and out == "" and "run.train.epochs: was 3, is now 1" in err
 
 
 def test_a_local_store_holds_it_all(store: str, untrained: list[Any]) -> None:

@@ -1,29 +1,25 @@
-"""What is stored comes back byte for byte through the models, keys of newer versions too; what is wrong is said."""
+"""What is stored comes back byte for byte through the models, keys of newer versions too."""
 
-import json
 from typing import Any
 
 import pytest
 
-from cluster.errors import IntegrityError, StoreError
-from orchestrator.log.entry import Entry, canonical
-from orchestrator.log.event import Event, events, parse, well_formed
+from cluster.errors import StoreError
+from orchestrator.log.entry import canonical
+from orchestrator.log.event import Event, parse
 from orchestrator.track.events import (
     ASIDE,
     DRIVEN,
     KNOWN,
-    Abort,
     Commit,
     Committed,
     Learned,
-    Open,
-    Promote,
-    Renew,
     Rules,
     refuse_unknown,
     skipped,
     unknown,
 )
+from tests.support.entries import entry
 
 KINDS: dict[str, type[Event]] = {kind.op: kind for kind in (*DRIVEN, *ASIDE, Rules)}
 TASK = {
@@ -80,10 +76,6 @@ STORED: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def entry(op: str, body: dict[str, Any], seq: int = 7) -> Entry:
-    return Entry(seq, "", "", "me@here", "2026-01-01T00:00:00.000+00:00", op, body, f"{seq}-{json.dumps(body)}")
-
-
 @pytest.mark.parametrize(("op", "body"), STORED)
 def test_bodies_come_back_byte_for_byte(op: str, body: dict[str, Any]) -> None:
     event = parse(entry(op, body), KINDS[op])
@@ -102,10 +94,6 @@ def test_keys_of_a_newer_version_are_kept(op: str, body: dict[str, Any]) -> None
     assert parse(entry(op, newer), KINDS[op]).body() == newer
 
 
-def test_an_event_is_written_under_a_lease() -> None:
-    assert Renew().body() == {} and Renew().under(3).body() == {"lease": 3}
-
-
 def test_a_commit_in_the_log_has_a_number_and_a_time() -> None:
     body = {**PLACED, "task": "a"}
     found = parse(entry("commit", body, 12), Committed)
@@ -119,29 +107,6 @@ def test_what_was_learned_becomes_a_commit() -> None:
     assert made.body() == {
         "manifest_sha256": "m", "overlap": 0.0, "prefix": "p", "stored_bytes": 5, "task": "a", "version": 3,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("kind", "body", "key"),
-    [
-        (Promote, {"alias": "a", "version": "2", "expect": 0}, "version"),
-        (Promote, {"alias": "a", "version": True, "expect": 0}, "version"),
-        (Promote, {"alias": "a", "version": 2.0, "expect": 0}, "version"),
-        (Promote, {"alias": 3, "version": 2, "expect": 0}, "alias"),
-        (Abort, {}, "prefixes"),
-        (Abort, {"prefixes": "x"}, "prefixes"),
-        (Open, {"config": {}, "tasks": [{}]}, "tasks.0.name"),
-    ],
-)
-def test_what_is_wrong_names_entry_and_key(kind: type[Event], body: dict[str, Any], key: str) -> None:
-    with pytest.raises(IntegrityError, match=rf"^entry 7 \({kind.op}\): {key}: .*; do not use this log"):
-        parse(entry(kind.op, body), kind)
-    assert [*well_formed([entry(kind.op, body)], kind)] == []
-
-
-def test_only_what_is_asked_for_is_read() -> None:
-    log = [entry("commit", {}), entry("abort", {"prefixes": ["x"]}), entry("later", {})]
-    assert [(each.op, abort.prefixes) for each, abort in events(log, Abort)] == [("abort", ("x",))]
 
 
 # --- operations of a newer version

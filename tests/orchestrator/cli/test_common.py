@@ -1,0 +1,42 @@
+"""How each verb finds a store and a run in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import Orthoplex
+
+
+def test_the_store_may_come_from_the_environment(
+    orthoplex: Orthoplex, begun: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORTHOPLEX_STORE", str(begun.root))
+    assert orthoplex("status", "stream").code == 0
+
+
+@pytest.mark.parametrize("verb", ["status", "explain"])
+def test_an_unknown_run(
+    refused: Callable[..., tuple[int, str]], fake_run: Callable[..., Any], tmp_path: Path, verb: str
+) -> None:
+    store = tmp_path / "store"
+    end = "(--store names another store)"
+    assert refused(verb, "x", "--store", store) == (2, f"RUN 'x': not in the store {store}, which holds no runs {end}")
+    fake_run("a", name="stream")
+    assert refused(verb, "steam", "--store", store) == (
+        2, f"RUN 'steam': not in the store {store}, did you mean 'stream'? {end}",
+    )  # fmt: skip
+    assert refused(verb, "../x y", "--store", store) == (
+        2, f"RUN '../x y': not in the store {store}, which holds default/stream {end}",
+    )  # fmt: skip
+    fake_run("a", name="stream", team="other")
+    assert refused(verb, "stream", "--store", store) == (
+        2, "RUN 'stream': several teams have one; give one of default/stream, other/stream",
+    )  # fmt: skip
+    assert refused(verb, "x", "--store", "gs://x") == (
+        2, "store 'gs://x': use a path, file:///path, s3://bucket or s3://bucket/prefix",
+    )  # fmt: skip
+    (tmp_path / "file").touch()
+    code, message = refused(verb, "x", "--store", tmp_path / "file")
+    assert code == 1 and "Not a directory" in message

@@ -1,0 +1,141 @@
+"""Every error is listed at once, each with its path, its value and the likely fix."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.configurations import BASE, TASK, lines
+
+WRONG = {
+    "trian: {epochs: 3}": "trian: unknown key; did you mean 'train'?",
+    "train: {epoch: 3}": "train.epoch: unknown key; did you mean 'epochs'?",
+    "seed: 3": "seed: unknown key; did you mean 'train.seed'?",
+    "energy: 0.5": "energy: unknown key; did you mean 'adapter.orthogonality.energy'?",
+    "guards: {x: 1}": "guards.x: unknown key; known here: max_active_parameters, max_forgetting, min_average_accuracy",
+    '"a\\e[31m": 1': '"a\\u001b[31m": unknown key; known here: adapter, cluster, data, data_dir, deepspeed, guards, '
+    "model, name, store, tasks, team, tracking, train",
+    "train: {epochs: yes}": "train.epochs: true: should be a whole number",
+    "train: {learning_rate: false}": "train.learning_rate: false: should be a number",
+    "guards: {max_forgetting: true}": "guards.max_forgetting: true: should be a number",
+    "deepspeed: {zero_stage: true}": "deepspeed.zero_stage: true: use one of 0, 1, 2, 3",
+    "deepspeed: {zero_stage: 4}": "deepspeed.zero_stage: 4: use one of 0, 1, 2, 3",
+    "deepspeed: {zero_stage: '2'}": 'deepspeed.zero_stage: "2": use one of 0, 1, 2, 3',
+    "train: {epochs: 1.5}": "train.epochs: 1.5: should be a whole number",
+    "train: {epochs: abc}": 'train.epochs: "abc": should be a whole number',
+    "train: {epochs: 0}": "train.epochs: 0: should be greater than 0",
+    "train: {epochs: null}": "train.epochs: null: should be a whole number",
+    "train: {learning_rate: .nan}": "train.learning_rate: NaN: should be a finite number",
+    "train: {learning_rate: fast}": 'train.learning_rate: "fast": should be a number',
+    "cluster: {use_gpu: 2}": "cluster.use_gpu: 2: should be true or false",
+    "train: 3": "train: 3: should be a mapping of keys",
+    "train:": "train: null: should be a mapping of keys",
+    "train: [1]": "train: [1]: should be a mapping of keys",
+    "model: {dtype: float16}": "model.dtype: \"float16\": use one of float32, bfloat16; did you mean 'bfloat16'?",
+    "model: {name: 3}": "model.name: 3: should be a text; quote it",
+    "model: {name: null}": "model.name: null: should be a text",
+    "data_dir: {a: 1}": 'data_dir: {"a": 1}: should be a text',
+    "team: Foo Bar": 'team: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first',
+    "team: 2024-01-01": "team: 2024-01-01: should be a text; quote it",
+    "store: gs://bucket/x": "store 'gs://bucket/x': use a path, file:///path, s3://bucket or s3://bucket/prefix",
+    "store: ''": "store '': use a path, file:///path, s3://bucket or s3://bucket/prefix",
+    f"train: {{epochs: {'x' * 500}}}": f'train.epochs: "{"x" * 58}…: should be a whole number',
+    'train: {epochs: "a\\nb\\e[31m"}': 'train.epochs: "a\\nb\\u001b[31m": should be a whole number',
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:40])
+def test_a_wrong_key_or_value(refused: Callable[..., str], text: str) -> None:
+    assert lines(refused(BASE + text)) == [WRONG[text]]
+
+
+WRONG_ADAPTERS = {
+    "{}": "adapter.target_modules: required, but not given",
+    "null": "adapter: null: should be a mapping of keys",
+    "{target_modules: []}": "adapter.target_modules: name at least one module, for instance [output.dense]",
+    "{target_modules: ['']}": "adapter.target_modules: name at least one module, for instance [output.dense]",
+    "{target_modules: 3}": "adapter.target_modules: 3: should be list[str] or str",
+    "{target_modules: [3, a]}": 'adapter.target_modules: [3, "a"]: should be list[str] or str',
+    "{target_modules: {a: 1}}": 'adapter.target_modules: {"a": 1}: should be list[str] or str',
+    "{target_modules: a, min_rank: 17}": "adapter: min_rank 17 is above max_rank 16; lower min_rank",
+    "{target_modules: a, orthogonality: {side: botth}}": 'adapter.orthogonality.side: "botth": use one of output, '
+    "input, both; did you mean 'both'?",
+    "{target_modules: a, orthogonality: {energy: 1}}": "adapter.orthogonality.energy: 1: should be less than 1",
+}
+
+
+@pytest.mark.parametrize("value", WRONG_ADAPTERS)
+def test_a_wrong_adapter(refused: Callable[..., str], value: str) -> None:
+    assert lines(refused(BASE.replace("{target_modules: [output.dense]}", value))) == [WRONG_ADAPTERS[value]]
+
+
+SOURCES = "docstrings, cl_benchmark, files, hub"
+
+
+WRONG_TASKS = {
+    "tasks: []": ["tasks: name at least one task"],
+    "": ["tasks: required, but not given"],
+    "tasks:": ["tasks: null: should be a list"],
+    "tasks: hello": ['tasks: "hello": should be a list'],
+    "tasks: {a: {source: hub}}": ['tasks: {"a": {"source": "hub"}}: should be a list'],
+    "tasks: [hello, null]": [
+        'tasks.0: "hello": should be a mapping of keys', "tasks.1: null: should be a mapping of keys",
+    ],
+    "tasks: [{name: a}]": [f"tasks.0.source: required, but not given; use one of {SOURCES}"],
+    "tasks: [{name: a, source: docstring}]": [
+        f"tasks.0.source: \"docstring\": use one of {SOURCES}; did you mean 'docstrings'?"
+    ],
+    "tasks: [{name: a, source: 3}]": [f"tasks.0.source: 3: use one of {SOURCES}"],
+    "tasks: [{name: a, source: [hub]}]": [f'tasks.0.source: ["hub"]: use one of {SOURCES}'],
+    f"tasks: [{TASK}, {{name: b, source: docstrings, task: libary}}]": [
+        "tasks.1.task: \"libary\": use one of library, section, kind, area; did you mean 'library'?"
+    ],
+    "tasks: [{name: a, source: docstrings, taks: area}]": [
+        "tasks.0.task: required, but not given; use one of library, section, kind, area",
+        "tasks.0.taks: unknown key; did you mean 'task'?",
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, dataset: x}]": [
+        "tasks.0.dataset: unknown key; it belongs to source cl_benchmark or hub",
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, max_train_rows: true}]": [
+        "tasks.0.max_train_rows: true: should be a whole number"
+    ],
+    "tasks: [{name: a, source: files, train: a.txt, test: 3, labels: hi}]": [
+        'tasks.0.labels: "hi": should be a list',
+        "tasks.0.train: 'a.txt' ends in '.txt'; use one of .jsonl, .json, .csv, .parquet",
+        "tasks.0.test: 3: should be a path",
+    ],
+    "tasks: [{name: a, source: files, train: a.csv, test: b.csv, labels: [x, no]}]": [
+        "tasks.0.labels.1: false: should be a text; quote it"
+    ],
+    "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
+        'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'
+    ],
+    f"tasks: [{TASK}, {TASK}]": ["tasks: task names must differ; repeated: a"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_TASKS)
+def test_wrong_tasks(refused: Callable[..., str], text: str) -> None:
+    assert lines(refused(f"name: stream\nadapter: {{target_modules: a}}\n{text}\n")) == WRONG_TASKS[text]
+
+
+def test_all_errors_at_once(refused: Callable[..., str]) -> None:
+    message = refused(
+        "name: Foo\nadapter: {max_rank: 0}\ntrain: {epochs: yes, sede: 1}\nstore: ''\n"
+        "tasks: [{name: a}, {source: hub}]\n"
+    )
+    assert sorted(line.partition(":")[0] for line in lines(message)) == [
+        "adapter.max_rank", "adapter.target_modules", "name", "store ''", "tasks.0.source", "tasks.1.dataset",
+        "tasks.1.name", "train.epochs", "train.sede",
+    ]  # fmt: skip
+
+
+def test_a_long_list_stays_a_line_an_error(refused: Callable[..., str]) -> None:
+    unknown = "".join(f"key_{number}: {number}\n" for number in range(60))
+    assert [line.partition(":")[0] for line in lines(refused(BASE + unknown))] == [f"key_{n}" for n in range(60)]
+
+
+def test_a_password_is_not_repeated(refused: Callable[..., str]) -> None:
+    message = refused(BASE + "store: s3://AKIA123:hunter2@bucket/x")
+    assert "hunter2" not in message and "AKIA123" not in message
+    assert lines(message) == ["store: a URI with '@' may hold a password and is refused; give AWS_PROFILE instead"]

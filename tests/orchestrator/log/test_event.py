@@ -1,0 +1,42 @@
+"""An event is read from an entry and written back; what is wrong names entry and key."""
+
+from typing import Any
+
+import pytest
+
+from cluster.errors import IntegrityError
+from orchestrator.log.event import Event, events, parse, well_formed
+from orchestrator.track.events import (
+    Abort,
+    Open,
+    Promote,
+    Renew,
+)
+from tests.support.entries import entry
+
+
+def test_an_event_is_written_under_a_lease() -> None:
+    assert Renew().body() == {} and Renew().under(3).body() == {"lease": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "key"),
+    [
+        (Promote, {"alias": "a", "version": "2", "expect": 0}, "version"),
+        (Promote, {"alias": "a", "version": True, "expect": 0}, "version"),
+        (Promote, {"alias": "a", "version": 2.0, "expect": 0}, "version"),
+        (Promote, {"alias": 3, "version": 2, "expect": 0}, "alias"),
+        (Abort, {}, "prefixes"),
+        (Abort, {"prefixes": "x"}, "prefixes"),
+        (Open, {"config": {}, "tasks": [{}]}, "tasks.0.name"),
+    ],
+)
+def test_what_is_wrong_names_entry_and_key(kind: type[Event], body: dict[str, Any], key: str) -> None:
+    with pytest.raises(IntegrityError, match=rf"^entry 7 \({kind.op}\): {key}: .*; do not use this log"):
+        parse(entry(kind.op, body), kind)
+    assert [*well_formed([entry(kind.op, body)], kind)] == []
+
+
+def test_only_what_is_asked_for_is_read() -> None:
+    log = [entry("commit", {}), entry("abort", {"prefixes": ["x"]}), entry("later", {})]
+    assert [(each.op, abort.prefixes) for each, abort in events(log, Abort)] == [("abort", ("x",))]

@@ -1,0 +1,58 @@
+"""The memory that a plan reckons with, term by term; the rest of a plan is tested through `orthoplex plan`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.run.plan import PROCESS_BYTES, planned, worker_memory
+from orchestrator.track.events import RowCounts, TaskDescription
+from tests.support.fake_workers import run_config
+from trainers.methods.base import Footprint
+
+MODEL = SimpleNamespace(num_attention_heads=4, hidden_size=8, num_hidden_layers=3, max_position_embeddings=10)
+COST = Footprint(trained=100, kept=60, copies_weights=True, history_bytes=77)
+
+
+def memory(cost: Footprint = COST, **sections: Any) -> dict[str, int]:
+    sections = {"model": {"max_length": 16}, "train": {"batch_size": 12}, **sections}
+    return worker_memory(run_config(Path("store"), "a", **sections), MODEL, 1000, cost)
+
+
+def test_every_cause() -> None:
+    # 12 rows over 2 workers, length min(16, 10), B·S·L·(34·D + 5·H·S) bytes at two bytes a value, twice for float32
+    assert memory() == {
+        "process": PROCESS_BYTES,
+        "weights": 4000,
+        "originals": 4000,
+        "adapter": 100 * (4 + 4 // 2 + 8 // 2),  # ZeRO 2: gradients and moments are shared by the 2 workers
+        "activations": 6 * 10 * 3 * (34 * 8 + 5 * 4 * 10) * 2,
+        "bases": 77,
+    }
+
+
+@pytest.mark.parametrize(("stage", "weights", "adapter"), [(0, 4000, 16), (1, 4000, 12), (2, 4000, 10), (3, 2000, 8)])
+def test_what_workers_share(stage: int, weights: int, adapter: int) -> None:
+    found = memory(deepspeed={"zero_stage": stage})
+    assert (found["weights"], found["adapter"]) == (weights, adapter * 100)
+
+
+def test_bfloat16_halves_and_checkpointing_keeps_one_layer() -> None:
+    half = memory(model={"max_length": 16, "dtype": "bfloat16"})
+    assert (half["weights"], half["activations"]) == (2000, memory()["activations"] // 2)
+    kept = memory(train={"batch_size": 12, "gradient_checkpointing": True})["activations"]
+    assert kept == 6 * 10 * (2 * 8 * 2 + 34 * 8 + 5 * 4 * 10) * 2
+
+
+def test_a_method_that_copies_nothing() -> None:
+    assert memory(Footprint(trained=100, kept=60, copies_weights=False, history_bytes=0))["originals"] == 0
+
+
+def test_a_task_as_it_is_shown() -> None:
+    rows = RowCounts(train=3, validation=1, test=2)
+    task = TaskDescription(name="a", labels=("x", "y"), fingerprint="f", rows=rows, warnings=("w",))
+    shown = {"name": "a", "labels": ["x", "y"], "fingerprint": "f", "warnings": ["w"]}
+    shown["rows"] = {"train": 3, "validation": 1, "test": 2}
+    assert planned(task, done=True) == {**shown, "state": "done"}
+    assert planned(task, done=False)["state"] == "pending"

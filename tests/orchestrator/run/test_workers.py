@@ -1,0 +1,74 @@
+"""What a run hands its workers: data read once, described for the log, told about, and scored in full."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.resources import ClusterConfig
+from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.run import workers as run_workers
+from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, load_tasks
+from tests.support.fake_workers import without_ray
+from trainers.messages import Job
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """Two tasks of 10 rows, one of which is empty, and 5 for tests."""
+    rows = [f"{'cats' if n % 2 else 'dogs'} number {n},{'cat' if n % 2 else 'dog'}" for n in range(9)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows, ",cat"]) + "\n")
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *(f"other {row}" for row in rows[:5])]) + "\n")
+    task = {"source": "files", "train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")}
+    tasks = [{"name": name, **task} for name in ("a", "b")]
+    content = {"name": "r", "store": str(tmp_path / "store"), "adapter": {"target_modules": ["dense"]}, "tasks": tasks}
+    return parse_config(content, "test")
+
+
+def test_what_is_left_out_of_data_is_said(config: RunConfig) -> None:
+    said: list[str] = []
+    first, second = load_tasks(config, said.append)
+    assert (first.name, second.name) == ("a", "b") and first.fingerprint == second.fingerprint
+    assert said == [f"warning: {warning}" for task in (first, second) for warning in task.warnings]
+    assert len(said) == 2
+
+
+def test_data_as_the_log_keeps_them(config: RunConfig) -> None:
+    found = OwnWorkers(config, print).describe()
+    assert [each.name for each in found] == ["a", "b"]
+    data = load_tasks(config, lambda _: None)[0]
+    assert found[0] == describe_data(data)
+    body = found[0].model_dump(mode="json")
+    assert body["rows"] == {"train": 8, "validation": 1, "test": 5}
+    assert body["labels"] == ["cat", "dog"] and body["fingerprint"] == data.fingerprint
+
+
+def test_rows_carry_texts_and_label_indices(config: RunConfig) -> None:
+    rows = list(all_rows(config, load_tasks(config, lambda _: None)))
+    assert [each.name for each in rows] == ["a", "b"] and rows[0].labels == ("cat", "dog")
+    texts, labels = rows[0].splits["test"]
+    assert dict(zip(texts, labels, strict=True)) == {
+        f"other {'cats' if n % 2 else 'dogs'} number {n}": 0 if n % 2 else 1 for n in range(5)
+    }
+
+
+def test_a_run_scores_every_task_and_the_untrained_model_once(config: RunConfig) -> None:
+    workers = OwnWorkers(config, print)
+    assert workers.scored(0) == {"zero_shot": True, "validation": 2, "test": 2}
+    assert workers.scored(1) == {"zero_shot": False, "validation": 2, "test": 2}
+
+
+def test_a_cluster_that_is_too_small_is_spoken_of(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    made: list[Job] = []
+    monkeypatch.setattr(run_workers, "WorkerGroup", lambda job, cluster, check: made.append(job))
+    said: list[str] = []
+    workers = OwnWorkers(config, said.append)
+    workers.rows = ("rows",)
+    job = Job("default/r", config.model, config.adapter, config.train, config.deepspeed, config.store, ())
+    workers.group(job, ClusterConfig(num_workers=2), lambda: None)
+    assert said[0] == "starting 2 workers" and said[1].startswith("waiting for the cluster to grow: ")
+    assert made[0].tasks == ("rows",) and made[0].run == "default/r"
+    said.clear()
+    workers.group(job, ClusterConfig(num_workers=1), lambda: None)
+    assert said == ["starting 1 worker"]
