@@ -1,4 +1,4 @@
-"""One worker serves several jobs after another, under ZeRO 2 and 3; run as one of two processes by test_take.py.
+"""One worker serves several jobs after another, under ZeRO 2 and 3; run as one of two processes by test_worker.py.
 
 Usage: python -m tests.support.jobs_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. Rank 0 writes
 FOLDER/results.json: a list of sha256 (adapter, bases) for what each worker trained, and what else was seen.

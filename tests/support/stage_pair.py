@@ -1,4 +1,4 @@
-"""A stage whose checkpoint rank 0 cannot read; run as one of two processes by test_take.py.
+"""A stage whose checkpoint rank 0 cannot read; run as one of two processes by test_stage.py.
 
 Usage: python -m tests.support.stage_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. Each rank
 writes FOLDER/RANK.json: what it met, and whether it then trained the task.

@@ -1,4 +1,4 @@
-"""Trains the same few batches under every ZeRO stage; run as one of two processes (or one) by test_engine.py.
+"""Trains the same few batches under every ZeRO stage; run as one of two processes (or one) for `trainers.training`.
 
 Usage: python -m tests.support.zero_pair OUTPUT_FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 Every case writes one safetensors file of losses and parameters; with one process only the resumed cases are run.

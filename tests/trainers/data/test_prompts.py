@@ -1,11 +1,11 @@
-"""What is put around a text: the benchmark's wording, templates of one's own, and what they refuse."""
+"""What is put around a text: the benchmark's wording and templates of one's own."""
 
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from trainers.config import NAMED, ModelConfig, check_template
+from trainers.config import ModelConfig
 from trainers.data.prompts import INSTRUCTIONS, Prompt, prompt_for
 from trainers.data.sources import TaskConfig
 
@@ -76,33 +76,3 @@ def test_braces_are_literal() -> None:
     assert prompt_for("cl_benchmark", own, ("{labels}",)) == Prompt(
         "Say {text} or }{:\nOption: {labels} \n", "\nAnswer:"
     )
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("Answer:", "needs {text} once"),
-        ("{text} {text}", "needs {text} once"),
-        ("{{text}}", "needs {text} once"),
-        ("{text} {lables}", "unknown field {lables}; there are {text}, {labels}"),
-        ("{text} {}", "unknown field {}"),
-        ("{text.upper}", "unknown field {text.upper}"),
-        ("{text!r}", "formats {text}"),
-        ("{text:>9}", "formats {text}"),
-        ("{text} }", "write {{ and }} for braces"),
-        ("cl_benchmrk", "or name one of cl_benchmark, cl_benchmark_prefix"),
-    ],
-)
-def test_templates_refused(template: str, message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        check_template(template)
-    assert message in str(error.value)
-    with pytest.raises(ValidationError) as refused:
-        ModelConfig(prompt=template)
-    (found,) = refused.value.errors()
-    assert found["loc"] == ("prompt",) and message in found["msg"]
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_named_templates_are_templates(name: str) -> None:
-    assert check_template(name) == name and check_template(NAMED[name])

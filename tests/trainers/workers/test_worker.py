@@ -1,12 +1,11 @@
 """Two real processes that serve several jobs in turn leave the same bits as fresh ones."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.trainers.training.test_engine import launch
+from tests.support.launching import launch
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +37,3 @@ def test_a_job_for_other_workers_is_refused(results: dict[str, Any], stage: str)
 def test_an_order_of_the_same_job_reads_nothing_again(results: dict[str, Any], stage: str) -> None:
     """Nothing is fetched where the worker holds what was committed; both tasks are where it holds another."""
     assert results[stage]["held"] == [0, 2]
-
-
-def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_next_order(tmp_path: Path) -> None:
-    """Were it to fail alone, the others would wait for it in a broadcast, and it for them while it tidies up."""
-    launch(tmp_path, 2, "tests.support.stage_pair")
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found == {"error": "c/t/away is out of reach", "training": False, "tasks": 1}

@@ -1,0 +1,204 @@
+"""Committed tasks in the layers of a real model, and as bases of what they write and read."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5EncoderModel,
+)
+
+from cluster.errors import IntegrityError
+from tests.support.oa_streams import SMALL, WIDTH, bert, history_of, kept_of, outputs, settings, trained
+from trainers.config import OrthogonalityConfig
+from trainers.methods.base import Artifact
+from trainers.methods.oa import artifact
+from trainers.methods.oa.history import History, angles
+from trainers.methods.oa.layers import attach, use
+from trainers.methods.targets import match_modules
+
+
+def test_off_dimensions_drop_without_a_change_in_output() -> None:
+    """The live adapter, and the layer folded from its active part alone, give the same."""
+    model = bert()
+    history = history_of(model)
+    bank = trained(history, settings(), seed=1)
+    use(history.modules, bank.pairs(bank(torch.float32)))
+    live = outputs(model)
+    use(history.modules, {})
+    kept = kept_of(bank, history)
+    assert {module.rank for module in kept.modules.values()} == {4}
+    assert kept.parameters == 4 * 4 * (2 * WIDTH + 1)  # modules · r_eff · (2 D + 1)
+    history.extend(kept)
+    assert torch.allclose(outputs(model), live, atol=1e-5)
+    assert not torch.allclose(live, outputs(bert()), atol=1e-2)
+
+
+def test_a_module_without_active_dimensions_is_absent_and_the_identity(tmp_path: Path) -> None:
+    model = bert()
+    before = outputs(model)
+    history = history_of(model)
+    kept = kept_of(trained(history, settings(), seed=1, off=6), history)
+    assert kept.modules == {} and kept.written == {} and kept.parameters == 0
+    Artifact(artifact.dump(kept)).write(tmp_path)
+    history.extend(artifact.parse(*((tmp_path / f).read_bytes() for f in ("adapter.safetensors", "bases.safetensors"))))
+    assert torch.equal(outputs(model), before)
+
+
+BUILD = {
+    "bert": (bert, "output.dense"),
+    "gpt2": (lambda: GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=100)).eval(), "c_attn"),
+    "llama": (lambda: LlamaForCausalLM(LlamaConfig(**SMALL, attention_bias=True)).eval(), "o_proj"),
+    "t5": (
+        lambda: T5EncoderModel(T5Config(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, vocab_size=100)).eval(),
+        "wo",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", BUILD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folded_and_concatenated_history_give_equal_outputs(family: str, dtype: torch.dtype) -> None:
+    """Float32 to 1e-5 of the largest output; bfloat16 to four roundings (2^-6) of it, since the two round elsewhere."""
+    results = []
+    for kind in ("folded", "concatenated"):
+        build, target = BUILD[family]
+        torch.manual_seed(0)
+        model = build().to(dtype)  # type: ignore[no-untyped-call]
+        modules = match_modules(model, [target])
+        for module in modules.values():
+            module.weight.data *= 8  # so that what the adapters change stands far above rounding
+        attach(modules)
+        history = History(modules, settings(history=kind), dtype)
+        for seed in (1, 2, 3):
+            history.extend(kept_of(trained(history, settings(), seed), history))
+        with torch.no_grad():
+            results.append(model(input_ids=torch.arange(24).reshape(2, 12))[0].float())
+        history.restore()
+        with torch.no_grad():
+            results.append(model(input_ids=torch.arange(24).reshape(2, 12))[0].float())
+    folded, plain, concatenated, plain_again = results
+    scale = float(folded.abs().max())
+    assert torch.equal(plain, plain_again)
+    assert (folded - concatenated).abs().max() <= (1e-5 if dtype == torch.float32 else 2**-6) * scale
+    assert (folded - plain).abs().max() > 0.05 * scale
+
+
+def test_folding_a_stream_equals_composing_it_and_can_be_undone() -> None:
+    """h_t = (I + U_t) … (I + U_1) (W0 x + b), computed here in float64 without the library's fold."""
+    model = bert()
+    original = copy.deepcopy(model.state_dict())
+    history = history_of(model)
+    for seed in (1, 2, 3):
+        history.extend(kept_of(trained(history, settings(), seed), history))
+    name, linear = next(iter(history.modules.items()))
+    x = torch.randn(5, linear.in_features, generator=torch.Generator().manual_seed(9))  # type: ignore[call-overload]
+    h = x.double() @ original[f"{name}.weight"].double().T + original[f"{name}.bias"].double()
+    for task in history.tasks:
+        part = task.modules[name]
+        h = h + ((h @ part.w1_RD.double().T) * part.gamma_R.double()) @ part.w2_DR.double().T
+    assert torch.allclose(linear(x).double(), h, rtol=1e-5, atol=1e-5)
+    history.restore()
+    assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
+    assert history.tasks == []
+
+
+def test_saved_adapter_is_read_back_exactly(tmp_path: Path) -> None:
+    config = settings(orthogonality=OrthogonalityConfig(side="both").model_dump())
+    history = history_of(bert(), config)
+    kept = kept_of(trained(history, config, seed=1), history, moments=True)
+    Artifact(artifact.dump(kept)).write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "bases.safetensors"]
+    again = artifact.parse(*((tmp_path / f).read_bytes() for f in ("adapter.safetensors", "bases.safetensors")))
+    for name, module in kept.modules.items():
+        assert torch.equal(again.modules[name].w1_RD, module.w1_RD)
+        assert torch.equal(again.modules[name].w2_DR, module.w2_DR)
+        assert torch.equal(again.modules[name].gamma_R, module.gamma_R)
+        assert torch.equal(again.written[name].columns_DH, kept.written[name].columns_DH)
+        assert torch.equal(again.read[name].columns_DH, kept.read[name].columns_DH)
+    assert all(name in again.read for name in history.modules)
+
+
+@pytest.mark.parametrize("side", ["output", "input", "both"])
+def test_projection_keeps_the_next_task_out_of_both_subspaces(side: str) -> None:
+    config = settings(orthogonality={"mode": "projection", "side": side, "energy": 0.8})
+    history = history_of(bert(), config)
+    history.extend(kept_of(trained(history, config, seed=1), history, moments=side != "output", energy=0.8))
+    following = kept_of(trained(history, config, seed=2), history)
+    for name, part in following.modules.items():
+        if side != "input":
+            assert (history.written[name].columns_DH.T @ part.written_DR).abs().max() < 1e-5
+        if side != "output":
+            assert history.read[name].columns_DH.shape[1] > 0
+            assert (part.w1_RD @ history.read[name].columns_DH).abs().max() < 1e-5
+
+
+def test_a_history_that_does_not_fit_is_refused() -> None:
+    history = history_of(bert())
+    kept = kept_of(trained(history, settings(), seed=1), history)
+    other = history_of(bert(), targets=("encoder.layer.0.output.dense",))
+    with pytest.raises(IntegrityError, match=r"task 1 adapts '.*', which is no target layer"):
+        other.extend(kept)
+    name, part = next(iter(kept.modules.items()))
+    for damaged in (
+        dataclasses.replace(part, w1_RD=part.w1_RD[:, 1:]),
+        dataclasses.replace(part, w2_DR=part.w2_DR.T),
+        dataclasses.replace(part, w2_DR=part.w2_DR * torch.nan),
+    ):
+        with pytest.raises(IntegrityError, match=rf"task 1, layer '{name}'.*should be"):
+            history.extend(dataclasses.replace(kept, modules={name: damaged}))
+    assert history.tasks == []
+
+
+def test_saturation_drops_the_weakest_directions_and_says_how_much() -> None:
+    config = settings(orthogonality={"saturation": "drop", "max_occupancy": 0.25})  # 8 of 32 directions
+    history = history_of(bert(), config)
+    for seed in (1, 2, 3):
+        history.extend(kept_of(trained(history, config, seed), history))
+    for name, taken in history.occupancy().items():
+        spectra = torch.cat([task.written[name].spectrum_H for task in history.tasks])
+        assert taken["written"] == 0.25 and taken["free"] == 24
+        assert taken["dropped"] == pytest.approx(  # the last task met what the second left, not the first's weakest
+            1 - float(history.written[name].spectrum_H.square().sum() / spectra.square().sum()), abs=1e-6
+        )
+        assert 0 < taken["dropped"] < 0.5
+        basis = history.written[name].columns_DH
+        assert torch.allclose(basis.T @ basis, torch.eye(8), atol=1e-5)
+
+
+def test_angles_between_tasks_show_protection() -> None:
+    """Under projection later tasks are at right angles to all earlier ones; without it they are not."""
+    for mode, right in (("projection", True), ("penalty", False)):
+        config = settings(orthogonality={"mode": mode})
+        history = history_of(bert(), config)
+        for seed in (1, 2, 3):
+            history.extend(kept_of(trained(history, config, seed), history))
+        found = angles(history.tasks[:-1], history.tasks[-1])
+        assert len(found) == 2
+        assert all((entry["smallest"] > 89.9) == right and entry["mean"] >= entry["smallest"] for entry in found)
+
+
+@pytest.mark.parametrize("saturation", ["stop", "drop"])
+@pytest.mark.parametrize("kind", ["folded", "concatenated"])
+def test_a_stream_taken_over_at_once_is_that_of_task_by_task(kind: str, saturation: str) -> None:
+    """To the bit: a worker that starts late must not differ from one that trained every task."""
+    config = settings(history=kind, orthogonality={"saturation": saturation, "max_occupancy": 0.25})
+    one, other = bert(), bert()
+    history, late = history_of(one, config), history_of(other, config)
+    for seed in (1, 2, 3):
+        history.extend(kept_of(trained(history, config, seed), history))
+    late.extend(*history.tasks)
+    for side in ("written", "read"):
+        for name, columns in history.columns(side).items():
+            assert torch.equal(columns, late.columns(side)[name])
+    assert history.dropped == late.dropped
+    x = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        assert torch.equal(one(input_ids=x)[0], other(input_ids=x)[0])

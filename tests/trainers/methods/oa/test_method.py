@@ -1,0 +1,107 @@
+"""OA-Adapter behind the methods' seam: its groups, its penalties against dense ones, and what it costs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.errors import ConfigError, TrainingError
+from tests.support.oa_streams import WIDTH, bert, settings
+from trainers.config import AdapterConfig, TrainConfig
+from trainers.methods.base import Artifact, TaskContext
+from trainers.methods.oa.artifact import dump, extract
+from trainers.methods.oa.method import OaAttached, OaMethod, parse
+
+LAYERS = 4
+TRAIN = TrainConfig(learning_rate=1e-3, budget_learning_rate_factor=20.0, weight_decay=0.1, warmup_steps=2)
+
+
+def method_of(config: AdapterConfig) -> OaMethod:
+    method = OaMethod(bert(), config, torch.float32)
+    method.reset(config)
+    return method
+
+
+def attached_to(method: OaMethod, seed: int, steps: int = 10) -> OaAttached:
+    """A task whose W2 is as training might leave it."""
+    task = TaskContext(name="t", seed=seed, steps=steps, train=TRAIN, device=torch.device("cpu"), rank=0)
+    attached = method.begin(task)
+    assert isinstance(attached, OaAttached)
+    generator = torch.Generator().manual_seed(seed)
+    attached.bank.W2_0.data = 0.3 * torch.randn(attached.bank.W2_0.shape, generator=generator)
+    return attached
+
+
+def learned(method: OaMethod, seed: int) -> Artifact:
+    """A task that was taken over."""
+    attached, history = attached_to(method, seed), method.history
+    made = Artifact(dump(extract(attached.bank.snapshot(), history.written, history.read, {}, 0.9)))
+    attached.detach()
+    method.extend([made])
+    return made
+
+
+def test_gates_learn_at_their_own_rate_without_decay() -> None:
+    matrices, gates = attached_to(method_of(settings()), seed=1).groups()
+    assert (matrices.learning_rate, matrices.weight_decay) == (1e-3, 0.1)
+    assert gates.learning_rate == pytest.approx(2e-2) and gates.weight_decay == 0
+    assert sum(parameter.numel() for parameter in gates.parameters) == LAYERS * (6 + 1)  # g and τ
+
+
+def test_penalties_are_the_formulas() -> None:
+    """Σ ‖Qᵀ W2‖², and the mean over layers of Σ |γ|, in float64 from the stored task and the bank."""
+    method = method_of(settings(orthogonality={"weight": 3.0}, budget_weight=0.2))
+    earlier = parse(learned(method, seed=1))
+    attached = attached_to(method, seed=2)
+    states = attached.bank.snapshot()
+    q = {name: part.columns_DH.double() for name, part in earlier.written.items()}
+    expected = sum(float((q[name].T @ state.w2_DR.double()).square().sum()) for name, state in states.items())
+    found = attached.penalties()
+    assert expected > 0.1 and found["orthogonality"].weight == 3.0 and found["budget"].weight == 0.2
+    assert float(found["orthogonality"].value) == pytest.approx(expected, rel=1e-5)
+    assert attached.dense_penalty() == pytest.approx(expected, rel=1e-6)
+    gates = sum(float(state.gamma_R.double().abs().sum()) for state in states.values()) / LAYERS
+    assert float(found["budget"].value) == pytest.approx(gates, rel=1e-5)
+
+
+def test_a_penalty_that_is_not_the_dense_one_stops_training_at_the_step_after_warmup() -> None:
+    method = method_of(settings())
+    learned(method, seed=1)
+    attached = attached_to(method, seed=2)
+    right = attached.penalties()["orthogonality"].value.detach()
+    for step in range(1, 6):
+        attached.before_step(step)
+        attached.after_step({"orthogonality": right})
+        if step == TRAIN.warmup_steps + 1:
+            with pytest.raises(TrainingError, match=r"'t': the orthogonality penalty is .* in the step and"):
+                attached.after_step({"orthogonality": 1.01 * right})
+        else:
+            attached.after_step({"orthogonality": 1.01 * right})
+
+
+def test_the_log_has_a_column_per_figure_and_layer() -> None:
+    method = method_of(settings())
+    report: Any = attached_to(method, seed=1).report()
+    ranks = [report[f"rank/{name}"] for name in method.modules]
+    assert report["mean_rank"] == sum(ranks) / LAYERS and report["overlap"] == 0
+    assert all(len(report[f"g/{name}"]) == 6 and report[f"tau/{name}"] > 0 for name in method.modules)
+    assert len(report) == 2 + 3 * LAYERS
+
+
+@pytest.mark.parametrize("side", ["output", "both"])
+def test_the_footprint_bounds_what_a_task_costs(side: str) -> None:
+    """Trained: R · (2 D + 1) + 1 a layer. History: Q of earlier tasks three times, P and a second moment of D · D."""
+    method = method_of(settings(orthogonality={"side": side}, max_parameters=700))
+    cost = method.footprint(3)
+    kept = parse(learned(method, seed=1))
+    assert cost.trained == LAYERS * (6 * (2 * WIDTH + 1) + 1) and cost.kept == 700 and cost.copies_weights
+    assert method.footprint(1).history_bytes == (LAYERS * 8 * WIDTH**2 if side == "both" else 0)
+    assert cost.history_bytes - method.footprint(1).history_bytes == 2 * 3 * 4 * LAYERS * WIDTH * 6
+    assert sum(part.columns_DH.numel() for part in kept.written.values()) * 4 * 3 * 2 <= cost.history_bytes
+
+
+def test_floors_that_cost_more_than_the_cap_are_refused() -> None:
+    least = LAYERS * 2 * (2 * WIDTH + 1)
+    with pytest.raises(ConfigError, match=rf"max_parameters: {least - 1} is less than the {least} that min_rank"):
+        OaMethod(bert(), settings(min_rank=2, max_parameters=least - 1), torch.float32)
+    OaMethod(bert(), settings(min_rank=2, max_parameters=least), torch.float32)

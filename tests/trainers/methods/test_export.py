@@ -1,0 +1,124 @@
+"""Folders of an export: what is in them, and that they are there whole or not at all."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import load_file
+
+from cluster.errors import ConfigError, StoreError
+from tests.support.exports import BIASED, FAMILIES, NO_PICKLES, Case, export_merged, export_peft, words, write
+from trainers.methods import export
+from trainers.methods.export import check_free, peft_targets
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_peft_folder(cases: dict[str, Case], tmp_path: Path, family: str) -> None:
+    case = cases[family]
+    made = export_peft(case.load(), case.tasks, tmp_path / "made", case.origin)
+    config = json.loads((tmp_path / "made/adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "made/adapter_model.safetensors")
+    endings = {key.partition(".lora_")[2] for key in tensors}
+    assert endings == {"A.weight", "B.weight", *(["B.bias"] if family in BIASED else [])}
+    assert {key.partition(".lora_")[0] for key in tensors} == {f"base_model.model.{name}" for name in made.ranks}
+    assert config["lora_bias"] == (family in BIASED) and config["fan_in_fan_out"] == (family == "GPT2")
+    assert config["target_modules"] == list(made.ranks) and config["r"] == config["lora_alpha"] == max(
+        made.ranks.values()
+    )
+    assert config["task_type"] == {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}.get(
+        case.origin.task_type, case.origin.task_type
+    )
+    assert config["base_model_name_or_path"] == str(case.base)
+    assert made.parameters == sum(tensor.numel() for tensor in tensors.values())
+    assert made.sizes_bytes == {path.name: path.stat().st_size for path in (tmp_path / "made").iterdir()}
+    told = (tmp_path / "made/README.md").read_text()
+    assert all(word in told for word in ("team/run@v3", "a, b, c", str(case.base), "d" * 64))
+    assert ("lora_bias" in told) == (family in BIASED)
+
+
+def test_equal_ranks_need_no_pattern(cases: dict[str, Case]) -> None:
+    model = cases["Llama"].load()
+    names = ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
+    found = peft_targets(model, dict.fromkeys(names, 3), dict.fromkeys(names, 3.0))
+    assert (found["r"], found["rank_pattern"], found["exclude_modules"]) == (3, {}, None)
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+def test_merged_generates_as_the_base(cases: dict[str, Case], tmp_path: Path, has_one: bool) -> None:
+    """Scoring replaces the model's generation configuration; the folder has the base's, where it has one."""
+    case, own = cases["GPT2"], tmp_path / "base/generation_config.json"
+    shutil.copytree(case.base, tmp_path / "base")
+    own.write_text(json.dumps({"eos_token_id": 1, "max_new_tokens": 5, "temperature": 0.5, "do_sample": True}))
+    if not has_one:
+        own.unlink()
+    model = case.load()
+    model.generation_config = transformers.GenerationConfig()
+    origin = replace(case.origin, base=str(tmp_path / "base"))
+    export_merged(model, words(), case.tasks, tmp_path / "made", origin)
+    made = tmp_path / "made/generation_config.json"
+    assert made.read_bytes() == own.read_bytes() if has_one else not made.exists()
+    assert case.auto.from_pretrained(tmp_path / "made").generation_config.eos_token_id == 1
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_no_pickles_and_an_empty_folder_will_do(cases: dict[str, Case], tmp_path: Path, form: str) -> None:
+    (tmp_path / "made").mkdir()
+    write(form, cases["GPT2"], cases["GPT2"].tasks, tmp_path / "made")
+    assert {path.suffix for path in (tmp_path / "made").rglob("*")} <= NO_PICKLES
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(28, "full")])
+def test_nothing_is_left_of_an_interrupted_export(
+    cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, raised: BaseException
+) -> None:
+    """The last file cannot be written."""
+
+    def fail(self: Path, *_: Any) -> int:
+        assert any(self.parent.iterdir())
+        raise raised
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(StoreError if isinstance(raised, OSError) else KeyboardInterrupt):
+        write(form, cases["Bert"], cases["Bert"].tasks, tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_configuration_is_written_last(
+    cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    keep = Path.write_text
+
+    def note(self: Path, *rest: Any) -> int:
+        written.append({path.name for path in self.parent.iterdir()})
+        return keep(self, *rest)
+
+    monkeypatch.setattr(Path, "write_text", note)
+    write("peft", cases["Bert"], cases["Bert"].tasks, tmp_path / "made")
+    assert written[-1] == {"adapter_model.safetensors", "README.md"}
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_what_is_there_is_never_replaced(cases: dict[str, Case], tmp_path: Path, form: str) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/mine").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--output .*made: is not empty"):
+        write(form, cases["Bert"], cases["Bert"].tasks, tmp_path / "made")
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["mine"]
+    with pytest.raises(ConfigError, match="is no folder"):
+        check_free(tmp_path / "made/mine")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_someone_else_was_faster(cases: dict[str, Case], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not empty"), export.whole_folder(tmp_path / "made") as folder:
+        (folder / "ours").write_text("ours")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/theirs").write_text("theirs")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["made", "made/theirs"]

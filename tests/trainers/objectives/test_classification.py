@@ -1,0 +1,65 @@
+"""Label words as answers: rows per split, loss terms, and what counts as right."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.families import backbone, minilm
+from tests.support.task_files import load_rows, many, rows_of
+from trainers.data.prompts import Prompt
+from trainers.data.tasks import TaskData
+from trainers.messages import Score
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.classification import Classification, ClassifiedSplit
+
+OBJECTIVE = Classification()
+WORDS = ["certainly not", "yes"]  # 2 tokens and 1, and the end
+
+
+@pytest.fixture
+def data(tmp_path: Any) -> TaskData:
+    """Labels in turn: index 0, 1, 0, …"""
+    train, test = ([(text, WORDS[i % 2]) for i, (text, _) in enumerate(many(n, p))] for n, p in ((20, "x"), (5, "y")))
+    return load_rows(tmp_path, train, test)
+
+
+def encoded(base: Any, data: TaskData) -> dict[str, ClassifiedSplit]:
+    return OBJECTIVE.encode(base, tokenize_task(base, OBJECTIVE.rows(data, Prompt())))
+
+
+def test_rows_are_texts_and_label_indices_of_every_split(data: TaskData) -> None:
+    rows = OBJECTIVE.rows(data, Prompt("a", "b"))
+    assert (rows.labels, rows.prompt, rows.objective) == (("certainly not", "yes"), Prompt("a", "b"), "classification")
+    for key in ("train", "validation", "test"):
+        assert list(zip(*rows.splits[key], strict=True)) == rows_of(getattr(data, key))
+    assert rows.splits["test"][1] == [0, 1, 0, 1, 0]
+
+
+def test_loss_terms_are_the_tokens_of_each_rows_label(data: TaskData) -> None:
+    """With its end; one term a row where labels are compared as vectors."""
+    assert encoded(backbone("llama"), data)["test"].terms.tolist() == [3, 2, 3, 2, 3]
+    assert encoded(minilm(), data)["test"].terms.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_right_is_the_label_of_least_loss(family: str, data: TaskData) -> None:
+    """The losses of all rows under either label are the reference; whose label is the smaller one is right."""
+    split = encoded(backbone(family), data)["test"]
+    rows = np.arange(5)
+    texts = [split.token_ids[i] for i in rows]
+    with torch.no_grad():
+        losses = [
+            split.base.losses(split.base.batch(texts, np.full(5, label), split.labels), split.labels)
+            for label in (0, 1)
+        ]
+        found = split.judge(rows, 2)
+        own = split.losses(split.batch(rows))
+    likeliest = torch.stack(losses).argmin(0).numpy()
+    assert found.shape == (5, 1) and found[:, 0].tolist() == (likeliest == split.targets).tolist()
+    torch.testing.assert_close(own, torch.stack(losses)[split.targets, rows], rtol=1e-4, atol=1e-4)
+
+
+def test_the_score_counts_right_rows(data: TaskData) -> None:
+    assert encoded(minilm(), data)["test"].score(np.array([3.0])) == Score(3, 5)
