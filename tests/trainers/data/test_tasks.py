@@ -132,7 +132,7 @@ def test_without_a_checkout_the_error_names_the_key_and_the_fix(tmp_path):
         ("train.json", '{"sentence": "a"}', r"train\.json holds .* must be a JSON list"),
         ("train.json", '[{"sentence": "a", "lable": "World"}]', r"train\.json row 1: .* has no label"),
         ("train.json", '["a"]', r"train\.json row 1: 'a' has no label and no sentence"),
-        ("train.json", '[{"sentence": 7, "label": "World"}]', r"train\.json row 1: text 7 is not a text"),
+        ("train.json", '[{"sentence": 7, "label": "World"}]', r"train\.json row 1: text 7 is not a string"),
         ("train.json", '[{"sentence": "\\ud800", "label": "World"}]', r"train\.json row 1: .*surrogate"),
         ("test.json", "[]", r"no test rows are left of the 0 in .*test\.json"),
         ("test.json", b"\xff\xfe", r"test\.json is not readable JSON"),
@@ -287,7 +287,7 @@ def test_max_train_rows_samples_after_decontamination_and_the_task_overrides_the
         ([("a", "x"), ("b", None)], [("d", "x")], r"at least two"),
         ([("a", "x"), ("b", "y"), ("c", None)], [("d", "x")], r"train\.jsonl' row 3: label None is none of"),
         ([("a", "x"), ("b", "y")], [("c", "z")], r"test\.jsonl' row 1: label 'z' is none of the labels \['x', 'y'\]"),
-        ([("a", "x"), (5, "y")], [("c", "x")], r"train\.jsonl' row 2: text 5 is not a text"),
+        ([("a", "x"), (5, "y")], [("c", "x")], r"train\.jsonl' row 2: text 5 is not a string"),
     ],
 )
 def test_what_leaves_nothing_to_train_on_is_an_error(tmp_path, train, test, complaint):
