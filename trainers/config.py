@@ -20,13 +20,13 @@ NAMED = {"cl_benchmark": BENCHMARK, "cl_benchmark_prefix": "Task:{category}\nDat
 
 
 def check_template(template: str) -> str:
-    """Returns the template; raises ValueError if it is neither named nor a string with {text} once in it."""
+    """Returns the template. Raises ValueError unless it is a named one, or a string that contains {text} once."""
     if template in NAMED:
         return template
     try:
         parsed = [(name, *how) for _, name, *how in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"is no template ({error}); write {{{{ and }}}} for braces") from None
+        raise ValueError(f"is not a template ({error}); write {{{{ and }}}} for braces") from None
     fields = [name for name, *_ in parsed]
     if unknown := [name for name in fields if name not in FIELDS]:
         raise ValueError(f"has the unknown field {{{unknown[0]}}}; there are {', '.join(f'{{{f}}}' for f in FIELDS)}")
@@ -40,8 +40,8 @@ def check_template(template: str) -> str:
 class ModelConfig(Frozen):
     """The frozen base model.
 
-    `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra where it is
-    installed, else from the hub). `prompt` stands around every text, see `trainers.data.prompts`; `scoring` is how
+    `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra if it is
+    installed, else from the hub). `prompt` is put around every text, see `trainers.data.prompts`. `scoring` is how
     answers of a language model are judged, see `trainers.models.text_to_text.TextToText.predict`.
     """
 
@@ -62,12 +62,12 @@ class ModelConfig(Frozen):
 
 
 class OrthogonalityConfig(Frozen):
-    """How an adapter is held away from what earlier ones use.
+    """How an adapter is kept out of the directions that earlier adapters use.
 
-    Output side: W2 against the directions they write, by L_orth scaled with `weight`, or exactly (`mode: projection`).
-    Input side: W1 rows stay out of the directions that carry a share `energy` of what their layers saw, exactly.
-    A basis may fill a share `max_occupancy` of its layer's width; then `saturation` stops the stream or drops the
-    directions of least singular value.
+    Output side: W2 is kept out of the directions that they write, by L_orth times `weight`, or exactly
+    (`mode: projection`). Input side: the rows of W1 are kept exactly out of the directions that carry a share `energy`
+    of what their layers gave in earlier tasks. A basis may fill a share `max_occupancy` of its layer's width. Beyond
+    that, `saturation` stops the stream or drops the directions of least singular value.
     """
 
     weight: NonNegative = 5.0
@@ -89,16 +89,16 @@ class OrthogonalityConfig(Frozen):
 
     @property
     def projects_input(self) -> bool:
-        """Whether W1 is parametrised as V(I − PPᵀ), and P collected."""
+        """Whether W1 is parametrised as V(I − PPᵀ), and P is collected."""
         return self.side != "output"
 
 
 class MethodConfig(Frozen):
-    """What the settings of every method have: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
+    """The settings that every method has: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
 
-    The class variables say what a run needs to know of a method without importing it: the files that a task leaves in
-    the store, in order, the last of them what later tasks are trained against; the package that it needs beside
-    Orthoplex's own; the highest ZeRO stage that it trains under; and whether it adapts a quantised base.
+    The class variables say what a run needs to know about a method without importing it. `files` are the names of the
+    files that a task leaves in the store, in order; later tasks are trained against the last of them. `package` is one
+    that the method needs beside Orthoplex's own. `most_zero_stage` is the highest ZeRO stage that it trains under.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
@@ -125,26 +125,26 @@ class MethodConfig(Frozen):
 
     @property
     def protection(self) -> OrthogonalityConfig | None:
-        """What bounds the room that tasks take, for guards and forecasts; None if nothing fills up."""
+        """What limits the space that tasks fill, for guards and forecasts; None if nothing fills up."""
         return None
 
     @property
     def needs_task(self) -> bool:
-        """Whether it must know, when it answers, which task a text is of."""
+        """Whether it must know which task a text belongs to when it answers."""
         return False
 
     @property
     def takes_quantised(self) -> bool:
-        """Whether it leaves the base's weights alone, and adapts layers that are kept in eight bits."""
+        """Whether it can adapt layers that are kept in eight bits, since it does not write the base's weights."""
         return False
 
 
 class AdapterConfig(MethodConfig):
     """`method: oa`, the default: OA-Adapter, one adapter per task that chooses its own size.
 
-    A layer's ceiling and floor are `max_rank` and `min_rank`, or what `rank_pattern` and `min_rank_pattern` say of it
-    (regex of the end of its name → dimensions). `max_parameters` bounds what the whole task keeps. What is stored of a
-    run does not name the method: it is the one that was there before there were others.
+    A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
+    gives it another number (regex of the end of its name → dimensions). `max_parameters` limits what the whole task
+    keeps. `method` is left out of what is stored, since this method was there before there were others.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
@@ -178,24 +178,25 @@ class AdapterConfig(MethodConfig):
 
     @property
     def protection(self) -> OrthogonalityConfig:
-        """The bases fill up."""
+        """The settings of the bases, which fill up."""
         return self.orthogonality
 
     @property
     def takes_quantised(self) -> bool:
-        """A concatenated history leaves the weights alone."""
+        """True for a concatenated history, which does not write the weights."""
         return self.history == "concatenated"
 
 
 class LoraConfig(MethodConfig):
-    """`method: lora`: plain LoRA by PEFT, without protection of earlier tasks, to compare with.
+    """`method: lora`: plain LoRA by PEFT, a baseline that does not protect earlier tasks.
 
-    The update of a layer is alpha/rank · B A. `mode: sequential` trains one adapter on over all tasks; `per_task`
-    trains a new one per task and answers each task with its own, so it needs to know the task when it answers.
+    The update of a layer is alpha/rank · B A. `mode: sequential` goes on training one adapter over all tasks.
+    `mode: per_task` trains a new one per task and answers each task with its own. It therefore needs to know the task
+    when it answers.
     """
 
     package: ClassVar[str | None] = "peft"
-    most_zero_stage: ClassVar[int] = 2  # PEFT's matrices would stand in layers that are shared out already
+    most_zero_stage: ClassVar[int] = 2  # PEFT would put its matrices into layers that are partitioned already
 
     method: Literal["lora"]
     rank: Positive = 16
@@ -205,12 +206,12 @@ class LoraConfig(MethodConfig):
 
     @property
     def needs_task(self) -> bool:
-        """One adapter per task."""
+        """True for one adapter per task."""
         return self.mode == "per_task"
 
 
 def method_named(section: Any) -> str:
-    """The method that an `adapter` section names, as it is written or validated; `oa` if it names none."""
+    """The method that an `adapter` section names, be it a mapping or validated; `oa` if it names none."""
     return str(section.get("method", "oa") if isinstance(section, Mapping) else getattr(section, "method", "oa"))
 
 
@@ -222,9 +223,9 @@ AnyMethod = Annotated[
 class TrainConfig(Frozen):
     """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches.
 
-    Every `checkpoint_steps` updates the task in training is kept, to be resumed from. `gradient_checkpointing` computes
-    activations twice instead of keeping them; `compile` runs the model's repeated blocks through `torch.compile`. Where
-    a device's memory does not suffice, `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
+    A checkpoint of the task is stored every `checkpoint_steps` updates. `gradient_checkpointing` computes activations
+    twice instead of keeping them. `compile` runs the model's repeated blocks through `torch.compile`. If a device runs
+    out of memory, `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
     """
 
     epochs: Positive = 3
@@ -244,15 +245,15 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps of a task with that many training rows: ceil(rows / batch_size) an epoch."""
+        """Optimizer steps of a task with that many training rows: epochs · ceil(rows / batch_size)."""
         return -(-rows // self.batch_size) * self.epochs
 
     def task_seed(self, index: int) -> int:
-        """The seed of task `index` (0-based), its own for every task and run seed."""
+        """The seed of task `index` (0-based), different for every task and every `seed`."""
         return self.seed * 1_000_003 + index
 
 
 class DeepSpeedConfig(Frozen):
-    """The ZeRO stage of every task: 3 also shares out the frozen model itself, which is never whole on any worker."""
+    """The ZeRO stage of every task. Stage 3 also partitions the frozen model, which is then whole on no worker."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2

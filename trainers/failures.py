@@ -1,4 +1,4 @@
-"""What an exception on a worker says: whether another attempt may end otherwise, what was being done, and where."""
+"""What an exception on a worker says: whether a retry may help, what the worker was doing, and in which line."""
 
 import errno
 import re
@@ -35,20 +35,21 @@ TEXT_CHARACTERS, TRACEBACK_CHARACTERS = 300, 20_000
 
 
 def judge(error: BaseException) -> Verdict:
-    """What another attempt would meet. Types count first; texts only of types which PyTorch raises for everything.
+    """Whether a retry may help. The type decides first; messages count only for types that PyTorch raises for anything.
 
-    out_of_memory   MemoryError, torch.OutOfMemoryError, ENOMEM, and what allocators, CUDA and cuBLAS say: fewer rows at
-                    once may fit.
-    lost            The environment did it; a new worker group may get through:
-                    another rank is gone or silent (torch.distributed's errors; RuntimeErrors of gloo and NCCL, broken
-                    connections, their time-outs); Ray lost an object, an actor or a node; a disk or network failed
-                    under an OSError; a GPU did (ECC, launch failure, illegal memory access, cuBLAS or cuDNN that cannot
-                    execute), though a faulty kernel may look alike: these are tried a few times in vain.
-    final           All else: product, model and data are the same next time. A device-side assert is among them: the
-                    model has looked up what is not there. So is every OrthoplexError; stores have waited by then.
+    out_of_memory   MemoryError, torch.OutOfMemoryError, ENOMEM, and the messages of allocators, CUDA and cuBLAS. Fewer
+                    rows at once may fit.
+    lost            The environment failed, and a new worker group may succeed. Another rank is gone or silent
+                    (torch.distributed's errors, RuntimeErrors of gloo and NCCL, broken connections, time-outs). Ray
+                    lost an object, an actor or a node. A disk or network failed (OSError). A GPU failed (ECC, launch
+                    failure, illegal memory access, cuBLAS or cuDNN that cannot execute). A faulty kernel may look like
+                    a failed GPU; it is then retried a few times in vain.
+    final           All else: code, model and data are the same next time. A device-side assert is final, since the
+                    model used an index that does not exist. Every OrthoplexError is final, since stores have waited
+                    for long enough by then.
 
-    An error raised while one of the environment was handled is the environment's too. What a Ray task raised is judged
-    as if it had been raised here.
+    An error raised while an error of the environment was handled counts as the environment's too. What a Ray task
+    raised is judged as if it had been raised here.
     """
     if isinstance(error, OrthoplexError):
         return "final"
@@ -58,7 +59,7 @@ def judge(error: BaseException) -> Verdict:
 
 
 def _own(error: BaseException) -> Verdict:
-    """The verdict without what came before the error."""
+    """The verdict on the error alone, without its cause and context."""
     if isinstance(error, RayTaskError) and error.cause is not error:
         return judge(error.cause)
     if isinstance(error, RayError):
@@ -76,7 +77,7 @@ def _own(error: BaseException) -> Verdict:
 
 @contextmanager
 def during(phase: str) -> Iterator[None]:
-    """An exception that leaves the block is one of this phase, unless it is of one within already."""
+    """Marks an exception that leaves the block with this phase, unless an inner block has marked it already."""
     try:
         yield
     except Exception as error:
@@ -86,7 +87,7 @@ def during(phase: str) -> Iterator[None]:
 
 @contextmanager
 def undone(undo: Callable[[], None]) -> Iterator[None]:
-    """Calls `undo` after the block. What it meets after an error is passed over, since the error says more."""
+    """Calls `undo` after the block. If the block failed, errors of `undo` are ignored: the first error says more."""
     try:
         yield
     except BaseException:
@@ -97,8 +98,8 @@ def undone(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def place(error: BaseException) -> str:
-    """`file:line, function` of the deepest frame outside torch and DeepSpeed, the deepest of all if there is no other;
-    of the remote frames for what a Ray task raised. The file is relative to where Python found it."""
+    """`file:line, function` of the deepest frame outside torch and DeepSpeed, or of the deepest of all if there is no
+    other. For what a Ray task raised it is a remote frame. The file is relative to its entry in `sys.path`."""
     frames = FRAME.findall(trace(error))
     telling = [frame for frame in frames if not WRAPPERS & set(Path(frame[0]).parts)]
     if not frames:
@@ -109,21 +110,24 @@ def place(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The error's own traceback as text, not those of errors before it."""
+    """The error's own traceback as a string, without those of its cause and context."""
     if isinstance(error, RayTaskError):
         return str(error)
     return "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=False))
 
 
 def final(error: Exception, task: str, rank: int, workers: Literal["restart", "gone"]) -> Failed:
-    """The event for an error judged `final` that was not raised for the user: what, when and where in the message, the
-    traceback as evidence. `task` is empty before the first order."""
+    """The event for an error that is judged `final` and has no message for the user.
+
+    The message says what failed, in which phase and where; the evidence has the traceback. `task` is empty before the
+    first order.
+    """
     met = error.cause if isinstance(error, RayTaskError) else error
     text = next((line for line in str(met).splitlines() if line.strip()), "")[:TEXT_CHARACTERS]
     phase, where = getattr(error, "phase", "start"), place(error)
     message = (
-        f"{task + ': ' if task else ''}rank {rank} failed in {phase}: {type(met).__name__}: {text} ({where}). Another "
-        "attempt would end alike, so there is none; the `fail` entry of the log has the traceback"
+        f"{task + ': ' if task else ''}rank {rank} failed in {phase}: {type(met).__name__}: {text} ({where}). A retry "
+        "would fail in the same way, so there is none; the `fail` entry of the log has the traceback"
     )
     told = trace(error)[-TRACEBACK_CHARACTERS:]
     evidence = {"task": task, "phase": phase, "rank": rank, "place": where, "traceback": told}

@@ -1,13 +1,13 @@
-"""Which folders processes on several nodes mean: that of the model, and those that workers write to.
+"""Folders that processes on several nodes share by path: the model's, and those that workers write to.
 
-A relative `model.name` starts where the driver's command was run. Workers stand elsewhere, so a job says where they
-find it:
+A relative `model.name` starts in the folder in which the driver's command was run. Workers run in other folders, so a
+job says where they find the model:
 
 - A driver on this machine, or one in an image that all nodes have, gives the absolute path.
 - In a Ray job with a working directory, each node has a copy of that directory, under a path of its own. Ray starts
-  all worker processes of the job in their node's copy (that is what its `working_dir` means), so the job gives the path
-  within the copy, and a worker takes the folder it was started in as the beginning. Ray Train would move its workers
-  before our code runs; `trainers.workers.group.fit` has it leave them, and `scratch` moves them instead.
+  all worker processes of the job in their node's copy; that is what its `working_dir` means. So the job gives the path
+  within the copy, and a worker resolves it from the folder in which it was started. Ray Train would move its workers
+  before our code runs. `trainers.workers.group.fit` turns that off, and `scratch` moves them instead.
 """
 
 import os
@@ -21,7 +21,7 @@ from trainers.config import ModelConfig
 
 
 def expanded(path: str) -> Path:
-    """The path with `~` as the user's home; as it is if there is no such home."""
+    """The path with `~` replaced by the user's home; unchanged if there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -29,15 +29,16 @@ def expanded(path: str) -> Path:
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder behind `model.name`, absolute; None if it is no folder here: `minilm`, or a hub id. To be asked before
-    Ray is connected: nodes that share a machine share a job's copy too, and the second one then unpacks it anew."""
+    """The folder that `model.name` means, absolute; None for `minilm`, a hub id, or any other name that is no folder
+    here. Call it before Ray is connected: nodes on one machine share a job's copy, and the second node unpacks it
+    anew."""
     folder = expanded(name).absolute()
     return folder if name != "minilm" and folder.is_dir() else None
 
 
 def for_workers(folder: Path | None) -> str | None:
-    """How workers find this node's `folder`, see the head of this module: absolute, or relative to where Ray starts
-    them. Inside a Ray session."""
+    """The path by which workers find this node's `folder`: absolute, or relative to the folder in which Ray starts
+    them; see the head of this module. Needs a Ray session."""
     import ray
 
     if folder is None or not ray.get_runtime_context().runtime_env.get("working_dir"):
@@ -55,25 +56,25 @@ def start_here() -> Path:
 
 
 def located(model: ModelConfig, folder: str | None, start: Path | None = None) -> ModelConfig:
-    """The model, named by the absolute path of `folder`, if that is given; a relative one is looked for in `start`, by
-    default the current directory."""
+    """The model with the absolute path of `folder` as its name; unchanged if `folder` is None. A relative `folder`
+    starts in `start`, by default the current directory."""
     if folder is None:
         return model
     return model.model_copy(update={"name": str((start or Path.cwd()) / folder)})
 
 
 def started_in() -> Path:
-    """The current directory of a process that Ray has just started; also if it was replaced meanwhile."""
+    """The current directory of a process that Ray has just started, even if it was replaced meanwhile."""
     try:
         return Path.cwd()
     except FileNotFoundError:
-        return Path(os.environ["PWD"])  # of the shell in which Ray goes there
+        return Path(os.environ["PWD"])  # set by the shell in which Ray changes the directory
 
 
 @contextmanager
 def scratch(below: str) -> Iterator[Path]:
-    """Moves the process into a temporary folder of its own, in `below` if that is on this node; yields the folder in
-    which the process was started, and puts it back there."""
+    """Moves the process into a temporary folder of its own, inside `below` if that exists on this node. Yields the
+    folder in which the process was started, and moves the process back there afterwards."""
     start = started_in()
     parent = below if Path(below).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=parent, ignore_cleanup_errors=True) as own:

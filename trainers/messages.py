@@ -1,4 +1,18 @@
-"""What the controller and the workers say to each other. In transit only; nothing here is stored."""
+"""What the controller and the workers say to each other.
+
+No message is stored as an object, but the controller copies the values of many into the store, so what they mean must
+not change:
+
+- `TaskDone`: into the run's `commit` entry, the task's manifest, or both; each `Score` as {"correct", "rows"}.
+- `Started`: `workers` and `seconds` into the `workers` entry.
+- `Progress`: `index`, `phase`, `step` and `total_steps` into `renew` entries; the figures go to the sinks.
+- `Lost`: `kind`, and `reason` as part of a longer one, into the `retry` entry.
+- `Failed`: `message` and `evidence` into the entry that ends the run's driver.
+- `Order`: `identity` into the checkpoint of the task in training.
+
+`Saved`, `TaskRows` and `Job` are in transit only. Workers also write every event to their log files, which Ray keeps
+and the store does not.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +24,12 @@ from trainers.data.prompts import Prompt
 
 @dataclass(frozen=True)
 class TaskRows:
-    """One task as workers get it: label words; per split, texts and label indices; what stands around a text; and the
-    name of its objective, see `trainers.objectives.known`. To another objective labels may be all its answers."""
+    """One task as workers get it.
+
+    `labels` are the label words; for an objective other than classification they may be all its answers. `splits` has
+    texts and label indices per split. `prompt` is put around every text. `objective` is a key of
+    `trainers.objectives.known.OBJECTIVES`.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -25,10 +43,10 @@ class Job:
     """Everything a worker needs that does not change between tasks.
 
     `run` is team/name. `tasks` are references to `TaskRows`, or to tasks which are token ids already
-    (`trainers.models.tokens.TokenizedTask`). `base` is a reference to the base in the object store
-    (`trainers.models.packed`); None has each worker load it from its files, as ZeRO 3 always does, where no worker
-    holds it whole. `folder` is where
-    those are, see `trainers.folders.for_workers`; None if `model.name` says it.
+    (`trainers.models.tokens.TokenizedTask`). `base` is a reference to the base in Ray's object store
+    (`trainers.models.packed`). If it is None, each worker loads the base from its files. So does ZeRO 3 always, since
+    no worker holds the whole base. `folder` has those files, see `trainers.folders.for_workers`; None if `model.name`
+    is enough.
     """
 
     run: str
@@ -44,14 +62,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Order:
-    """Train task `index`, in `accumulation` micro-batches an update.
+    """Train task `index`, in `accumulation` micro-batches per update.
 
     `history` holds one reference per committed task, to the bytes of its files in Ray's object store, in the order of
-    `MethodConfig.files`; a worker reads those it does not hold already, and checks them against `digests`, their
-    sha256. `version_root` is the key prefix under which a fresh folder is written, `checkpoint` the key of the task in
-    training; one found there is resumed from if its identity is equal to `identity`. Before training every task is
-    scored on the test split with `zero_shot`; after it the first `validation` and the first `test` tasks are on those
-    splits. `job` is the run to train for, if it is another than the one that the workers were started for.
+    `MethodConfig.files`. A worker reads those that it does not hold already, and checks them against `digests`, their
+    sha256. `version_root` is the key prefix under which a fresh folder is written. `checkpoint` is the key of the
+    checkpoint of the task in training. A checkpoint that is there is resumed from if its identity equals `identity`.
+    With `zero_shot`, every task is scored on its test split before training. After training, the first `validation`
+    tasks are scored on their validation splits, and the first `test` tasks on their test splits. `job` is the run to
+    train for, if it is not the one that the workers were started for.
     """
 
     index: int
@@ -69,7 +88,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where task `index` stands, from rank 0. `loss` is the mean over the rows of the last effective batch."""
+    """How far task `index` is, from rank 0. `loss` is the mean over the loss terms of the last effective batch."""
 
     index: int
     phase: str
@@ -83,7 +102,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Score:
-    """Correct rows among `rows` of one split."""
+    """`correct` rows among the `rows` of one split."""
 
     correct: int
     rows: int
@@ -91,8 +110,8 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """Task `index` is trained, evaluated on the tasks its order names, and its files stand under `prefix`; not yet
-    committed."""
+    """Task `index` is trained, and the tasks that its order names are scored. Its `files` are stored under the key
+    `prefix`, but are not committed yet."""
 
     index: int
     prefix: str
@@ -111,8 +130,8 @@ class TaskDone:
 
 @dataclass(frozen=True)
 class Started:
-    """`workers` workers are there; `began` is when rank 0 came to life (Unix time), `seconds` what it then spent on
-    what."""
+    """`workers` workers have started. `began` is when rank 0 began to work (Unix time); `seconds` are those that it
+    spent per activity since."""
 
     workers: int
     began: float
@@ -121,7 +140,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Saved:
-    """Task `index` was kept at `step` because the driver is leaving; the workers are leaving too."""
+    """A checkpoint of task `index` was stored at `step` because the driver is leaving; the workers are leaving too."""
 
     index: int
     step: int
@@ -137,10 +156,10 @@ class Lost:
 
 @dataclass(frozen=True)
 class Failed:
-    """A worker met an error that a retry does not mend; `message` is for the user, `evidence` for the log.
+    """A worker met an error that a retry does not mend. `message` is for the user, `evidence` for the run's log.
 
-    `workers`: where all ranks met it alike they `stay` for the next order; else Ray starts a new group (`restart`);
-    `gone` is a group that cannot start, or ended.
+    `workers` says what becomes of the group. If all ranks met the same error, they `stay` for the next order; else a
+    new group is started (`restart`). A group that cannot start, or has ended, is `gone`.
     """
 
     message: str

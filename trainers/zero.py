@@ -1,4 +1,4 @@
-"""Parameters that a ZeRO-3 engine or `deepspeed.zero.Init` has shared out over the ranks."""
+"""Parameters that a ZeRO-3 engine or `deepspeed.zero.Init` has partitioned over the ranks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def gathered(parameters: Iterable[Tensor], *, write: bool = False) -> AbstractContextManager[Any]:
-    """Context in which parameters are whole on every rank; a collective call where they are partitioned.
+    """Context in which parameters are whole on every rank. A collective call if they are partitioned.
 
-    What rank 0 writes to them there is kept with `write`, and lost without.
+    What rank 0 writes to them in the context is kept if `write` is true, and lost otherwise.
     """
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not partitioned:
@@ -28,7 +28,7 @@ def local(parameter: Tensor) -> Tensor:
 
 @contextmanager
 def partitioned_loading(dtype: torch.dtype) -> Iterator[None]:
-    """Within it `from_pretrained` keeps of every weight a shard a rank, file by file, by `deepspeed.zero.Init`."""
+    """Context in which `from_pretrained` keeps one shard of every weight per rank, by `deepspeed.zero.Init`."""
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -43,7 +43,7 @@ def partitioned_loading(dtype: torch.dtype) -> Iterator[None]:
 def gather_on_use(model: nn.Module, dtype: torch.dtype) -> None:
     """Hooks a partitioned, frozen model for good: a layer's weights are whole while it computes, forward and backward.
 
-    An engine without an optimizer, as ZeRO-Inference has it; the adapters get engines of their own, task by task.
+    The hooks are those of an engine without an optimizer, as in ZeRO-Inference. Adapters get one engine per task.
     """
     import deepspeed
 
@@ -52,10 +52,10 @@ def gather_on_use(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def release(model: nn.Module) -> None:
-    """Shares out what training has left whole in a model that is gathered on use; nothing for any other.
+    """Partitions again what training has left whole in a model that is gathered on use; does nothing for other models.
 
-    DeepSpeed lets go of a layer in the backward pass when the gradient of its input is there. The first adapted layer's
-    input has none: it would stay whole, and neither be written to nor read again.
+    In the backward pass DeepSpeed releases a layer once it has the gradient of the layer's input. The input of the
+    first adapted layer has no gradient, so this layer would stay whole. It could then not be written or read any more.
     """
     if engine := model.__dict__.get("gathering"):
         engine.empty_partition_cache()

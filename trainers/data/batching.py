@@ -9,7 +9,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     """Effective batches of one epoch: every row once, rows of similar length together, batches in random order.
 
     Args:
-        lengths: (N,) tokens a row.
+        lengths: (N,) tokens per row.
         batch_size: rows of an effective batch; the last one may hold fewer.
         seed, epoch: together they determine the result.
 

@@ -30,7 +30,7 @@ def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:
     labels = read_json_list(task, folder / "labels.json")
     if not all(isinstance(label, str) for label in labels):
         raise DataError(
-            f"task {task.name}: {folder / 'labels.json'}: {labels!r} holds more than texts; quote each label"
+            f"task {task.name}: {folder / 'labels.json'}: {labels!r} holds more than strings; quote each label"
         )
     return RawTask(
         tuple(labels), benchmark_split(task, folder / "train.json"), None, benchmark_split(task, folder / "test.json")

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str]) -> list[Row]:
-    """Rows of a split with text stripped and label indexed; rows without text are left out and counted."""
+    """Rows of a split with stripped texts and label indices. Rows without text are left out and counted."""
     index = {label: position for position, label in enumerate(labels)}
     if isinstance(task, ColumnsTask) and task.labels and not any(label.isdecimal() for label in labels):
         index |= {str(position): position for position in range(len(labels))}
@@ -55,7 +55,7 @@ def stripped(task: TaskBase, split: Split, number: int, value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a text; quote it")
+        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a string; quote it")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -124,9 +124,9 @@ def distinct(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
 
 
 def in_proportion(rows: list[Row], seed: int) -> list[Row]:
-    """The rows, of distinct texts, in an order drawn by the seed of which every beginning has the labels in proportion.
+    """The rows, of distinct texts, in an order drawn by the seed. Any number of first rows has labels in proportion.
 
-    The i-th of a label's n rows, in drawn order, stands at (i + 1/2) / n of the whole.
+    The i-th of a label's n rows, in drawn order from 0, is put at (i + 1/2) / n of the whole.
     """
     by_label: dict[int, list[tuple[str, Row]]] = {}
     for row in rows:
@@ -138,22 +138,22 @@ def in_proportion(rows: list[Row], seed: int) -> list[Row]:
 
 
 def sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
-    """At most `limit` of the rows, drawn by the seed, in file order; a larger limit only adds rows."""
+    """At most `limit` of the rows, drawn by the seed, in file order. A larger limit only adds rows."""
     drawn = sorted(rows, key=lambda row: draw(seed, "train", row.text))
     return sorted(drawn[: limited(len(rows), limit)])
 
 
 def limited(size: int, limit: int | None) -> int:
-    """min(size, limit), where None is no limit."""
+    """min(size, limit); None means no limit."""
     return size if limit is None else min(size, limit)
 
 
 def as_text(value: Any) -> str:
-    """A value as stripped text: numbers and booleans as Python writes them, None as nothing."""
+    """A value as a stripped string: numbers and booleans as Python writes them, None as the empty string."""
     return "" if value is None else str(value).strip()
 
 
 def count(notes: list[str], number: int, what: str) -> None:
-    """Notes `number` of `what`, unless it is none."""
+    """Adds the note `number` `what`, unless `number` is 0."""
     if number:
         notes.append(f"{number} {what}")

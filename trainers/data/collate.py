@@ -1,4 +1,4 @@
-"""From rows of token ids to the batches of one forward pass: padded, or another way behind the same seam.
+"""From rows of token ids to the batches of one forward pass: padded, or by another class with the same interface.
 
 Shape suffixes: B rows, S tokens of a row, A tokens of an answer.
 """
@@ -19,9 +19,9 @@ class Batch:
     """What one forward pass reads.
 
     ids: (B, S) token ids.
-    mask: (B, S) int64, 1 where a token is no padding.
+    mask: (B, S) int64, 1 for a token and 0 for padding.
     positions: (B, S) place of each token in its row; None if they follow from the mask.
-    answers, answers_mask: (B, A) token ids to predict, and 1 where one is no padding; None if there are none.
+    answers, answers_mask: (B, A) token ids to predict, and 1 for a token, 0 for padding; None if there are none.
     keep: (A,) columns of `ids` whose logits predict the answers; None if the answers are the last A columns.
     targets: (B,) label indices; None if answers are predicted.
     """

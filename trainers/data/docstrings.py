@@ -27,8 +27,8 @@ from cluster.errors import DataError
 DocstringTask = Literal["library", "section", "kind", "area"]
 Pair = tuple[str, str]  # text, label
 
-# Left out for what others replace in them, which would make the rows depend on what was imported: `inspect` (torch
-# does), `warnings`, and every function named …hook.
+# Left out, since other packages replace parts of them, and rows would depend on what was imported: `inspect` (replaced
+# by torch), `warnings`, and every function named …hook.
 AREAS = {
     "text processing": "builtins.str codecs difflib gettext html locale re shlex string textwrap unicodedata",
     "data structures": "array bisect builtins.dict builtins.frozenset builtins.list builtins.set builtins.tuple "
@@ -94,9 +94,9 @@ def docstring_rows(task: DocstringTask, seed: int) -> tuple[tuple[str, ...], lis
     """Labels in alphabetical order, training rows and test rows, each row (text, label).
 
     Texts are whitespace-normalised, at most 160 characters and at least four words long; no two rows of a task, in
-    train or test, are equal once case, digits and punctuation are dropped. Every label gives the same number of rows
-    as far as it has them: at most MAX_ROWS / labels, and at most three times the smallest label. A quarter of each
-    label is test. Selection, split and order are drawn by `seed`.
+    train or test, are equal once case, digits and punctuation are dropped. Every label gives the same number of rows,
+    or all that it has if they are fewer: at most MAX_ROWS / labels, and at most three times the smallest label. A
+    quarter of each label's rows is for the test. Selection, split and order are drawn by `seed`.
 
     Raises:
         DataError: Python runs with `-OO`, which strips docstrings.
@@ -251,7 +251,7 @@ def object_entries(name: str, module: str, value: object, library: str) -> Itera
 
 
 def described(name: str, module: str, kind: str, value: object) -> Iterator[Entry]:
-    """The object's entry where it has a docstring."""
+    """The object's entry, if it has a docstring."""
     doc = getattr(value, "__doc__", None)
     if isinstance(doc, str) and doc.strip():
         yield Entry(name, module, kind, inspect.cleandoc(doc))

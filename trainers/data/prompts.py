@@ -1,4 +1,4 @@
-"""What stands around a row's text when a task is put to a language model."""
+"""What is put around a row's text when a language model is asked."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ class Prompt:
 def prompt_for(template: str, task: "TaskConfig", labels: Sequence[str]) -> Prompt:
     """The template `model.prompt` filled in for a task.
 
-    {text} is the row's; {labels} the label words, comma-separated; {instruction} the task's own, else the benchmark's
-    for its category, with a line break after it; {category} and {dataset} the two parts of a CL_Benchmark dataset's
-    name, else nothing and the task's name; {task} the task's name.
+    {text} is the row's text. {labels} are the label words, comma-separated. {instruction} is the task's own, else the
+    benchmark's for its category, with a line break after it. {category} and {dataset} are the two parts of a
+    CL_Benchmark dataset's name; for other sources they are empty and the task's name. {task} is the task's name.
     """
     category, _, dataset = task.dataset.partition("/") if task.source == "cl_benchmark" else ("", "", task.name)
     instruction = task.instruction if task.instruction is not None else INSTRUCTIONS.get(category, "")

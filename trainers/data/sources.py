@@ -25,9 +25,12 @@ LISTED = 12  # how many names an error message lists
 
 
 class TaskBase(Frozen):
-    """What every task has. The row limits override those of the `data` section, `instruction` what a prompt says, and
-    `resources` what the `cluster` section asks for. `objective` is what its kind of source is trained on and judged
-    by, see `trainers.objectives.known`."""
+    """What every task has.
+
+    The row limits override those of the `data` section. `instruction` overrides the benchmark's in a prompt, and
+    `resources` override the `cluster` section. `objective` says what tasks of this source are trained on and judged by,
+    see `trainers.objectives.known`.
+    """
 
     objective: ClassVar[str] = "classification"
 
@@ -58,7 +61,7 @@ class ClBenchmarkTask(TaskBase):
 class ColumnsTask(TaskBase):
     """A table with a text and a label column. `labels` gives the label words in order.
 
-    Where no label is a number, whole-number values of the label column are indices into `labels`.
+    If no label is a number, whole-number values of the label column are indices into `labels`.
     """
 
     text_column: str = "text"
@@ -98,7 +101,7 @@ TaskConfig = Annotated[DocstringsTask | ClBenchmarkTask | FilesTask | HubTask, F
 
 @dataclass(frozen=True)
 class Split:
-    """Rows as read: `texts` and `labels` of equal length, of whatever type was there; `where` names them in errors."""
+    """Rows as read: `texts` and `labels` of equal length, of any type; `where` names them in error messages."""
 
     where: str
     texts: Sequence[Any]
@@ -107,7 +110,7 @@ class Split:
 
 @dataclass(frozen=True)
 class RawTask:
-    """The splits of one task; `labels` is None where they are to be taken from the training rows."""
+    """The splits of one task; `labels` is None if they are to be taken from the training rows."""
 
     labels: tuple[str, ...] | None
     train: Split
@@ -116,14 +119,17 @@ class RawTask:
 
 
 def did_you_mean(value: object, options: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest option, whole or after its last slash, any case; else nothing."""
+    """`; did you mean 'x'?` for the option closest to `value`, whole or after its last slash, in any case.
+
+    Empty if no option is close.
+    """
     known = {form.casefold(): option for option in options for form in (option.rsplit("/", 1)[-1], option)}
     near = nearest(str(value).casefold(), known, cutoff=0.6)
     return f"; did you mean {known[near]!r}?" if near else ""
 
 
 def listed(options: Iterable[str]) -> str:
-    """The options as one comma-separated text, cut after the first dozen."""
+    """The options as one comma-separated string, cut after the first dozen."""
     names = list(options)
     return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
 
@@ -148,7 +154,7 @@ def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
 
 
 def read_files(task: FilesTask) -> RawTask:
-    """The configured files. What `datasets` caches is thrown away, so a changed file is never served stale."""
+    """The configured files. The cache of `datasets` is deleted afterwards, so a changed file is always read anew."""
     paths = {"train": task.train, "validation": task.validation, "test": task.test}
     with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as cache:
         return table_task(task, {key: load_file(task, key, path, cache) for key, path in paths.items() if path})
@@ -165,7 +171,7 @@ def read_hub(task: HubTask) -> RawTask:
         for key, split in names.items():
             if split:
                 where = f"{key}_split {split!r} of dataset {task.dataset!r}"
-                fix = "check the id, config_name and split, or prefetch it where there is network"
+                fix = "check the id, config_name and split, or download it on a machine that has network access"
                 with as_data_error(task, where, fix):
                     table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
                 tables[key] = (where, table)
@@ -185,7 +191,7 @@ def load_file(task: FilesTask, key: str, path: Path, cache: str) -> tuple[str, A
     options: dict[str, Any] = {}
     with as_data_error(task, where, "repair the file"):
         if builder == "csv":
-            # Read as written: no column type is guessed, and "NA" or "null" is a text like any other.
+            # Read as written: no column type is guessed, and "NA" or "null" is a string like any other.
             check_columns(task, where, csv_columns(task, where, path))
             columns = [task.text_column, task.label_column]
             text_only = Features({column: Value("string") for column in columns})
@@ -195,7 +201,7 @@ def load_file(task: FilesTask, key: str, path: Path, cache: str) -> tuple[str, A
 
 
 def csv_columns(task: FilesTask, where: str, path: Path) -> list[str]:
-    """The header. A row longer than it raises, for pandas would silently shift or cut such a row."""
+    """The header. Raises DataError if a row is longer, since pandas would silently shift or cut such a row."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -216,7 +222,7 @@ def csv_columns(task: FilesTask, where: str, path: Path) -> list[str]:
 
 
 def check_columns(task: ColumnsTask, where: str, columns: Sequence[str]) -> None:
-    """Raises where the text or label column is not there."""
+    """Raises DataError if the text or label column is absent."""
     for key, column in (("text_column", task.text_column), ("label_column", task.label_column)):
         if column not in columns:
             hint = did_you_mean(column, columns)
@@ -259,7 +265,7 @@ def as_data_error(task: TaskBase, where: str, fix: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences progress bars, logs and warnings of `datasets` and `huggingface_hub`, then puts all back as it was."""
+    """Silences progress bars, logs and warnings of `datasets` and `huggingface_hub` within the block."""
     import datasets
     import huggingface_hub.utils as hub
 

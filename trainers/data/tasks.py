@@ -3,11 +3,11 @@
 What is done to the rows, in this order:
 
 1. Texts and labels are stripped; rows without text are dropped; a label outside the task's labels is an error.
-2. Training and given validation rows whose text stands in the test file, be it beyond `max_test_rows`, are removed.
-   The test rows stay as they are.
+2. Training and given validation rows whose text is in the test file are removed, even if it is there beyond
+   `max_test_rows`. The test rows stay as they are.
 3. Of rows with the same text the first is kept, whether or not their labels agree.
-4. Validation is carved from train, by label in proportion, unless the task gives it: then training rows whose text
-   stands in validation are removed. Which rows go where depends on texts, labels and seed, not on file order.
+4. If the task gives validation rows, training rows whose text is among them are removed. Otherwise validation rows are
+   taken from the training rows, by label in proportion. The split depends on texts, labels and seed, not on file order.
 5. `max_train_rows` keeps a sample drawn by the seed, in file order; `max_test_rows` keeps the first rows of the file,
    as the reference implementation does.
 
@@ -60,7 +60,7 @@ class TaskData:
     """A task ready to train on.
 
     Each split is a `datasets.Dataset` in memory with the columns `text` (string) and `label` (int64, index into
-    `labels`). No text stands in two splits. `fingerprint` is the sha256 of labels and rows: equal data, equal
+    `labels`). No text is in two splits. `fingerprint` is the sha256 of labels and rows: equal data have an equal
     fingerprint, in any process on any machine.
     """
 
@@ -77,9 +77,9 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     """Reads, cleans, splits and limits one task, as the head of this module says.
 
     Raises:
-        DataError: a file, dataset or column is absent or malformed, a text is not a text, a label is unknown, a split
-            is empty, or there are fewer than two labels. The message names the task, the key or file, the value and
-            the fix.
+        DataError: a file, dataset or column is absent or malformed, a text is not a string, a label is unknown, a
+            split is empty, or there are fewer than two labels. The message names the task, the key or file, the value
+            and the fix.
     """
     raw = read_task(task, data_dir, seed)
     labels = label_names(task, raw)
@@ -144,7 +144,7 @@ def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:
 
 
 def refuse_empty(task: TaskBase, raw: RawTask, splits: dict[str, list[Row]]) -> None:
-    """Raises where a split has no rows left."""
+    """Raises DataError if a split has no rows left."""
     where = {"train": raw.train, "validation": raw.validation or raw.train, "test": raw.test}
     for key, rows in splits.items():
         if not rows:

@@ -1,1 +1,1 @@
-"""What is learned, and how the past is protected."""
+"""The methods: what is trained for a task, and how earlier tasks are protected."""

@@ -1,8 +1,8 @@
-"""What a method of learning gives to training, and what it is given: the seam between `methods` and all above it.
+"""The interface between methods and training: what a method is given, and what it gives.
 
-A method trains one task after another over one frozen model and says how the tasks before are protected. Its settings
-are a section of `trainers.config`; `trainers.methods.registry` makes it from them. What is stored of a task is an
-`Artifact`: whole files by name, safetensors, and figures for the log.
+A method trains one task after another over one frozen model and protects earlier tasks in its own way. Its settings
+are a section of `trainers.config`; `trainers.methods.registry` makes it from them. A task is stored as an `Artifact`:
+safetensors files by name, and figures for the log.
 
     method = method_for(model, config, dtype)
     method.reset(config)                       the base as it was, bit for bit
@@ -34,7 +34,7 @@ Row = dict[str, float | list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """The task to train: `steps` updates in all, initial values drawn from `seed` alone; `rank` is this process's."""
+    """The task to train, in `steps` updates. Initial values depend on `seed` alone. `rank` is this process's."""
 
     name: str
     seed: int
@@ -66,7 +66,7 @@ class Summary:
 
     Attributes:
         budget: module → {"rank": dimensions kept, "max_rank": dimensions at the start, "tau": threshold, 0 without}.
-        active_parameters: what the task adds to the stream.
+        active_parameters: number of parameters that the task adds to the stream.
         overlap: share of the adapter's output energy inside what earlier tasks write; None if it is not measured.
         angles: per earlier task, principal angles in degrees; empty if they are not measured.
     """
@@ -79,7 +79,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One task as it is stored: the bytes of each file by name. `summary` is there only where the task was trained."""
+    """One task as it is stored: the bytes of each file by name. `summary` is None unless the task was just trained."""
 
     files: Files
     summary: Summary | None = None
@@ -92,7 +92,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Lora:
-    """One layer's low-rank update: W0 + scaling · B A with A (R, K), B (D, R); shift (D,) goes to the layer's bias."""
+    """One layer's low-rank update: W0 + scaling · B A with A (R, K), B (D, R); shift (D,) is added to the bias."""
 
     a_RK: Tensor
     b_DR: Tensor
@@ -113,10 +113,10 @@ class Footprint:
     """What a task costs, known before training.
 
     Attributes:
-        trained: parameters in training.
-        kept: the most that one task keeps of them.
+        trained: number of parameters in training.
+        kept: how many of them one task keeps at most.
         copies_weights: whether a worker holds a second copy of the target layers.
-        history_bytes: the most that a worker holds of earlier tasks, beside the model.
+        history_bytes: how much of earlier tasks a worker holds at most, beside the model.
     """
 
     trained: int
@@ -133,7 +133,7 @@ class Reader(Protocol):
     """The task's training rows, to be read once more after training. Collective."""
 
     def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Σ h hᵀ (D, D) of what these layers give, by name; they must be `oa.layers.Adapted`."""
+        """Σ h hᵀ (D, D) of the outputs of these layers, by name; the layers must be `oa.layers.Adapted`."""
 
 
 class Attached(Protocol):
@@ -147,20 +147,20 @@ class Attached(Protocol):
         """Every trained parameter, once."""
 
     def penalties(self) -> dict[str, Penalty]:
-        """The terms of the loss beside the task's. Called in each forward pass, before the model's own."""
+        """The terms of the loss beside the task's. Called before each forward pass of the model."""
 
     def before_step(self, step: int) -> None:
-        """Called before update `step`, which counts from 1, and with the steps done after a resume. Collective."""
+        """Called before update `step`, which counts from 1; after a resume also with the steps done. Collective."""
 
     def after_step(self, penalties: Mapping[str, Tensor]) -> None:
         """Called after every update with the values that `penalties` gave. Collective.
 
         Raises:
-            TrainingError: training does not do what it says.
+            TrainingError: training does not compute what the method demands.
         """
 
     def report(self) -> Row:
-        """Columns of the training log as they stand. Collective."""
+        """The current values of the training log's columns. Collective."""
 
     def finish(self, reader: Reader) -> Artifact:
         """The trained task as it is stored. Collective.
@@ -170,7 +170,7 @@ class Attached(Protocol):
         """
 
     def detach(self) -> None:
-        """Takes the parameters off the model, which answers as before `begin`."""
+        """Takes the parameters off the model, which then answers as before `begin`."""
 
 
 class Method(Protocol):
@@ -185,7 +185,7 @@ class Method(Protocol):
         """
 
     def extend(self, committed: Sequence[Artifact]) -> None:
-        """Takes over further tasks, in order: the model answers as after them.
+        """Adds further tasks, in order: the model then answers as after them.
 
         Raises:
             IntegrityError: a file is malformed, or is not of this model.
@@ -195,22 +195,24 @@ class Method(Protocol):
         """New parameters for a task, on the model."""
 
     def answering(self, task: int | None) -> AbstractContextManager[None]:
-        """Within it the model answers for task `task` (from 0); None: as the newest. A task that is not learned yet is
-        answered by what is there without knowing it."""
+        """Context in which the model answers for task `task` (from 0), or as the newest task if it is None. A task that
+        is not learned yet is answered as if it were unknown."""
 
     def as_lora(self, committed: Sequence[Artifact]) -> Stream:
-        """What the last of these tasks answers with, as one LoRA on the unadapted model.
+        """The change that these tasks make to the unadapted model, as the last one answers, as one LoRA.
 
         Raises:
-            ConfigError: it has no such form; the message says why. IntegrityError: as `extend`.
+            ConfigError: the change has no such form; the message says why. IntegrityError: as `extend`.
         """
 
     def merge(self, committed: Sequence[Artifact]) -> dict[str, int]:
-        """Writes what the last of these tasks answers with into the unadapted model's weights, for good: computed in
-        float32, rounded once. Returns the rank of every layer that changed. Raises as `extend`."""
+        """Writes the change that `as_lora` describes into the unadapted model's weights, for good.
+
+        It is computed in float32 and rounded once. Returns the rank of every layer that changed. Raises as `extend`.
+        """
 
     def capacity(self) -> Shares:
-        """Per module, how full the space is that keeps tasks apart; empty if nothing fills up."""
+        """Per module, how much of the space that keeps tasks apart is filled; empty if nothing fills up."""
 
     def footprint(self, tasks: int) -> Footprint:
         """What a task of a stream of `tasks` costs."""

@@ -22,7 +22,7 @@ from trainers.methods.base import Stream
 from trainers.methods.targets import is_transposed, linear_layers
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
-PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # where PEFT's name is another one
+PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # only those that PEFT calls otherwise
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `ranks` by layer, the number of values in them (0 where merged), and each file's size."""
+    """What was written: `ranks` by layer, the number of `parameters` (0 if merged), and each file's size."""
 
     directory: Path
     ranks: dict[str, int]
@@ -85,8 +85,8 @@ def write_peft(model: nn.Module, stream: Stream, directory: Path, origin: Proven
 def peft_targets(model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
     """The part of a `LoraConfig` that says which layers have which rank and alpha, exactly.
 
-    PEFT matches targets by suffix, so names that end like one, but are none, are excluded. It matches patterns by
-    suffix too and takes the first: longer names come first, and every layer is listed.
+    PEFT matches targets by suffix, so other modules whose names end like a target are excluded. It matches patterns by
+    suffix too and takes the first match, so longer names come first, and every layer is listed.
     """
     largest = max(ranks.values())
     endings = tuple(f".{name}" for name in ranks)
@@ -129,9 +129,9 @@ def write_merged(model: Any, tokenizer: Any, ranks: Mapping[str, int], directory
 
 
 def keep_generation_config(origin: Provenance, folder: Path) -> None:
-    """Puts the base's own generation_config.json, or none, where saving left the one that Orthoplex scores with.
+    """Replaces the saved generation_config.json by the base's own, or removes it if the base has none.
 
-    That one has no eos_token_id: a program that generates with it would not stop.
+    The saved one is the one that Orthoplex scores with. It has no eos_token_id, so generation would not stop.
     """
     from transformers.utils import cached_file
 
@@ -149,12 +149,12 @@ def check_free(directory: Path) -> None:
         if any(directory.iterdir()):
             raise ConfigError(f"--output {directory}: is not empty; choose a folder that is new or empty")
     elif directory.exists() or directory.is_symlink():
-        raise ConfigError(f"--output {directory}: is no folder; choose one that is new or empty")
+        raise ConfigError(f"--output {directory}: is not a folder; choose one that is new or empty")
 
 
 @contextmanager
 def whole_folder(directory: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `directory` when the block ends; if the block fails, nothing is left of it.
+    """A folder to fill, which becomes `directory` when the block ends. If the block fails, the folder is removed.
 
     Raises:
         ConfigError: `directory` is not empty. StoreError: the disk refuses.
@@ -181,14 +181,14 @@ def peft_readme(origin: Provenance, biased: bool, unbiased: Sequence[str]) -> st
         "",
         "    model = peft.PeftModel.from_pretrained(base, FOLDER)",
         "",
-        "Ranks and lora_alpha by layer stand in adapter_config.json. In float32, its outputs are those of the trained",
+        "Ranks and lora_alpha per layer are in adapter_config.json. In float32, its outputs are those of the trained",
         "stream up to rounding.",
     ]
     if biased:
         lines += [
             "",
-            "Layers with a bias carry `lora_B.bias` (`lora_bias`). A server that knows no LoRA bias would answer",
-            "wrongly: give it the merged model (`orthoplex adapters export --format merged`) instead.",
+            "Layers with a bias have `lora_B.bias` (`lora_bias`). A server without support for LoRA biases would",
+            "answer wrongly: give it the merged model (`orthoplex adapters export --format merged`) instead.",
         ]
     if biased and unbiased:
         lines += [
@@ -207,12 +207,12 @@ def merged_readme(origin: Provenance) -> str:
 
 
 def readme(origin: Provenance, kind: str, lines: Sequence[str]) -> str:
-    """The lines below a title and above the provenance."""
+    """A README of a title, the lines, and the provenance."""
     told = [f"# {origin.reference}, exported {kind}", "", *lines, ""]
     if origin.task_type == "LABEL_EMBEDDING":
         told += [
-            "Texts are embedded with this, mean-pooled and L2-normalised; the label words they are compared with are",
-            "embedded by the base as it was.",
+            "Texts are embedded with this model, mean-pooled and L2-normalised. The label words that they are compared",
+            "with are embedded by the unadapted base.",
             "",
         ]
     return "\n".join(

@@ -1,9 +1,9 @@
-"""LoRA by PEFT, one adapter on over all tasks or one per task: nothing protects earlier tasks. To compare with.
+"""LoRA by PEFT, one adapter over all tasks or one per task. A baseline: nothing protects earlier tasks.
 
     h = W0 x + b + (alpha / r) · B A x,   A (R, K) ~ U(−1/√K, 1/√K),   B (D, R) = 0 at the start of a new adapter
 
 Source: Hu et al., arXiv:2106.09685. A task is stored as one file, `adapter.safetensors`, with the names that PEFT gives
-its tensors, and `scaling` in its header. PEFT is imported where something is trained or answered, and not for a file.
+its tensors, and `scaling` in its header. PEFT is imported to train or to answer, but not to read or write a file.
 
 Shape suffixes: D output width, K input width, R rank.
 """
@@ -39,7 +39,7 @@ from trainers.methods.base import (
 from trainers.methods.targets import dense, input_width, is_transposed, match_modules, width
 
 FILE = "adapter.safetensors"
-TRAINING = "in_training"  # PEFT's name of the adapter in training; those that are learned are called by their task
+TRAINING = "in_training"  # PEFT's name of the adapter in training; learned adapters are named after their task
 HEAD, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -55,15 +55,15 @@ class LoraMethod:
         self.tasks = 0
 
     def reset(self, config: MethodConfig) -> None:
-        """See Method. The layers are those that PEFT had wrapped."""
-        import peft  # noqa: F401  # seconds: where a worker starts, and not in its first task
+        """See Method. The layers become again those that PEFT had wrapped."""
+        import peft  # noqa: F401  # takes seconds, which are to be spent at a worker's start, not in its first task
 
         assert isinstance(config, LoraConfig)
         self.config, self.last, self.tasks = config, {}, 0
         self._unload()
 
     def extend(self, committed: Sequence[Artifact]) -> None:
-        """See Method. One adapter that goes on is replaced by its newest state."""
+        """See Method. In `mode: sequential` the adapter is replaced by its newest state."""
         streams = [self._checked(number, each) for number, each in enumerate(committed, start=self.tasks + 1)]
         kept = streams if self.config.needs_task else streams[-1:]
         if kept and self.tasks and not self.config.needs_task:
@@ -86,7 +86,7 @@ class LoraMethod:
 
     @contextmanager
     def answering(self, task: int | None) -> Iterator[None]:
-        """See Method. With an adapter per task each is answered by its own, and by the base before it is learned."""
+        """See Method. With one adapter per task, a task is answered by its own adapter, or by the base before that."""
         if task is None or not self.config.needs_task:
             yield
             return
@@ -138,7 +138,7 @@ class LoraMethod:
             found = lora.a_RK.shape[1], lora.b_DR.shape[0]
             if found != (expected := (input_width(self.modules[name]), width(self.modules[name]))):
                 raise IntegrityError(
-                    f"lora: task {number}, layer {name!r}: from {found[0]} to {found[1]} values, but it is from "
+                    f"lora: task {number}, layer {name!r}: the adapter maps {found[0]} to {found[1]} values, the layer "
                     f"{expected[0]} to {expected[1]}; the files are not of this model"
                 )
         return stream
@@ -167,7 +167,7 @@ class LoraMethod:
                 matrix.weight.data = value.to(device, torch.float32, copy=True)
 
     def _remove(self, adapter: str) -> None:
-        """Takes an adapter out of the model, the last one together with PEFT's layers."""
+        """Takes an adapter out of the model. With the last adapter, PEFT's layers are taken out too."""
         self._answer(None)
         self.tuner.delete_adapter(adapter)
         if not self.tuner.peft_config:
@@ -179,7 +179,7 @@ class LoraMethod:
             self.tuner = None
 
     def _answer(self, adapter: str | None, *, trained: bool = False) -> None:
-        """Lets one adapter act, or none."""
+        """Makes one adapter active, or none."""
         for name in self.modules if self.tuner is not None else ():
             layer: Any = self.model.get_submodule(name)
             layer.set_adapter([adapter] if adapter else [], inference_mode=not trained)
@@ -231,7 +231,7 @@ class LoraAttached:
         }
         if not all(lora.a_RK.isfinite().all() and lora.b_DR.isfinite().all() for lora in stream.values()):
             raise NotFinite
-        new = self.method.config.needs_task or not self.method.tasks  # one that goes on is counted once
+        new = self.method.config.needs_task or not self.method.tasks  # a sequential adapter is counted once
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
         budget = {name: {"rank": lora.rank, "max_rank": lora.rank, "tau": 0.0} for name, lora in stream.items()}
         return Artifact({FILE: dump(stream)}, Summary(budget=budget, active_parameters=parameters if new else 0))
@@ -247,7 +247,7 @@ class LoraAttached:
 
 
 class Matrices(nn.Module):
-    """What an engine trains: every A and B, which stand in PEFT's layers too."""
+    """What an engine trains: every A and B; the parameters are shared with PEFT's layers."""
 
     def __init__(self, pairs: Any) -> None:
         super().__init__()
@@ -283,9 +283,9 @@ def dump(stream: Stream) -> bytes:
 
 
 def parse(data: bytes) -> dict[str, Lora]:
-    """The adapter in bytes; the inverse of `dump`, exact.
+    """The adapter in `data`; the exact inverse of `dump`.
 
-    Raises IntegrityError if they are no safetensors, a tensor is missing, of another shape or not finite.
+    Raises IntegrityError if the bytes are no safetensors, or a tensor is missing, of another shape or not finite.
     """
     try:
         size = int.from_bytes(data[:8], "little")
@@ -297,7 +297,7 @@ def parse(data: bytes) -> dict[str, Lora]:
         raise IntegrityError(f"lora: malformed ({type(error).__name__}); do not use this version") from None
     ranks = {lora.rank for lora in stream.values()}
     if len(ranks) != 1 or not all(map(_sound, stream.values())):
-        raise IntegrityError("lora: a tensor has an odd shape or is not finite; do not use this version")
+        raise IntegrityError("lora: a tensor has a wrong shape or is not finite; do not use this version")
     return stream
 
 
@@ -307,7 +307,7 @@ def task_name(task: int) -> str:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a layer is."""
+    """The device of a layer."""
     return next(chain(module.parameters(), module.buffers())).device
 
 

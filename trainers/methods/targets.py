@@ -1,4 +1,4 @@
-"""The linear layers of a model that an adapter can stand on, found by PEFT's rules, whichever way they keep weights."""
+"""The linear layers of a model that can be adapted, found by PEFT's rules, however they keep their weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def is_transposed(module: Layer) -> bool:
 
 
 def dense(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """W0 (D, K) and b (D,) of a layer, whichever way it keeps its weight; views of its parameters."""
+    """W0 (D, K) and b (D,) of a layer, in whichever form it keeps its weight; views of its parameters."""
     weight, bias = module.get_parameter("weight").detach(), module.bias
     return (weight.T if is_transposed(module) else weight), (bias.detach() if isinstance(bias, Tensor) else None)
 
@@ -40,8 +40,8 @@ def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, 
     linear layer but the output head. GPT-2's `Conv1D` counts as linear.
 
     Raises:
-        ConfigError: an entry matches no linear layer (the message suggests near names), or one whose weight is tied to
-            the embeddings.
+        ConfigError: an entry matches no linear layer (the message suggests similar names), or one whose weight is tied
+            to the embeddings.
     """
     linears = linear_layers(model)
     if target_modules == "all-linear":

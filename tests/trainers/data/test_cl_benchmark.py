@@ -62,7 +62,7 @@ def test_without_a_checkout_the_error_names_the_key_and_the_fix(tmp_path):
         ("train.json", '{"sentence": "a"}', r"train\.json holds .* must be a JSON list"),
         ("train.json", '[{"sentence": "a", "lable": "World"}]', r"train\.json row 1: .* has no label"),
         ("train.json", '["a"]', r"train\.json row 1: 'a' has no label and no sentence"),
-        ("train.json", '[{"sentence": 7, "label": "World"}]', r"train\.json row 1: text 7 is not a text"),
+        ("train.json", '[{"sentence": 7, "label": "World"}]', r"train\.json row 1: text 7 is not a string"),
         ("train.json", '[{"sentence": "\\ud800", "label": "World"}]', r"train\.json row 1: .*surrogate"),
         ("test.json", "[]", r"no test rows are left of the 0 in .*test\.json"),
         ("test.json", b"\xff\xfe", r"test\.json is not readable JSON"),

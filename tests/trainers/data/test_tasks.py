@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ([("a", "x"), ("b", None)], [("d", "x")], r"at least two"),
         ([("a", "x"), ("b", "y"), ("c", None)], [("d", "x")], r"train\.jsonl' row 3: label None is none of"),
         ([("a", "x"), ("b", "y")], [("c", "z")], r"test\.jsonl' row 1: label 'z' is none of the labels \['x', 'y'\]"),
-        ([("a", "x"), (5, "y")], [("c", "x")], r"train\.jsonl' row 2: text 5 is not a text"),
+        ([("a", "x"), (5, "y")], [("c", "x")], r"train\.jsonl' row 2: text 5 is not a string"),
     ],
 )
 def test_what_leaves_nothing_to_train_on_is_an_error(tmp_path, train, test, complaint):
@@ -92,6 +92,6 @@ def test_another_process_agrees_and_an_unreachable_hub_is_one_quiet_error(tmp_pa
     assert (fingerprint, tuple(warnings)) == (here.fingerprint, here.warnings)
     assert error == "DataError"
     assert message.startswith("task h: train_split 'train' of dataset 'nobody/nothing' cannot be read (Couldn't reach")
-    assert "prefetch it" in message
+    assert "network access" in message
     assert done.stderr == ""
     assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in {".arrow", ".json", ".parquet"}]

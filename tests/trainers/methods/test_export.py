@@ -111,7 +111,7 @@ def test_what_is_there_is_never_replaced(cases: dict[str, Case], tmp_path: Path,
     with pytest.raises(ConfigError, match=r"--output .*made: is not empty"):
         write(form, cases["Bert"], cases["Bert"].tasks, tmp_path / "made")
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["mine"]
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         check_free(tmp_path / "made/mine")
     assert len(list(tmp_path.iterdir())) == 1
 

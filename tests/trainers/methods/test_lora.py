@@ -128,7 +128,7 @@ def test_a_malformed_file_is_refused(data: bytes) -> None:
 def test_files_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
     learner = stream(base, tmp_path)
     wrong = dict.fromkeys(LAYERS, (96, 31, 2))
-    for layers, said in ((wrong, "from 31 to 96 values, but it is from 32 to 96"), ({"a": (3, 3, 2)}, "other layers")):
+    for layers, said in ((wrong, "maps 31 to 96 values, the layer 32 to 96"), ({"a": (3, 3, 2)}, "other layers")):
         with pytest.raises(IntegrityError, match=said):
             learner.method.extend([Artifact({FILE: dump(made(**layers))})])
 

@@ -1,1 +1,1 @@
-"""OA-Adapter: the adapters, their budgets and subspaces, and what is stored of them."""
+"""OA-Adapter: the adapters, their budgets and subspaces, and the files that they are stored in."""

@@ -1,10 +1,10 @@
-"""What a trained adapter *is*: active dimensions only, as safetensors files in one folder.
+"""A trained adapter as it is stored: its active dimensions only, as safetensors files in one folder.
 
     adapter.safetensors   <module>.W1 (r, D), <module>.W2 (D, r), <module>.gamma (r,): r = r_eff dimensions with γ ≠ 0
     bases.safetensors     <module>.Q (D, n), <module>.singular_values (n,): directions it writes, new to the history
                           <module>.P (D, n), <module>.eigenvalues (n,): directions it reads, with input-side protection
 
-A module that chose r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
+A module with r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
 """
 
 from collections.abc import Mapping
@@ -70,8 +70,9 @@ def extract(
 ) -> TaskAdapter:
     """Drops the dimensions with γ = 0 and finds what the task adds to the bases that it was trained against.
 
-    What a module reads counts, up to the share `energy`, also where it kept no dimension: a later adapter there would
-    disturb this task all the same. `moments` holds Σ h hᵀ (D, D) where input-side protection collected it.
+    What a module reads is protected, up to the share `energy`, even if the module kept no dimension, since a later
+    adapter there would disturb this task too. `moments` holds Σ h hᵀ (D, D) per module; it is empty without input-side
+    protection.
     """
     modules = {name: active_part(state) for name, state in states.items()}
     modules = {name: module for name, module in modules.items() if module.rank}
@@ -81,7 +82,7 @@ def extract(
 
 
 def active_part(state: ModuleState) -> ModuleAdapter:
-    """The active dimensions as they act."""
+    """The active dimensions, with W1, W2 and γ as the forward pass uses them."""
     on = state.active_R
     return ModuleAdapter(state.w1_RD[on].contiguous(), state.w2_DR[:, on].contiguous(), state.gamma_R[on].contiguous())
 
@@ -99,9 +100,9 @@ def dump(adapter: TaskAdapter) -> dict[str, bytes]:
 
 
 def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
-    """The adapter in the bytes of the two files; the inverse of `dump`, exact.
+    """The adapter in the bytes of the two files; the exact inverse of `dump`.
 
-    Raises IntegrityError where they are no safetensors, a tensor is missing, of another shape or not finite.
+    Raises IntegrityError if they are no safetensors, or a tensor is missing, of another shape or not finite.
     """
     try:
         tensors, bases = load(adapter_bytes), load(bases_bytes)
@@ -113,11 +114,11 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
     if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
-        raise IntegrityError(f"adapter: {wrong[0]!r} has odd shapes or is not finite; do not use this version")
+        raise IntegrityError(f"adapter: {wrong[0]!r} has wrong shapes or is not finite; do not use this version")
     for name, basis in [*found.written.items(), *found.read.items()]:
         columns, spectrum = basis.columns_DH, basis.spectrum_H
         if columns.ndim != 2 or spectrum.shape != columns.shape[1:] or not _finite(columns, spectrum):
-            raise IntegrityError(f"bases: {name!r} has odd shapes or is not finite; do not use this version")
+            raise IntegrityError(f"bases: {name!r} has wrong shapes or is not finite; do not use this version")
     return found
 
 

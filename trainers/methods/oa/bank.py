@@ -1,10 +1,10 @@
-"""One task's adapters over all target layers, stacked: everything but the layers themselves is one batched call.
+"""One task's adapters over all target layers, stacked, so that all but the layers themselves is one batched call.
 
     U_m = W2_m · diag(γ_m) · W1_m  for every module m;   down_m = W1_m,  up_m = W2_m · diag(γ_m)
 
-The layers get `down` and `up` as plain tensors. Nothing outside `forward` touches a parameter in the step, which makes
-penalty, budget and gradients exact under every ZeRO stage: a stage-3 engine gathers a module's parameters around its
-forward, and only there.
+The layers get `down` and `up` as plain tensors. In a step, parameters are used in `forward` only. That makes penalty,
+budget and gradients exact under every ZeRO stage, since a stage-3 engine gathers a module's parameters only around its
+forward pass.
 
 Shape suffixes: M modules of one group (equal width and ceiling), D output width, R rank, H rank of the history.
 Source: Wan et al., arXiv:2505.22358, section 3; stacking, floors and the cap on the total are ours.
@@ -28,7 +28,7 @@ from trainers.zero import gathered
 
 @dataclass(frozen=True)
 class Group:
-    """Modules of equal width and ceiling, in the order in which they are stacked."""
+    """Modules of equal width and ceiling (dimensions at the start), in the order in which they are stacked."""
 
     names: tuple[str, ...]
     width: int
@@ -42,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ModuleState:
-    """One module's adapter as it acts, on the CPU in float32: W1 (R, D), W2 (D, R), g, γ (R,), τ ≥ 0."""
+    """One module's effective adapter, on the CPU in float32: W1 (R, D), W2 (D, R), g, γ (R,), τ ≥ 0."""
 
     w1_RD: Tensor
     w2_DR: Tensor
@@ -52,13 +52,13 @@ class ModuleState:
 
     @property
     def active_R(self) -> Tensor:
-        """Which dimensions count: γ ≠ 0 and a column of W2 that writes something."""
+        """(R,) whether a dimension is active: γ ≠ 0, and its column of W2 is not 0."""
         return (self.gamma_R != 0) & self.w2_DR.ne(0).any(0)
 
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """Where one module stands in training: r_eff, the threshold that acts, g (R,), and the scale-free overlap."""
+    """One module in training: r_eff, the effective threshold, g (R,), and the scale-free overlap."""
 
     rank: int
     tau: float
@@ -67,7 +67,7 @@ class ModuleReport:
 
 
 class AdapterBank(nn.Module):
-    """Trained, a group: W1 (M, R, D) ~ N(0, 1/D), W2 (M, D, R) = 0, g (M, R) ~ N(1, 0.1²), τ (M,) = τ₀; float32.
+    """Trained per group: W1 (M, R, D) ~ N(0, 1/D), W2 (M, D, R) = 0, g (M, R) ~ N(1, 0.1²), τ (M,) = τ₀; float32.
 
     U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), zero-padded.
     """
@@ -121,9 +121,9 @@ class AdapterBank(nn.Module):
         return self._trained("g", "tau")
 
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """All a step needs of the adapters: down (M, R, D) and up (M, D, R) a group in `dtype`, L_orth, L_budget.
+        """All that a step needs: down (M, R, D) and up (M, D, R) per group in `dtype`, then L_orth and L_budget.
 
-        A flat tuple of tensors, since DeepSpeed's hooks look into nothing else; `pairs` names its parts.
+        The result is a flat tuple, since DeepSpeed's hooks find tensors in nothing else; `pairs` gives its parts names.
         """
         gammas, _ = self._gates()
         orthogonality = self._parameter("W1", 0).new_zeros(())
@@ -150,7 +150,7 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, ModuleState]:
-        """Every module's adapter as it acts. Under ZeRO 3 a collective call: all ranks must make it."""
+        """Every module's adapter as the forward pass uses it. Collective under ZeRO 3: all ranks must call it."""
         with gathered(self.parameters()):
             gammas, thresholds = self._gates()
             states = {}
@@ -165,7 +165,7 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def report(self) -> dict[str, ModuleReport]:
-        """Where every module stands, with one copy to the host a group. Collective under ZeRO 3."""
+        """A report per module, with one copy to the host per group. Collective under ZeRO 3."""
         reports = {}
         with gathered(self.parameters()):
             gammas, thresholds = self._gates()
@@ -180,7 +180,7 @@ class AdapterBank(nn.Module):
         return reports
 
     def _gates(self) -> tuple[list[Tensor], list[Tensor]]:
-        """γ (M, R) and the thresholds (M,) that act, a group."""
+        """γ (M, R) and the effective thresholds (M,) per group."""
         indices = range(len(self.groups))
         gates = [(self._parameter("g", i), self._parameter("tau", i), self._basis("floor", i)) for i in indices]
         shift: Tensor | float = 0.0
@@ -193,7 +193,8 @@ class AdapterBank(nn.Module):
         return [soft_threshold(g, t[:, None]) for (g, *_), t in zip(gates, thresholds, strict=True)], thresholds
 
     def _matrices(self, index: int) -> tuple[Tensor, Tensor]:
-        """W1 (M, R, D) and W2 (M, D, R) of a group as they act: outside P and, under `mode: projection`, outside Q."""
+        """Effective W1 (M, R, D) and W2 (M, D, R) of a group. With input-side protection W1 is projected out of P, with
+        `mode: projection` W2 out of Q."""
         w1_MRD, w2_MDR = self._parameter("W1", index), self._parameter("W2", index)
         orthogonality = self.config.orthogonality
         if orthogonality.projects_input:
@@ -224,17 +225,17 @@ def grouped(widths: Mapping[str, int], config: AdapterConfig) -> tuple[Group, ..
 
 
 def ceiling(name: str, config: AdapterConfig) -> int:
-    """Dimensions the module starts with: `rank_pattern` where an entry names it, else `max_rank`."""
+    """Dimensions that the module starts with: by `rank_pattern` if an entry matches it, else `max_rank`."""
     return _by_pattern(name, config.rank_pattern, config.max_rank)
 
 
 def floor(name: str, config: AdapterConfig) -> int:
-    """Dimensions the module keeps at least: `min_rank_pattern` where an entry names it, else `min_rank`."""
+    """Dimensions that the module keeps at least: by `min_rank_pattern` if an entry matches it, else `min_rank`."""
     return _by_pattern(name, config.min_rank_pattern, config.min_rank)
 
 
 def check_ranks(widths: Mapping[str, int], config: AdapterConfig) -> None:
-    """Raises ConfigError where a floor is above its ceiling, or floors alone cost more than `max_parameters`."""
+    """Raises ConfigError if a floor is above its ceiling, or if the floors alone cost more than `max_parameters`."""
     for name in widths:
         if floor(name, config) > ceiling(name, config):
             raise ConfigError(
@@ -250,7 +251,7 @@ def check_ranks(widths: Mapping[str, int], config: AdapterConfig) -> None:
 
 
 def _by_pattern(name: str, patterns: Mapping[str, int], default: int) -> int:
-    """PEFT's rule for `rank_pattern`: a key is a regex that the end of the name matches, after a dot or whole."""
+    """PEFT's rule for `rank_pattern`: a key is a regex that matches the whole name, or its end after a dot."""
     return next((rank for key, rank in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
 
 
@@ -260,6 +261,6 @@ def _draw(width: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Te
 
 
 def _stacked(bases: list[Tensor]) -> Tensor:
-    """(M, D, H): the bases padded with zero columns to the widest."""
+    """(M, D, H): the bases, padded with zero columns to the largest H."""
     widest = max(basis_DH.shape[1] for basis_DH in bases)
     return torch.stack([nn.functional.pad(basis_DH, (0, widest - basis_DH.shape[1])) for basis_DH in bases])

@@ -1,4 +1,4 @@
-"""The budget a module chooses for itself: a trainable soft threshold over its dimensions.
+"""The budget of a module, which is trained: a soft threshold over its dimensions.
 
 Shape suffixes: M modules of one group, R rank. Source: Wan et al., arXiv:2505.22358, section 3 (OA-Adapter).
 """
@@ -17,8 +17,8 @@ def soft_threshold(g: Tensor, tau: Tensor) -> Tensor:
         tau: (…, 1) or scalar threshold, τ ≥ 0.
 
     Returns:
-        (…, R) γ. Gradients: ∂γ_i/∂g_i = 1 and ∂γ_i/∂τ = −sign(g_i) where |g_i| > τ, both 0 elsewhere: a dimension that
-        is off comes back only when τ falls below |g_i|.
+        (…, R) γ. Gradients: ∂γ_i/∂g_i = 1 and ∂γ_i/∂τ = −sign(g_i) if |g_i| > τ, else both 0. So a dimension that is
+        off comes back only when τ falls below |g_i|.
     """
     return g.sign() * torch.relu(g.abs() - tau)
 
@@ -27,13 +27,13 @@ def floored_threshold(g_MR: Tensor, tau_M: Tensor, floor_M: Tensor | None, shift
     """|τ| + shift, capped by the (floor + 1)-th largest |g| so that at least `floor` dimensions stay on.
 
     While τ is capped, gradients that lower it pass straight through, so the active dimensions can pull τ down again and
-    re-open the rest; those that would raise it further do not, or τ would wander off beyond recall.
-    With a floor of 0 this is |τ| + shift, which is how τ ≥ 0 is held; τ₀ = 0 stays 0, the full budget.
+    re-open the rest. Gradients that would raise it further are cut off, since τ could then grow without limit.
+    With a floor of 0 the result is |τ| + shift; the absolute value keeps τ ≥ 0. τ₀ = 0 stays 0, the full budget.
 
     Args:
         g_MR: (M, R) gates.
         tau_M: (M,) raw thresholds.
-        floor_M: (M,) whole numbers, 0 ≤ floor ≤ R; None where all are 0.
+        floor_M: (M,) whole numbers, 0 ≤ floor ≤ R; None if all are 0.
         shift: a constant ≥ 0, see `common_shift`.
 
     Returns:
@@ -63,12 +63,12 @@ def common_shift(margins: Sequence[Tensor], costs: Sequence[int], floors: Sequen
 
         Σ cost_i over {i : |g_i| − τ_m(i) > δ}  ≤  allowed
 
-    Dimensions that a module's floor keeps are open whatever δ is, and count.
+    Dimensions that a module's floor keeps are open for every δ, and their cost counts.
 
     Args:
         margins: for each group (M, R) |g| − τ, without gradient.
         costs: for each group the parameters of one dimension, 2·D + 1.
-        floors: for each group (M,) dimensions a module keeps at least.
+        floors: for each group (M,) dimensions that a module keeps at least.
         allowed: parameters.
 
     Returns:
@@ -86,9 +86,9 @@ def common_shift(margins: Sequence[Tensor], costs: Sequence[int], floors: Sequen
 
 
 def cap_schedule(step: int, total_steps: int, full: float, final: float) -> float:
-    """Parameters allowed at `step`: `full` for the first tenth, a cubic fall, `final` from six tenths on.
+    """Parameters allowed at `step`: `full` for the first tenth of the steps, then a cubic fall to `final` at six tenths.
 
-    The cubic is that of AdaLoRA, Zhang et al., arXiv:2303.10512, eq. 12; unlike there nothing is pruned by a second
+    The cubic is that of AdaLoRA, Zhang et al., arXiv:2303.10512, eq. 12. Unlike there, nothing is pruned by a second
     criterion: the thresholds rise together, see `common_shift`.
     """
     begin, end = 0.1 * total_steps, 0.6 * total_steps

@@ -2,8 +2,8 @@
 
     F_t (W0 x + b) = (W0 x + b) + B A x + s,   A = down · W0 (C, K),   B = up (D, C),   s = up · (down · b) (D,)
 
-with F_t = I + up · down, see `history.concatenate`. The LoRA equals the stream, up to float32 rounding: no dimension is
-cut.
+with F_t = I + up · down, see `history.concatenate`. No dimension is left out, so the LoRA equals the stream up to float32
+rounding.
 
 Shape suffixes: D output width, K input width, C rank of all tasks together.
 """
@@ -28,10 +28,10 @@ def loras(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, Lora]:
 
 @torch.no_grad()
 def merge(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, int]:
-    """Writes F_t W0 and F_t b into the weights of `model`, and gives the rank of every layer that changed.
+    """Writes F_t W0 and F_t b into the weights of `model`, and returns the rank of every layer that changed.
 
-    They are computed in float32 and rounded once to the model's dtype, as `History` does in training but without its
-    copy of W0. Raises IntegrityError as `streams`.
+    They are computed in float32 and rounded once to the model's dtype, as in `History`, but no copy of W0 is kept.
+    Raises IntegrityError as `streams`.
     """
     layers, found = linear_layers(model), streams(model, tasks)
     for name, stream in found.items():
@@ -52,8 +52,8 @@ def as_lora(module: nn.Module, stream: Sequence[ModuleAdapter]) -> Lora:
 def streams(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, list[ModuleAdapter]]:
     """Each layer's adapters in task order, in the model's order; layers that no task adapts are absent.
 
-    Raises IntegrityError where a task adapts what is no linear layer of the model, one of another width, or has a
-    value that is not finite.
+    Raises IntegrityError if a task adapts something that is no linear layer of the model, or a layer of another width,
+    or has a value that is not finite.
     """
     layers = linear_layers(model)
     for number, task in enumerate(tasks, 1):

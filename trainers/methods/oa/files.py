@@ -1,4 +1,4 @@
-"""What an adapter's files are called; see `artifact`. Kept apart from torch, for those who only move them."""
+"""Names of an adapter's files; see `artifact`. This module does not import torch, so that moving files does not."""
 
 ADAPTER_FILE = "adapter.safetensors"
 BASES_FILE = "bases.safetensors"

@@ -1,4 +1,4 @@
-"""All committed tasks as the next one meets them: in the layers, and as bases of what they write and read.
+"""All committed tasks as the next one is trained against: in the layers, and as bases of what they write and read.
 
     F_t = (I + U_t) F_{t−1},  F_0 = I;   the layer gives F_t W0 x + F_t b
     F_t = I + Σ_s W2_sΓ_s W̃1_s,   W̃1_s = W1_s F_{s−1}
@@ -52,10 +52,11 @@ def concatenate(stream: Iterable[ModuleAdapter], width: int) -> tuple[Tensor, Te
 
 
 class History:
-    """The stream so far over the target layers of one frozen model; the layers must be `attach`ed where concatenated.
+    """The stream so far over the target layers of one frozen model.
 
-    Folding always starts from a kept copy of W0 in float32, and `restore` is exact to the bit. Under ZeRO 3 each rank
-    keeps its shard of that copy, and `extend` and `restore` are collective calls.
+    A concatenated history needs `layers.attach` on the layers. Folding always starts from a kept copy of W0, and is
+    computed in float32. `restore` is exact to the bit. Under ZeRO 3 each rank keeps its shard of that copy, and
+    `extend` and `restore` are collective calls.
     """
 
     def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
@@ -65,7 +66,7 @@ class History:
         self.begin(config)
 
     def begin(self, config: AdapterConfig) -> None:
-        """Begins an empty stream with other settings, on the layers as they were given; the first one too."""
+        """Begins an empty stream with these settings, on the layers as they were given."""
         self.config = config
         self.restore()
         if config.history == "folded" and not self._original:
@@ -75,14 +76,17 @@ class History:
             }
 
     def extend(self, *adapters: TaskAdapter) -> None:
-        """Appends committed tasks, in order: their directions join the bases, their adapters the layers, each layer
-        written once however many tasks come.
+        """Appends committed tasks, in order: their directions to the bases, and their adapters to the layers.
+
+        Each layer is written once, for any number of tasks.
 
         Raises:
             IntegrityError: one names a layer that is not adapted here, or a shape does not fit its layer.
         """
         drops = self.config.orthogonality.saturation == "drop"
-        for batch in [(adapter,) for adapter in adapters] if drops else [adapters]:  # what is dropped depends on order
+        for batch in (
+            [(adapter,) for adapter in adapters] if drops else [adapters]
+        ):  # which are dropped depends on order
             self._append(batch)
             if drops:
                 self._drop()
@@ -113,8 +117,9 @@ class History:
         return {name: basis.columns_DH for name, basis in getattr(self, side).items()}
 
     def occupancy(self) -> dict[str, dict[str, float]]:
-        """Module → shares of its width that Q (`written`) and P (`read`) take, the number of directions `free` in both,
-        and the share of written energy Σσ² that saturation has `dropped`, which later tasks may overlap."""
+        """Module → shares of its width D that Q (`written`) and P (`read`) fill, the number of directions that are
+        `free` in both, and the share of the written energy Σσ² that saturation has `dropped`. Later tasks may overlap
+        what was dropped."""
         return {
             name: {
                 "written": self.written[name].occupancy,
@@ -157,7 +162,7 @@ class History:
 
     @torch.no_grad()
     def _install(self, name: str) -> None:
-        """Writes F_t W0 and F_t b, rounded once to the model's dtype, into a layer; or gives it the stacked pairs."""
+        """Writes F_t W0 and F_t b, rounded once to the model's dtype, into a layer, or gives it the stacked pairs."""
         module, stream = self.modules[name], [task.modules[name] for task in self.tasks if name in task.modules]
         if self.config.history == "concatenated":
             device = next(chain(module.parameters(), module.buffers())).device
@@ -181,9 +186,9 @@ class History:
 
 
 def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, float]]:
-    """Principal angles in degrees between what a task writes and what each earlier one does.
+    """Principal angles in degrees between the directions that a task writes and those of each earlier task.
 
-    An entry per earlier task, over the modules that both have: {"smallest", "mean"}, 90 if they share none.
+    One entry per earlier task, over the modules that both adapt: {"smallest", "mean"}; 90 if they have none in common.
     """
     found = []
     for task in earlier:

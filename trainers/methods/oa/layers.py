@@ -1,6 +1,6 @@
-"""How an adapter sits on a frozen linear layer, and which layers those are.
+"""Adapters on the outputs of frozen linear layers.
 
-    h_t = (I + U_t) h_{t−1},   U_t = W2 · diag(γ) · W1,   h_{t−1} = what the layer gives with all earlier tasks in it
+    h_t = (I + U_t) h_{t−1},   U_t = W2 · diag(γ) · W1,   h_{t−1} = the layer's output with all earlier tasks in it
 
 Shape suffixes: N tokens, D output width of the adapted layer, R rank, C rank of a concatenated history.
 Source: Wan et al., arXiv:2505.22358. The adapter reads the layer's output, so W1 is (R, D), not (R, K).
@@ -22,12 +22,12 @@ Pair = tuple[Tensor, Tensor]
 class LowRank(torch.autograd.Function):
     """h + up (down h) for h (…, D), down (R, D), up (D, R), in five passes over tokens × D forward and backward.
 
-    Autograd's own formula writes dz·down apart and adds it in another pass; here both additions ride on their product.
+    Autograd's own formula stores dz·down and adds it in another pass. Here both additions are part of their product.
     """
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
-        """Saves h only where `down` is trained: a frozen pair needs no activation in the backward pass."""
+        """Saves h only if the pair is trained: a frozen pair needs no activation in the backward pass."""
         h_ND = h.reshape(-1, h.shape[-1])
         z_NR = h_ND @ down_RD.T
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
@@ -48,7 +48,7 @@ class LowRank(torch.autograd.Function):
 
 
 def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
-    """h + up (down h). A compiler is given the formula: it fuses the additions with what stands around the layer."""
+    """h + up (down h). A compiler gets the plain formula, since it can fuse the additions with the code around it."""
     if torch.compiler.is_compiling():
         return h + (h @ down_RD.T) @ up_DR.T
     return LowRank.apply(h, down_RD, up_DR)
@@ -56,14 +56,17 @@ def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
 
 @dataclass
 class Moment:
-    """Σ h hᵀ (D, D) over the rows of h that are no padding. `mask` is that of the batch in work, 1 where a row counts;
-    None if all do. All rows count, too, of a layer that reads others than the batch's tokens, as a pooler does."""
+    """Σ h hᵀ (D, D) over the rows of h that are not padding.
+
+    `mask` is that of the current batch, 1 for a row that counts; None if all rows count. All rows also count for a
+    layer that does not read the batch's tokens one by one, such as a pooler.
+    """
 
     sum_DD: Tensor
     mask: Tensor | None = None
 
     def add(self, h: Tensor) -> None:
-        """Adds what a layer gives, (…, D)."""
+        """Adds the output of a layer, (…, D)."""
         rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
         if self.mask is not None and self.mask.numel() == len(rows_ND):
             rows_ND = rows_ND.masked_fill(self.mask.reshape(-1, 1) == 0, 0)
@@ -71,9 +74,9 @@ class Moment:
 
 
 class Adapted:
-    """Mixed into a frozen linear layer: adds what the history (where concatenated) and the task in training write.
+    """Mixed into a frozen linear layer: adds what a concatenated history and the task in training write.
 
-    `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment`, where set,
+    `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment`, if set,
     sums h_{t−1} h_{t−1}ᵀ.
     """
 
@@ -98,14 +101,14 @@ def adapted_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def attach(modules: Mapping[str, Layer]) -> None:
-    """Makes the layers ready for adapters by swapping their class; until `use`, they give what they gave before."""
+    """Makes the layers ready for adapters by changing their class. Until `use`, their outputs are unchanged."""
     for module in modules.values():
         if not isinstance(module, Adapted):
             module.__class__ = adapted_class(type(module))  # type: ignore[arg-type]
 
 
 def detach(modules: Mapping[str, Layer]) -> None:
-    """Gives the layers their class back and forgets adapters and history."""
+    """Gives the layers their own class back, and removes adapters and history."""
     for module in modules.values():
         if isinstance(module, Adapted):
             module.__class__ = type(module).__mro__[2]

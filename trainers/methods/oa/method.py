@@ -1,4 +1,4 @@
-"""OA-Adapter behind the seam of `methods.base`: history, bank and artifact of one stream over one model."""
+"""OA-Adapter as a `methods.base.Method`: history, bank and artifact of one stream over one model."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +30,7 @@ from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.targets import match_modules, width
 
-PENALTY_TOLERANCE = 1e-3  # relative, between the penalty in the step and its dense reference; TF32 rounds to 5e-4
+PENALTY_TOLERANCE = 1e-3  # relative, of the penalty in the step to its dense reference; TF32 rounds to 5e-4
 
 
 class OaMethod:
@@ -83,8 +83,11 @@ class OaMethod:
         return self.history.occupancy()
 
     def footprint(self, tasks: int) -> Footprint:
-        """See Method. History: at most 4·D·max_rank a module and task for Q, three times (history, bank, one in
-        transit), and with input-side protection at most 4·D² a module for P and as much for the second moment."""
+        """See Method.
+
+        Bytes of the history: at most 4·D·max_rank per module and task for Q, three times (history, bank, one in
+        transit). With input-side protection at most 4·D² per module for P, and as much for the second moment.
+        """
         most = sum(ceiling(name, self.config) * (2 * d + 1) for name, d in self.widths.items())
         widths, read = self.widths.values(), self.config.orthogonality.projects_input
         return Footprint(
@@ -99,7 +102,7 @@ class OaMethod:
 class OaAttached:
     """See `methods.base.Attached`: a bank on the layers of a history."""
 
-    expected: float | None = None  # the penalty that the step in work should show, where it is checked
+    expected: float | None = None  # the dense reference of the current step's penalty, if it is checked
 
     def __init__(self, bank: AdapterBank, history: History, task: TaskContext) -> None:
         """`bank` is on the device of the layers."""
@@ -107,7 +110,8 @@ class OaAttached:
         self.config = bank.config
 
     def groups(self) -> list[ParamGroup]:
-        """See Attached: W1 and W2; g and τ at their own rate and without weight decay, or they never move."""
+        """See Attached: W1 and W2; and g and τ, at a rate of their own and without weight decay, since they would not
+        move otherwise."""
         train = self.task.train
         gate_rate = train.learning_rate * train.budget_learning_rate_factor
         return [
@@ -116,7 +120,7 @@ class OaAttached:
         ]
 
     def penalties(self) -> dict[str, Penalty]:
-        """See Attached: L_orth and L_budget, as the bank gives them with the matrices that the layers get."""
+        """See Attached: L_orth and L_budget. Also gives the layers their current matrices."""
         orthogonality, budget = self._put_on()
         return {
             "orthogonality": Penalty(self.config.orthogonality.weight, orthogonality),
@@ -124,7 +128,7 @@ class OaAttached:
         }
 
     def before_step(self, step: int) -> None:
-        """See Attached: moves the cap on the total, and computes what a checked step's penalty should be."""
+        """See Attached: moves the cap on the total, and computes the reference if this step's penalty is checked."""
         task = self.task
         if (most := self.config.max_parameters) is not None:
             self.bank.limit(cap_schedule(step, task.steps, self.bank.full, most))
@@ -137,17 +141,17 @@ class OaAttached:
             self.check_penalty(float(penalties["orthogonality"]), self.expected)
 
     def dense_penalty(self) -> float:
-        """Σ over modules ‖Qᵀ W2‖_F² in float64 from whole matrices and the history itself, module by module."""
+        """Σ over modules ‖Qᵀ W2‖_F² in float64, module by module, from whole matrices and the history's own Q."""
         written = self.history.columns("written")
         products = (written[n].double().T @ state.w2_DR.double() for n, state in self.bank.snapshot().items())
         return sum(float(product.square().sum()) for product in products)
 
     def check_penalty(self, found: float, expected: float) -> None:
-        """Raises TrainingError if the penalty in the step is not its dense reference."""
+        """Raises TrainingError if the penalty in the step differs from its dense reference."""
         if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + 1e-12:
             raise TrainingError(
                 f"task {self.task.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} "
-                "computed from whole matrices; the adapters are not held away from earlier tasks. Report this, and use "
+                "computed from whole matrices, so earlier tasks are not protected. Report this, and use "
                 "deepspeed.zero_stage 2 or adapter.orthogonality.mode projection meanwhile"
             )
 
@@ -176,13 +180,13 @@ class OaAttached:
         use(self.history.modules, {})
 
     def _moments(self, reader: Reader) -> dict[str, Tensor]:
-        """What each adapter reads over the task, with the adapters as they are after the last update."""
+        """The second moment of what each adapter reads over the task, with the adapters after the last update."""
         with torch.no_grad():
             self._put_on()
         return reader.second_moments(self.history.modules)
 
     def _put_on(self) -> tuple[Tensor, Tensor]:
-        """Gives the layers their matrices as they stand; returns L_orth and L_budget."""
+        """Gives the layers their current matrices; returns L_orth and L_budget."""
         outputs = self.bank(self.history.dtype)
         use(self.history.modules, self.bank.pairs(outputs))
         return outputs[-2], outputs[-1]
@@ -194,7 +198,7 @@ def parse(stored: Artifact) -> TaskAdapter:
 
 
 def trained(state: ModuleState) -> tuple[Tensor, Tensor, Tensor]:
-    """What acts of a module's adapter."""
+    """W1, W2 and γ of a module's adapter."""
     return state.w1_RD, state.w2_DR, state.gamma_R
 
 

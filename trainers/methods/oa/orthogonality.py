@@ -1,7 +1,7 @@
 """Keeping a new adapter out of the directions that earlier tasks use.
 
 Shape suffixes: M modules (of equal width), D output width, R rank of the new adapter, H rank of the history.
-Source: Wan et al., arXiv:2505.22358, section 3.3 (output side); one orthonormal basis a module instead of a list of
+Source: Wan et al., arXiv:2505.22358, section 3.3 (output side); one orthonormal basis per module instead of a list of
 tasks is ours. The input side follows gradient projection memory, Saha et al., arXiv:2103.09762.
 """
 

@@ -1,4 +1,4 @@
-"""A module's cumulative subspaces, one orthonormal basis each: Q of what committed adapters write, P of what they read.
+"""A module's cumulative subspaces as orthonormal bases: Q of what committed adapters write, P of what they read.
 
 Shape suffixes: D output width, R rank of one adapter, H rank of the history, N new directions.
 """
@@ -11,28 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal columns (D, H) and the singular values or eigenvalues (H,) they came with."""
+    """Orthonormal columns (D, H) and their singular values or eigenvalues (H,)."""
 
     columns_DH: Tensor
     spectrum_H: Tensor
 
     @staticmethod
     def empty(width: int) -> "Basis":
-        """No direction of a space of that width."""
+        """A basis without directions, in a space of that width."""
         return Basis(torch.zeros(width, 0), torch.zeros(0))
 
     @property
     def occupancy(self) -> float:
-        """H / D, the share of the space that is taken."""
+        """H / D, the share of the space that is filled."""
         return self.columns_DH.shape[1] / self.columns_DH.shape[0]
 
     def joined(self, *added: "Basis") -> "Basis":
-        """All of them, this one first; each must be orthogonal to those before."""
+        """All directions in one basis, those of this one first. Each basis must be orthogonal to those before it."""
         every = (self, *added)
         return Basis(torch.cat([b.columns_DH for b in every], 1), torch.cat([b.spectrum_H for b in every]))
 
     def limited(self, most: int) -> "Basis":
-        """The `most` directions of largest singular value, in their order; all where there are no more."""
+        """The `most` directions of largest singular value, in their order; all if there are no more."""
         if self.spectrum_H.numel() <= most:
             return self
         kept = self.spectrum_H.argsort(descending=True, stable=True)[:most].sort().values
@@ -60,7 +60,7 @@ def extend_basis(basis_DH: Tensor, columns_DR: Tensor, tolerance: float = 1e-6) 
     """New orthonormal directions that `columns_DR` adds to the span of `basis_DH`.
 
     The residual (I − QQᵀ)A is taken twice (re-orthogonalised) and decomposed as UΣVᵀ in float64; a direction is kept
-    where σ_i > tolerance · σ_max(A). Any column of A is then in span [Q, U] to that tolerance.
+    if σ_i > tolerance · σ_max(A). Any column of A is then in span [Q, U] to that tolerance.
 
     Args:
         basis_DH: (D, H) orthonormal columns, H ≥ 0.
@@ -94,7 +94,7 @@ def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> Ba
         energy: share in (0, 1).
 
     Returns:
-        U (D, N) float32 and their eigenvalues (N,) float32; N = 0 where P covers enough already.
+        U (D, N) float32 and their eigenvalues (N,) float32; N = 0 if P covers enough already.
     """
     c_DD, p_DH = moment_DD.double(), basis_DH.double()
     keep_DD = torch.eye(len(c_DD), dtype=torch.float64) - p_DH @ p_DH.T

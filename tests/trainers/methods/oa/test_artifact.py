@@ -70,7 +70,7 @@ def test_headers_with_a_byte_changed() -> None:
 )  # fmt: skip
 def test_tensors_that_make_no_adapter(change: dict[str, torch.Tensor]) -> None:
     assert parse(save(TENSORS), save(BASES)).parameters == 14
-    with pytest.raises(IntegrityError, match="'m' has odd shapes or is not finite"):
+    with pytest.raises(IntegrityError, match="'m' has wrong shapes or is not finite"):
         parse(save({**TENSORS, **change}), save(BASES))
 
 
@@ -79,5 +79,5 @@ def test_tensors_that_make_no_adapter(change: dict[str, torch.Tensor]) -> None:
     [{"m.Q": torch.ones(3)}, {"m.singular_values": torch.ones(3)}, {"m.Q": torch.full((3, 2), float("nan"))}],
 )
 def test_directions_that_are_none(change: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(IntegrityError, match="bases: 'm' has odd shapes or is not finite"):
+    with pytest.raises(IntegrityError, match="bases: 'm' has wrong shapes or is not finite"):
         parse(save(TENSORS), save({**BASES, **change}))
