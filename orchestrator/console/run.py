@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,7 @@ from trainers.messages import Progress
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.run.plan import Plan
 
+Logged = Mapping[str, Sequence[float | None]]  # columns of training.parquet
 GIB = 2**30
 out = Console(highlight=False, soft_wrap=True)
 
@@ -240,7 +241,7 @@ WHY = (
 )
 
 
-def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> None:
+def print_explanation(state: RunState, logs: Sequence[Logged]) -> None:
     """Why each layer has its budget: how r_eff and τ moved while the task trained.
 
     `logs` holds, per committed task, the columns of its training.parquet; none if it has no such file.
@@ -268,7 +269,7 @@ def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> Non
         out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
 
 
-def choice_table(title: str, commit: Committed, log: Mapping[str, Any], threshold: float) -> Table:
+def choice_table(title: str, commit: Committed, log: Logged, threshold: float) -> Table:
     """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
     table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
     for module, chosen in commit.budget.items():
@@ -279,7 +280,7 @@ def choice_table(title: str, commit: Committed, log: Mapping[str, Any], threshol
     return table
 
 
-def rank_table(title: str, commit: Committed, log: Mapping[str, Any]) -> Table:
+def rank_table(title: str, commit: Committed, log: Logged) -> Table:
     """Each module's rank, and how large its update became, if the log has that."""
     table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
     for module, kept in commit.budget.items():
