@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.track.events import Committed
     from orchestrator.track.state import RunState
 
-Logged = dict[str, list[float | None]]
+Logged = dict[str, list[float | list[float] | None]]
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
 AnyStore = Annotated[
     str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")

@@ -21,7 +21,8 @@ from trainers.messages import Progress
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.run.plan import Plan
 
-Logged = Mapping[str, Sequence[float | None]]  # columns of training.parquet
+Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
+Logged = Mapping[str, Column]
 GIB = 2**30
 out = Console(highlight=False, soft_wrap=True)
 
@@ -273,17 +274,22 @@ def choice_table(title: str, commit: Committed, log: Logged, threshold: float) -
     """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
     table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
     for module, chosen in commit.budget.items():
-        ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
+        ranks, taus = numbers(log[f"rank/{module}"]), numbers(log[f"tau/{module}"])
         settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
         moved = f"{number(threshold, '.3f')} → {number(taus[-1], '.3f')}"
         table.add_row(escape(module), f"{chosen.max_rank:.0f} → {ranks[-1]}", moved, str(settled))
     return table
 
 
+def numbers(column: Column) -> list[float | None]:
+    """A column that holds a number per step."""
+    return [each for each in column if not isinstance(each, Sequence)]
+
+
 def rank_table(title: str, commit: Committed, log: Logged) -> Table:
     """Each module's rank, and how large its update became, if the log has that."""
     table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
     for module, kept in commit.budget.items():
-        norms = log.get(f"norm/{module}", [None])
+        norms = numbers(log.get(f"norm/{module}", [None]))
         table.add_row(escape(module), f"{kept.rank:.0f}", number(norms[-1], ".3f"))
     return table
