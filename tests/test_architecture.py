@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.house import measure
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("orchestrator", "trainers", "cluster")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -58,6 +60,17 @@ def test_imports_go_one_way(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kept, 0 broken" in done.stdout
+
+
+def test_the_measured_bounds_hold() -> None:
+    assert measure(ROOT).faults() == []
+
+
+def test_a_broken_bound_is_a_fault(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "one.py").write_text("from typing import Any\n\n\ndef f(x: Any) -> Any:\n    return x\n")
+    assert measure(tmp_path).faults() == ["orchestrator: 400.0 Any per 1,000 lines"]
 
 
 def test_the_three_packages_are_there() -> None:

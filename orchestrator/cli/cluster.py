@@ -4,14 +4,22 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
 from cluster.words import as_options
 from orchestrator.cli.common import AnyStore, AsJson, ConfigPath, Overrides
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from cluster.jobs import Job
+    from orchestrator.config.errors import Yaml
+    from orchestrator.config.run import RunConfig
 
 jobs = typer.Typer(help="Submitted runs on a cluster.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -103,7 +111,9 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
     return written
 
 
-def check_paths(loaded: Any, content: Any, working_dir: Path, shipped: frozenset[str], env: dict[str, str]) -> None:
+def check_paths(
+    loaded: "RunConfig", content: "Mapping[str, Yaml]", working_dir: Path, shipped: frozenset[str], env: dict[str, str]
+) -> None:
     """Warns of paths that mean another place on the cluster; ConfigError, with all of them, where one cannot work."""
     from orchestrator.run.cluster_paths import path_findings
 
@@ -115,7 +125,7 @@ def check_paths(loaded: Any, content: Any, working_dir: Path, shipped: frozenset
         raise ConfigError("\n  ".join(["paths that the job would not find", *refused]))
 
 
-def watch(client: Any, job: str, address: str) -> None:
+def watch(client: "JobSubmissionClient", job: str, address: str) -> None:
     """Shows a job's log until it ends, and ends with its exit code. Ctrl-C leaves the job running."""
     from cluster.jobs import follow
 
@@ -128,13 +138,14 @@ def watch(client: Any, job: str, address: str) -> None:
     conclude(ended)
 
 
-def conclude(job: Any) -> None:
+def conclude(job: "Job") -> None:
     """Says how a job ended, and ends with its exit code."""
     if job.exit_code == 0:
         typer.echo(f"job {job.id}: succeeded")
         return
     error = OrthoplexError(f"job {job.id}: {job.status.lower()}; {job.message or 'Ray gives no reason'}")
-    error.exit_code = job.exit_code
+    if job.exit_code is not None:
+        error.exit_code = job.exit_code
     raise error
 
 

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,14 @@ from cluster.finite import finite
 from cluster.storage import DEFAULT_STORE
 
 if TYPE_CHECKING:
+    from orchestrator.log.entry import JsonLike
+    from orchestrator.registry.catalog import Row, Shown
+    from orchestrator.registry.lineage import Tree
     from orchestrator.registry.references import Version
     from orchestrator.track.events import Committed
     from orchestrator.track.state import RunState
 
-Columns = dict[str, list[Any]]
+Logged = dict[str, list[float | list[float] | None]]
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
 AnyStore = Annotated[
     str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
@@ -74,7 +77,7 @@ def tell(note: str) -> None:
     typer.echo(f"note: {note}", err=True)
 
 
-def read_log(state: "RunState", commit: "Committed", store: str) -> Columns:
+def read_log(state: "RunState", commit: "Committed", store: str) -> Logged:
     """The columns of a committed task's training.parquet, its digest checked; none if the version has no such file."""
     import pyarrow.parquet as pq
 
@@ -87,16 +90,16 @@ def read_log(state: "RunState", commit: "Committed", store: str) -> Columns:
         (data,) = track.committed(commit, "training.parquet")
     except KeyAbsentError:
         return {}
-    columns: Columns = pq.read_table(io.BytesIO(data)).to_pydict()
+    columns: Logged = pq.read_table(io.BytesIO(data)).to_pydict()
     return columns
 
 
-def print_json(value: Any) -> None:
+def print_json(value: "JsonLike | Shown | Tree") -> None:
     """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_json_rows(rows: Iterable[Any]) -> None:
+def print_json_rows(rows: "Iterable[Row]") -> None:
     """A JSON list on standard output, a row per line. Raises ValueError: NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     typer.echo(f"[\n  {lines}\n]" if lines else "[]")

@@ -8,15 +8,21 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, Discriminator
+from pydantic_core import ErrorDetails
 
 from cluster.words import did_you_mean
 
-Root = type[BaseModel]
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
+Root = type[BaseModel]
+Annotation: TypeAlias = "TypeForm[object] | None"
+LiteralValue = bool | int | str | None
+Yaml = None | bool | int | float | str | bytes | datetime.date | Set[str] | Sequence["Yaml"] | Mapping[str, "Yaml"]
 
 SHOWN_CHARS = 60
 TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
@@ -38,11 +44,11 @@ class _Place(NamedTuple):
 
     path: list[int | str]
     owners: list[Root]
-    kinds: list[Any]
+    kinds: list[Annotation]
     mixed: bool
 
 
-def described(root: Root, errors: Sequence[Any], content: Mapping[str, Any]) -> list[str]:
+def described(root: Root, errors: Sequence[ErrorDetails], content: Mapping[str, Yaml]) -> list[str]:
     """What is wrong with `content`, a line a place: pydantic's `errors`, and what pydantic takes without a word."""
     truths = list(_misplaced_truths(root, content))
     said = [_walk(root, error["loc"]).path for error in truths]
@@ -56,15 +62,15 @@ def _below(path: Sequence[int | str], other: Sequence[int | str]) -> bool:
     return len(path) > len(other) > 0 and list(path[: len(other)]) == list(other)
 
 
-def _describe(root: Root, error: Any, content: Mapping[str, Any]) -> str:
+def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> str:
     """One line for one error: path, value, message, and the nearest name where one is near."""
     place, kind, value = _walk(root, error["loc"]), error["type"], error["input"]
     where = ".".join(str(key) if str(key).isprintable() else shown(key) for key in place.path) or "configuration"
     options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
     if kind.startswith("union_tag_"):
-        key = next(name for model in place.kinds for name in TAGS if name in model.model_fields)
+        key = next(name for model in _models(place.kinds) for name in TAGS if name in model.model_fields)
         where, value = f"{where}.{key}", value.get(key)
-        options = [tag for model in place.kinds for tag in _tags(model)]
+        options = [str(tag) for model in _models(place.kinds) for tag in _tags(model)]
     if kind == "extra_forbidden":
         return f"{where}: unknown key{_other_member(root, place.path) or _known_keys(root, place.path, place.owners)}"
     if kind in ("missing", "union_tag_not_found"):
@@ -93,7 +99,7 @@ def _members(place: _Place) -> str:
     return " or ".join(dict.fromkeys([*options, *known, *maps]))
 
 
-def _own_words(where: str, value: Any, message: str) -> str:
+def _own_words(where: str, value: Yaml, message: str) -> str:
     """The message of a validator of ours, with path and value where it lacks them; it never repeats a secret."""
     if message.startswith(where):
         return message
@@ -111,15 +117,15 @@ def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
         yield from dict.fromkeys(path for each in sections for path in key_paths(each, f"{prefix}{name}."))
 
 
-def _sections(annotation: Any) -> list[Root]:
+def _sections(annotation: Annotation) -> list[Root]:
     """The models that a value is one of; none if it may be something else."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds = [*_plain(annotation)] if union else [annotation]
-    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    models = _models(kinds)
     return models if len(models) == len(kinds) else []
 
 
-def shown(value: Any) -> str:
+def shown(value: Yaml) -> str:
     """A value as YAML has it, on one line, at most SHOWN_CHARS characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, datetime.date):
@@ -139,8 +145,7 @@ def _near(given: str, known: Sequence[str]) -> str:
 def _other_member(root: Root, path: Sequence[int | str]) -> str:
     """Under which `source` or `method` a key would be known; empty if under none."""
     kinds = _walk(root, path[:-1]).kinds
-    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    having = [model for model in models if path[-1] in model.model_fields and _tags(model)]
+    having = [model for model in _models(kinds) if path[-1] in model.model_fields and _tags(model)]
     if not having:
         return ""
     key = next(name for name in TAGS if name in having[0].model_fields)
@@ -157,7 +162,7 @@ def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -
     return _near(name, known) or f"; known here: {', '.join(known)}"
 
 
-def _misplaced_truths(root: Root, value: Any, loc: tuple[int | str, ...] = ()) -> Iterator[dict[str, Any]]:
+def _misplaced_truths(root: Root, value: Yaml, loc: tuple[int | str, ...] = ()) -> Iterator[ErrorDetails]:
     """Errors, as pydantic's, for true and false where a number belongs: pydantic takes them for 1 and 0."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -165,28 +170,32 @@ def _misplaced_truths(root: Root, value: Any, loc: tuple[int | str, ...] = ()) -
     elif isinstance(value, bool):
         kinds = _walk(root, loc).kinds
         names = {int: "int_type", float: "float_type"}
-        found = [names[kind] for kind in kinds if kind in names]
+        found = [name for kind, name in names.items() if kind in kinds]
         found += ["literal_error" for kind in kinds for option in _literals(kind) if isinstance(option, int)]
         if found and bool not in kinds:
             yield {"type": found[0], "loc": loc, "input": value, "msg": ""}
 
 
-def _value_at(content: Any, path: Sequence[int | str]) -> Any:
+def _value_at(content: Mapping[str, Yaml], path: Sequence[int | str]) -> Yaml:
+    found: Yaml = content
     for key in path:
-        content = content[key]
-    return content
+        if isinstance(found, Mapping):
+            found = found[str(key)]
+        elif isinstance(found, Sequence) and isinstance(key, int):
+            found = found[key]
+    return found
 
 
 def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
     """Follows pydantic's `loc`, which names a task's kind, and a union's member, beside the keys."""
-    kinds: list[Any] = [root]
+    kinds: list[Annotation] = [root]
     owners: list[Root] = [root]
     path: list[int | str] = []
     for key in loc:
-        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        models = _models(kinds)
         tagged = [model for model in models if key in _tags(model)]
         if tagged and len(models) > 1:
-            kinds = tagged
+            kinds = [*tagged]
         elif isinstance(key, int):
             path.append(key)
         elif models:
@@ -201,23 +210,27 @@ def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
     return _Place(path, owners, kinds, mixed=False)
 
 
-def _tags(model: Root) -> tuple[Any, ...]:
+def _models(kinds: Iterable[Annotation]) -> list[Root]:
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _tags(model: Root) -> tuple[LiteralValue, ...]:
     """What `source` or `method` may be in this kind of task or adapter; nothing if there is no such key."""
     fields = [model.model_fields[name] for name in TAGS if name in model.model_fields]
     return tuple(tag for field in fields for tag in _literals(field.annotation))
 
 
-def _literals(annotation: Any) -> tuple[Any, ...]:
+def _literals(annotation: Annotation) -> tuple[LiteralValue, ...]:
     return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
 
 
-def _values(annotation: Any) -> tuple[Any, ...]:
+def _values(annotation: Annotation) -> tuple[Annotation, ...]:
     """The plain types of what a mapping of models holds by name; nothing for any other annotation."""
     kinds = tuple(_plain(typing.get_args(annotation)[1])) if typing.get_origin(annotation) is dict else ()
-    return kinds if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds) else ()
+    return kinds if _models(kinds) else ()
 
 
-def _plain(annotation: Any) -> Iterator[Any]:
+def _plain(annotation: "Annotation | types.EllipsisType") -> Iterator[Annotation]:
     """The plain types inside Annotated, unions, and containers."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:

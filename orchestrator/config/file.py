@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from orchestrator.config.errors import shown
+from orchestrator.config.errors import Yaml, shown
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Yaml]:
     """The mapping in a YAML file.
 
     Raises:
@@ -62,9 +62,10 @@ def _bad_yaml(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-def _read_yaml(text: str, origin: str) -> Any:
+def _read_yaml(text: str, origin: str) -> Yaml:
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        content: Yaml = yaml.load(text, Loader=_StrictLoader)
+        return content
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -76,7 +77,7 @@ def _read_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: not valid YAML: nested too deeply") from None
 
 
-def override(content: dict[str, Any], assignment: str) -> None:
+def override(content: dict[str, Yaml], assignment: str) -> None:
     """Sets one key of a configuration in place: `a.b=value`, the value as YAML, list items by number.
 
     Raises:

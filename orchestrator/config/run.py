@@ -3,15 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from cluster.schema import Frozen
 from cluster.storage import DEFAULT_STORE, open_store
-from orchestrator.config.errors import described
+from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.sinks.config import TrackingConfig
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
@@ -118,13 +119,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(content, str(path))
 
 
-def parse_config(content: Mapping[str, Any], origin: str) -> RunConfig:
+def parse_config(content: Mapping[str, Yaml], origin: str) -> RunConfig:
     """Validates a mapping; `origin` heads the error message.
 
     Raises:
         ConfigError: a key or value is wrong; all of them are listed, a line each.
     """
-    errors: list[Any] = []
+    errors: list[ErrorDetails] = []
     config = None
     try:
         config = RunConfig.model_validate(content)

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,8 @@ from trainers.messages import Progress
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.run.plan import Plan
 
+Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
+Logged = Mapping[str, Column]
 GIB = 2**30
 out = Console(highlight=False, soft_wrap=True)
 
@@ -240,7 +242,7 @@ WHY = (
 )
 
 
-def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> None:
+def print_explanation(state: RunState, logs: Sequence[Logged]) -> None:
     """Why each layer has its budget: how r_eff and τ moved while the task trained.
 
     `logs` holds, per committed task, the columns of its training.parquet; none if it has no such file.
@@ -268,21 +270,26 @@ def print_explanation(state: RunState, logs: Sequence[Mapping[str, Any]]) -> Non
         out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
 
 
-def choice_table(title: str, commit: Committed, log: Mapping[str, Any], threshold: float) -> Table:
+def choice_table(title: str, commit: Committed, log: Logged, threshold: float) -> Table:
     """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
     table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
     for module, chosen in commit.budget.items():
-        ranks, taus = log[f"rank/{module}"], log[f"tau/{module}"]
+        ranks, taus = numbers(log[f"rank/{module}"]), numbers(log[f"tau/{module}"])
         settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
         moved = f"{number(threshold, '.3f')} → {number(taus[-1], '.3f')}"
         table.add_row(escape(module), f"{chosen.max_rank:.0f} → {ranks[-1]}", moved, str(settled))
     return table
 
 
-def rank_table(title: str, commit: Committed, log: Mapping[str, Any]) -> Table:
+def numbers(column: Column) -> list[float | None]:
+    """A column that holds a number per step."""
+    return [each for each in column if not isinstance(each, Sequence)]
+
+
+def rank_table(title: str, commit: Committed, log: Logged) -> Table:
     """Each module's rank, and how large its update became, if the log has that."""
     table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
     for module, kept in commit.budget.items():
-        norms = log.get(f"norm/{module}", [None])
+        norms = numbers(log.get(f"norm/{module}", [None]))
         table.add_row(escape(module), f"{kept.rank:.0f}", number(norms[-1], ".3f"))
     return table

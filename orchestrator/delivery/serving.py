@@ -3,7 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
@@ -14,6 +14,9 @@ from orchestrator.track.track import Track
 from trainers.methods.export import PEFT_CONFIG
 from trainers.methods.registry import method_for
 from trainers.models.loading import resolve_name, weights_digest
+
+if TYPE_CHECKING:
+    from transformers import AutoModel, PreTrainedModel
 
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -62,7 +65,7 @@ def _stands(track: Track, prefix: str, config: bytes) -> bool:
     return True
 
 
-def apply(version: Version, base: Any) -> Any:
+def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "PreTrainedModel":
     """The transformers model `base`, or the one that the run's configuration names, with what a version answers with
     in it.
 
@@ -88,7 +91,7 @@ def apply(version: Version, base: Any) -> Any:
     return model
 
 
-def load_plain(version: Version, base: str | Path | None) -> Any:
+def load_plain(version: Version, base: str | Path | None) -> "PreTrainedModel":
     """The transformers model of the run's task type, in its dtype; `base` says where it is, if elsewhere."""
     import torch
     import transformers
@@ -96,7 +99,7 @@ def load_plain(version: Version, base: str | Path | None) -> Any:
     from trainers.models.loading import FAMILIES, unloadable
 
     config = published_base(version, None if base is None else str(base))
-    auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
+    auto: type[AutoModel] = getattr(transformers, FAMILIES[config.task_type][1])
     try:
         where, dtype = resolve_name(config.name), getattr(torch, config.dtype)
         return auto.from_pretrained(where, revision=config.revision, dtype=dtype).eval()

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsentError
 from cluster.storage import LocalStore, Store
 from orchestrator.log import index, signing
-from orchestrator.log.entry import FIELDS, SIGNATURE, Entry, actor, canonical, digest, parse_entry
+from orchestrator.log.entry import FIELDS, SIGNATURE, Entry, JsonLike, actor, canonical, digest, parse_entry
 from orchestrator.log.event import Anything, Index, Requirement, Unchanged, Written, well_formed
 from orchestrator.log.index import Columns, Indexed
 from orchestrator.log.seen import Seen
@@ -226,9 +226,9 @@ class Log:
         if clash := sorted({*FIELDS, SIGNATURE} & body.keys()):
             raise ValueError(f"entry {op!r}: the body may not hold {', '.join(clash)}")
         seq, before = (newest.seq + 1, newest.sha256) if newest else (1, "")
-        chained = {"seq": seq, "prev_sha256": before, "nonce": uuid.uuid4().hex}
+        chained: dict[str, JsonLike] = {"seq": seq, "prev_sha256": before, "nonce": uuid.uuid4().hex}
         written = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "op": op}
-        content = {**body, **chained, **written}
+        content: dict[str, JsonLike] = {**body, **chained, **written}
         data = canonical(content)
         signature = signing.sign(self.label, digest(data))
         return canonical({**content, SIGNATURE: signature}) if signature else data

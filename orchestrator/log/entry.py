@@ -6,11 +6,13 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from pydantic import JsonValue
+
+JsonLike = None | bool | int | float | str | Sequence["JsonLike"] | Mapping[str, "JsonLike"]  # what JSON can be made of
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 FIELDS = {"seq": int, "prev_sha256": str, "nonce": str, "actor": str, "time": str, "op": str}
@@ -31,7 +33,7 @@ class Entry:
     actor: str
     time: str
     op: str
-    body: dict[str, Any]
+    body: dict[str, JsonValue]
     sha256: str
     signature: Mapping[str, str] | None = None
     unsigned: str = ""
@@ -61,7 +63,7 @@ def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
     return Entry(**fields, body=content, sha256=sha256, signature=signature, unsigned=unsigned)
 
 
-def canonical(content: Mapping[str, Any]) -> bytes:
+def canonical(content: Mapping[str, JsonLike]) -> bytes:
     """JSON as UTF-8 bytes: keys are strings, sorted; no spaces; NaN and infinity raise ValueError."""
     plain = json.loads(json.dumps(content, allow_nan=False))  # keys become strings before they are sorted
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

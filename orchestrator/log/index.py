@@ -10,9 +10,14 @@ those of packages), and a body is whatever its writer wrote: what its column can
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
 
 from orchestrator.log.entry import SIGNATURE, Entry, canonical, digest, parse_entry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BITS = {"int32": 32, "int64": 64}
 HEADER = {"seq": "int32", "sha256": "string", "time": "string", "actor": "string", "op": "string"}
@@ -39,7 +44,7 @@ def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {
+    columns: dict[str, pa.Array] = {
         name: pa.array([fitting(getattr(e, name), kind) for e in entries], kind) for name, kind in HEADER.items()
     }
     for name, kind in kept.values.items():
@@ -53,7 +58,7 @@ def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
     return sink.getvalue()
 
 
-def fitting(value: object, kind: str) -> str | int | float | None:
+def fitting(value: JsonValue, kind: str) -> str | int | float | None:
     """The JSON value as a column of this kind holds it; None if it is of another type or out of range.
 
     A number is a float64 be it whole or not; a whole float, as 1e6, is an int64. A lone surrogate, which UTF-8 does not
@@ -78,7 +83,7 @@ def _float(value: float) -> float | None:
         return None
 
 
-def _list(values: object, kind: str) -> list[str | int | float]:
+def _list(values: JsonValue, kind: str) -> list[str | int | float]:
     """What fits of a list."""
     found = [fitting(value, kind) for value in values] if isinstance(values, list) else []
     return [each for each in found if each is not None]
@@ -91,7 +96,7 @@ class Indexed:
 
     digests: Sequence[str] = ()
     entries: Sequence[Entry] = ()
-    rows: Sequence[tuple[Any, ...]] = ()
+    rows: Sequence[tuple[JsonValue, ...]] = ()
 
 
 def decode(data: bytes) -> Indexed:
@@ -129,7 +134,7 @@ def _brief_entry(row: dict[str, Any], keys: Sequence[str]) -> Entry:
     return Entry(row["seq"], "", "", row["actor"], row["time"], row["op"], body, row["sha256"])
 
 
-def read(data: bytes, names: list[str]) -> Any:
+def read(data: bytes, names: list[str]) -> "pa.Table":
     """Columns of a Parquet file, as a table. Raises ValueError if one is missing or the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import ConfigError, StoreError
 from orchestrator.log.entry import digest
@@ -44,7 +43,7 @@ class Seen:
     def recall(self) -> tuple[int, str]:
         """(seq, sha256) of the newest entry seen; (0, "") where none was."""
         try:
-            content: dict[str, Any] = json.loads(self.path.read_bytes())
+            content: dict[str, int | str] = json.loads(self.path.read_bytes())
             return int(content["seq"]), str(content["sha256"])
         except (FileNotFoundError, NotADirectoryError):
             return 0, ""

@@ -9,10 +9,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError
 from orchestrator.log.entry import Entry, digest
+
+if TYPE_CHECKING:  # takes long to import, and few sign
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY_FILE"
 DRIVES = "publisher"  # the role of what drives a run
@@ -50,7 +53,7 @@ def sign(place: str, sha256: str) -> dict[str, str] | None:
     return {"key": key_id(raw), "ed25519": key.sign(message(place, sha256)).hex()}
 
 
-def _private_key(path: Path) -> Any:
+def _private_key(path: Path) -> "Ed25519PrivateKey":
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

@@ -5,7 +5,7 @@ from typing import NamedTuple, TypedDict
 
 from cluster.storage import Store
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import events
+from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
 from orchestrator.track.events import Abort, Committed, Delete, skipped
 from orchestrator.track.moves import by_version
@@ -40,6 +40,12 @@ class Row(TypedDict):
     overlap: float | None
     location: str
     committed_at: str
+
+
+class Shown(Row):
+    """A version as `adapters show --json` shows it."""
+
+    manifest: Json
 
 
 def listed(

@@ -5,11 +5,11 @@ the log but no files, can do harm only with signatures off; with them on, `signi
 """
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.errors import ConfigError
 from cluster.storage import PROBE_KEY, is_key
-from orchestrator.log.entry import NAME
+from orchestrator.log.entry import NAME, JsonLike
 from orchestrator.track.layout import (
     ANY_CHECKPOINT,
     ANY_INDEX,
@@ -43,7 +43,7 @@ def policy(
     prefix: str = "",
     principal: str | None = None,
     append_only: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, JsonLike]:
     """An identity policy, or with `principal` (an ARN) a bucket policy, for one role of a team in s3://bucket/prefix.
 
     `append_only` also refuses to overwrite the log (`s3:if-none-match`, which AWS knows and Ceph 16 does not). Raises
@@ -83,9 +83,9 @@ def policy(
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _allow(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+def _allow(name: str, actions: list[str], resources: list[str]) -> dict[str, JsonLike]:
     return {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources}
 
 
-def _deny(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+def _deny(name: str, actions: list[str], resources: list[str]) -> dict[str, JsonLike]:
     return {**_allow(name, actions, resources), "Effect": "Deny"}

@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from cluster.storage import upload_files
-from orchestrator.log.entry import Entry
+from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Anything
 from orchestrator.track.events import Commit, Learned
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 
 
-def publish(track: Track, directory: Path, learned: Learned, metadata: Mapping[str, Any]) -> Entry:
+def publish(track: Track, directory: Path, learned: Learned, metadata: Mapping[str, JsonLike]) -> Entry:
     """Uploads the files below `directory` and commits them as the track's next version; returns its log entry.
 
     The entry is the `Commit` of what was `learned`, at least the name of its task; the manifest holds `metadata`. Until

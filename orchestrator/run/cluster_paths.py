@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.submit import inside
+from orchestrator.config.errors import Yaml
 from orchestrator.config.run import RunConfig
 from orchestrator.log.signing import KEY_VARIABLE
 
@@ -21,7 +22,7 @@ class PathFinding:
 
 
 def path_findings(
-    config: RunConfig, content: Mapping[str, Any], directory: Path, shipped: Collection[str], env: Mapping[str, str]
+    config: RunConfig, content: Mapping[str, Yaml], directory: Path, shipped: Collection[str], env: Mapping[str, str]
 ) -> list[PathFinding]:
     """Judges every path of a configuration for a job whose working directory is a copy of `directory`.
 

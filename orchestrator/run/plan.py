@@ -1,7 +1,7 @@
 """What a run would do: its tasks, layers, parameters, memory and store writes. Reads, and changes nothing."""
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
@@ -14,6 +14,9 @@ from orchestrator.track.track import Track
 from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -98,7 +101,7 @@ def planned(task: TaskDescription, done: bool) -> PlannedTask:
     }
 
 
-def worker_memory(config: RunConfig, architecture: Any, base: int, cost: Footprint) -> dict[str, int]:
+def worker_memory(config: RunConfig, architecture: "PretrainedConfig", base: int, cost: Footprint) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
     weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from cluster.errors import ConflictError, GuardStop, Interrupted
 from orchestrator.config.run import RunConfig
+from orchestrator.log.entry import JsonLike
 from orchestrator.run.watch import Reporter
 from orchestrator.sinks.base import Following, Sinks, Status, Tracked, Value
 from orchestrator.sinks.opening import open_sinks
@@ -78,7 +79,7 @@ def described(config: RunConfig) -> Tracked:
     return Tracked(store=config.store, team=config.team, name=config.name, parameters=leaves(content))
 
 
-def leaves(content: Mapping[str, object], above: str = "") -> dict[str, Value]:
+def leaves(content: Mapping[str, JsonLike], above: str = "") -> dict[str, Value]:
     """A configuration by dotted key; a list is written as JSON."""
     found: dict[str, Value] = {}
     for key, value in content.items():

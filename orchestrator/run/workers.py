@@ -1,9 +1,9 @@
 """Who trains a run's tasks: the controller's way to workers. A run has its own; the trials of a sweep share a pool."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
@@ -18,6 +18,14 @@ from trainers.workers.group import WorkerGroup
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
+
+
+class Scored(TypedDict):
+    """What a task is to be scored on, see `Order`."""
+
+    zero_shot: bool
+    validation: int
+    test: int
 
 
 class Group(Protocol):
@@ -44,7 +52,7 @@ class Workers(Protocol):
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """Workers for the job, inside the session; `check` is called while they are waited for."""
 
-    def scored(self, index: int) -> Mapping[str, Any]:
+    def scored(self, index: int) -> Scored:
         """What task `index` is to be scored on: `zero_shot`, `validation` and `test` of its `Order`."""
 
 
@@ -87,7 +95,7 @@ class OwnWorkers:
         held = replace(job, tasks=self.rows, folder=for_workers(self.folder))
         return WorkerGroup(held, cluster, check)
 
-    def scored(self, index: int) -> Mapping[str, Any]:
+    def scored(self, index: int) -> Scored:
         """Every task on both splits after each task, and the untrained model before the first."""
         tasks = len(self.config.tasks)
         return {"zero_shot": index == 0, "validation": tasks, "test": tasks}

@@ -9,13 +9,12 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
-from orchestrator.config.errors import described
+from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
 
-Json = Mapping[str, JsonValue]
 Count = Annotated[int, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0)]
 PAPER: dict[
@@ -219,7 +218,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     return parse_sweep(content, str(path))
 
 
-def parse_sweep(content: Json, origin: str) -> SweepConfig:
+def parse_sweep(content: Mapping[str, Yaml], origin: str) -> SweepConfig:
     """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, one line each."""
     errors: list[ErrorDetails] = []
     found = None
@@ -236,7 +235,7 @@ def parse_sweep(content: Json, origin: str) -> SweepConfig:
     raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
 
 
-def merged(content: Json, changes: Json) -> dict[str, JsonValue]:
+def merged(content: Mapping[str, Yaml], changes: Mapping[str, Yaml]) -> dict[str, Yaml]:
     """`content` with the mappings in `changes` laid over its own, key by key; everything else replaces."""
     found = dict(content)
     for key, value in changes.items():

@@ -1,7 +1,7 @@
 """One trial: a run whose tasks a shared pool of workers trains, in an actor of Ray Tune that drives it task by task."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,7 +17,7 @@ from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import resolve
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import Fork, plan_fork
-from orchestrator.run.workers import Check, Group
+from orchestrator.run.workers import Check, Group, Scored
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.reports import Report, TrialConfig
@@ -73,7 +73,7 @@ class PoolWorkers:
         held = replace(job, tasks=shared.tasks, base=shared.base, folder=shared.folder)
         return nullcontext(PoolGroup(pool=self.shared.pool, job=held, cluster=cluster, check=check))
 
-    def scored(self, index: int) -> Mapping[str, int]:
+    def scored(self, index: int) -> Scored:
         """The validation splits so far."""
         return {"zero_shot": False, "validation": index + 1, "test": 0}
 

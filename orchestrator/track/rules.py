@@ -7,15 +7,17 @@ and why stands beside it, and the revision that a promotion was judged by can be
 """
 
 import time
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError, IntegrityError
 from cluster.schema import Frozen
 from cluster.storage import Store
+from orchestrator.config.errors import Yaml
 from orchestrator.log import signing
 from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, Entry
@@ -151,7 +153,7 @@ def forget_trust(store: Store) -> None:
     _known.pop(store, None)
 
 
-def parse_rules(content: object, origin: str) -> TeamRules:
+def parse_rules(content: Mapping[str, Yaml], origin: str) -> TeamRules:
     """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, a line each."""
     try:
         return TeamRules.model_validate(content)
@@ -160,6 +162,6 @@ def parse_rules(content: object, origin: str) -> TeamRules:
         raise ConfigError("\n  ".join([f"{origin}: {len(lines)} error(s) in the rules", *lines])) from None
 
 
-def _line(error: Any) -> str:
+def _line(error: ErrorDetails) -> str:
     said = "unknown key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
     return f"{'.'.join(str(key) for key in error['loc']) or 'rules'}: {said}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig
-from orchestrator.log.entry import Entry
+from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Decided, Json, Part, decided, events
 from orchestrator.track import metrics
 from orchestrator.track.bounds import Measured
@@ -185,7 +185,7 @@ OF_A_TASK = ("name", "labels", "rows")
 OF_A_COMMIT = ("version", "active_parameters", "stored_bytes", "overlap", "occupancy", "budget", "cost")
 
 
-def status_view(state: RunState) -> dict[str, Any]:
+def status_view(state: RunState) -> dict[str, JsonLike]:
     """What `status RUN --json` prints. Values are fractions; null if they were not measured.
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
@@ -201,7 +201,7 @@ def status_view(state: RunState) -> dict[str, Any]:
         "state": state.status,
         "reason": now.reason,
         "driver": driver,
-        "progress": now.progress and now.progress.body(),
+        "progress": now.progress.body() if now.progress else None,
         "time_left_s": state.time_left_s,
         "tasks": [_task_view(state, index) for index in range(len(state.tasks))],
         "matrix": state.matrix("test"),
@@ -217,7 +217,7 @@ def status_view(state: RunState) -> dict[str, Any]:
     }
 
 
-def _task_view(state: RunState, index: int) -> dict[str, Any]:
+def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
     common = _view(state.tasks[index], OF_A_TASK)
     if index >= len(state.commits):
         running = state.status == "running" and index == len(state.commits)
@@ -226,13 +226,13 @@ def _task_view(state: RunState, index: int) -> dict[str, Any]:
     return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT)}
 
 
-def _view(part: Part, keys: Sequence[str]) -> dict[str, Any]:
+def _view(part: Part, keys: Sequence[str]) -> dict[str, JsonLike]:
     """The keys as they are stored, null if they are not."""
     stored = part.body()
     return {key: stored.get(key) for key in keys}
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: JsonLike, new: JsonLike, path: str = "") -> list[tuple[str, JsonLike, JsonLike]]:
     """Leaves where two configurations differ, as (dotted path, old value, new value); an absent one is None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
@@ -276,9 +276,9 @@ def within(path: str, keys: Sequence[str]) -> bool:
     return any(f"{path}.".startswith(f"{key}.") for key in keys)
 
 
-def without(config: Mapping[str, Any], keys: Sequence[str], path: str = "") -> dict[str, Any]:
+def without(config: Mapping[str, JsonLike], keys: Sequence[str], path: str = "") -> dict[str, JsonLike]:
     """A configuration without the keys, given as dotted paths, and what is below them."""
-    kept = {}
+    kept: dict[str, JsonLike] = {}
     for name, value in config.items():
         dotted = f"{path}.{name}" if path else name
         if not within(dotted, keys):

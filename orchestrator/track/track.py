@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreErr
 from cluster.storage import FileRecord, Store, is_key
 from orchestrator.log import signing
 from orchestrator.log.chain import READERS, Log, Says, log_start
-from orchestrator.log.entry import NAME, SHA256, Entry, canonical, digest
+from orchestrator.log.entry import NAME, SHA256, Entry, JsonLike, canonical, digest
 from orchestrator.log.event import Requirement, parse
 from orchestrator.log.signing import Trust
 from orchestrator.track import layout
@@ -93,12 +93,12 @@ class Track(Log):
             requires = All((requires, NotCollected(self.label, first.prefix, aborted(self._known))))
         return super().append(says, after=after, requires=requires)
 
-    def write_manifest(self, prefix: str, metadata: dict[str, Any], files: list[FileRecord]) -> str:
+    def write_manifest(self, prefix: str, metadata: Mapping[str, JsonLike], files: list[FileRecord]) -> str:
         """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.
 
         Raises ValueError where `metadata` holds one of the two names, NaN or infinity.
         """
-        content = {"format_version": FORMAT_VERSION, "files": [asdict(record) for record in files]}
+        content: dict[str, JsonLike] = {"format_version": FORMAT_VERSION, "files": [asdict(record) for record in files]}
         if clash := sorted(content.keys() & metadata.keys()):
             raise ValueError(f"manifest of {prefix}: the metadata may not hold {', '.join(clash)}")
         manifest_files(content)
