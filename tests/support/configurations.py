@@ -5,11 +5,7 @@ from collections.abc import Callable
 from orchestrator.config.run import RunConfig
 
 TASK = "{name: a, source: docstrings, task: library}"
-
-
 BASE = f"name: stream\nadapter: {{target_modules: [output.dense]}}\ntasks: [{TASK}]\n"
-
-
 Load = Callable[..., RunConfig]
 
 

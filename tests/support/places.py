@@ -16,11 +16,7 @@ from orchestrator.sinks.mlflow import MLflow
 from orchestrator.sinks.tensorboard import TensorBoard
 
 Points = dict[str, list[tuple[int, float]]]
-
-
 PARAMETERS = {"adapter.threshold": 0.25, "adapter.history": "folded", "train.compile": False, "data_dir": None}
-
-
 RUN = Tracked(store="/s/one", team="blue", name="r", parameters=PARAMETERS)
 
 

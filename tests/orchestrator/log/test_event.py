@@ -5,13 +5,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import IntegrityError
-from orchestrator.log.event import Event, events, parse, well_formed
-from orchestrator.track.events import (
-    Abort,
-    Open,
-    Promote,
-    Renew,
-)
+from orchestrator.log.event import Event, decided, events, lease_of, parse, well_formed
+from orchestrator.track.events import Abort, Open, Promote, Renew
 from tests.support.entries import entry
 
 
@@ -40,3 +35,21 @@ def test_what_is_wrong_names_entry_and_key(kind: type[Event], body: dict[str, An
 def test_only_what_is_asked_for_is_read() -> None:
     log = [entry("commit", {}), entry("abort", {"prefixes": ["x"]}), entry("later", {})]
     assert [(each.op, abort.prefixes) for each, abort in events(log, Abort)] == [("abort", ("x",))]
+
+
+def test_an_entry_is_parsed_once() -> None:
+    one = entry("abort", {"prefixes": ["x"]})
+    assert parse(one, Abort) is parse(one, Abort)
+
+
+def test_a_lease_that_is_not_named_is_the_default() -> None:
+    assert lease_of(entry("later", {}), 3) == 3
+    assert lease_of(entry("later", {"lease": 5}), 3) == 5
+    assert lease_of(entry("later", {"lease": None}), 3) is None
+
+
+def test_decisions_are_read_from_any_entry_and_malformed_ones_left_out() -> None:
+    good = {"rule": "r", "subject": "v1", "measured": 0.5, "bound": 1, "verdict": "go_on", "reason": ""}
+    log = [entry("later", {"decisions": [good, {"rule": 3}]}, 4), entry("renew", {}, 5)]
+    (found,) = decided(log)
+    assert found.shown() == {"seq": 4, "time": "2026-01-01T00:00:00.000+00:00", **good}

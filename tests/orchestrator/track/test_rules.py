@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError, ConflictError, IntegrityError
-from orchestrator.log import chain as log
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules, parse_rules
 from orchestrator.track.track import Track
 from tests.support.keys import sign_with
@@ -65,7 +64,7 @@ def test_rules_that_are_refused(content: object, message: str) -> None:
 
 def test_rules_get_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each entry of their log is a revision."""
-    monkeypatch.setattr(log, "INDEX_EVERY", 10)
+    monkeypatch.setattr("orchestrator.log.chain.INDEX_EVERY", 10)
     rules = RulesLog(folder_track(tmp_path / "store").store, "team")
     for number in range(12):
         given = TeamRules(promotion={"production": PromotionRule(max_active_parameters=number + 1)})
