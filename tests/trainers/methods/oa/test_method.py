@@ -58,10 +58,10 @@ def test_penalties_are_the_formulas() -> None:
     expected = sum(float((q[name].T @ state.w2_DR.double()).square().sum()) for name, state in states.items())
     found = attached.penalties()
     assert expected > 0.1 and found["orthogonality"].weight == 3.0 and found["budget"].weight == 0.2
-    assert float(found["orthogonality"].value) == pytest.approx(expected, rel=1e-5)
+    assert found["orthogonality"].value.item() == pytest.approx(expected, rel=1e-5)
     assert attached.dense_penalty() == pytest.approx(expected, rel=1e-6)
     gates = sum(float(state.gamma_R.double().abs().sum()) for state in states.values()) / LAYERS
-    assert float(found["budget"].value) == pytest.approx(gates, rel=1e-5)
+    assert found["budget"].value.item() == pytest.approx(gates, rel=1e-5)
 
 
 def test_a_penalty_that_is_not_the_dense_one_stops_training_at_the_step_after_warmup() -> None:
