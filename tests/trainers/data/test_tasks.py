@@ -499,6 +499,6 @@ def test_another_process_agrees_and_an_unreachable_hub_is_one_quiet_error(tmp_pa
     assert (fingerprint, tuple(warnings)) == (here.fingerprint, here.warnings)
     assert error == "DataError"
     assert message.startswith("task h: train_split 'train' of dataset 'nobody/nothing' cannot be read (Couldn't reach")
-    assert "prefetch it" in message
+    assert "network access" in message
     assert done.stderr == ""
     assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in {".arrow", ".json", ".parquet"}]
