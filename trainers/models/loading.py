@@ -74,7 +74,7 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The tokenizer, with a padding token. Raises ConfigError if it cannot be loaded or has no end token for answers."""
+    """The tokenizer, with a padding token. Raises ConfigError if it cannot be loaded or cannot end answers."""
     import transformers
 
     try:

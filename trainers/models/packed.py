@@ -29,7 +29,7 @@ LINE_BYTES = 64
 
 @dataclass(frozen=True, eq=False)
 class PackedTensor:
-    """One tensor as bytes, after `offset` bytes that are not part of it; `is_parameter`: whether it is one in the model."""
+    """One tensor as bytes, after `offset` bytes that are not part of it; `is_parameter` says whether it is one."""
 
     data: np.ndarray
     offset: int
