@@ -4,7 +4,7 @@
     SEQ_2_SEQ_LM      `seq2seq`: the label word as the decoder's answer to the text (T5, Flan-T5)
     CAUSAL_LM         `causal`: the label word as the continuation of the text (Llama, Qwen, GPT-2, …)
 
-`text_to_text` is what the last two have in common; `loading.FAMILIES` is the table of families.
+`text_to_text` has what the last two have in common; `loading.FAMILIES` is the table of families.
 Shape suffixes, here and in those modules: B rows, S tokens of a text, A tokens of an answer, C classes, D model width,
 V vocabulary.
 """
@@ -29,9 +29,9 @@ Labels = Tensor | Answers
 
 @dataclass(frozen=True)
 class Backbone(ABC):
-    """A frozen model with its tokenizer; `digest` identifies the weights, `scoring` how texts are answered.
+    """A frozen model with its tokenizer. `digest` identifies the weights; `scoring` says how texts are answered.
 
-    `collate` makes the batches that losses are computed of. Predictions are made of padded rows, whatever it is.
+    `collate` makes the batches that losses are computed from. Predictions are always computed from padded rows.
     """
 
     model: Any
@@ -43,12 +43,13 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     def tokenize(self, texts: Sequence[str], prompt: Prompt = PLAIN) -> list[list[int]]:
-        """Token ids of each text in its prompt, with special tokens, at least one a text. A text too long for
-        `max_length` is cut, its prompt is not.
+        """Token ids of each text in its prompt, with special tokens, at least one per text.
+
+        A text that is too long for `max_length` is cut; its prompt is not.
 
         Raises:
             ConfigError: the prompt alone fills `max_length`.
@@ -70,11 +71,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_labels(self, words: Sequence[str]) -> Labels:
-        """The label words as the other methods take them. To be called before a task is in the weights."""
+        """The label words in the form that the other methods take. Call it before a task is in the weights."""
 
     @abstractmethod
     def units(self, labels: Labels) -> np.ndarray:
-        """(C,) loss terms of a row of each class: 1, or the tokens of the answer."""
+        """(C,) number of loss terms per row of each class: 1, or the number of tokens of the answer."""
 
     @abstractmethod
     def batch(self, token_ids: Sequence[Sequence[int]], targets: np.ndarray, labels: Labels) -> Batch:
@@ -86,7 +87,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
-        """(B,) predicted label index, −1 for an answer that is no label; at most `batch_size` texts at once."""
+        """(B,) predicted label indices, −1 for an answer that is no label; at most `batch_size` texts at once."""
 
     def reads_answers(self, modules: Mapping[str, nn.Module]) -> frozenset[str]:  # noqa: ARG002
         """Names of the layers whose rows are the answers' tokens, not the texts'."""
@@ -103,11 +104,11 @@ class Backbone(ABC):
 
     @property
     def _nothing(self) -> list[int]:
-        """What stands for a text without tokens."""
+        """The token ids that replace a text without tokens."""
         return [self.tokenizer.eos_token_id]
 
     def _cut(self, text: str, prompt: Prompt, length: int) -> list[int]:
-        """Token ids of the prompt around as much of the head of `text` as fits; `length` is that of the whole."""
+        """Token ids of the prompt around as much of the start of `text` as fits; `length` is that of the uncut row."""
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         ends = [
             0,

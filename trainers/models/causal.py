@@ -40,7 +40,7 @@ class Causal(TextToText):
         return self.collate(together, answers, pad_id=self.tokenizer.pad_token_id, left=True).to(self.device)
 
     def answer_losses(self, batch: Batch) -> Tensor:
-        """−Σ log p over the tokens of each row's answer, its end included; logits are made of those positions only."""
+        """−Σ log p over the tokens of each row's answer, its end included; only their logits are computed."""
         assert batch.answers is not None
         longest = batch.answers.shape[1]
         logits_BAV = self.model(

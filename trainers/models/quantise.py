@@ -1,6 +1,6 @@
-"""A frozen base in eight bits: weights as float8 with a scale a row, made whole in the model's dtype when used.
+"""A frozen base in eight bits: weights as float8 with one scale per row, dequantised to the model's dtype on use.
 
-Halves the memory of a bfloat16 base's linear layers. Embeddings, norms and the output head stay as they are.
+It halves the memory of a bfloat16 base's linear layers. Embeddings, norms and the output head stay as they are.
 Shape suffixes: D output width, K input width.
 """
 
@@ -13,7 +13,7 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 class Float8Product(torch.autograd.Function):
-    """x Wᵀ + b with W = s · w8, for a frozen W: the backward pass makes W again instead of keeping it."""
+    """x Wᵀ + b with W = s · w8, for a frozen W: the backward pass computes W again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w8_DK: Tensor, scale_D: Tensor, bias_D: Tensor | None) -> Tensor:
@@ -29,7 +29,7 @@ class Float8Product(torch.autograd.Function):
 
 
 class Float8Linear(nn.Linear):
-    """A frozen linear layer that keeps its weight as float8 (E4M3) and a scale a row; `.weight` makes it whole."""
+    """A frozen linear layer that keeps its weight as float8 (E4M3) and one scale per row; `.weight` dequantises it."""
 
     w8: Tensor
     scale: Tensor
@@ -48,7 +48,7 @@ def whole(w8_DK: Tensor, scale_D: Tensor, dtype: torch.dtype) -> Tensor:
 def quantise(model: Any) -> None:
     """Makes every `nn.Linear` of a frozen model but its output head a `Float8Linear`, in place.
 
-    scale_d = max_k |W_dk| / 448, w8 = round(W / scale): a relative error of at most 2^-4 an element, zero on average.
+    scale_d = max_k |W_dk| / 448, w8 = round(W / scale): a relative error of at most 2^-4 per element, zero on average.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for module in list(model.modules()):

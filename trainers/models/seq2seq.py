@@ -1,4 +1,4 @@
-"""Encoder-decoders, T5 and its kin: the text goes to the encoder, the answer is the decoder's.
+"""Encoder-decoders such as T5: the encoder reads the text, and the decoder gives the answer.
 
 Shape suffixes as in `base`.
 """
@@ -16,7 +16,7 @@ PROBE_TEXT, PROBE_ANSWER = 3, 2  # tokens; unequal, so that a layer shows which 
 
 
 class Seq2Seq(TextToText):
-    """An encoder-decoder: the answer is the decoder's."""
+    """An encoder-decoder: the encoder reads the text, and the decoder gives the answer."""
 
     def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
         """Texts and answers apart, both padded on the right."""
@@ -34,9 +34,9 @@ class Seq2Seq(TextToText):
 
     @torch.no_grad()
     def reads_answers(self, modules: Mapping[str, nn.Module]) -> frozenset[str]:
-        """Names of the layers whose rows are the answers' tokens: the decoder's, but for what its cross-attention takes
-        from the text (keys and values). Since models name those differently, it is seen from one pass over a text and
-        an answer of unequal lengths. Collective if the model is partitioned."""
+        """Names of the layers whose rows are the answers' tokens: the decoder's, except keys and values of its
+        cross-attention, which are computed from the text. Models name those differently, so one pass over a text and an
+        answer of unequal lengths finds them. Collective if the model is partitioned."""
         seen: dict[str, int] = {}
 
         def note(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -15,14 +15,14 @@ from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.models.base import Answers, Backbone, Labels
 
-Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of what follows each
+Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
 
 
 class TextToText(Backbone):
     """A language model that answers with the label word and the end-of-text token."""
 
-    before_answer = ""  # what label words follow when their tokens are looked up
-    repeats_prompt = False  # whether `generate` gives the prompt before the answer, or the decoder's start token
+    before_answer = ""  # put before label words when they are tokenised
+    repeats_prompt = False  # whether the output of `generate` begins with the prompt, or with the decoder's start token
 
     def encode_labels(self, words: Sequence[str]) -> Answers:
         """As `encode_answers`.
@@ -67,8 +67,8 @@ class TextToText(Backbone):
         """(B,) float32: −Σ log p over the tokens of each row's answer, its end included."""
 
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
-        """By likelihood: the answer of largest Σ log p over its tokens, its end included and not divided by their
-        number, so that answers of unequal length are alternatives of one distribution. By generation: the greedy
+        """By likelihood: the answer of largest Σ log p over its tokens, its end included. The sum is not divided by
+        their number, so that answers of unequal length are alternatives of one distribution. By generation: the greedy
         answer, if it is a label word. The two agree if an answer has more than half of the probability."""
         answers = answers_of(labels)
         if self.scoring == "generation":
@@ -96,7 +96,7 @@ class TextToText(Backbone):
         return scores_BC
 
     def generated(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
-        """(B,) the label whose word greedy decoding gives, exactly; −1 if it gives none."""
+        """(B,) index of the label whose word equals the greedy answer; −1 if none does."""
         known = {word: index for index, word in enumerate(self.text(labels))}
         answers = self.generate(token_ids, max(map(len, labels)))
         return torch.tensor([known.get(answer, -1) for answer in answers], device=self.device)
@@ -113,13 +113,13 @@ class TextToText(Backbone):
         return self.text(output[:, batch.ids.shape[1] if self.repeats_prompt else 1 :])
 
     def text(self, ids: Tensor | Answers) -> list[str]:
-        """What token ids say, without special tokens and outer white space."""
+        """Token ids as strings, without special tokens and outer white space."""
         return [word.strip() for word in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @abstractmethod
     def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
-        """Reads the texts. Gives the logits (B, V) of the first answer token, and a function from the first tokens of
-        B · classes answers (N, A) to the logits (N, A, V) of what follows each."""
+        """Reads the texts. Returns the logits (B, V) of the first answer token, and a function from the first tokens of
+        B · classes answers (N, A) to the logits (N, A, V) of the token after each."""
 
 
 def answers_of(labels: Labels) -> Answers:

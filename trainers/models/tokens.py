@@ -1,4 +1,4 @@
-"""Tasks as token ids: what training and evaluation read, and what many workers of a node share without a copy."""
+"""Tasks as token ids, as training and evaluation read them. All workers of a node share them without a copy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from trainers.models.base import Backbone
 class TokenIds(Sequence[list[int]]):
     """Rows of token ids of unequal length: row i is `flat[offsets[i]:offsets[i + 1]]`.
 
-    Two arrays, so that Ray maps them from its object store; a row is made a list when it is asked for.
+    There are two arrays, so that Ray maps them from its object store. A row becomes a list when it is read.
     """
 
     flat: np.ndarray
@@ -52,7 +52,7 @@ class TokenIds(Sequence[list[int]]):
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """Rows of one split: token ids and targets, indices into the words of the task, aligned."""
+    """Rows of one split: token ids, and per row a target, which is an index into the words of the task."""
 
     token_ids: TokenIds
     targets: np.ndarray
@@ -74,7 +74,7 @@ def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], p
 
 
 def tokenize_task(backbone: Backbone, task: TaskRows | TokenizedTask) -> TokenizedTask:
-    """Every split of a task as token ids; one that is tokenised already stays as it is."""
+    """Every split of a task as token ids; a task that is tokenised already is returned unchanged."""
     if isinstance(task, TokenizedTask):
         return task
     splits = {split: tokenize(backbone, *rows, task.prompt) for split, rows in task.splits.items()}

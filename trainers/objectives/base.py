@@ -1,4 +1,4 @@
-"""The seam between a kind of task and what trains, reads and scores it.
+"""The interface between a kind of task and the code that trains, reads and scores it.
 
 Shape suffixes: N rows of a split, B rows of a batch, K statistics of a row.
 """
@@ -25,14 +25,14 @@ class EncodedSplit(Protocol):
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) tokens per row, by which rows are put together."""
+        """(N,) tokens per row, by which rows are grouped."""
 
     @property
     def terms(self) -> np.ndarray:
         """(N,) loss terms per row. Each term of an effective batch weighs the same."""
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The rows of these indices, (B,), as `losses` takes them, on the base's device."""
+        """The rows with these indices, (B,), as `losses` takes them, on the base's device."""
 
     def losses(self, batch: Batch) -> Tensor:
         """(B,) float32: the sum of each row's loss terms."""
@@ -46,7 +46,7 @@ class EncodedSplit(Protocol):
 
 
 class Objective(Protocol):
-    """A kind of task: from its files to rows, and from rows to what a base is trained on and judged by."""
+    """A kind of task: turns its files into rows, and rows into what a base is trained on and judged by."""
 
     def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
         """Reads, cleans and splits a task. Raises DataError as `load_task` does."""

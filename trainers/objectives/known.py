@@ -1,4 +1,4 @@
-"""The objectives there are, by the name that a task's configuration has as `objective`."""
+"""All objectives, by the name that a task's configuration has as `objective`."""
 
 from trainers.objectives.base import Objective
 from trainers.objectives.classification import Classification

@@ -1,13 +1,13 @@
-"""A task in the middle of its training, kept to go on from there, on any number of workers, at any ZeRO stage.
+"""A checkpoint of a task in training, to go on from with any number of workers and at any ZeRO stage.
 
-One safetensors object, replaced as a whole:
+It is one safetensors object, replaced as a whole:
 
     value/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>     whole tensors, float32
     log/<column>                                                       the training log so far
     metadata: step, and what must be the same to go on (`identity`)
 
-What else training depends on follows from the step: the learning rate, which rows come next, and the random numbers,
-which every rank draws from a seed of its own each step.
+All else that training depends on follows from the step: the learning rate, the next rows, and the random numbers, which
+every rank draws from a seed of its own per step.
 """
 
 import json
@@ -35,16 +35,16 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     def dump(self, identity: Mapping[str, Any]) -> bytes:
-        """The bytes to store; `identity` is JSON, and is asked for when they are read."""
+        """The bytes to store. `identity` is JSON; `parse` compares it."""
         header = {"step": str(self.step), "identity": json.dumps(identity, sort_keys=True)}
         return save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, header)
 
     @staticmethod
     def parse(data: bytes, identity: Mapping[str, Any]) -> "Checkpoint | None":
-        """The checkpoint in `data`; None where it is of another task, configuration or history.
+        """The checkpoint in `data`; None if it is of another task, configuration or history.
 
         Raises:
-            IntegrityError: the bytes are no such file.
+            IntegrityError: the bytes are no checkpoint.
         """
         try:
             size = int.from_bytes(data[:8], "little")
@@ -78,9 +78,9 @@ def restore(engine: Any, checkpoint: Checkpoint, empty_step: Any) -> None:
     """Puts a checkpoint into a fresh engine. Collective.
 
     Args:
-        engine: new, without a step taken.
+        engine: new; it has made no step.
         checkpoint: from an engine over equal parameters, of any stage and world size.
-        empty_step: callable that makes one update with zero gradients, which is when Adam makes its state.
+        empty_step: callable that makes one update with zero gradients, so that Adam creates its state.
     """
     empty_step()
     _link_moments(engine)
@@ -96,9 +96,9 @@ def restore(engine: Any, checkpoint: Checkpoint, empty_step: Any) -> None:
 
 
 def _link_moments(engine: Any) -> None:
-    """Lets DeepSpeed's stage 1 and 2 find Adam's moments of every parameter group.
+    """Lets DeepSpeed's stages 1 and 2 find Adam's moments of every parameter group.
 
-    They link them after the step of the first group alone (0.19.8, `_optimizer_step`), when the others have none yet.
+    DeepSpeed links them after the step of the first group (0.19.8, `_optimizer_step`), when other groups have none yet.
     """
     optimizer = engine.optimizer
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
@@ -107,7 +107,7 @@ def _link_moments(engine: Any) -> None:
 
 
 def _set(engine: Any, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
-    """Sets a parameter's value or one of its moments, given whole, wherever the stage keeps it."""
+    """Sets a parameter's value or one of its moments from the whole tensor, in whichever place the stage keeps it."""
     from deepspeed import utils
 
     if state := _plain_state(engine, parameter):
@@ -139,5 +139,5 @@ def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
 
 
 def _plain_state(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Adam's state of a parameter where the optimizer keeps it whole (ZeRO 0)."""
+    """Adam's state of a parameter if the optimizer keeps it whole (ZeRO 0), else empty."""
     return _torch_optimizer(engine).state.get(parameter, {})

@@ -1,7 +1,7 @@
 """The trainable side of one task under DeepSpeed: model with what a method trains, optimizer, schedule, engine.
 
-The engine owns what is trained, and no more. The frozen base stays outside it, in its own dtype, so an engine costs
-milliseconds and a task leaves nothing behind.
+The engine owns only what is trained. The frozen base stays outside it, in its own dtype, so an engine is built in
+milliseconds, and a task leaves nothing behind.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class TaskModel(nn.Module):
 
     backbone: Backbone
     attached: Attached
-    penalties: tuple[str, ...] = ()  # the names of the last forward pass's
+    penalties: tuple[str, ...] = ()  # names of those of the last forward pass
 
     def __init__(self, backbone: Backbone, attached: Attached) -> None:
         """`attached` is on the backbone's model."""
@@ -46,14 +46,15 @@ class TaskModel(nn.Module):
         self.__dict__.update(backbone=backbone, attached=attached)
 
     def forward(self, split: EncodedSplit, rows: np.ndarray, scale: float) -> tuple[Tensor, ...]:
-        """Total, task and penalties for one micro-batch, as a tuple, since DeepSpeed's hooks look into nothing else;
-        `losses` gives it its names.
+        """Total, task and penalties for one micro-batch.
+
+        The result is a tuple, since DeepSpeed's hooks find tensors in nothing else; `losses` gives its parts names.
 
         Args:
-            split: what is trained on.
+            split: the rows that are trained on.
             rows: (B,) indices of the rows of `split`.
-            scale: what the sum of loss terms is multiplied by, so that averaging over ranks and micro-batches gives
-                the mean over the terms of the effective batch; 0 for rows that only keep this rank in step.
+            scale: factor of the sum of loss terms, so that averaging over ranks and micro-batches gives the mean over
+                the terms of the effective batch; 0 for rows that only keep this rank in step with the others.
         """
         penalties = self.attached.penalties()
         task = split.losses(split.batch(rows)).sum()
@@ -65,7 +66,7 @@ class TaskModel(nn.Module):
         return total, task.detach() * float(scale > 0), *values
 
     def losses(self, outputs: tuple[Tensor, ...]) -> Losses:
-        """What the last forward pass gave."""
+        """The outputs of the last forward pass, with names."""
         total, task, *values = outputs
         return Losses(total, task, dict(zip(self.penalties, values, strict=True)))
 
@@ -95,7 +96,7 @@ def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_si
     """A DeepSpeed engine over what the method trains: AdamW over its parameter groups."""
     import deepspeed
 
-    # On CPUs DeepSpeed would compile a shared-memory all-reduce at first use: two minutes and a compiler. gloo serves.
+    # On CPUs DeepSpeed would compile a shared-memory all-reduce at first use, which takes two minutes and a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     optimizer = torch.optim.AdamW(
         [
@@ -114,8 +115,8 @@ def build_engine(model: TaskModel, train: TrainConfig, zero_stage: int, world_si
 def train_batch(engine: Any, split: EncodedSplit, batch: np.ndarray, accumulation: int) -> Losses:
     """Forward, backward and update over one effective batch, dealt to all ranks and `accumulation` micro-batches.
 
-    Every loss term (a row, or a target token) weighs the same, however unevenly the batch divides: DeepSpeed averages
-    gradients over ranks and micro-batches, so each is multiplied by their number and divided by the terms of the batch.
+    Every loss term (a row, or a target token) weighs the same, even if the batch divides unevenly. DeepSpeed averages
+    gradients over ranks and micro-batches, so each term is multiplied by their number and divided by the batch's terms.
 
     Returns:
         The terms of the last micro-batch; `task` is this rank's sum over all of them.

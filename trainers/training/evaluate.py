@@ -9,13 +9,13 @@ from trainers.objectives.base import EncodedSplit, Scored
 
 @torch.no_grad()
 def evaluate(split: EncodedSplit, batch_size: int) -> Scored:
-    """The split's score, and each row's own value, the same on all ranks. Each rank takes every n-th row.
+    """The split's score, and each row's own value, the same on all ranks. With n ranks, each takes every n-th row.
 
-    All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call; a rank that has no
-    row left repeats one that does not count.
+    All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call. A rank that has no
+    row left repeats one, which does not count.
 
     Args:
-        split: the same on all ranks, with a row or more.
+        split: the same on all ranks, with at least one row.
         batch_size: texts per forward pass and rank.
     """
     order, ranks = np.argsort(split.lengths, kind="stable"), dist.get_world_size()

@@ -1,7 +1,7 @@
 """What adapters read over a task, for input-side protection: its second moment, layer by layer.
 
-Rows of similar length go together, as in training, and padding is left out of the sums. Batches of equal length are
-four to fifteen times as many if texts are long: on a T5-large on an H100 they took four times as long as an epoch.
+Rows of similar length go together, as in training, and padding is left out of the sums. If texts are long, batches of
+equal length would be four to fifteen times as many. For a T5-large on an H100 they took four times as long as an epoch.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def second_moments(
     """Σ h hᵀ of what each adapter reads, over all tokens of the rows and their answers and over all ranks. Collective.
 
     Args:
-        modules: the adapted layers, with the adapters as they are to be read.
+        modules: the adapted layers, with the task's adapters on them.
         batch_size: rows that all ranks together read at once.
 
     Returns:

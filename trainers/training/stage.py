@@ -1,4 +1,4 @@
-"""One training stage: what a method trains for a task, from its first values, or from a checkpoint, to its last.
+"""One training stage: trains what a method adds for a task, from its initial values or from a checkpoint to the end.
 
 Shape suffixes: D output width of a layer.
 """
@@ -34,12 +34,12 @@ EVIDENCE_ROWS = 10
 
 
 class Leaving(Exception):
-    """The driver is leaving; the task in training is kept. Raised on all ranks."""
+    """The driver is leaving, and a checkpoint of the task in training is stored. Raised on all ranks."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training stage leaves: the task as it is stored, and the log."""
+    """The result of a training stage: the task as it is stored, and the training log."""
 
     artifact: Artifact
     log: TrainingLog
@@ -47,7 +47,7 @@ class Trained:
 
 @dataclass
 class TaskTraining:
-    """The training stage of one task on one rank; what it does is collective. It is the method's `Reader`, too."""
+    """The training stage of one task on one rank, which is also the method's `Reader`. Its methods are collective."""
 
     job: Job
     order: Order
@@ -62,7 +62,7 @@ class TaskTraining:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """How to optimise; micro-batches are as the order says."""
+        """The `train` section, with the number of micro-batches that the order gives."""
         return self.job.train.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
 
     def run(self) -> Trained:
@@ -70,7 +70,7 @@ class TaskTraining:
 
         Raises:
             TrainingError: a loss or the adapter is not finite, or the method finds a fault; on all ranks.
-            Leaving: the task is kept as it stands, since the driver leaves; on all ranks.
+            Leaving: the driver leaves, and a checkpoint is stored; on all ranks.
         """
         with self.engaged():
             with during("resume"):
@@ -89,10 +89,10 @@ class TaskTraining:
 
     @contextmanager
     def engaged(self) -> Iterator[None]:
-        """The engine is there while the block runs; afterwards the model is as it was before.
+        """The engine exists within the block; afterwards the model is as it was before.
 
-        The engine is built first, which ranks do together: a rank that fails has none to build on its way out, while
-        the others wait for it elsewhere.
+        Ranks build the engine together, before anything else. So a rank that fails never builds an engine on its way
+        out, while the other ranks wait for it in another collective call.
         """
         self.backbone.model.train()
         with undone(self.disengage):
@@ -105,7 +105,7 @@ class TaskTraining:
                     yield
 
     def disengage(self) -> None:
-        """Leaves the model as it is scored."""
+        """Puts the model into the state in which it is scored."""
         self.backbone.model.eval()
         release(self.backbone.model)
 
@@ -116,7 +116,7 @@ class TaskTraining:
 
     @cached_property
     def seed(self) -> int:
-        """Of initial values, row order and random numbers."""
+        """The seed of initial values, row order and random numbers."""
         return self.config.task_seed(self.order.index)
 
     @cached_property
@@ -135,7 +135,7 @@ class TaskTraining:
 
     @cached_property
     def engine(self) -> Any:
-        """The DeepSpeed engine over it."""
+        """The DeepSpeed engine over `attached`."""
         model = TaskModel(self.backbone, self.attached)
         return build_engine(model, self.config, self.job.deepspeed.zero_stage, dist.get_world_size(), self.steps)
 
@@ -145,7 +145,7 @@ class TaskTraining:
             yield from self.backbone.collate.batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
 
     def step(self, step: int, batch: np.ndarray) -> None:
-        """One update, and what is due at it: the method's checks, a row of the log, a checkpoint."""
+        """One update with the method's checks; then, if they are due, a row of the log and a checkpoint."""
         config = self.config
         seed_step(self.seed, step)
         self.attached.before_step(step)
@@ -157,10 +157,11 @@ class TaskTraining:
             self.save(step)
 
     def log_step(self, step: int, losses: Losses, batch: np.ndarray) -> None:
-        """Records loss over all ranks, penalties, and what the method reports.
+        """Records the loss over all ranks, the penalties, and what the method reports.
 
         Raises:
-            TrainingError: a term is not finite, on all ranks alike. Leaving: the driver leaves; the task was kept.
+            TrainingError: a term is not finite; on all ranks alike.
+            Leaving: the driver leaves, and a checkpoint is stored; on all ranks.
         """
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
@@ -179,20 +180,20 @@ class TaskTraining:
             raise Leaving
 
     def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """What these layers give over the task, see `trainers.training.second_moments`."""
+        """Second moments of these layers' outputs over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"):
             return second_moments(self.backbone, modules, self.split, at_once)
 
     def save(self, step: int) -> None:
-        """Replaces the stored checkpoint by one of this moment."""
+        """Replaces the stored checkpoint by one of the current state."""
         log = {f"{LOG}{key}": column for key, column in self.log.tensors().items()}
         checkpoint = Checkpoint(step, {**capture(self.engine), **log})
         if dist.get_rank() == 0:
             self.store.put(self.order.checkpoint, checkpoint.dump(self.order.identity))
 
     def resume(self) -> int:
-        """Goes to the stored checkpoint of this task where there is one; returns the steps done."""
+        """Restores the stored checkpoint of this task, if there is one; returns the steps done."""
         data = self.stored()
         checkpoint = Checkpoint.parse(data, self.order.identity) if data else None
         if checkpoint is None:
@@ -206,7 +207,7 @@ class TaskTraining:
         return checkpoint.step
 
     def stored(self) -> bytes:
-        """The stored checkpoint as rank 0 reads it, empty where there is none; the same on all ranks.
+        """The stored checkpoint as rank 0 reads it, empty if there is none; the same on all ranks.
 
         Raises:
             StoreError: rank 0 cannot read it; on all ranks, with its message.
@@ -224,7 +225,7 @@ class TaskTraining:
         return self.shared(data)
 
     def shared(self, data: bytes) -> bytes:
-        """What rank 0 has, on all ranks."""
+        """Rank 0's `data`, on all ranks."""
         size = torch.tensor([len(data)], device=self.backbone.device)
         dist.broadcast(size, src=0)
         content = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8) if int(size) else size[:0]
@@ -240,7 +241,7 @@ class TaskTraining:
             self.engine.step()
 
     def diverged(self, what: str, step: int, batch: np.ndarray | None = None) -> TrainingError:
-        """The error for training that left the finite numbers, with what led there as evidence."""
+        """The error for training that is not finite any more, with the last rows of the log as evidence."""
         error = TrainingError(
             f"task {self.name!r}: {what}; what was committed stands. Give the run another `name` and lower "
             f"train.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
@@ -252,5 +253,5 @@ class TaskTraining:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Makes the random numbers of a step (dropout) a function of task seed, step and rank alone: none are kept."""
+    """Makes the random numbers of a step (dropout) depend on task seed, step and rank alone, so no state is kept."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, dist.get_rank()]).generate_state(1)[0]))

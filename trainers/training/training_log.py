@@ -1,4 +1,4 @@
-"""How one task's training went, step by step: loss, penalties, and what the method says of itself and its modules."""
+"""The log of one task's training, step by step: loss, penalties, and what the method reports of its modules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ FIGURES = ("step", "loss", "orthogonality", "overlap", "mean_rank")
 
 
 class TrainingLog:
-    """Rows, one per logging step; as Parquet, a column each for `step`, `loss`, every penalty and what `report` gives:
-    for oa `overlap`, `mean_rank`, `rank/<module>`, `tau/<module>`, `g/<module>` (R,)."""
+    """Rows, one per logging step. As Parquet it has one column each for `step`, `loss`, every penalty and every key of
+    the method's `report`: for oa `overlap`, `mean_rank`, `rank/<module>`, `tau/<module>`, `g/<module>` (R,)."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -26,15 +26,15 @@ class TrainingLog:
         return self.rows[-1]
 
     def add(self, step: int, loss: float, penalties: Mapping[str, float], report: Row) -> None:
-        """Appends a row: the loss, the method's penalties without their weights, and what it reports of itself."""
+        """Appends a row: the loss, the method's penalties without their weights, and its report."""
         self.rows.append({"step": step, "loss": loss, **penalties, **report})
 
     def measure(self, key: str) -> float:
-        """A figure of the newest row; NaN if the method has none of that name."""
+        """A figure of the newest row; NaN if the row has none of that name."""
         return float(self.last.get(key, float("nan")))
 
     def before(self, count: int) -> list[dict[str, Any]]:
-        """The main figures of the last `count` rows, those of them that there are."""
+        """The main figures of the last `count` rows, as far as the rows have them."""
         return [{key: row[key] for key in FIGURES if key in row} for row in self.rows[-count:]]
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""One worker group for a whole stream, or for those of many runs, fed task by task through a small actor.
+"""One worker group for a whole stream, or for the streams of many runs. A small actor, the feed, gives it the tasks.
 
-The feed is the only thing that driver and workers share. Workers ask it for orders; when the group breaks, another is
-started at once, and the feed lets it wait until the driver has decided how to go on. What starts them, for a run
-`TorchTrainer.fit()`, runs in the feed's process: a driver that leaves in the middle takes both down.
+The feed is the only thing that driver and workers share. Workers ask it for orders. When the group breaks, another is
+started at once, and the feed lets it wait until the driver has decided how to go on. The function that starts workers,
+for a run `TorchTrainer.fit()`, runs in the feed's process, so both end if the driver leaves.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from cluster.session import here
 from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
 
 OnEvent = Callable[[Started | Progress | None], None]
-Serve = Callable[[ClusterConfig, Any, str], None]  # keeps workers at a feed to the end of the stream, files in a folder
+Serve = Callable[[ClusterConfig, Any, str], None]  # (cluster, feed, folder): keeps workers going until the stream ends
 POLL_S, CLOSE_S = 0.5, 10.0
-MEET_S = 3.0  # ranks that meet the same error do so within the same step
-SETTLE_S = 2.0  # so long a rank that fails may take to say so after another has met its absence
+MEET_S = 3.0  # wait for other ranks to meet the same error; they do so within the same step
+SETTLE_S = 2.0  # wait for a rank that failed to say why, after another rank has noticed its absence
 
 
 class WorkersLost(Exception):
-    """The worker group broke while it trained; another is on its way. Whether it gets an order is for a policy."""
+    """The worker group broke while it trained; another is being started. The caller decides if it gets an order."""
 
     def __init__(self, lost: Lost) -> None:
         super().__init__(lost.reason)
@@ -36,7 +36,7 @@ class WorkersLost(Exception):
 
 
 class Feed:
-    """Actor: orders go in one end and events come out of the other."""
+    """Actor: the driver puts orders in and takes events out; workers do the reverse."""
 
     def __init__(self) -> None:
         self.order: Order | None = None
@@ -48,8 +48,8 @@ class Feed:
         self.errors: list[str] = []
 
     async def put_order(self, order: Order | None) -> None:
-        """Sets the task to train now; None ends the stream. What was reported before concerns it only where the group
-        has failed for good."""
+        """Sets the task to train now; None ends the stream. Earlier events are dropped, unless the group has failed for
+        good."""
         async with self.changed:
             before = [self.events.get_nowait() for _ in range(self.events.qsize())]
             for event in before:
@@ -59,24 +59,24 @@ class Feed:
             self.changed.notify_all()
 
     async def next_order(self, after: int) -> tuple[int, Order | None]:
-        """Waits for an order with a number above `after`; the order is None when the stream has ended."""
+        """Waits for an order with a number above `after`; the order is None if the stream has ended."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.ready and self.number > after)
             return self.number, self.order
 
     async def leave(self) -> None:
-        """Asks the workers to keep the task in training and to end."""
+        """Asks the workers to store a checkpoint of the task in training and to end."""
         self.leaving = True
 
     async def is_leaving(self) -> bool:
-        """Whether they are asked to."""
+        """Whether `leave` was called."""
         return self.leaving
 
     async def report(self, event: Event, number: int | None = None) -> None:
-        """Adds an event from a worker; one about an order, by its number, only while that is the newest.
+        """Adds an event from a worker. An event about order `number` is dropped if that is not the newest order.
 
-        A group that breaks is one event, whoever tells of it first, and its successor gets no order that was given
-        before. A worker tells why it ends; then Ray tells that it did.
+        A group that breaks gives one event, no matter who reports it first: a worker reports why it ends, and then Ray
+        reports that it did. The next group gets no order that was given before.
         """
         if number not in (None, self.number):
             return
@@ -91,7 +91,7 @@ class Feed:
         await self.events.put(event)
 
     async def met(self, number: int, error: str, ranks: int) -> bool:
-        """Whether so many ranks have met the same error at order `number`; waits `MEET_S` for the others."""
+        """Whether `ranks` ranks have met the same error at order `number`; waits `MEET_S` for the others."""
         async with self.changed:
             if number != self.number:
                 return False
@@ -102,7 +102,7 @@ class Feed:
             return self.errors.count(error) >= ranks
 
     async def begin(self, job: Job) -> None:
-        """Sets what the workers hold; they start without it, and wait for it."""
+        """Sets the job of the workers, which start without it and wait for it."""
         async with self.changed:
             self.job = job
             self.changed.notify_all()
@@ -114,7 +114,7 @@ class Feed:
             return self.job  # type: ignore[return-value]
 
     async def serve(self, serve: Serve, cluster: ClusterConfig, folder: str) -> None:
-        """Runs the worker group to the end of the stream; what ends it early becomes an event."""
+        """Runs the worker group to the end of the stream. An error that ends it early becomes an event."""
         import ray
 
         feed = ray.get_runtime_context().current_actor
@@ -125,7 +125,7 @@ class Feed:
             await self.events.put(Failed(ended, TrainingError.exit_code, workers="gone"))
 
     async def next_event(self, timeout_s: float) -> Event | None:
-        """The oldest unread event, or None after `timeout_s`; of a group that broke, a little later, why it did."""
+        """The oldest unread event, or None after `timeout_s`. If a group broke, waits longer for the reason."""
         try:
             event = await asyncio.wait_for(self.events.get(), timeout_s)
         except TimeoutError:
@@ -133,8 +133,8 @@ class Feed:
         return await self._why(event) if isinstance(event, Lost) and event.kind == "workers" else event
 
     async def _why(self, lost: Lost) -> Event:
-        """What a worker itself has to say, within `SETTLE_S`, of an error that no retry mends; else that the group is
-        lost: one rank's error is another's broken connection, and either may be heard of first."""
+        """The event of a worker that reports, within `SETTLE_S`, an error that no retry mends; else `lost`. One rank's
+        error is another rank's broken connection, and either may be reported first."""
         await asyncio.sleep(SETTLE_S)
         later = [self.events.get_nowait() for _ in range(self.events.qsize())]
         said = next((event for event in later if isinstance(event, Failed)), None)
@@ -145,11 +145,11 @@ class Feed:
 
 
 class WorkerGroup:
-    """Started workers, for one task after another, be they of one run or of many. Use as a context manager inside a Ray
+    """Started workers that train one task after another, of one run or of many. Use as a context manager inside a Ray
     session.
 
-    After `train` has returned or raised the group waits for the next order, unless `broken` says that it is of no more
-    use. `there` are its workers unless they are (again) to start.
+    After `train` has returned or raised, the group waits for the next order, unless it is `broken` and of no more use.
+    `there` says whether its workers have started and not ended since.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class WorkerGroup:
         folder: str | None = None,
         serve: Serve | None = None,
     ) -> None:
-        """`job` may come later, with `begin`: what takes long in a start needs none. `check` is called at least every
-        half second while waiting and may raise to leave; temporary files go below `folder`. `serve` starts the workers,
-        by default `fit`."""
+        """`job` may come later, with `begin`, since the slow part of a start does not need it. `check` is called at
+        least every half second while waiting, and may raise to leave. Temporary files go below `folder`. `serve` starts
+        the workers, by default `fit`."""
         self.job, self.cluster, self.check, self.parent, self.serve = job, cluster, check, folder, serve
         self.training = self.broken = self.there = False
 
@@ -179,7 +179,7 @@ class WorkerGroup:
         return self
 
     def begin(self, job: Job) -> None:
-        """Gives the workers what they are to hold; before the first order, and once."""
+        """Gives the workers their job. Call it once, before the first order."""
         self.feed.begin.remote(job)
 
     def __exit__(
@@ -189,14 +189,15 @@ class WorkerGroup:
 
         if kind is None and not self.broken:
             ray.get(self.feed.put_order.remote(None))
-            ray.wait([self.served], timeout=CLOSE_S)  # all is committed: a group that breaks now is not waited for
+            ray.wait([self.served], timeout=CLOSE_S)  # all is committed, so a group that breaks now does not matter
         ray.kill(self.feed)
         self.folder.cleanup()
 
     def train(self, order: Order, on_event: OnEvent) -> TaskDone:
-        """Has the group train one task and waits for it; `on_event` gets what happens, None while nothing does.
+        """Has the group train one task and waits for it. `on_event` gets every event, and None while there is none.
 
-        Where `check` raises Interrupted while the task is in training, the workers have `grace_s` seconds to keep it.
+        If `check` raises Interrupted while the task is in training, the workers have `grace_s` seconds to store a
+        checkpoint.
 
         Raises:
             WorkersLost: the group broke; call again to go on. OrthoplexError: a worker gave up with a message for the
@@ -224,7 +225,7 @@ class WorkerGroup:
                 return done
             if leaving and (isinstance(event, Saved) or time.monotonic() > deadline):
                 raise leaving
-            if leaving is None:  # after the event: what is finished is not thrown away
+            if leaving is None:  # after the event, so that a finished task is not lost
                 leaving, deadline = self._interruption()
 
     def _note(self, event: Event | None) -> None:
@@ -237,25 +238,25 @@ class WorkerGroup:
                 self.there, self.broken = event.workers == "stay", self.broken or event.workers == "gone"
 
     def _interruption(self) -> tuple[Interrupted | None, float]:
-        """What `check` raises, and until when the workers may take to keep their task; raises it where none trains."""
+        """The error that `check` raises, and the deadline for the workers' checkpoint. Raises it if no task trains."""
         try:
             self.check()
         except Interrupted as error:
             if not self.training:
                 raise
-            self.broken = True  # the workers end, whether they keep it or not
+            self.broken = True  # the workers end, with or without a checkpoint
             self.feed.leave.remote()
             return error, time.monotonic() + self.cluster.grace_s
         return None, float("inf")
 
 
 def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
-    """Runs `TorchTrainer.fit()` over the train loop. Its storage, `folder`, keeps nothing: the store does."""
+    """Runs `TorchTrainer.fit()` over the train loop. Nothing is kept in `folder`, its storage."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.callback import UserCallback
 
-    from trainers.workers.worker import train_loop  # with torch, which those who only give orders do without
+    from trainers.workers.worker import train_loop  # imports torch, which a driver does not need
 
     class Witness(UserCallback):
         """Tells the feed that the group broke; it must never raise, since that would end the run."""
@@ -264,7 +265,7 @@ def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
             said = (f"rank {rank}: {last_line(error)}" for rank, error in sorted(worker_exceptions.items()))
             feed.report.remote(Lost("workers", "; ".join(said)))
 
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # `trainers.folders.scratch` does so, and knows where they were started
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # `trainers.folders.scratch` does it, and remembers the first folder
     workers = cluster.num_workers
     TorchTrainer(
         train_loop,
@@ -278,14 +279,14 @@ def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
         run_config=RunConfig(
             name=f"orthoplex-{uuid.uuid4().hex[:12]}",
             storage_path=folder,
-            failure_config=FailureConfig(max_failures=-1),  # a policy decides: orchestrator.run.retries
+            failure_config=FailureConfig(max_failures=-1),  # orchestrator.run.retries decides
             callbacks=[Witness()],
         ),
     ).fit()
 
 
 def outcome(event: Event | None, on_event: OnEvent) -> TaskDone | None:
-    """The end of a task, where the event is that; `on_event` gets what is none.
+    """The event if it is the end of a task, else None. `on_event` gets events that are not an end.
 
     Raises:
         WorkersLost, OrthoplexError: as `WorkerGroup.train`.
@@ -310,6 +311,6 @@ def failure(event: Failed) -> OrthoplexError:
 
 
 def last_line(error: Exception) -> str:
-    """The last non-empty line of an error's text, where Ray puts the cause."""
+    """The last non-empty line of an error's message, in which Ray puts the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

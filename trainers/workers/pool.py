@@ -1,8 +1,8 @@
-"""A pool of started worker groups which serves many runs: starting one costs 40 CPU-seconds, an order nothing.
+"""A pool of started worker groups that serves many runs, since starting a group costs 40 CPU-seconds.
 
-One actor holds the groups and deals the orders. A caller asks for a task with `PoolClient.train`, from whatever process
-it runs in, and follows it; it holds nothing that somebody would have to give back. A caller that dies while it waits is
-passed over, and one that dies later leaves a task which ends by itself.
+One actor holds the groups and gives them orders. A caller in any process asks for a task with `PoolClient.train` and
+waits for its end. It holds nothing that would have to be given back. A caller that dies while it waits for a group is
+skipped; if it dies later, its task ends by itself.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started
 from trainers.workers.group import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, last_line, outcome
 from trainers.workers.ranks import serve
 
-REAP_S = 5.0  # how often a group that waits for room looks for what dead ones hold
-ABSENT_S = 30.0  # a caller that has not asked for that long gets no slot; one in good health asks every half second
-FORGOTTEN_S = 600.0  # what nobody has asked for that long is dropped
+REAP_S = 5.0  # period in which a group that waits for resources frees those of dead groups
+ABSENT_S = 30.0  # a caller that has not asked for that long gets no slot; a live one asks every half second
+FORGOTTEN_S = 600.0  # a ticket that nobody has asked about for that long is dropped
 LEFT = "the pool of workers was told to leave"
 
 
@@ -40,29 +40,29 @@ class Ticket:
     asked: float = field(default_factory=time.monotonic)
 
     def silent_s(self) -> float:
-        """How long its caller has not asked."""
+        """Seconds since its caller last asked."""
         return time.monotonic() - self.asked
 
 
 class Slot:
-    """One worker group, driven from one thread; another takes its place where it is of no more use."""
+    """One worker group, driven from one thread. It is replaced if it is of no more use."""
 
     def __init__(self, cluster: ClusterConfig, folder: str, check: Callable[[], None]) -> None:
         self.cluster, self.folder, self.check = cluster, folder, check
         self.job: Job | None = None
         self.group: WorkerGroup | None = None
-        self.lock = threading.Lock()  # its first order may come while the pool has it start
+        self.lock = threading.Lock()  # the first order may come while the pool starts the group
         self.run, self.busy = "", False
 
     def start(self) -> WorkerGroup:
-        """The group, which is about to start if it was not there."""
+        """The group; begins to start it if there is none."""
         with self.lock:
             if self.group is None:
                 self.group = WorkerGroup(self.job, self.cluster, self.check, self.folder, serve).__enter__()
             return self.group
 
     def begin(self, job: Job) -> None:
-        """Gives the group, and those that take its place, what its workers are to hold."""
+        """Gives the group, and those that replace it, their job."""
         with self.lock:
             self.job = job
             if self.group is not None:
@@ -70,18 +70,18 @@ class Slot:
 
     @property
     def there(self) -> bool:
-        """Whether its workers need not start first."""
+        """Whether its workers have started."""
         return self.group is not None and self.group.there
 
     def train(self, order: Order, on_event: OnEvent) -> TaskDone | Lost | Failed:
-        """Has the group train one task and waits for it: how that ended."""
+        """Has the group train one task and waits for it; returns how it ended."""
         self.run = order.job.run if order.job else ""
         look_at = time.monotonic() + REAP_S
 
         def told(event: Started | Progress | None) -> None:
             nonlocal look_at
             if event is None and not self.there and time.monotonic() > look_at:
-                reap()  # what a group before it may have left holds the room that it waits for
+                reap()  # a dead group may still hold the resources that this one waits for
                 look_at = time.monotonic() + REAP_S
             on_event(event)
 
@@ -98,7 +98,7 @@ class Slot:
                 self.end(at_once=True)
 
     def end(self, *, at_once: bool) -> None:
-        """Ends the group, at once or when its workers have left."""
+        """Ends the group, at once or after its workers have left."""
         import ray
 
         with self.lock:
@@ -110,7 +110,7 @@ class Slot:
 
 
 class Slots:
-    """Actor: the slots, and who waits for one."""
+    """Actor: the slots, and the callers that wait for one."""
 
     def __init__(self, cluster: ClusterConfig, slots: int, folder: str) -> None:
         self.left = threading.Event()
@@ -121,20 +121,20 @@ class Slots:
         self.serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Has all groups start; they need not be there for orders to be given."""
+        """Begins to start all groups. Orders may be given before they have started."""
         await self._on_all(Slot.start)
 
     async def begin(self, job: Job) -> None:
-        """Gives all groups what their workers are to hold."""
+        """Gives all groups their job."""
         await self._on_all(lambda slot: slot.begin(job))
 
     async def close(self, at_once: bool) -> None:
-        """Ends all groups; those at work at once."""
+        """Ends all groups; busy ones at once."""
         self._turn_away()
         await self._on_all(lambda slot: slot.end(at_once=at_once or slot.busy))
 
     async def submit(self, order: Order) -> str:
-        """Takes an order in; its ticket."""
+        """Takes an order; returns its ticket."""
         self.tickets = {key: ticket for key, ticket in self.tickets.items() if ticket.silent_s() < FORGOTTEN_S}
         self.waiting = [ticket for ticket in self.waiting if ticket.silent_s() < FORGOTTEN_S]
         name, ticket = uuid.uuid4().hex, Ticket(order)
@@ -162,7 +162,8 @@ class Slots:
         return event
 
     async def leave(self) -> None:
-        """Gives no more orders out, and has the tasks in training kept; returns when they are, or `grace_s` is up."""
+        """Gives no more orders, and has checkpoints of the tasks in training stored. Returns when that is done, or
+        after `grace_s`."""
         self._turn_away()
         await asyncio.gather(*self.serving)
 
@@ -207,16 +208,16 @@ class Slots:
 
 
 class PoolClient:
-    """The pool as other processes see it; may be sent to them."""
+    """The pool as other processes use it; may be sent to them."""
 
     def __init__(self, slots: Any) -> None:
         self.slots = slots
 
     def train(self, order: Order, on_event: OnEvent, check: Callable[[], None] = lambda: None) -> TaskDone:
-        """Waits for an idle slot, has it train one task, and waits for that; `on_event` gets what happens, None at
-        least every half second while nothing does. `order.job` names the run.
+        """Waits for an idle slot, has it train one task, and waits for its end. `on_event` gets every event, and None
+        at least every half second while there is none. `order.job` names the run.
 
-        `check` is called as often and may raise: then the caller leaves, and the slot finishes its task by itself.
+        `check` is called as often. If it raises, the caller leaves, and the slot finishes its task by itself.
 
         Raises:
             WorkersLost: the group broke; call again to go on. Interrupted: after `leave`. OrthoplexError: a worker gave
@@ -237,20 +238,20 @@ class PoolClient:
             raise TrainingError(f"the pool of workers is gone: {last_line(error)}") from error
 
     def leave(self) -> None:
-        """Has the tasks in training kept, and `train` raise Interrupted to all its callers, now and later; returns when
-        that is done, at most `cluster.grace_s` later."""
+        """Has checkpoints of the tasks in training stored; `train` raises Interrupted to all callers from now on.
+        Returns when that is done, at most `cluster.grace_s` later."""
         import ray
 
         ray.get(self.slots.leave.remote())
 
 
 class Pool:
-    """`slots` worker groups, started at once and once. Use as a context manager inside a Ray session.
+    """`slots` worker groups, started once and all at the same time. Use as a context manager inside a Ray session.
 
-    They start without a job; `begin` gives them one, and from then on they serve every run whose model, layers and way
-    to run are the same; see `trainers.workers.worker.fixed`. Meanwhile `model` is loaded into Ray's object store, once
-    for all of them; None leaves that to each, as ZeRO 3 must, where no worker holds it whole. Its files are in
-    `folder`, see `Job`.
+    They start without a job. `begin` gives them one, and from then on they serve every run whose settings agree in
+    `trainers.workers.worker.fixed`. Meanwhile `model` is loaded into Ray's object store, once for all of them. If it is
+    None, each worker loads it, as ZeRO 3 must, since no worker holds the whole model. Its files are in `folder`, see
+    `Job`.
     """
 
     def __init__(
@@ -266,12 +267,12 @@ class Pool:
         self.actor: Any = made.remote(self.cluster, self.slots, self.folder.name)
         self.client = PoolClient(self.actor)
         self.actor.start.remote()
-        # of no CPU, so that it never waits for those that workers hold while they wait for it
+        # needs no CPU, so that it never waits for CPUs of workers that wait for it
         self.base = ray.remote(num_cpus=0)(packed).remote(self.model, self.model_folder) if self.model else None
         return self
 
     def begin(self, job: Job) -> Job:
-        """Gives the workers what they are to hold, before the first order, and once; the job as they got it, with the
+        """Gives the workers their job. Call it once, before the first order. Returns the job as they get it, with the
         pool's base and its folder."""
         import ray
 
@@ -284,7 +285,7 @@ class Pool:
     ) -> None:
         import ray
 
-        with suppress(ray.exceptions.RayError):  # its end is the end of all it has started
+        with suppress(ray.exceptions.RayError):  # when the actor ends, all that it has started ends
             ray.get(self.actor.close.remote(at_once=kind is not None), timeout=2 * CLOSE_S)
         ray.kill(self.actor)
         reap_trainers(CLOSE_S)
@@ -296,7 +297,7 @@ class Pool:
 
 
 def packed(model: ModelConfig, folder: str | None = None) -> Any:
-    """The base as `trainers.models.packed` takes it apart. What goes wrong is raised where the reference is read."""
+    """The base, packed by `trainers.models.packed`. Errors are raised when the reference is read."""
     from trainers.folders import located
     from trainers.models.loading import load_backbone
     from trainers.models.packed import PackedBase
@@ -305,13 +306,14 @@ def packed(model: ModelConfig, folder: str | None = None) -> Any:
 
 
 def interrupted() -> Failed:
-    """What callers are told after `leave`."""
+    """The event that callers get after `leave`."""
     return Failed(LEFT, Interrupted.exit_code)
 
 
 def choose(slots: Sequence[tuple[str, bool, bool]], order: Order) -> int | None:
-    """The idle slot for an order, from each slot's (run it served last, busy, whether its workers are there); None
-    where all are busy. One that holds the run's history comes first, then one whose workers need not start again."""
+    """The place of the idle slot for an order; None if all are busy. Each slot is (run it served last, whether it is
+    busy, whether its workers have started). A slot that holds the run's history comes first, then one whose workers
+    have started."""
     run = order.job.run if order.job else None
     idle = [place for place, (_, busy, _) in enumerate(slots) if not busy]
     return min(idle, key=lambda place: (slots[place][0] != run, not slots[place][2]), default=None)

@@ -1,8 +1,8 @@
 """The workers of a pool: groups of one size, as plain Ray actors.
 
-A run's workers come from Ray Train (`launch.fit`), which also gives a run more or fewer of them as a cluster grows and
-shrinks. For that it starts five processes a group, one after the other; a pool has many groups, whose size is fixed.
-Both work at a feed, and nobody else sees which it is.
+A run's workers come from Ray Train (`group.fit`), which can give a run more or fewer of them as a cluster grows or
+shrinks. For that it starts five processes per group, one after the other. A pool has many groups of fixed size, so it
+does without. Both kinds take orders from a feed, and no other code depends on the kind.
 """
 
 import os
@@ -18,13 +18,13 @@ from trainers.folders import scratch
 from trainers.messages import Lost
 from trainers.workers.group import last_line
 
-RESTART_S = 1.0  # between two groups, so that one which cannot start does not keep a node busy
-PATIENCE = timedelta(minutes=30)  # of a rank with the others, as Ray Train has it
+RESTART_S = 1.0  # pause between two groups, so that a group that cannot start does not keep a node busy
+PATIENCE = timedelta(minutes=30)  # how long a rank waits for the others, as in Ray Train
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is: its node, an address and a port free there, and the ids of its GPUs."""
+    """The location of a rank: its node, an address and a free port there, and the ids of its GPUs."""
 
     node: str
     host: str
@@ -36,7 +36,7 @@ class Rank:
     """Actor: one worker of a group."""
 
     def place(self) -> Place:
-        """Where it came to life. The port is as good as taken: nothing slow comes between this and `work`."""
+        """The location of this actor. The port is not reserved, but `work` follows soon enough."""
         import ray
         import torch  # noqa: F401
 
@@ -48,7 +48,8 @@ class Rank:
         return Place(context.get_node_id(), ray.util.get_node_ip_address(), port, gpus)
 
     def work(self, feed: Any, rank: int, places: Sequence[Place], folder: str) -> None:
-        """Joins the others, and works at the feed until it is empty. Files are put below `folder` where it is here."""
+        """Joins the others, and takes orders from the feed until the stream ends. Files are put below `folder` if it
+        exists on this node."""
         import torch
         import torch.distributed as dist
 
@@ -65,8 +66,7 @@ class Rank:
 
 
 def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:
-    """Keeps a group at work until the stream has ended. Where one breaks, the feed is told, and another takes its
-    place."""
+    """Keeps a group at work until the stream has ended. If a group breaks, the feed is told, and another is started."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
     room = placement_group([cluster.worker_resources()] * cluster.num_workers.max)
@@ -79,8 +79,8 @@ def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:
 
 
 def broken(cluster: ClusterConfig, room: Any, feed: Any, folder: str) -> Lost | None:
-    """Starts a group in the placement group `room` and waits for its end: why it broke, None where the stream has
-    ended."""
+    """Starts a group in the placement group `room` and waits for its end. Returns why it broke, or None if the stream
+    has ended."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -109,8 +109,8 @@ def broken(cluster: ClusterConfig, room: Any, feed: Any, folder: str) -> Lost | 
 
 
 def environment(rank: int, places: Sequence[Place]) -> dict[str, str]:
-    """The variables of `torchrun` for one rank. It sees the GPUs of all ranks on its node, in their order: else NCCL
-    does not reach from one to another."""
+    """The variables of `torchrun` for one rank. It sees the GPUs of all ranks on its node, in the order of ranks, since
+    NCCL cannot connect them otherwise."""
     near = [other for other, place in enumerate(places) if place.node == places[rank].node]
     found = {
         "MASTER_ADDR": places[0].host, "MASTER_PORT": str(places[0].port),

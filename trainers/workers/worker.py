@@ -1,4 +1,4 @@
-"""What runs on every worker: the frozen base once, then order after order until the feed is empty."""
+"""The code that runs on every worker: loads the frozen base once, then carries out orders until the stream ends."""
 
 import hashlib
 import tempfile
@@ -33,7 +33,7 @@ Fetch = Callable[[Sequence[Any]], list[Any]]
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor, "folder": where files are put}."""
+    """Entry point for `TorchTrainer`: `config` is {"feed": handle of the feed actor, "folder": folder for files}."""
     import ray.train.torch
 
     with scratch(config["folder"]) as start:
@@ -41,10 +41,10 @@ def train_loop(config: dict[str, Any]) -> None:
 
 
 def work(feed: Any, device: torch.device, start: Path) -> None:
-    """Works at the feed until it is empty. The process group is there; Ray started the process in the folder `start`.
+    """Carries out the feed's orders until the stream ends. Needs a process group. Ray started the process in `start`.
 
-    An error that all ranks meet alike is reported, and the next order is waited for. Any other ends the worker; if a
-    retry does not mend it, or needs less memory, the feed is told first.
+    An error that all ranks meet is reported, and the worker waits for the next order. Any other error ends the worker.
+    If a retry does not mend it, or needs less memory, the feed is told first.
     """
     line = Line(feed)
     try:
@@ -57,18 +57,18 @@ def work(feed: Any, device: torch.device, start: Path) -> None:
 
 
 class Line:
-    """One rank's line to the feed, and its log file. `number` is that of the order it works on, 0 before the first, and
-    `task` says which task that is."""
+    """One rank's connection to the feed, and its log file. `number` is that of the current order, 0 before the first;
+    `task` names its task in messages."""
 
     def __init__(self, feed: Any) -> None:
         self.feed, self.number, self.task = feed, 0, ""
         self.log = WorkerLog("", [], dist.get_rank())
 
     def work(self, device: torch.device, start: Path) -> None:
-        """See the function of this name."""
+        """See the function `work`."""
         began = time.time()
         with during("import"):
-            for module in ("deepspeed", "transformers.modeling_utils"):  # seconds, and the job may not be there yet
+            for module in ("deepspeed", "transformers.modeling_utils"):  # takes seconds, and needs no job
                 import_module(module)
         job = self.job()
         worker = Worker(job, device, self.report, self.leaving, fetch, start=start)
@@ -83,7 +83,7 @@ class Line:
                 self.report(failed(error, "stay"))
 
     def job(self) -> Job:
-        """What the worker is to hold; waits for it."""
+        """Waits for the worker's job."""
         import ray
 
         job: Job = ray.get(self.feed.begun.remote())
@@ -101,9 +101,9 @@ class Line:
         return worker.run(order)
 
     def tell(self, error: Exception) -> None:
-        """Tells the feed why this worker ends, unless all it knows is that another has.
+        """Tells the feed why this worker ends, unless it only knows that another worker is gone.
 
-        Then it waits: the other may be about to say why, and the first worker that ends is the end of all.
+        In that case it waits: the other may be about to say why, and the first worker that ends ends them all.
         """
         verdict = judge(error)
         workers: Literal["restart", "gone"] = "restart" if self.number else "gone"
@@ -117,27 +117,27 @@ class Line:
             time.sleep(SETTLE_S)
 
     def report(self, event: Any) -> None:
-        """Tells the log, and on rank 0 the feed, what happens to the order in work."""
+        """Writes an event about the current order to the log, and on rank 0 also tells the feed."""
         if dist.get_rank() == 0:
             self.insist(event)
         else:
             self.log.write(event)
 
     def insist(self, event: Any) -> None:
-        """As `report`, whatever the rank."""
+        """Writes an event to the log and tells the feed, on any rank."""
         import ray
 
         self.log.write(event)
         ray.get(self.feed.report.remote(event, self.number or None))
 
     def leaving(self) -> bool:
-        """Whether the driver asks to leave, on rank 0."""
+        """Whether the driver asks to leave, on rank 0; False on other ranks."""
         import ray
 
         return dist.get_rank() == 0 and bool(ray.get(self.feed.is_leaving.remote()))
 
     def next_order(self, device: torch.device) -> Order | None:
-        """The next order, the same on all ranks, which may ask while it is replaced; None ends the stream."""
+        """The next order, the same on all ranks even if it is replaced while they ask; None if the stream has ended."""
         import ray
 
         after = self.number
@@ -152,7 +152,7 @@ class Line:
             after = newest - 1
 
     def met_by_all(self, error: OrthoplexError) -> bool:
-        """Whether every rank has met the same error: then none is left waiting for another within a step."""
+        """Whether every rank has met the same error, so that no rank waits for another within a step."""
         import ray
 
         return bool(ray.get(self.feed.met.remote(self.number, str(error), dist.get_world_size())))
@@ -164,10 +164,11 @@ def failed(error: OrthoplexError, workers: Literal["stay", "restart", "gone"]) -
 
 
 def fetch(references: Sequence[Any]) -> list[Any]:
-    """What references into Ray's object store refer to.
+    """The values of references into Ray's object store.
 
     Raises:
-        OrthoplexError: what making one of them met. TrainingError: the process that one belongs to is gone.
+        OrthoplexError: a task that makes one of the values raised it.
+        TrainingError: the process that owns one of the values is gone.
     """
     import ray
 
@@ -183,7 +184,7 @@ def fetch(references: Sequence[Any]) -> list[Any]:
 
 
 class Worker:
-    """One rank: frozen base, tokenised tasks and history, alive for as long as orders come, of one run or of many."""
+    """One rank: frozen base, tokenised tasks and history, kept for all orders, of one run or of many."""
 
     def __init__(
         self,
@@ -195,10 +196,10 @@ class Worker:
         *,
         start: Path | None = None,
     ) -> None:
-        """Takes or loads the base onto `device`, encodes all label words with it and tokenises what is not yet.
+        """Takes or loads the base onto `device`, encodes all label words with it, and tokenises tasks that are not yet.
 
-        `report` takes events of rank 0; `leaving` says, on rank 0, whether the task in training is to be kept and left;
-        `fetch` gives what a job's and an order's references refer to. `start` is where a relative `Job.folder` begins.
+        `report` takes the events. `leaving` says, on rank 0, whether to store a checkpoint and leave. `fetch` returns
+        the values of a job's and an order's references. A relative `Job.folder` starts in `start`.
         """
         started = time.monotonic()
         self.start = start
@@ -220,7 +221,7 @@ class Worker:
         self.seconds = {"load": loaded - started, "tokenise": time.monotonic() - loaded}
 
     def base(self) -> Backbone:
-        """The frozen base: in shards under ZeRO 3, else out of the object store where it is there."""
+        """The frozen base: in shards under ZeRO 3, else from the object store if the job has it there."""
         partitioned = self.job.deepspeed.zero_stage == 3
         if partitioned or self.job.base is None:
             model = located(self.job.model, self.job.folder, self.start)
@@ -230,7 +231,7 @@ class Worker:
         return made
 
     def read(self, references: Sequence[Any]) -> None:
-        """Takes over tasks, whose label words the base alone encodes: no history may be in its weights."""
+        """Sets the tasks. Their label words are encoded by the base alone, so no history may be in its weights."""
         with during("tokenise"):
             tasks = [tokenize_task(self.backbone, task) for task in self.fetch(references)]
             self.splits = [OBJECTIVES[task.objective].encode(self.backbone, task) for task in tasks]
@@ -238,16 +239,16 @@ class Worker:
 
     @property
     def known(self) -> int:
-        """Committed tasks this worker holds."""
+        """Number of committed tasks that this worker holds."""
         return len(self.held)
 
     def take(self, job: Job) -> None:
-        """Serves `job` from now on. Where it is another than the one before, the base is put back bit for bit and the
-        history forgotten; nothing of an earlier job shows in a later one.
+        """Serves `job` from now on. If it differs from the job before, the base is put back bit for bit and the history
+        is forgotten, so an earlier job has no influence on a later one.
 
         Raises:
-            ConfigError: it asks for another model, other layers or another way to run them than the workers have; or
-            its label words are not fit for the model. The job before is still served then.
+            ConfigError: a setting of `fixed` differs from the one that the workers were started with, or its label
+                words are not fit for the model. The job before is then still served.
         """
         if job == self.job:
             return
@@ -267,11 +268,13 @@ class Worker:
         self.held = []
 
     def catch_up(self, order: Order) -> None:
-        """Takes over the committed tasks that this worker does not hold, after it has forgotten its own where they are
-        not those that were committed: a late report, or a driver that died before its commit.
+        """Adds the committed tasks that this worker does not hold.
+
+        If the tasks that it holds are not those that were committed, they are forgotten first. That happens after a
+        late report, or if a driver died before its commit.
 
         Raises:
-            IntegrityError: bytes with another digest than their commit says, or that do not fit the model.
+            IntegrityError: bytes have another digest than their commit says, or do not fit the model.
         """
         if not self.agree(self.rank > 0 or self.held == list(order.digests[: self.known])):
             self.forget(self.job)
@@ -285,14 +288,14 @@ class Worker:
         self.held += digests
 
     def agree(self, mine: bool) -> bool:
-        """Whether all ranks say so."""
+        """Whether `mine` is true on all ranks. Collective."""
         least = torch.tensor(int(mine), device=self.device)
         dist.all_reduce(least, op=dist.ReduceOp.MIN)
         return bool(least)
 
     def run(self, order: Order) -> TaskDone:
-        """Trains one task, takes it over, evaluates the tasks that the order names as the store will give it back, and
-        uploads the files."""
+        """Trains one task, adds its artifact to the history, uploads its files, and scores the tasks that the order
+        names with the artifact as it is stored."""
         zero_shot = self.evaluate_first(len(self.splits), order, "test") if order.zero_shot else None
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
@@ -328,7 +331,7 @@ class Worker:
         )
 
     def training(self, order: Order) -> TaskTraining:
-        """The training stage of the task that was ordered."""
+        """The training stage of the order's task."""
         index, store = order.index, open_store(self.job.store_uri)
         rows = self.splits[index]["train"]
         return TaskTraining(
@@ -337,7 +340,7 @@ class Worker:
         )  # fmt: skip
 
     def evaluate_first(self, count: int, order: Order, split: str) -> list[Score]:
-        """Scores on `split` of the first `count` tasks, those that are not yet trained among them."""
+        """Scores on `split` of the first `count` tasks, also of those that are not trained yet."""
         scores = []
         for number, splits in enumerate(self.splits[:count], start=1):
             with during(f"evaluate {split}, task {number}"), self.method.answering(number - 1):
@@ -346,7 +349,7 @@ class Worker:
         return scores
 
     def upload(self, order: Order, trained: Trained, folder: Path) -> tuple[str, list[Any]]:
-        """Rank 0 writes the task's files under a prefix of its own; nothing there counts until it is committed."""
+        """Rank 0 writes the task's files under a new prefix, which is not part of the run until it is committed."""
         prefix = f"{order.version_root}/{uuid.uuid4().hex}"
         if self.rank != 0:
             return prefix, []
@@ -357,7 +360,7 @@ class Worker:
 
 
 def fixed(job: Job) -> dict[str, Any]:
-    """What workers are started with and keep: the keys of a job which must be the same in every other they serve."""
+    """The settings that workers keep from their start; they must be the same in every job that the workers serve."""
     return {
         **{f"model.{key}": value for key, value in job.model},
         **{f"deepspeed.{key}": value for key, value in job.deepspeed},

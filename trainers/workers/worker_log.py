@@ -1,6 +1,6 @@
-"""What a worker tells its log file: one JSON object a line, which names run, task and rank.
+"""A worker's log file: one JSON object per line, which names run, task and rank.
 
-Ray keeps the file with the node's other logs (`ray logs`, the dashboard); with ORTHOPLEX_DEBUG=1 the driver shows it.
+Ray keeps the file with the node's other logs (`ray logs`, the dashboard). With ORTHOPLEX_DEBUG=1 the driver shows it.
 """
 
 import json
@@ -22,7 +22,7 @@ class WorkerLog:
     """Lines of one rank."""
 
     def __init__(self, run: str, tasks: Sequence[str], rank: int, stream: TextIO | None = None) -> None:
-        """`run` is team/name, `tasks` the names of its tasks in order; `stream` is standard error by default."""
+        """`run` is team/name; `tasks` are the names of its tasks, in order; `stream` is standard error by default."""
         self.run, self.tasks, self.rank, self.stream = run, tasks, rank, stream
 
     def write(self, event: Event) -> None:

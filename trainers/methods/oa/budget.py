@@ -86,7 +86,7 @@ def common_shift(margins: Sequence[Tensor], costs: Sequence[int], floors: Sequen
 
 
 def cap_schedule(step: int, total_steps: int, full: float, final: float) -> float:
-    """Parameters allowed at `step`: `full` for the first tenth of the steps, then a cubic fall to `final` at six tenths.
+    """Parameters allowed at `step`: `full` for the first tenth of all steps, a cubic fall, `final` from six tenths on.
 
     The cubic is that of AdaLoRA, Zhang et al., arXiv:2303.10512, eq. 12. Unlike there, nothing is pruned by a second
     criterion: the thresholds rise together, see `common_shift`.

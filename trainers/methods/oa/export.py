@@ -2,8 +2,8 @@
 
     F_t (W0 x + b) = (W0 x + b) + B A x + s,   A = down · W0 (C, K),   B = up (D, C),   s = up · (down · b) (D,)
 
-with F_t = I + up · down, see `history.concatenate`. No dimension is left out, so the LoRA equals the stream up to float32
-rounding.
+with F_t = I + up · down, see `history.concatenate`. No dimension is left out, so the LoRA equals the stream up to
+float32 rounding.
 
 Shape suffixes: D output width, K input width, C rank of all tasks together.
 """
