@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -75,6 +76,12 @@ def test_a_broken_bound_is_a_fault(tmp_path: Path) -> None:
 
 def test_the_three_packages_are_there() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(PACKAGES) and len(MODULES) > 20
+
+
+def test_the_map_in_the_design_names_every_module_and_no_other() -> None:
+    chapter = (ROOT / "docs/design.md").read_text("utf-8").partition("\n## Map\n")[2].partition("\n## ")[0]
+    named = re.findall(r"^- `([^`]+)` — \S", chapter, re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
