@@ -56,8 +56,8 @@ def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pyt
     [
         (None, "commit", "is not signed"),
         ("stranger", "commit", "which the team's rules do not list"),
-        ("bob", "promote", "is signed by bob, whom the team's rules do not make a promoter"),
-        ("bob", "abort", "whom the team's rules do not make a gc"),
+        ("bob", "promote", "is signed by bob, who is not a promoter in the team's rules"),
+        ("bob", "abort", "who is not a gc in the team's rules"),
     ],
 )
 def test_others_are_not_believed(
@@ -107,7 +107,7 @@ def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkey
     log.change(changed, expect=1, why="")
     assert log.current() == (2, changed)
     sign_with(tmp_path / "bob", monkeypatch)
-    with pytest.raises(ConfigError, match=r"do not make a admin"):
+    with pytest.raises(ConfigError, match=r"is not a admin"):
         log.change(TeamRules(), expect=2, why="I may do all")
     assert fresh(signed).entries() and log.current() == (2, changed)
     monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
