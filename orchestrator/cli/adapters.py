@@ -1,4 +1,4 @@
-"""`orthoplex adapters …`: what stands in a store, and what is done with it."""
+"""`orthoplex adapters …`: lists, shows, moves and exports the adapters in a store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,7 +24,7 @@ adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, ri
 Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
 Expect = Annotated[
     int | None,
-    typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 where none has"),
+    typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 if none has"),
 ]
 Why = Annotated[str, typer.Option("--why", help="kept in the log")]
 Team = Annotated[str | None, typer.Option("--team", help="only this team's, which also needs no right to list others")]
@@ -147,7 +147,7 @@ def pull_adapter(
     reference: Reference,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that is new or empty")],
     store: StoreUri = DEFAULT_STORE,
-    stream: Annotated[bool, typer.Option("--stream", help="and all before it, a folder each")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="and all before it, one folder per version")] = False,
 ) -> None:
     """Copy an adapter's files into a folder that appears whole. Every digest is checked, nothing is fetched twice."""
     from orchestrator.registry.pull import pull

@@ -1,4 +1,4 @@
-"""`orthoplex submit`, `orthoplex jobs …` and `orthoplex doctor`: what the command line says to a cluster."""
+"""`orthoplex submit`, `orthoplex jobs …` and `orthoplex doctor`: the command line's side of a cluster."""
 
 import dataclasses
 import json
@@ -114,7 +114,7 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
 def check_paths(
     loaded: "RunConfig", content: "Mapping[str, Yaml]", working_dir: Path, shipped: frozenset[str], env: dict[str, str]
 ) -> None:
-    """Warns of paths that mean another place on the cluster; ConfigError, with all of them, where one cannot work."""
+    """Warns of paths that mean another place on the cluster. Raises ConfigError, with all of them, if any cannot work."""
     from orchestrator.run.cluster_paths import path_findings
 
     found = path_findings(loaded, content, working_dir, shipped, env)

@@ -1,4 +1,4 @@
-"""What the verbs share: their common options, how runs are found in a store, how JSON is printed."""
+"""The shared parts of the verbs: common options, finding runs in a store, printing JSON."""
 
 import io
 import json
@@ -35,7 +35,7 @@ __all__ = ["DEFAULT_STORE", "AnyStore", "AsJson", "ConfigPath", "Model", "Overri
 
 
 def read_run(name: str, store: str) -> "RunState":
-    """The state of a run named `name` or `team/name` in a store. What of its log is left out is said.
+    """The state of a run named `name` or `team/name` in a store. A note says which entries of its log are left out.
 
     Raises:
         ConfigError: no run has the name, or several teams have one.
@@ -52,10 +52,10 @@ def read_run(name: str, store: str) -> "RunState":
 
 
 def read_version(reference: str, store: str, moment: str | None = None) -> "Version":
-    """The version that `team/track@vN` or `team/track@ALIAS` names. What of its log is left out is said.
+    """The version that `team/track@vN` or `team/track@ALIAS` names. A note says which entries of its log are left out.
 
     Raises:
-        ConfigError: it is malformed, or there is no such run, version or alias.
+        ConfigError: the reference is malformed, or there is no such run, version or alias.
     """
     from cluster.storage import open_store
     from orchestrator.registry.references import resolve
@@ -100,6 +100,6 @@ def print_json(value: "JsonLike | Shown | Tree") -> None:
 
 
 def print_json_rows(rows: "Iterable[Row]") -> None:
-    """A JSON list on standard output, a row per line. Raises ValueError: NaN or infinity."""
+    """A JSON list on standard output, one row per line. Raises ValueError for NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     typer.echo(f"[\n  {lines}\n]" if lines else "[]")

@@ -50,7 +50,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or te
 
 
 def print_version(wanted: bool) -> None:
-    """Prints the installed version and ends, where `--version` is given."""
+    """Prints the installed version and ends, if `--version` is given."""
     if wanted:
         try:
             typer.echo(f"orthoplex {metadata.version('orthoplex')}")
@@ -89,7 +89,7 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
     """Show what would run, and change nothing. Tasks, layers, parameters, memory, store writes."""
     from orchestrator.config.run import load_config
 
-    loaded = load_config(config, overrides)  # what is wrong here is told before torch is imported
+    loaded = load_config(config, overrides)  # errors of the configuration come before torch is imported
     from orchestrator.console.run import print_plan
     from orchestrator.run.plan import make_plan
     from orchestrator.track.state import refuse

@@ -37,7 +37,7 @@ def sweep(
     """Search budgets and orthogonality weights with Ray Tune. A sweep that was cut goes on; a finished one says so."""
     from orchestrator.sweeps.config import load_sweep
 
-    loaded = load_sweep(config, overrides)  # what is wrong here is told before torch is imported
+    loaded = load_sweep(config, overrides)  # errors of the configuration come before torch is imported
     folder = output or Path(".orthoplex/sweeps") / loaded.run.team / loaded.name
     from orchestrator.console.run import out
     from orchestrator.console.sweep import print_sweep
@@ -73,7 +73,7 @@ def sweep(
 
 
 def stored(loaded: "SweepConfig") -> "SweepState":
-    """The state of a sweep as its log has it; raises ConfigError where there is none."""
+    """The state of a sweep, replayed from its log. Raises ConfigError if there is none."""
     from cluster.storage import open_store
     from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 

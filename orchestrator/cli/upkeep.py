@@ -1,4 +1,4 @@
-"""`orthoplex adapters verify | gc | index | rules | policy`: what keeps a registry whole, and who may do what in it."""
+"""`orthoplex adapters verify | gc | index | rules | policy`: upkeep of a registry, and rights in it."""
 
 import re
 from datetime import timedelta
@@ -47,7 +47,7 @@ def collect_garbage(
     team: Team = None,
     yes: Annotated[bool, typer.Option("--yes/--dry-run", help="do it; without, say what would be done")] = False,
     grace: Annotated[
-        str, typer.Option("--grace", help="how long what nobody names is left alone: 30m, 24h, 7d")
+        str, typer.Option("--grace", help="how long files that no commit names are kept: 30m, 24h, 7d")
     ] = "24h",
     delete: Annotated[
         int | None, typer.Option("--delete", metavar="N", help="also version N of TRACK and all after it")

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in its own words: pydantic's errors as one line each.
+"""The errors of a configuration in the user's words: one line per error of pydantic.
 
 `root` is the model of the whole configuration.
 """
@@ -26,7 +26,7 @@ Yaml = None | bool | int | float | str | bytes | datetime.date | Set[str] | Sequ
 
 SHOWN_CHARS = 60
 TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
-WORDS = {  # by pydantic's name of the error, where its own words are not the user's
+WORDS = {  # by pydantic's name of the error, if its own words are not the user's
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "should be a whole number"),
@@ -34,13 +34,13 @@ WORDS = {  # by pydantic's name of the error, where its own words are not the us
     **dict.fromkeys(("tuple_type", "list_type"), "should be a list"),
     "path_type": "should be a path",
     "string_pattern_mismatch": "use a-z, 0-9 and . _ -, with a letter or digit first",
-    "string_type": "should be a text",
+    "string_type": "should be a string",
 }
 
 
 class _Place(NamedTuple):
     """A place in the configuration: `path` without pydantic's union tags, the models that could hold its last key, the
-    plain types its value could have, and whether the place has members of different types, as `list[str] | str`."""
+    plain types that its value could have, and whether it has members of different types, as `list[str] | str`."""
 
     path: list[int | str]
     owners: list[Root]
@@ -49,7 +49,7 @@ class _Place(NamedTuple):
 
 
 def described(root: Root, errors: Sequence[ErrorDetails], content: Mapping[str, Yaml]) -> list[str]:
-    """What is wrong with `content`, a line a place: pydantic's `errors`, and what pydantic takes without a word."""
+    """The faults of `content`, one line per place: pydantic's `errors`, and those that pydantic lets pass."""
     truths = list(_misplaced_truths(root, content))
     said = [_walk(root, error["loc"]).path for error in truths]
     others = {tuple(path): error for error in reversed(errors) if (path := _walk(root, error["loc"]).path) not in said}
@@ -58,12 +58,12 @@ def described(root: Root, errors: Sequence[ErrorDetails], content: Mapping[str, 
 
 
 def _below(path: Sequence[int | str], other: Sequence[int | str]) -> bool:
-    """Whether a place is inside another. What is said of the outer one follows from the error inside."""
+    """Whether a place is inside another. An error of the outer place follows from the one inside."""
     return len(path) > len(other) > 0 and list(path[: len(other)]) == list(other)
 
 
 def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> str:
-    """One line for one error: path, value, message, and the nearest name where one is near."""
+    """One line per error: path, value, message, and the nearest name if one is near."""
     place, kind, value = _walk(root, error["loc"]), error["type"], error["input"]
     where = ".".join(str(key) if str(key).isprintable() else shown(key) for key in place.path) or "configuration"
     options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
@@ -89,10 +89,10 @@ def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> s
 
 
 def _members(place: _Place) -> str:
-    """What a place with members of different types may hold."""
+    """The values that a place with members of different types may hold, in words."""
     if isinstance(place.path[-1], str) and place.path[-1] in place.owners[0].model_fields:
         return str(place.owners[0].model_fields[place.path[-1]].annotation).replace(" | ", " or ")
-    words = {bool: "true or false", int: "a number", float: "a number", str: "a text", type(None): "null"}
+    words = {bool: "true or false", int: "a number", float: "a number", str: "a string", type(None): "null"}
     options = [f"{option}" for kind in place.kinds for option in _literals(kind)]
     known = [words[kind] for kind in place.kinds if isinstance(kind, type) and kind in words]
     maps = ["a mapping"] if any(typing.get_origin(kind) is dict for kind in place.kinds) else []
@@ -100,7 +100,7 @@ def _members(place: _Place) -> str:
 
 
 def _own_words(where: str, value: Yaml, message: str) -> str:
-    """The message of a validator of ours, with path and value where it lacks them; it never repeats a secret."""
+    """The message of one of our validators, with path and value if it lacks them. It never repeats a secret."""
     if message.startswith(where):
         return message
     told = not isinstance(value, str) or repr(value) in message
@@ -108,8 +108,8 @@ def _own_words(where: str, value: Yaml, message: str) -> str:
 
 
 def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key of a model and of the models in it; not of what stands in lists, or is one value
-    in several forms."""
+    """The dotted path of every key of a model and of the models in it. Items of lists, and values that may take several
+    forms, are not included."""
     for name, field in root.model_fields.items():
         yield prefix + name
         opaque = any(not isinstance(each, Discriminator) for each in field.metadata)
@@ -118,7 +118,7 @@ def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
 
 
 def _sections(annotation: Annotation) -> list[Root]:
-    """The models that a value is one of; none if it may be something else."""
+    """The models that a value may be; none if it may be something else."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds = [*_plain(annotation)] if union else [annotation]
     models = _models(kinds)
@@ -126,7 +126,7 @@ def _sections(annotation: Annotation) -> list[Root]:
 
 
 def shown(value: Yaml) -> str:
-    """A value as YAML has it, on one line, at most SHOWN_CHARS characters."""
+    """A value in YAML, on one line, at most SHOWN_CHARS characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, datetime.date):
         text = str(value)
@@ -143,7 +143,7 @@ def _near(given: str, known: Sequence[str]) -> str:
 
 
 def _other_member(root: Root, path: Sequence[int | str]) -> str:
-    """Under which `source` or `method` a key would be known; empty if under none."""
+    """The `source` or `method` under which a key would be known; empty if there is none."""
     kinds = _walk(root, path[:-1]).kinds
     having = [model for model in _models(kinds) if path[-1] in model.model_fields and _tags(model)]
     if not having:
@@ -153,7 +153,7 @@ def _other_member(root: Root, path: Sequence[int | str]) -> str:
 
 
 def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -> str:
-    """What to write for an unknown key: the same key of another section, the nearest one of its own, or any."""
+    """A replacement for an unknown key: the same key of another section, the nearest one of its own, or all of them."""
     name = str(path[-1])
     known = sorted({key for model in owners for key in model.model_fields})
     elsewhere = [path for path in key_paths(root) if path.endswith(f".{name}")]
@@ -163,7 +163,7 @@ def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -
 
 
 def _misplaced_truths(root: Root, value: Yaml, loc: tuple[int | str, ...] = ()) -> Iterator[ErrorDetails]:
-    """Errors, as pydantic's, for true and false where a number belongs: pydantic takes them for 1 and 0."""
+    """Errors, as pydantic's, for true and false in the place of a number: pydantic takes them for 1 and 0."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _misplaced_truths(root, inner, (*loc, key))
@@ -187,7 +187,7 @@ def _value_at(content: Mapping[str, Yaml], path: Sequence[int | str]) -> Yaml:
 
 
 def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
-    """Follows pydantic's `loc`, which names a task's kind, and a union's member, beside the keys."""
+    """Follows pydantic's `loc`, which holds a task's kind and a union's member beside the keys."""
     kinds: list[Annotation] = [root]
     owners: list[Root] = [root]
     path: list[int | str] = []
@@ -215,7 +215,7 @@ def _models(kinds: Iterable[Annotation]) -> list[Root]:
 
 
 def _tags(model: Root) -> tuple[LiteralValue, ...]:
-    """What `source` or `method` may be in this kind of task or adapter; nothing if there is no such key."""
+    """The values of `source` or `method` in this kind of task or adapter; none if there is no such key."""
     fields = [model.model_fields[name] for name in TAGS if name in model.model_fields]
     return tuple(tag for field in fields for tag in _literals(field.annotation))
 
@@ -225,7 +225,7 @@ def _literals(annotation: Annotation) -> tuple[LiteralValue, ...]:
 
 
 def _values(annotation: Annotation) -> tuple[Annotation, ...]:
-    """The plain types of what a mapping of models holds by name; nothing for any other annotation."""
+    """The plain types of the values of a mapping of models; none for any other annotation."""
     kinds = tuple(_plain(typing.get_args(annotation)[1])) if typing.get_origin(annotation) is dict else ()
     return kinds if _models(kinds) else ()
 

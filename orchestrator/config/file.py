@@ -1,4 +1,4 @@
-"""A configuration as it is written: a strict YAML file, and `--set` on the command line."""
+"""The written form of a configuration: a strict YAML file, and `--set` on the command line."""
 
 from copy import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ def read_mapping(path: Path) -> dict[str, Yaml]:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: the file is absent, cannot be read, is no UTF-8, no YAML or no mapping, or gives a key twice.
+        ConfigError: the file is absent, cannot be read, is not UTF-8, YAML or a mapping, or gives a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -32,7 +32,7 @@ def read_mapping(path: Path) -> dict[str, Yaml]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that also refuses keys given twice (PyYAML silently keeps the last), keys that are no text, and cycles."""
+    """YAML that also refuses repeated keys (PyYAML silently keeps the last), keys that are not strings, and cycles."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise _bad_yaml(f"the key {shown(key)} is not a text; quote it", key_node)
+                raise _bad_yaml(f"the key {shown(key)} is not a string; quote it", key_node)
             if key in seen:
                 raise _bad_yaml(f"the key {key!r} is given twice", key_node)
             seen.add(key)
@@ -81,7 +81,7 @@ def override(content: dict[str, Yaml], assignment: str) -> None:
     """Sets one key of a configuration in place: `a.b=value`, the value as YAML, list items by number.
 
     Raises:
-        ConfigError: the assignment has another form, or its key leads through a value.
+        ConfigError: the assignment is not of this form, or its key leads through a value.
     """
     path, equals, text = assignment.partition("=")
     keys = path.split(".")
@@ -90,7 +90,7 @@ def override(content: dict[str, Yaml], assignment: str) -> None:
     try:
         value = _read_yaml(text, f"--set {assignment!r}")
     except ConfigError as error:
-        raise ConfigError(f"{error}; put a text in quotes, as in '{path}=\"…\"'") from None
+        raise ConfigError(f"{error}; put a string in quotes, as in '{path}=\"…\"'") from None
     target: Any = content
     for depth, key in enumerate(keys):
         place: Any = key
@@ -106,5 +106,5 @@ def override(content: dict[str, Yaml], assignment: str) -> None:
             target[place] = value
             return
         old = target[place] if isinstance(target, list) else target.get(place)
-        target[place] = {} if old is None else copy(old)  # what a YAML alias shares changes here alone
+        target[place] = {} if old is None else copy(old)  # a value shared by a YAML alias changes here alone
         target = target[place]

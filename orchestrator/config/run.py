@@ -111,7 +111,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a YAML file and applies `a.b=value` overrides (values are YAML; list items by number).
 
     Raises:
-        ConfigError: the file is absent or no YAML mapping, or any key or value is wrong; all of them are listed.
+        ConfigError: the file is absent or no YAML mapping, or any key or value is wrong. All errors are listed.
     """
     content = read_mapping(path)
     for assignment in overrides:
@@ -123,7 +123,7 @@ def parse_config(content: Mapping[str, Yaml], origin: str) -> RunConfig:
     """Validates a mapping; `origin` heads the error message.
 
     Raises:
-        ConfigError: a key or value is wrong; all of them are listed, a line each.
+        ConfigError: a key or value is wrong. All errors are listed, one line per error.
     """
     errors: list[ErrorDetails] = []
     config = None

@@ -1,1 +1,1 @@
-"""What people see on a terminal."""
+"""The screens of the command."""

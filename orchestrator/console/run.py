@@ -1,4 +1,4 @@
-"""What people see on a terminal; plain lines where there is none."""
+"""The screens of a run: bars on a terminal, plain lines elsewhere."""
 
 import math
 import shlex
@@ -28,7 +28,7 @@ out = Console(highlight=False, soft_wrap=True)
 
 
 class RunReporter:
-    """Follows a run: bars on a terminal, a line every quarter of a task elsewhere."""
+    """Follows a run: bars on a terminal, one line per quarter of a task elsewhere."""
 
     def __init__(self, tasks: int) -> None:
         """`tasks` is the length of the stream."""
@@ -52,7 +52,7 @@ class RunReporter:
         out.print(escape(message))
 
     def progress(self, task: str, progress: Progress) -> None:
-        """Moves the bar, or prints a line at each quarter of training and where a task is resumed."""
+        """Moves the bar, or prints a line at each quarter of training and when a task is resumed."""
         title = f"[{progress.index + 1}/{self.tasks}] {task}: {progress.phase}"
         detail = ""
         if progress.phase == "train":
@@ -93,23 +93,23 @@ class RunReporter:
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in the given form, without −0; a dot where there is none."""
+    """A number in the given form, without −0; a dot for None."""
     return "·" if value is None or math.isnan(value) else format(value, f"z{form}")
 
 
 def percent(value: float | None) -> str:
-    """A fraction as points with one decimal; a dot where there is none."""
+    """A fraction as points with one decimal; a dot for None."""
     return number(None if value is None else 100 * value, ".1f")
 
 
 def print_table(table: Table) -> None:
-    """A table in its full width: what a narrow terminal cannot hold it wraps, and nothing is cut off."""
+    """Prints a table in its full width. A narrow terminal wraps it, and nothing is cut off."""
     whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
     Console(highlight=False, soft_wrap=True, width=max(whole, out.width)).print(table)
 
 
 def matrix_table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> Table:
-    """Accuracy in points, one row a moment, one column a task."""
+    """Accuracy in points, one row per trained task, one column per task."""
     table = Table(title=title, title_justify="left")
     table.add_column("after training")
     for name in names:
@@ -190,7 +190,7 @@ def duration(seconds: float) -> str:
 
 
 def print_outcome(state: RunState, store: str) -> None:
-    """What `run` prints last: status, where the adapters are, what to try next."""
+    """Prints the end of `run`: status, the places of the adapters, commands to try next."""
     print_status(state)
     out.print(f"\nAdapters, in {store}:", markup=False)
     for commit in state.commits:
@@ -227,10 +227,11 @@ def print_plan(plan: "Plan") -> None:
         out.print(f"  {name} (width {width})", markup=False)
     out.print(
         f"base parameters, frozen: {plan.base_parameters:,}\n"
-        f"trained a task: {plan.trained_parameters:,}; kept a task: at most {plan.most_kept_parameters:,}"
+        f"trainable parameters per task: {plan.trained_parameters:,}; "
+        f"kept parameters per task: at most {plan.most_kept_parameters:,}"
     )
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
-    out.print(f"memory a worker, estimated: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
+    out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)

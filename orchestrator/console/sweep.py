@@ -57,7 +57,7 @@ def print_recommended(config: SweepConfig, trial: SweepTrial, reason: str, folde
 
 
 def trials_table(config: SweepConfig, state: SweepState, front: Sequence[int]) -> Table:
-    """A line per trial; those on the front are marked, accuracies are points on the validation splits."""
+    """One line per trial. Those on the front are marked; accuracies are points on the validation splits."""
     table = Table(title="Trials: validation splits, points; * on the Pareto front", title_justify="left")
     table.add_column("trial", justify="right")
     for key in config.search.space:

@@ -1,11 +1,11 @@
-"""A chained log in a store, which many may write: below `root`,
+"""A chained log in a store. Many may write to it. Below `root`:
 
     log/<10^9 − seq, ten digits>.json   entries: {seq, prev_sha256, nonce, actor, time, op, …}, the newest listed first
     ckpt/<10^9 − seq>.parquet           an index of the entries up to seq, see `index`
 
-Entries are canonical JSON, never change, and each holds the digest of the one before. A chain vouches for what came
-before; that the last entries were not lost is known from what this machine has seen (`seen`), and that the newest was
-not edited, too, or from its signature (`signing`).
+Entries are canonical JSON and never change. Each holds the digest of the one before, so a chain vouches for all entries
+but the newest. This machine's memory of the log (`seen`) tells whether the last entries were lost, and whether the
+newest was edited; so does the newest entry's signature (`signing`).
 """
 
 import logging
@@ -30,7 +30,7 @@ Says = Written | Callable[[Sequence[Entry]], Written]
 LOG, INDICES, NEWEST_FIRST = "log", "ckpt", 10**9
 READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
-INDEX_EVERY = 200  # some 0.2 s to read what no index holds
+INDEX_EVERY = 200  # reading that many entries without an index takes about 0.2 s
 LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("json", "parquet"))
 logger = logging.getLogger("orthoplex.log")
 
@@ -41,20 +41,20 @@ def log_start(root: str) -> str:
 
 
 class Log:
-    """The log below `root`; `label` is what messages call it and what signatures are bound to."""
+    """The log below `root`. Messages name it by `label`, and signatures are bound to that name."""
 
-    columns = Columns()  # what an index keeps of a body
+    columns = Columns()  # the parts of a body that an index keeps
 
     def __init__(self, store: Store, root: str, label: str) -> None:
         self.store, self.root, self.label = store, root, label
         self.seen = Seen(store.uri, root)
 
     def check(self, entries: Sequence[Entry]) -> None:
-        """Raises IntegrityError if the team's rules ask for more than these entries have; here nothing."""
+        """Raises IntegrityError if these entries do not meet the team's rules. Here there are no rules."""
 
     @property
     def trust(self) -> Trust:
-        """What the team's rules ask of the signature of the next entry; here nothing."""
+        """The team's requirements on the signature of the next entry. Here there are none."""
         return Trust()
 
     def head(self) -> Entry | None:
@@ -62,13 +62,13 @@ class Log:
 
         Raises IntegrityError if it is malformed, unsigned against the rules, or older than what was seen here.
         """
-        seen = self.seen.recall()  # before the log is read: another process may note what it adds meanwhile
+        seen = self.seen.recall()  # before the log is read: another process may add entries meanwhile and note them
         keys = self.store.list(log_start(self.root), limit=1)
         if not keys:
             self._nothing(seen[0])
             return None
         if not (match := LOG_NAME.fullmatch(keys[0].rpartition("/")[2])):
-            raise IntegrityError(f"store {self.store.uri}: {keys[0]} is no log entry; take it out of the log")
+            raise IntegrityError(f"store {self.store.uri}: {keys[0]} is not a log entry; remove it from the log")
         head = self._read(NEWEST_FIRST - int(match[1]))
         self.check([head])
         if head.seq < seen[0]:
@@ -79,8 +79,9 @@ class Log:
     def entries(self) -> list[Entry]:
         """The whole log, oldest first: seq is 1, 2, … and prev_sha256 the digest of the entry before, "" in the first.
 
-        Raises IntegrityError, which names the entry, if one is missing, malformed, was changed or is not signed as the
-        rules ask, or if this machine has seen a longer or another log. Entries below an index are read from it.
+        Entries below an index are read from it. Raises IntegrityError, which names the entry, if one is missing,
+        malformed, was changed or is not signed as the rules require, or if this machine has seen a longer or another
+        log.
         """
         seen, (below, above) = self.seen.recall(), self._read_all(index.decode)
         entries = [*below.entries, *above]
@@ -89,15 +90,15 @@ class Log:
         return entries
 
     def brief(self) -> tuple[Indexed, list[Entry]]:
-        """`entries` as a list of versions needs them, see `index.brief`: what an index holds, on the word of whoever
-        wrote the log's `index` entry, and the entries after it."""
+        """`entries` in the short form that a list of versions needs, see `index.brief`. Entries below an index are
+        trusted as its writer stored them."""
         seen, (below, above) = self.seen.recall(), self._read_all(lambda data: index.brief(data, self.columns))
         self.check(above)
         self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
         return below, above
 
     def raw_entries(self) -> list[Entry]:
-        """`entries`, every one read from the log itself."""
+        """`entries`, with every entry read from the log itself."""
         seen, head = self.seen.recall(), self.head()
         entries = self._span(None, head.seq) if head else []
         self.check(entries)
@@ -105,7 +106,7 @@ class Log:
         return entries
 
     def since(self, after: Entry | None) -> list[Entry]:
-        """The entries after `after`, which must stand in the log; as `entries`."""
+        """The entries after `after`, which must be in the log. Errors are those of `entries`."""
         head, first = self.head(), after.seq + 1 if after else 1
         if head is None or head.seq < first - 1:
             raise self._older(first - 1)
@@ -116,13 +117,13 @@ class Log:
     def append(self, says: Says, *, after: Entry | None, requires: Requirement | None = None) -> Entry:
         """Commits an entry on top of the log. `after` is the newest entry its writer has read (None: an empty log).
 
-        `requires` is checked before each attempt against the entries that others wrote since, in order; if it raises
-        ConflictError, nothing was written. By default nobody may have written. `says` may depend on those entries: it
-        is then a function of them.
+        `requires` is checked before each attempt against the entries that others wrote since, in order. If it raises
+        ConflictError, nothing was written. By default nobody may have written. `says` may be a function of those
+        entries, if it depends on them.
 
         Raises:
             ValueError: the body holds the name of a field, NaN or infinity.
-            ConfigError: readers would not believe the entry, and would then refuse the whole log.
+            ConfigError: readers would reject the entry, and with it the whole log.
         """
         requires, since = requires or Unchanged(), list[Entry]()
         for attempt in range(TRIES):
@@ -151,17 +152,20 @@ class Log:
         return upto
 
     def index_key(self, seq: int) -> str:
-        """Where an index that reaches up to `seq` stands."""
+        """The key of the index that reaches up to `seq`."""
         return f"{self.root}/{INDICES}/{NEWEST_FIRST - seq:010d}.parquet"
 
     def indices(self) -> list[int]:
-        """The seq up to which each index reaches, the newest first."""
+        """The last seq of each index, the newest first."""
         names = (key.rpartition("/")[2] for key in self.store.list(f"{self.root}/{INDICES}/0"))
         return [NEWEST_FIRST - int(match[1]) for name in names if (match := INDEX_NAME.fullmatch(name))]
 
     def _maybe_index(self, entry: Entry) -> None:
-        """Writes an index after every INDEX_EVERY entries. It spares time alone and `entry` stands already: whatever
-        goes wrong is a warning, and the next multiple tries again."""
+        """Writes an index after every INDEX_EVERY entries.
+
+        An index only saves time, and `entry` is already committed. A failure is therefore a warning, and the next
+        multiple tries again.
+        """
         if entry.seq % INDEX_EVERY or entry.op == Index.op:
             return
         try:
@@ -174,7 +178,7 @@ class Log:
             )
 
     def _read_all(self, decode: Callable[[bytes], Indexed]) -> tuple[Indexed, list[Entry]]:
-        """What an index holds, and the entries after it, chained."""
+        """The content of an index, and the entries after it, chained."""
         if (head := self.head()) is None:
             return Indexed(), []
         for upto in self.indices()[:2] if head.seq > INDEX_EVERY else ():
@@ -184,7 +188,7 @@ class Log:
         return Indexed(), self._span(None, head.seq)
 
     def _below(self, upto: int, tail: list[Entry], decode: Callable[[bytes], Indexed]) -> Indexed | None:
-        """What the index holds; None if it is not the one that the log names, and so cannot be relied on."""
+        """The content of the index. None if the log names another digest, since it cannot be relied on then."""
         named = [event.index_sha256 for _, event in well_formed(tail, Index) if event.upto == upto]
         try:
             data = self.store.get(self.index_key(upto))
@@ -195,7 +199,7 @@ class Log:
         return found if whole else None
 
     def _same_chain(self, digests: Sequence[str], seen: tuple[int, str]) -> None:
-        """Raises if what was seen is not in the chain of these digests, and remembers its end."""
+        """Raises if the entry seen before is not in the chain of these digests. Remembers the chain's end."""
         if 0 < seen[0] <= len(digests):
             self._same(seen[0], digests[seen[0] - 1], seen)
         if digests:
@@ -207,7 +211,7 @@ class Log:
             raise self._broken(seq, fault)
 
     def _span(self, after: Entry | None, last: int, *, first: int = 1) -> list[Entry]:
-        """Entries seq(after) + 1 (or `first`) to `last`, each chained to the one before."""
+        """Entries seq(after) + 1 (or `first`) to `last`. Each is chained to the one before."""
         found = list[Entry]()
         before = after
         start = after.seq + 1 if after else first
@@ -241,7 +245,7 @@ class Log:
             )
 
     def _nothing(self, seen: int) -> None:
-        """An empty folder is one that was removed, and serves nothing old; an empty bucket was taken back."""
+        """An empty folder was removed, and serves nothing old. An empty bucket was taken back."""
         if isinstance(self.store, LocalStore):
             self.seen.forget()
         elif seen:

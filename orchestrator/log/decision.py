@@ -1,6 +1,6 @@
-"""What was decided automatically, as a value: any entry of a log may carry the decisions that led to it.
+"""An automatic decision, as a value. Any entry of a log may carry the decisions that led to it.
 
-It stands on the floor of entries, below everything that decides: guards, retries, promotion, and sweeps.
+This module stands on the floor of entries, below everything that decides: guards, retries, promotion and sweeps.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +9,7 @@ Value = int | float | str | None
 
 
 class Decision(BaseModel):
-    """By `rule`, a key of a configuration, `subject` was judged: `measured` against `bound`, with this verdict.
+    """The rule `rule`, a key of a configuration, judged `subject`: `measured` against `bound`, with this verdict.
 
     `subject` is a run after its newest task (`v3`, as versions are named), a task, a trial or a sweep. Verdicts:
     `go_on`, `stop`, `warn`; `retry`, `halve`, `give_up`; `recommend`, `none`. `reason` is for people.

@@ -1,4 +1,4 @@
-"""What a log entry is: canonical JSON with a sequence number, the digest of the entry before, and who wrote it when."""
+"""A log entry: canonical JSON with a sequence number, the digest of the entry before, its writer and its time."""
 
 import getpass
 import hashlib
@@ -23,8 +23,8 @@ SIGNATURE = "signature"
 class Entry:
     """One log entry. `time` is ISO 8601 UTC, `sha256` the digest of its bytes, `prev_sha256` that of entry seq − 1's.
 
-    `body` holds everything that is not a field. `signature`, where there is one, covers all but itself: `unsigned` is
-    the digest it was made over.
+    `body` holds everything that is not a field. `signature`, if there is one, covers the whole entry but itself.
+    `unsigned` is the digest that it was made over.
     """
 
     seq: int
@@ -43,9 +43,9 @@ class Entry:
 
 
 def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
-    """The entry in canonical JSON bytes; raises ValueError where they are none.
+    """The entry in canonical JSON bytes. Raises ValueError if they are not canonical or no entry.
 
-    `known_canonical` skips that comparison, for bytes whose digest is vouched for.
+    `known_canonical` skips the comparison with the canonical form, for bytes whose digest is vouched for.
     """
     content = json.loads(data)
     if not isinstance(content, dict) or not (known_canonical or canonical(content) == data):
@@ -64,7 +64,7 @@ def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
 
 
 def canonical(content: Mapping[str, JsonLike]) -> bytes:
-    """JSON as UTF-8 bytes: keys are strings, sorted; no spaces; NaN and infinity raise ValueError."""
+    """JSON as UTF-8 bytes. Keys are strings, sorted; there are no spaces. Raises ValueError for NaN and infinity."""
     plain = json.loads(json.dumps(content, allow_nan=False))  # keys become strings before they are sorted
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes JSON's own escape for it
@@ -76,7 +76,7 @@ def digest(data: bytes) -> str:
 
 
 def actor() -> str:
-    """Who writes: user@host, or uid<number>@host where the user has no name."""
+    """The writer: user@host, or uid<number>@host if the user has no name."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

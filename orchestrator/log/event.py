@@ -1,7 +1,7 @@
-"""What a log entry says, as a frozen model per operation. A log knows one operation of its own, `index`.
+"""The content of log entries, as one frozen model per operation. A log has one operation of its own, `index`.
 
-`Event.body` gives back exactly what was given, byte for byte: a model may gain optional fields, and old entries still
-round-trip. Keys that a model does not know are kept. Numbers are strict, so that 1 stays 1 and 1.0 stays 1.0.
+`Event.body` gives back exactly the body it was parsed from, byte for byte. A model may therefore gain optional fields,
+and old entries still round-trip. Unknown keys are kept. Numbers are strict, so that 1 stays 1 and 1.0 stays 1.0.
 """
 
 import json
@@ -23,19 +23,19 @@ Number = Int | Annotated[float, Strict()]
 
 
 class Part(BaseModel):
-    """Part of a body. Keys that it does not know are kept."""
+    """Part of a body. Unknown keys are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
 
     def body(self) -> dict[str, JsonValue]:
-        """It as it is stored: the fields that were given, and no others, keys sorted."""
+        """The stored form: the fields that were given, and no others, keys sorted."""
         stored: dict[str, JsonValue] = json.loads(canonical(self.model_dump(mode="json", exclude_unset=True)))
         return stored
 
 
 class Event(Part):
-    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it, `decisions` are those that
-    were taken since the entry before."""
+    """One operation. `lease` is the seq of the `start` entry under which a driver wrote it. `decisions` are those taken
+    since the entry before."""
 
     op: ClassVar[str]
     lease: Int | None = None
@@ -43,7 +43,7 @@ class Event(Part):
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
-        """What the entry says. Raises ValidationError if its body is malformed."""
+        """The entry's event. Raises ValidationError if its body is malformed."""
         return cls.model_validate(entry.body)
 
     def under(self, lease: int | None) -> Self:
@@ -65,25 +65,25 @@ class Index(Event):
 
 
 class Written(Protocol):
-    """What can be appended to a log: an Event, or anything else with an operation and a body."""
+    """Anything that can be appended to a log: an Event, or another object with an operation and a body."""
 
     @property
     def op(self) -> str:
         """The operation."""
 
     def body(self) -> Mapping[str, JsonValue]:
-        """What the entry says, as JSON."""
+        """The entry's content, as JSON."""
 
 
 class Requirement(Protocol):
-    """What must still hold when an entry lands."""
+    """A condition that must still hold when an entry lands."""
 
     def check(self, since: Sequence[Entry]) -> None:
         """Takes the entries that others wrote since the writer last looked. Raises ConflictError if one forbids it."""
 
 
 class Unchanged:
-    """Nobody wrote anything since."""
+    """Nobody has written anything since."""
 
     def check(self, since: Sequence[Entry]) -> None:
         """See Requirement."""
@@ -92,7 +92,7 @@ class Unchanged:
 
 
 class Anything:
-    """Whatever others wrote is no hindrance."""
+    """Entries of others are no hindrance."""
 
     def check(self, since: Sequence[Entry]) -> None:
         """See Requirement."""
@@ -122,7 +122,7 @@ def parse(entry: Entry, kind: type[E]) -> E:
 
 
 def events(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:
-    """The entries of these operations, each with its event, in order. Others are not parsed."""
+    """The entries of these operations, each with its event, in order. Other entries are not parsed."""
     by_op = {kind.op: kind for kind in kinds}
     for entry in entries:
         if (kind := by_op.get(entry.op)) is not None:
@@ -141,7 +141,7 @@ def well_formed(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Ent
 
 
 class Carried(BaseModel):
-    """What an entry of any operation may carry beside its own; see `Event`."""
+    """The part of a body that an entry of any operation may carry; see `Event`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -157,19 +157,18 @@ def lease_of(entry: Entry, default: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class Decided:
-    """A decision, and the entry that carries it."""
+    """A decision and the entry that carries it."""
 
     entry: Entry
     decision: Decision
 
     def shown(self) -> dict[str, JsonValue]:
-        """As `--json` has it."""
+        """The form that `--json` prints."""
         return {"seq": self.entry.seq, "time": self.entry.time, **self.decision.model_dump()}
 
 
 def decided(entries: Iterable[Entry]) -> tuple[Decided, ...]:
-    """The decisions that entries carry, in order. A malformed one, which a newer version may have written, is left
-    out."""
+    """The decisions that entries carry, in order. A malformed one is left out; a newer version may have written it."""
     found = []
     for entry in entries:
         for each in Carried.model_validate(entry.body).decisions:

@@ -1,10 +1,10 @@
-"""A checkpoint of a log as one Parquet file: what 100,000 entries take to list, search and read again.
+"""A checkpoint of a log as one Parquet file, from which 100,000 entries can be listed, searched and read again.
 
-It says nothing that the log does not, and can be removed at any time. It counts only if an `index` entry of the log
-names its digest. Columns: `seq`, `sha256`, `time`, `actor`, `op`; those of the log's `Columns` out of the entry's body;
-and `entry`, the bytes of the entry. The same key means other things in other operations (`versions` of a `start` are
-those of packages), and a body is whatever its writer wrote: what its column cannot hold is null there, and stands in
-`entry` alone.
+It repeats the log and can be removed at any time. It counts only if an `index` entry of the log names its digest.
+Columns: `seq`, `sha256`, `time`, `actor`, `op`; those of the log's `Columns`, out of the entry's body; and `entry`, the
+bytes of the entry. The same key means other things in other operations (`versions` of a `start` are those of packages),
+and a writer may put any JSON into a body. A value that its column cannot hold is null there, and stands in `entry`
+alone.
 """
 
 import io
@@ -26,8 +26,8 @@ ROWS_PER_GROUP = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What an index keeps of a body beside its bytes: keys, with Arrow's type of a value, or of the items of a list.
-    A list is kept of the operations that `listing` names for it.
+    """The parts of a body that an index keeps beside its bytes: keys, with Arrow's type of a value or of the items of a
+    list. A list is kept for the operations that `listing` names for it.
 
     Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`).
     """
@@ -61,8 +61,8 @@ def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
 def fitting(value: JsonValue, kind: str) -> str | int | float | None:
     """The JSON value as a column of this kind holds it; None if it is of another type or out of range.
 
-    A number is a float64 be it whole or not; a whole float, as 1e6, is an int64. A lone surrogate, which UTF-8 does not
-    have, becomes its escape.
+    A number in a float64 column may be whole. A whole float, as 1e6, fits an int64 column. A lone surrogate, which
+    UTF-8 lacks, becomes its escape.
     """
     if kind == "string":
         return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None
@@ -84,15 +84,15 @@ def _float(value: float) -> float | None:
 
 
 def _list(values: JsonValue, kind: str) -> list[str | int | float]:
-    """What fits of a list."""
+    """The items of a list that fit."""
     found = [fitting(value, kind) for value in values] if isinstance(values, list) else []
     return [each for each in found if each is not None]
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What an index holds: the digests of all entries, and the entries in order. If `brief` made it, those of the
-    operation `Columns.op` are `rows` instead."""
+    """The content of an index: the digests of all entries, and the entries in order. If `brief` made it, the entries of
+    the operation `Columns.op` are `rows` instead."""
 
     digests: Sequence[str] = ()
     entries: Sequence[Entry] = ()
@@ -100,7 +100,7 @@ class Indexed:
 
 
 def decode(data: bytes) -> Indexed:
-    """All that a file holds that `encode` made. Raises ValueError if its entries are no chain that begins at 1."""
+    """The whole content of a file made by `encode`. Raises ValueError if its entries are no chain that begins at 1."""
     found = list[Entry]()
     for each in read(data, ["entry"])["entry"].to_pylist():
         entry = parse_entry(each, known_canonical=True)
@@ -111,7 +111,7 @@ def decode(data: bytes) -> Indexed:
 
 
 def brief(data: bytes, kept: Columns) -> Indexed:
-    """What a list takes: entries of the operation `kept.op` as rows, others with only the kept keys of each body.
+    """The part that a list needs: entries of the operation `kept.op` as rows, others with only the kept keys of bodies.
 
     100,000 entries take a fifth of the time of `decode`.
     """
@@ -154,6 +154,6 @@ def raw(entry: Entry) -> bytes:
     signed = {SIGNATURE: dict(entry.signature)} if entry.signature is not None else {}
     data = canonical({**entry.body, **content, **signed})
     if digest(data) != entry.sha256:
-        data = canonical({**entry.body, **content, SIGNATURE: None})  # it reads as none
+        data = canonical({**entry.body, **content, SIGNATURE: None})  # null reads as no signature
     assert digest(data) == entry.sha256
     return data

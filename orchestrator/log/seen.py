@@ -1,6 +1,7 @@
-"""What this machine saw of each log, so that a store cannot be taken back unnoticed to what it held before.
+"""This machine's memory of each log, so that a store cannot be taken back to an earlier state unnoticed.
 
-One small file a log, in $ORTHOPLEX_STATE or ~/.cache/orthoplex/seen: the highest seq read or written and its digest.
+There is one small file per log, in $ORTHOPLEX_STATE or ~/.cache/orthoplex/seen. It holds the highest seq read or
+written, and its digest.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ STATE_VARIABLE = "ORTHOPLEX_STATE"
 
 
 def state_folder() -> Path:
-    """Where this machine keeps what it saw and what it has pulled."""
+    """The folder in which this machine keeps its memory of logs and the files that it has pulled."""
     if named := os.environ.get(STATE_VARIABLE):
         return Path(named)
     try:
@@ -29,7 +30,7 @@ def state_folder() -> Path:
 
 @dataclass(frozen=True)
 class Seen:
-    """The memory of one log: of the store at `uri`, below the key `root`."""
+    """The memory of one log, of the store at `uri` below the key `root`."""
 
     uri: str
     root: str
@@ -41,7 +42,7 @@ class Seen:
         return state_folder() / "seen" / f"{name}.json"
 
     def recall(self) -> tuple[int, str]:
-        """(seq, sha256) of the newest entry seen; (0, "") where none was."""
+        """(seq, sha256) of the newest entry seen; (0, "") if none was."""
         try:
             content: dict[str, int | str] = json.loads(self.path.read_bytes())
             return int(content["seq"]), str(content["sha256"])
@@ -49,12 +50,12 @@ class Seen:
             return 0, ""
         except (OSError, ValueError, KeyError, TypeError):
             raise StoreError(
-                f"{self.path}: cannot be read; it says what {self.uri} held, remove it to start anew"
+                f"{self.path}: cannot be read; it records the last entry seen of {self.uri}; remove it to start anew"
             ) from None
 
     def remember(self, seq: int, sha256: str) -> None:
-        """Keeps the newer of this entry and what is kept. Where nothing can be written the memory is not kept, which
-        is an error only where $ORTHOPLEX_STATE asks for it."""
+        """Keeps the newer of this entry and the one kept before. If nothing can be written, the memory is not kept;
+        that is an error only if $ORTHOPLEX_STATE is set."""
         try:
             with self._locked():
                 if self.recall()[0] < seq:

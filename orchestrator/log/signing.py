@@ -1,8 +1,7 @@
-"""Who may have written what: ed25519 signatures over log entries, and with them over the manifests whose digests they
-hold. Verification is a pure function.
+"""Ed25519 signatures over log entries, and so over the manifests whose digests they hold. Verification is pure.
 
 A signature is {"key": the first 16 hex digits of the sha256 of the raw public key, "ed25519": hex}. It covers the team
-and track as well as the entry's canonical JSON, so that nothing signed for one track is good in another.
+and track as well as the entry's canonical JSON, so that a signature for one track is not valid in another.
 """
 
 import os
@@ -18,13 +17,13 @@ if TYPE_CHECKING:  # takes long to import, and few sign
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_VARIABLE = "ORTHOPLEX_SIGNING_KEY_FILE"
-DRIVES = "publisher"  # the role of what drives a run
+DRIVES = "publisher"  # the role of a run's driver
 HOW = "make one with: openssl genpkey -algorithm ed25519 -out key.pem"
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A raw ed25519 public key (32 bytes), whose it is, and the roles it may act in."""
+    """A raw ed25519 public key (32 bytes), its owner, and the roles it may act in."""
 
     raw: bytes
     owner: str
@@ -33,9 +32,12 @@ class PublicKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What a team's rules ask of what is read. `keys` is by key id; `roles` says, by operation, which role may write
-    it ("": any; if not listed: publisher). `unsigned` holds, by track, the (seq, sha256) of the last entry that needs
-    no signature, nor do those before it, which that digest vouches for."""
+    """The team's requirements on the entries that are read.
+
+    `keys` is by key id. `roles` says, by operation, which role may write it ("": any; if not listed: publisher).
+    `unsigned` holds, by track, the (seq, sha256) of the last entry that needs no signature. Those before it need none
+    either, since that digest vouches for them.
+    """
 
     required: bool = False
     keys: Mapping[str, PublicKey] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class Trust:
 
 
 def sign(place: str, sha256: str) -> dict[str, str] | None:
-    """The signature by the key whose PEM file $ORTHOPLEX_SIGNING_KEY_FILE names; None where it names none."""
+    """The signature by the key whose PEM file $ORTHOPLEX_SIGNING_KEY_FILE names; None if it is not set."""
     path = os.environ.get(KEY_VARIABLE)
     if not path:
         return None
@@ -70,7 +72,7 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
 
 
 def public_key(pem: str) -> bytes:
-    """The 32 raw bytes of a PEM ed25519 public key. Raises ValueError where it is none."""
+    """The 32 raw bytes of a PEM ed25519 public key. Raises ValueError if it is none."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -85,7 +87,7 @@ def public_key(pem: str) -> bytes:
 
 
 def key_id(raw: bytes) -> str:
-    """How a signature names its key."""
+    """The name of a key in signatures."""
     return digest(raw)[:16]
 
 
@@ -95,7 +97,7 @@ def message(place: str, sha256: str) -> bytes:
 
 
 def entry_fault(entry: Entry, place: str, trust: Trust) -> str | None:
-    """What is wrong with the signature of an entry in the log `place` (team/track), where the team's rules ask for one.
+    """The fault in the signature of an entry in the log `place` (team/track), if the team's rules ask for one.
 
     Entries up to the one that the rules vouch for by its digest need none.
     """
@@ -116,7 +118,7 @@ def _signature_fault(entry: Entry, place: str, trust: Trust) -> str | None:
     if not _matches(key.raw, entry.signature.get("ed25519", ""), message(place, entry.unsigned)):
         return f"has a signature that does not match, said to be of {key.owner}"
     if needed and needed not in key.roles:
-        return f"is signed by {key.owner}, whom the team's rules do not make a {needed}"
+        return f"is signed by {key.owner}, who is not a {needed} in the team's rules"
     return None
 
 

@@ -1,6 +1,6 @@
-"""Names for versions, `production` or any other, that people move. There is none that moves by itself.
+"""Names for versions, `production` or any other, that people move. No alias moves by itself.
 
-Where they point is replayed in `orchestrator.track.moves`.
+`orchestrator.track.moves` replays where they point.
 """
 
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ from orchestrator.track.track import Track
 
 
 def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
-    """The bounds on a promotion, each with its decision. What counts is the validation matrix up to that version."""
+    """One decision per bound on a promotion. The validation matrix up to that version is judged."""
     return judge(rule, state.upto(version).measured, f"v{version}")
 
 
 def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
-    """Points an alias at a version. `expect` is the seq of the move that the caller saw last; without it, what is read.
+    """Points an alias at a version. `expect` is the seq of the move that the caller saw last; default: the newest one.
 
     Raises:
-        ConfigError: the alias is no name, there is no such version, or the team's rules forbid it.
-        ConflictError: the alias was moved by another since.
+        ConfigError: the alias is not a valid name, there is no such version, or the team's rules forbid it.
+        ConflictError: another has moved the alias since.
         StoreError: a newer Orthoplex wrote to the log.
     """
     if not NAME.fullmatch(alias) or VERSION.fullmatch(alias):
-        raise ConfigError(f"--alias {alias!r}: no name for an alias; use a-z 0-9, then also . _ -, not v and a number")
+        raise ConfigError(f"--alias {alias!r}: not an alias; use a-z 0-9, then also . _ -, not v and a number")
     revision, rules = RulesLog(track.store, track.team).current()
     entries = track.entries()
     before = _as_expected(track, entries, alias, expect)
@@ -51,7 +51,7 @@ def promote(track: Track, version: int, alias: str, *, expect: int | None = None
 
 
 def rollback(track: Track, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
-    """Points an alias at the version before the one it was last promoted to; the team's bounds are not asked.
+    """Points an alias at the version before the one it was last promoted to. The team's bounds are not checked.
 
     Raises:
         ConfigError: there is no such alias, or nothing before it. ConflictError, StoreError: as in `promote`.
@@ -68,7 +68,7 @@ def rollback(track: Track, alias: str, *, expect: int | None = None, why: str = 
 
 
 def _as_expected(track: Track, entries: Sequence[Entry], alias: str, expect: int | None) -> Alias | None:
-    """Where the alias points; None if nobody set it. Raises ConflictError if another than `expect` moved it last."""
+    """The alias as it points now; None if nobody set it. Raises ConflictError if the last move is not `expect`."""
     refuse_unknown(track.label, entries)
     now = aliases(entries).get(alias)
     if expect is not None and expect != (now.seq if now else 0):

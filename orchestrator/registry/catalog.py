@@ -1,4 +1,4 @@
-"""What stands in tracks, as people and other programs are shown it. All but `listed` are pure functions of a log."""
+"""The contents of tracks, for people and other programs. All but `listed` are pure functions of a log."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypedDict
@@ -13,7 +13,7 @@ from orchestrator.track.track import Track, list_tracks
 
 
 class Listed(NamedTuple):
-    """A commit as an index keeps it, see `orchestrator.track.events.COLUMNS`; None was not measured."""
+    """A commit in the form that an index keeps, see `orchestrator.track.events.COLUMNS`. None: not measured."""
 
     seq: int
     time: str
@@ -26,8 +26,8 @@ class Listed(NamedTuple):
 
 
 class Row(TypedDict):
-    """A version as `adapters list --json` shows it. `aliases` are the names that point to it, `alias_revisions` the
-    entries that moved them."""
+    """A version in the form that `adapters list --json` prints. `aliases` are the names that point to it,
+    `alias_revisions` the entries that moved them."""
 
     ref: str
     name: str
@@ -51,8 +51,8 @@ class Shown(Row):
 def listed(
     store: Store, team: str | None = None, task: str | None = None, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Row]:
-    """`rows` of every track, or of those of a team; of all adapters, or of those trained on a task. What is left out
-    of a track is told to `note`."""
+    """`rows` of every track, or of those of a team; of all adapters, or of those trained on a task. `note` is told
+    which entries of a track are left out."""
     for names in list_tracks(store, team):
         track = Track(store, *names)
         below, above = track.brief()
@@ -94,7 +94,7 @@ def rows_of(label: str, entries: Sequence[Entry]) -> list[Row]:
 
 
 def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Listed]:
-    """The commits that count, whose files no earlier `abort` names, and whose versions were not deleted."""
+    """The commits that count: no earlier `abort` names their files, and their versions were not deleted."""
     gone = {version for _, delete in events(entries, Delete) for version in delete.versions}
     taken: dict[str, int] = {}
     for entry, abort in events(entries, Abort):

@@ -1,10 +1,10 @@
-"""What can go: files that no commit names, versions that somebody deleted, stale indices, what killed writers left.
+"""Removes files that no commit names, deleted versions, stale indices, and leftovers of killed writers.
 
-A pure function says what to do; `Collector` does it, in an order that never leaves a commit without its files:
+A pure function plans the work. `Collector` does it, in an order that never leaves a commit without its files:
 
 1. `orphans` names the prefixes that no commit names, when they are first seen.
-2. `abort` names those that were orphans for a grace period. From then on no commit that names them is taken, and the
-   entry itself is not taken where one was committed in between.
+2. `abort` names those that were orphans for a grace period. From then on no commit that names them is accepted. The
+   entry itself is not accepted if one of them was committed in between.
 3. Only then are their files removed. Versions go the same way: `delete` first, their files a grace period later.
 
 Times are those of the log. Nothing in `log/` is ever removed.
@@ -35,8 +35,8 @@ TRIES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What one track needs. `orphans` are new, `waiting` within their grace, `abort` past it. `remove` holds prefixes
-    whose files may go at once, once `abort` stands in the log; `indices` the seq of checkpoints."""
+    """The work on one track. `orphans` are new, `waiting` are within their grace period, `abort` are past it. `remove`
+    holds the prefixes whose files may go once `abort` stands in the log, `indices` the seq of checkpoints."""
 
     orphans: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Decision:
 def decide(
     entries: Sequence[Entry], found: Sequence[str], indices: Sequence[int], now: datetime, grace: timedelta
 ) -> Decision:
-    """`found`: the prefixes that have files; `indices`: up to where each index reaches, the newest first."""
+    """`found`: the prefixes that have files; `indices`: the last seq of each index, the newest first."""
     committed, gone = {commit.prefix for commit in replay("", "", entries).commits}, aborted(entries)
     first_seen: dict[str, datetime] = {}
     deleted_at: dict[str, datetime] = {}
@@ -70,18 +70,18 @@ def decide(
 
 
 class Collector:
-    """Housekeeping of one track. `grace` of zero collects at once what others may still be writing or reading: they
-    are then refused, not harmed."""
+    """Housekeeping of one track. A `grace` of zero also collects files that others may still be writing or reading:
+    their commits are then refused, and nothing is corrupted."""
 
     def __init__(self, track: Track, grace: timedelta) -> None:
         self.track, self.grace = track, grace
 
     def look(self) -> Decision:
-        """What there is to do. Reads alone."""
+        """The work to do. It only reads."""
         return self._look()[1]
 
     def collect(self) -> Decision:
-        """Does it, and returns what was done. Raises ConflictError if others commit all the time."""
+        """Does the work, and returns it. Raises ConflictError if others commit all the time."""
         for attempt in range(TRIES):
             entries, decision = self._look()
             try:
@@ -96,7 +96,7 @@ class Collector:
         return decision
 
     def delete(self, version: int, why: str) -> Entry:
-        """Takes a version and all after it, which stand on it, away; their files go a grace period later.
+        """Deletes a version and all later ones, which build on it. Their files go a grace period later.
 
         Raises ConfigError if there is no such version or an alias names one of them.
         """
@@ -107,11 +107,11 @@ class Collector:
         return self.track.append(event, after=entries[-1], requires=still)
 
     def doomed(self, version: int) -> list[int]:
-        """The versions that `delete` would take away; raises as it does."""
+        """The versions that `delete` would delete. Errors are those of `delete`."""
         return sorted(self._doomed(self._entries(), version))
 
     def _entries(self) -> list[Entry]:
-        """The log. Raises StoreError if a newer Orthoplex wrote to it: what it names is not for this one to remove."""
+        """The log. Raises StoreError if a newer Orthoplex wrote to it: this one must not remove files that it names."""
         entries = self.track.entries()
         refuse_unknown(self.track.label, entries)
         return entries
@@ -128,7 +128,7 @@ class Collector:
 
     def _look(self) -> tuple[list[Entry], Decision]:
         found = [f"{self.track.version_root}/{name}" for name in self.track.store.list_folders(self.track.version_root)]
-        entries = self._entries()  # after the listing: what was committed meanwhile is no orphan
+        entries = self._entries()  # after the listing: files committed meanwhile are no orphans
         now = datetime.now(UTC)
         return entries, decide(entries, found, self.track.indices(), now, self.grace)
 
@@ -142,7 +142,7 @@ class Collector:
 
 
 def remove_prefixes(store: Store, prefixes: Sequence[str]) -> None:
-    """Removes every object below the prefixes; the manifest first, so that what is half removed cannot be read."""
+    """Removes every object below the prefixes, the manifest first, so that a half-removed version cannot be read."""
     keys = [key for prefix in prefixes for key in store.list(f"{prefix}/")]
     keys.sort(key=lambda key: not key.endswith(f"/{MANIFEST}"))
     with ThreadPoolExecutor(READERS) as pool:
@@ -150,7 +150,7 @@ def remove_prefixes(store: Store, prefixes: Sequence[str]) -> None:
 
 
 def sweep_temporary(store: Store, *, remove: bool) -> int:
-    """The files that killed writers left in a folder store more than an hour ago; removes them if told to."""
+    """Counts the files that killed writers left in a folder store over an hour ago. Removes them if told to."""
     if not isinstance(store, LocalStore) or not (folder := store.root / ".tmp").is_dir():
         return 0
     limit = time.time() - LEFT_BEHIND_S

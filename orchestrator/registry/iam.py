@@ -1,4 +1,4 @@
-"""Least-privilege S3 policies for a team's roles. Pure: prints what an administrator attaches.
+"""Least-privilege S3 policies for a team's roles, for an administrator to attach. Pure functions.
 
 All entries of a log lie under one prefix, so S3 cannot tell a promotion from a commit: a promoter, who may write
 the log but no files, can do harm only with signatures off; with them on, `signing` holds each key to its role.
@@ -47,10 +47,10 @@ def policy(
     """An identity policy, or with `principal` (an ARN) a bucket policy, for one role of a team in s3://bucket/prefix.
 
     `append_only` also refuses to overwrite the log (`s3:if-none-match`, which AWS knows and Ceph 16 does not). Raises
-    ConfigError if a name is none.
+    ConfigError if a name is not valid.
     """
     if not (NAME.fullmatch(team) and BUCKET.fullmatch(bucket) and (not prefix or is_key(prefix))):
-        raise ConfigError(f"policy: team {team!r}, bucket {bucket!r} or prefix {prefix!r} is no name; correct it")
+        raise ConfigError(f"policy: team {team!r}, bucket {bucket!r} or prefix {prefix!r} is not a name; correct it")
     top, arn = f"{prefix}/" if prefix else "", f"arn:aws:s3:::{bucket}"
     mine = f"{top}{team_root(team)}"
 

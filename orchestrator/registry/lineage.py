@@ -1,4 +1,4 @@
-"""The versions of a stream, as they stand on each other."""
+"""The versions of a stream, each of which builds on the one before."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -30,7 +30,7 @@ class Tree(TypedDict):
 
 
 def tree(state: RunState, entries: Sequence[Entry]) -> Tree:
-    """The versions of a stream in the order in which they stand on each other, on their base."""
+    """The versions of a stream, each building on the one before, and their base."""
     named = by_version(entries)
 
     def node(commit: Committed) -> Node:
@@ -52,7 +52,7 @@ def tree(state: RunState, entries: Sequence[Entry]) -> Tree:
 
 
 def tree_lines(content: Tree) -> list[str]:
-    """`tree` for people: each version stands on all above it."""
+    """`tree` for people: each version builds on all above it."""
     lines = [f"{content['base'] or 'base not known'}  sha256 {content['base_digest'] or 'not known'}"]
     for each in content["versions"]:
         marks = "".join(f"  ← {name}" for name in each["aliases"]) + ("  (deleted)" if each["deleted"] else "")

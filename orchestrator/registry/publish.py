@@ -1,4 +1,4 @@
-"""Puts a version into a track that many may publish to at once: each gets the next number, and none is lost."""
+"""Publishes a version to a track. Many may publish at once: each gets the next number, and none is lost."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +15,9 @@ from orchestrator.track.track import Track
 def publish(track: Track, directory: Path, learned: Learned, metadata: Mapping[str, JsonLike]) -> Entry:
     """Uploads the files below `directory` and commits them as the track's next version; returns its log entry.
 
-    The entry is the `Commit` of what was `learned`, at least the name of its task; the manifest holds `metadata`. Until
-    the entry stands, nobody sees anything; cut at any instant, it leaves files that gc removes. A run is not for this:
-    its driver wants to be alone, and to know of a driver that is not.
+    The entry is the `Commit` of `learned`, which holds at least the name of its task. The manifest holds `metadata`.
+    The version is not visible before the entry stands. If publishing is cut, gc removes the files that it left. Do not
+    publish to a track that a run drives: a driver must be alone.
     """
     prefix = track.fresh_prefix()
     with ThreadPoolExecutor(1) as pool:

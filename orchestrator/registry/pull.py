@@ -1,7 +1,8 @@
-"""Takes versions out of the store into a folder: every byte checked, whole or not at all, nothing fetched twice.
+"""Copies versions from the store into a folder. Every byte is checked; the folder is whole or absent; nothing is
+fetched twice.
 
-Files land in a cache by digest ($ORTHOPLEX_STATE/files, ~/.cache/orthoplex/files) and from there, as read-only links,
-in the folder, which appears at once. A pull that was cut finds what it had, file by file.
+Files land in a cache by digest ($ORTHOPLEX_STATE/files, ~/.cache/orthoplex/files). From there they are linked, read
+only, into the folder, which appears at once. A pull that was cut goes on with the files that it had fetched.
 """
 
 import hashlib
@@ -27,10 +28,10 @@ FETCHERS = 8
 
 def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
     """Makes `directory`, absent or empty, with the files and manifest of each commit below its name in `versions` ("":
-    the folder itself); returns the bytes. A folder that holds just this already is left as it is.
+    the folder itself); returns the bytes. A folder that already holds exactly these files is left as it is.
 
     Raises:
-        IntegrityError: a file is missing or differs from what the log vouches for.
+        IntegrityError: a file is missing or differs from the digest that the log vouches for.
         ConfigError: the folder holds something else. StoreError: it cannot be made.
     """
     wanted: dict[str, FileRecord] = {}
@@ -68,9 +69,9 @@ def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str
 
 
 def cached(track: Track, record: FileRecord) -> Path:
-    """The cache's copy of a stored file, fetched if it is not there whole; `record.path` is its key.
+    """The cache's copy of a stored file, fetched if it is absent or incomplete. `record.path` is its key.
 
-    Raises IntegrityError if the store's file is missing or differs from the record, OSError of the disk.
+    Raises IntegrityError if the store's file is missing or differs from the record, and OSError if the disk fails.
     """
     kept = state_folder() / "files" / record.sha256[:2] / record.sha256
     if kept.is_file() and kept.stat().st_size == record.size and file_digest(kept) == record.sha256:

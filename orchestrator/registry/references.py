@@ -1,4 +1,4 @@
-"""What people call a track and a version: `team/track`, `team/track@v3`, `team/track@production`."""
+"""The names of tracks and versions in commands: `team/track`, `team/track@v3`, `team/track@production`."""
 
 import re
 from dataclasses import dataclass
@@ -32,20 +32,20 @@ class Version:
 
     @property
     def stream(self) -> tuple[Committed, ...]:
-        """The commits that it stands on, and itself, in order."""
+        """The commits that it builds on, and itself, in order."""
         return self.state.upto(self.commit.version).commits
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference, taken apart: the track's name, with or without its team, and `vN` or an alias."""
+    """A parsed reference: the track's name, with or without its team, and `vN` or an alias."""
 
     track: str
     which: str
 
     @property
     def number(self) -> int | None:
-        """N of vN; None if it is an alias; −1 if it is no number of a version, as 007."""
+        """N of vN; None if it is an alias; −1 if N cannot be the number of a version, as 007."""
         if not VERSION.fullmatch(self.which):
             return None
         digits = self.which[1:]
@@ -53,7 +53,7 @@ class Reference:
 
 
 def parse_reference(reference: str) -> Reference:
-    """The parts of `team/track@vN` or `team/track@ALIAS`. Raises ConfigError if it is malformed."""
+    """The parts of `team/track@vN` or `team/track@ALIAS`. Raises ConfigError if the string is malformed."""
     name, _, which = reference.rpartition("@")
     if not name or not NAME.fullmatch(which):
         raise ConfigError(
@@ -63,7 +63,7 @@ def parse_reference(reference: str) -> Reference:
 
 
 def find_track(store: Store, name: str) -> Track:
-    """The track named `name` or `team/name`. Raises ConfigError if none has the name, or those of several teams."""
+    """The track named `name` or `team/name`. Raises ConfigError if no track has the name, or several teams have one."""
     team, _, track = name.rpartition("/")
     if NAME.fullmatch(team) and NAME.fullmatch(track):
         exact = Track(store, team, track)
@@ -85,11 +85,11 @@ def find_track(store: Store, name: str) -> Track:
 
 
 def resolve(store: Store, reference: str, moment: str | None = None) -> Version:
-    """The version that `team/track@vN`, `team/track@ALIAS` or, if one team has it, `track@…` names; with `moment`,
-    which version an alias named then.
+    """The version that `team/track@vN`, `team/track@ALIAS` or, if only one team has the track, `track@…` names. With
+    `moment`, the version that an alias named then.
 
     Raises:
-        ConfigError: it is malformed, or there is no such run, version or alias.
+        ConfigError: the reference is malformed, or there is no such run, version or alias.
     """
     asked = parse_reference(reference)
     track = find_track(store, asked.track)

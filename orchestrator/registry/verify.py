@@ -1,4 +1,4 @@
-"""Whether all that a track says of itself is so: chain, signatures, manifests, the digest of every file, the index."""
+"""Verifies everything that a track vouches for: chain, signatures, manifests, the digest of every file, the index."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ MOVE_OPS = frozenset(kind.op for kind in MOVES)
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was read, and what is wrong: one line each, none if all is well. `notes` says what could not be judged."""
+    """Counts of what was read, and one line per fault. `notes` names the entries that could not be judged."""
 
     track: str
     entries: int = 0
@@ -55,7 +55,7 @@ def verify(track: Track) -> Report:
 
 
 def _manifest_faults(track: Track, state: RunState, files: list[tuple[str, FileRecord]]) -> Iterator[str]:
-    """What is wrong with the manifests; adds the files that the others list, by key."""
+    """The faults of the manifests. Adds the files that the sound ones list, by key."""
     for commit in state.standing:
         try:
             listed = manifest_files(track.manifest_of(commit))
@@ -80,7 +80,7 @@ def _file_fault(track: Track, folder: Path, file: tuple[str, FileRecord]) -> str
 
 
 def _log_faults(entries: list[Entry]) -> Iterator[str]:
-    """Entries that a writer who keeps to the rules could not have written."""
+    """Entries that no writer who keeps to the rules could have written."""
     counted, taken = {move.seq for move in moves(entries)}, set[str]()
     for entry in entries:
         if entry.op in MOVE_OPS and entry.seq not in counted:
@@ -88,18 +88,18 @@ def _log_faults(entries: list[Entry]) -> Iterator[str]:
         elif entry.op == Abort.op:
             taken.update(parse(entry, Abort).prefixes)
         elif entry.op == Commit.op and parse(entry, Commit).prefix in taken:
-            yield f"entry {entry.seq} (commit, {entry.actor}): names files that gc had taken; it does not count"
+            yield f"entry {entry.seq} (commit, {entry.actor}): names files that gc had collected; it does not count"
 
 
 def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
-    """Indices that the log names and that do not say what it says. One that is gone is no fault."""
+    """Indices that the log names but whose content differs from it. A removed index is no fault."""
     whole = {entry.seq: named for entry, named in well_formed(entries, Index)}
     for entry in entries:
         if entry.op != Index.op:
             continue
         named = whole.get(entry.seq)
         if named is None or not 0 < named.upto < entry.seq:
-            yield f"entry {entry.seq} (index, {entry.actor}): says of no entries that it is their index"
+            yield f"entry {entry.seq} (index, {entry.actor}): does not say which entries it is an index of"
             continue
         key = track.index_key(named.upto)
         try:
@@ -109,4 +109,4 @@ def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
         if digest(data) != named.index_sha256:
             yield f"{key}: was changed; remove it, the log has all it holds"
         elif data != index.encode(entries[: named.upto], track.columns):
-            yield f"{key}: does not say what the log says; remove it"
+            yield f"{key}: differs from the log; remove it"

@@ -1,4 +1,4 @@
-"""What the paths in a configuration mean once the run is on a cluster: pure checks before a submission."""
+"""Checks the paths of a configuration before a submission to a cluster. Pure functions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

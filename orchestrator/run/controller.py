@@ -131,7 +131,7 @@ class Controller:
                         yield self.state
 
     def _cluster(self, index: int) -> ClusterConfig:
-        """What task `index` asks of the cluster."""
+        """The resources that task `index` needs from the cluster."""
         return self.config.cluster.with_resources(self.config.tasks[index].resources)
 
     def _job(self) -> Job:
@@ -145,7 +145,7 @@ class Controller:
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:
-        """Has a task trained, again if the group breaks and the policy says so.
+        """Has a task trained, again if the group breaks and the policy allows it.
 
         Raises:
             TrainingError: the policy gives up.
@@ -166,7 +166,7 @@ class Controller:
                 self.accumulation = retry.accumulation
 
     def _identity(self, index: int) -> dict[str, Any]:
-        """What must be the same for a checkpoint of task `index` to be resumed from."""
+        """The key that a checkpoint of task `index` must have for training to resume from it."""
         return {
             "index": index,
             "fingerprint": self.state.tasks[index].fingerprint,
@@ -219,7 +219,7 @@ class Controller:
         )
 
     def _manifest(self, done: TaskDone, learned: Learned, against: Sequence[str]) -> dict[str, Any]:
-        """What the manifest says beside the files."""
+        """The manifest's keys beside its files."""
         return {
             "base_model": self.config.model.model_dump(mode="json"),
             "base_digest": done.base_digest,

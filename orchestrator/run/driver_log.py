@@ -1,4 +1,4 @@
-"""A log as its driver holds it, be it a run's or a sweep's: read once, written to under a lease, never by two."""
+"""The log of a run or a sweep in its driver's hands: read once, written under a lease, never by two drivers."""
 
 import threading
 import time
@@ -43,7 +43,7 @@ WATCH_S = 2.0
 
 
 class Driven(Protocol):
-    """What a replayed log says of its driver; see RunState."""
+    """The part of a replayed log that concerns its driver; see RunState."""
 
     @property
     def driving(self) -> Driving:
@@ -58,10 +58,10 @@ State = TypeVar("State", bound=Driven)
 
 
 class DriverLog(Generic[State]):
-    """Reads `log` when made. `state` is what `replayed` makes of it, with all that this object has appended since.
+    """Reads `log` when made. `state` is the log replayed by `replayed`, with every entry that this object has appended.
 
-    A driver ends it with one of ENDINGS; `noun` is what messages call it, `known` are the operations that may stand in
-    it.
+    A driver ends it with one of ENDINGS. Messages call the log's subject `noun`. `known` are the operations that may
+    stand in the log.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DriverLog(Generic[State]):
         self.lost: OrthoplexError | None = None
         self.lock = threading.RLock()
         self.spoke = time.monotonic()
-        self.progress: Position | None = None  # of what it does now, for those who read the log
+        self.progress: Position | None = None  # of the current task, for readers of the log
         self.pending: list[Decision] = []  # decisions that no entry carries yet
         self.state: State = self._replayed()
 
@@ -93,7 +93,7 @@ class DriverLog(Generic[State]):
             while self.lease is None:
                 self._wait_for_driver(say)
                 refuse_unknown(self.log.label, self.entries, self.known)
-                with suppress(ConflictError):  # somebody was quicker: look again
+                with suppress(ConflictError):  # another driver was quicker: look again
                     self.lease = self._appended(start).seq
 
     def decide(self, *decisions: Decision) -> None:
@@ -102,7 +102,7 @@ class DriverLog(Generic[State]):
             self.pending += decisions
 
     def append(self, event: Event) -> None:
-        """Appends an event under the lease; what others than drivers wrote meanwhile is taken in first.
+        """Appends an event under the lease. Entries that non-drivers wrote meanwhile are taken in first.
 
         Raises:
             ConflictError: another driver has taken over; nothing was written.
@@ -134,7 +134,7 @@ class DriverLog(Generic[State]):
         return entry
 
     def check(self) -> None:
-        """Raises ConflictError if another driver has taken over, and what ended the renewals if they have ended."""
+        """Raises ConflictError if another driver has taken over, or the error that ended the renewals, if any did."""
         if self.lost is None and not self._mine:
             self.lost = taken_over(self.log.label, self.noun, self.state.driving.driver)
         if self.lost:
@@ -148,8 +148,8 @@ class DriverLog(Generic[State]):
 
     @contextmanager
     def kept(self, lease_s: float) -> Iterator[None]:
-        """Renews the lease for as long as the block runs. If it is lost or cannot be renewed any more, `check` says
-        so."""
+        """Renews the lease for as long as the block runs. If it is lost or cannot be renewed any more, `check` raises
+        the error."""
         done = threading.Event()
         renewing = threading.Thread(target=self._renew, args=(done, lease_s / RENEWALS), daemon=True)
         renewing.start()
@@ -187,7 +187,7 @@ class DriverLog(Generic[State]):
                 self._held(ending)
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
-        """Renews until `done`; what ends it before is kept for `check`, which raises it where it can be acted on."""
+        """Renews until `done`. An error that ends it before is kept for `check`, which raises it in the main thread."""
         try:
             while not done.wait(max(LEAST_WAIT_S, self.spoke + every_s - time.monotonic())):
                 self._renewed()
@@ -200,8 +200,8 @@ class DriverLog(Generic[State]):
             )
 
     def _renewed(self) -> None:
-        """Renews once. A store that cannot be reached, or where all others were quicker, is tried again later: should
-        another driver take over meanwhile, the next entry will tell."""
+        """Renews once. If the store cannot be reached, or others were quicker each time, it is tried again later. If
+        another driver takes over meanwhile, the next entry will tell."""
         try:
             self.append(Renew(progress=self.progress) if self.progress else Renew())
         except IntegrityError:
@@ -212,7 +212,7 @@ class DriverLog(Generic[State]):
             self.spoke = time.monotonic()
 
     def _wait_for_driver(self, say: Callable[[str], None]) -> None:
-        """Returns when no driver is in the way; watches one that this machine cannot see for as long as its lease."""
+        """Returns when no driver is in the way. A driver that this machine cannot see is watched for its lease."""
         driver = self.state.driving.driver
         verdict = standing(driver.start.driver, this_process()) if driver else "gone"
         if driver is None or verdict == "gone":

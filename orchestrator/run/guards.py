@@ -15,8 +15,8 @@ MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
 def decide(
     guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int
 ) -> list[Decision]:
-    """A decision per guard that is set: it compares the validation matrix, the parameters kept so far, or the room that
-    `left` tasks find, with its bound. The stream goes on if none is to `stop`.
+    """One decision per guard that is set. It compares the validation matrix, the parameters kept so far, or the room
+    for the `left` tasks with its bound. The stream goes on if no decision is `stop`.
 
     A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it.
     `orthogonality` is None if the method has no bases.
@@ -72,7 +72,7 @@ def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterato
 
 
 def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
-    """A warning per side whose fullest basis has no room for the `left` tasks, if they take what those so far took."""
+    """One warning per side whose fullest basis has no room for the `left` tasks at the rate of the tasks so far."""
     if orthogonality is None:
         return []
     policy = {"stop": "the stream will stop there", "drop": "the weakest directions will be dropped from there on"}

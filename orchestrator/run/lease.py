@@ -1,8 +1,8 @@
 """Which driver may write a run's log: the one whose `start` entry is the newest, until it ends or falls silent.
 
-Every entry of a driver carries `lease`, the seq of its `start`; a commit under any other is void. While it has nothing
-to say a driver renews. No clock is compared with another machine's: who wants to take over watches for as long as the
-lease says, by its own clock, and takes over only if nothing new was written in that time.
+Every entry of a driver carries `lease`, the seq of its `start`; a commit under any other is void. A driver with nothing
+to log renews its lease. Clocks of machines are never compared: a driver that wants to take over watches the log for the
+length of the lease, by its own clock, and takes over only if nothing new was written in that time.
 """
 
 import os

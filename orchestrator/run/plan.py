@@ -1,4 +1,4 @@
-"""What a run would do: its tasks, layers, parameters, memory and store writes. Reads, and changes nothing."""
+"""A run's plan: its tasks, layers, parameters, memory and store writes. Planning reads, and changes nothing."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -23,7 +23,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class PlannedTask(TypedDict):
-    """A task's data as `plan --json` shows it; `state` is done or pending."""
+    """A task's data in the form that `plan --json` prints. `state` is done or pending."""
 
     name: str
     labels: list[str]
@@ -57,7 +57,7 @@ def make_plan(config: RunConfig) -> Plan:
     """Reads data, model shape and the run's log.
 
     Raises:
-        ConfigError: as `run` would. What only a run that was begun otherwise objects to is in `objections`.
+        ConfigError: as `run` would. Objections of a run that was begun with another configuration are in `objections`.
     """
     check_tracking(config.tracking)
     entries = Track(open_store(config.store), config.team, config.name).entries()
@@ -82,8 +82,8 @@ def make_plan(config: RunConfig) -> Plan:
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, model.config, base, cost),
         writes=[
-            f"{prefix}/log/*.json: one entry for the configuration, one a start, one a task, one at the end",
-            f"{prefix}/v/<uuid>/, one a task: {files}, training.parquet, manifest.json",
+            f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
+            f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
         ],
         objections=objections(state, config.model_dump(mode="json"), descriptions),
     )
@@ -105,10 +105,10 @@ def worker_memory(config: RunConfig, architecture: "PretrainedConfig", base: int
     """Estimated peak bytes of one worker, by cause.
 
     weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,
-    if the method copies them; adapter: 16 bytes a parameter (value, gradient, two Adam moments), moments shared by
+    if the method copies them; adapter: 16 bytes per parameter (value, gradient, two Adam moments), moments shared by
     all workers from ZeRO 1 on, gradients from ZeRO 2, values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at
-    two bytes a value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
-    gradient_checkpointing; bases: what the method holds of earlier tasks.
+    two bytes per value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
+    gradient_checkpointing; bases: the method's arrays of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
     heads = getattr(architecture, "num_attention_heads", 1)

@@ -1,4 +1,4 @@
-"""What to do when the worker group breaks. Pure functions; the controller acts on them and logs the reason."""
+"""Decides whether to retry after the worker group breaks. Pure functions; the controller acts and logs the reason."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Retry:
     bound: int | str
 
     def decision(self, task: str) -> Decision:
-        """As a log keeps it."""
+        """The form that a log keeps."""
         verdict = ("halve" if self.rule == MEMORY else "retry") if self.again else "give_up"
         return Decision(
             rule=self.rule, subject=task, measured=self.measured, bound=self.bound, verdict=verdict, reason=self.reason
@@ -31,8 +31,8 @@ class Retry:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The attempt that failed: the how many-th since the task last got further, its accumulated micro-batches, and its
-    workers."""
+    """The attempt that failed: its number since the task last advanced, counted from 1, its accumulated micro-batches,
+    and its workers."""
 
     in_a_row: int
     accumulation: int
@@ -40,7 +40,8 @@ class Attempt:
 
 
 def decide_retry(lost: Lost, attempt: Attempt, train: TrainConfig, max_failures: int) -> Retry:
-    """A broken group is replaced, `max_failures` times in a row; one without memory only by one that needs less."""
+    """A broken group is replaced, `max_failures` times in a row. After running out of memory, a group is replaced only
+    by one that needs less."""
     if lost.kind == "out_of_memory":
         return _without_memory(lost, attempt, train)
     if attempt.in_a_row > max_failures:

@@ -1,4 +1,4 @@
-"""Who trains a run's tasks: the controller's way to workers. A run has its own; the trials of a sweep share a pool."""
+"""The controller's way to workers. A run has its own; the trials of a sweep share a pool."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -38,7 +38,7 @@ class Group(Protocol):
 
 
 class Workers(Protocol):
-    """What a controller asks for, in this order."""
+    """The requests of a controller, in this order."""
 
     def check(self) -> None:
         """Raises ConfigError if the model cannot be adapted as the configuration says."""
@@ -53,7 +53,7 @@ class Workers(Protocol):
         """Workers for the job, inside the session; `check` is called while they are waited for."""
 
     def scored(self, index: int) -> Scored:
-        """What task `index` is to be scored on: `zero_shot`, `validation` and `test` of its `Order`."""
+        """The evaluations of task `index`: `zero_shot`, `validation` and `test` of its `Order`."""
 
 
 class OwnWorkers:
@@ -102,7 +102,7 @@ class OwnWorkers:
 
 
 def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
-    """Every task's data; what was left out of it is said."""
+    """Every task's data. A warning says what was left out of it."""
     from trainers.objectives.known import OBJECTIVES
 
     data = [
@@ -116,7 +116,7 @@ def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
 
 
 def describe_data(task: TaskData) -> TaskDescription:
-    """A task's data as the log keeps it."""
+    """The description of a task's data in the form that the log keeps."""
     return TaskDescription(
         name=task.name,
         labels=task.labels,

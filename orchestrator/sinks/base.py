@@ -1,4 +1,4 @@
-"""The seam: what a sink is told, and the one place that keeps a broken sink from stopping what it follows."""
+"""The interface of sinks, and the one place that keeps a broken sink from stopping the run that it follows."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Status = Literal["finished", "stopped", "interrupted", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """What a sink follows: the run `team/name` of the store `store`, a trial of the sweep `sweep` or of none.
+    """The run that a sink follows: `team/name` in the store `store`, a trial of the sweep `sweep` if that is given.
 
     `parameters` are the settings that make it what it is, by dotted key.
     """
@@ -36,7 +36,7 @@ class Tracked:
 
 
 class Sink(Protocol):
-    """Follows one run. A sink is made per run and start of the command; it may raise whatever it likes."""
+    """Follows one run. One sink is made per run and start of the command. It may raise any exception."""
 
     def start(self, run: Tracked) -> None:
         """Begins to follow a run, or goes on where an earlier start of the command left it."""

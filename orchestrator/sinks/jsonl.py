@@ -10,7 +10,7 @@ Field = Value | dict[str, Value]
 
 
 class JsonLines:
-    """A line per event: {"time", "run", "event": start | log | end, …}. Lines are whole, also of several processes."""
+    """One line per event: {"time", "run", "event": start | log | end, …}. Lines of several processes do not mix."""
 
     def __init__(self, path: Path) -> None:
         """The folder of `path` is made when the first run starts."""

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, a folder per run."""
+"""TensorBoard's event files, one folder per run."""
 
 from pathlib import Path
 from secrets import token_hex
@@ -13,7 +13,7 @@ FLUSH_S = 5
 
 
 class TensorBoard:
-    """A tag per figure, with the task's name below it where it is of one. A run that goes on adds a file to its folder.
+    """One tag per figure, followed by the task's name if it is of one task. A resumed run adds a file to its folder.
 
     At the end come the parameters with the last figures (hparams), and the status as text.
     """

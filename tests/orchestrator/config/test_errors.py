@@ -31,11 +31,11 @@ WRONG = {
     "train:": "train: null: should be a mapping of keys",
     "train: [1]": "train: [1]: should be a mapping of keys",
     "model: {dtype: float16}": "model.dtype: \"float16\": use one of float32, bfloat16; did you mean 'bfloat16'?",
-    "model: {name: 3}": "model.name: 3: should be a text; quote it",
-    "model: {name: null}": "model.name: null: should be a text",
-    "data_dir: {a: 1}": 'data_dir: {"a": 1}: should be a text',
+    "model: {name: 3}": "model.name: 3: should be a string; quote it",
+    "model: {name: null}": "model.name: null: should be a string",
+    "data_dir: {a: 1}": 'data_dir: {"a": 1}: should be a string',
     "team: Foo Bar": 'team: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first',
-    "team: 2024-01-01": "team: 2024-01-01: should be a text; quote it",
+    "team: 2024-01-01": "team: 2024-01-01: should be a string; quote it",
     "store: gs://bucket/x": "store 'gs://bucket/x': use a path, file:///path, s3://bucket or s3://bucket/prefix",
     "store: ''": "store '': use a path, file:///path, s3://bucket or s3://bucket/prefix",
     f"train: {{epochs: {'x' * 500}}}": f'train.epochs: "{"x" * 58}…: should be a whole number',
@@ -105,7 +105,7 @@ WRONG_TASKS = {
         "tasks.0.test: 3: should be a path",
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, labels: [x, no]}]": [
-        "tasks.0.labels.1: false: should be a text; quote it"
+        "tasks.0.labels.1: false: should be a string; quote it"
     ],
     "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
         'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'

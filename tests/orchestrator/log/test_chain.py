@@ -118,7 +118,7 @@ def test_a_foreign_file_in_the_log(track: Track) -> None:
     file_of(track, 1).with_name("notes.txt").touch()
     assert len(track.entries()) == 2
     file_of(track, 1).with_name("0.json").touch()
-    with pytest.raises(IntegrityError, match=r"0\.json is no log entry"):
+    with pytest.raises(IntegrityError, match=r"0\.json is not a log entry"):
         track.head()
 
 

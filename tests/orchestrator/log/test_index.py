@@ -282,6 +282,6 @@ def test_an_index_entry_without_what_it_names_is_a_fault(track: Track) -> None:
     for body in ({}, {"upto": "x"}, {"upto": -3, "index_sha256": "0"}, {"upto": 10}):
         track.append(Raw("index", body), after=track.head())
     faults = verify(track).faults
-    assert len(faults) == 4 and all("says of no entries that it is their index" in fault for fault in faults)
+    assert len(faults) == 4 and all("does not say which entries it is an index of" in fault for fault in faults)
     assert track.indices()[-1] == 10
     assert track.entries() == track.raw_entries()

@@ -34,8 +34,8 @@ def test_signed_entries_are_read(signed: Track, tmp_path: Path, monkeypatch: pyt
     [
         (None, "commit", "is not signed"),
         ("stranger", "commit", "which the team's rules do not list"),
-        ("bob", "promote", "is signed by bob, whom the team's rules do not make a promoter"),
-        ("bob", "abort", "whom the team's rules do not make a gc"),
+        ("bob", "promote", "is signed by bob, who is not a promoter in the team's rules"),
+        ("bob", "abort", "who is not a gc in the team's rules"),
     ],
 )
 def test_others_are_not_believed(

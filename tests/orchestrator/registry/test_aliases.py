@@ -153,7 +153,7 @@ def test_entries_that_do_not_count(track: Track) -> None:
 
 @pytest.mark.parametrize("alias", ["", "v1", "v01", "A", "a/b", "..", "a b", "ä", "x" * 101])
 def test_names_that_are_refused(track: Track, alias: str) -> None:
-    with pytest.raises(ConfigError, match="no name for an alias"):
+    with pytest.raises(ConfigError, match="not an alias"):
         promote(track, 1, alias)
 
 

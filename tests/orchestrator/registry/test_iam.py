@@ -104,5 +104,5 @@ def test_a_bucket_policy_names_its_principal() -> None:
     "arguments", [{"team": "*"}, {"team": "a/b"}, {"prefix": "*"}, {"bucket": "a*b"}, {"prefix": "a/"}]
 )
 def test_names_that_would_widen_it(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="is not a name"):
         policy(**{"team": "a", "role": "gc", **arguments})

@@ -24,7 +24,7 @@ def test_a_commit_of_what_gc_had_taken(track: Track) -> None:
     track.append(Raw("abort", {"prefixes": ["x"]}), after=track.head())
     track.append(Raw("commit", {**COMMIT, "prefix": "x"}), after=track.head())
     report = verify(track)
-    assert len(report.faults) == 1 and "names files that gc had taken; it does not count" in report.faults[0]
+    assert len(report.faults) == 1 and "names files that gc had collected; it does not count" in report.faults[0]
     assert report.versions == 2
 
 
@@ -32,7 +32,7 @@ def test_a_commit_of_what_gc_had_taken(track: Track) -> None:
 def test_an_index_of_no_entries(track: Track, upto: int) -> None:
     track.append(Index(upto=upto, index_sha256="0" * 64), after=track.head())
     (fault,) = verify(track).faults
-    assert fault.startswith("entry 3 (index, ") and "says of no entries" in fault
+    assert fault.startswith("entry 3 (index, ") and "does not say which entries" in fault
 
 
 def test_a_malformed_body_is_one_fault(track: Track) -> None:

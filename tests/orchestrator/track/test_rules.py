@@ -22,7 +22,7 @@ def test_rules_are_changed_by_admins_alone(signed: Track, tmp_path: Path, monkey
     log.change(changed, expect=1, why="")
     assert log.current() == (2, changed)
     sign_with(tmp_path / "bob", monkeypatch)
-    with pytest.raises(ConfigError, match=r"do not make a admin"):
+    with pytest.raises(ConfigError, match=r"is not a admin"):
         log.change(TeamRules(), expect=2, why="I may do all")
     assert fresh(signed).entries() and log.current() == (2, changed)
     monkeypatch.setattr(RulesLog, "_refuse_unbelieved", lambda *_: None)
