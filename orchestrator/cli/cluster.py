@@ -114,7 +114,7 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
 def check_paths(
     loaded: "RunConfig", content: "Mapping[str, Yaml]", working_dir: Path, shipped: frozenset[str], env: dict[str, str]
 ) -> None:
-    """Warns of paths that mean another place on the cluster. Raises ConfigError, with all of them, if any cannot work."""
+    """Warns of paths that mean another place on the cluster. Raises ConfigError, listing all, if any cannot work."""
     from orchestrator.run.cluster_paths import path_findings
 
     found = path_findings(loaded, content, working_dir, shipped, env)

@@ -1,1 +1,1 @@
-"""Committed streams on their way to where models are used."""
+"""Delivers committed streams to the programs that use models."""

@@ -22,9 +22,9 @@ Format = Literal["peft", "merged"]
 def export(
     version: Version, form: Format, directory: Path, *, model: str | None = None, served: str | None = None
 ) -> Exported:
-    """Writes what a version answers with, all tasks up to it or its own alone, into the folder `directory`.
+    """Writes the adapters of a version, of all tasks up to it or its own alone, into the folder `directory`.
 
-    `model` is where the base is, if elsewhere; `served` is what the folder calls the base, if that is not its place.
+    `model` is the base's place, if it has moved. `served` is the base's name in the folder, if that is not its place.
 
     Raises:
         ConfigError: the folder is not empty, or the base cannot be loaded.
@@ -50,7 +50,7 @@ def export(
 
 
 def published_base(version: Version, model: str | None) -> ModelConfig:
-    """The base of the run as it was published, not quantised; `model` is where it is, if elsewhere."""
+    """The run's base as it was published, not quantised. `model` is its place, if it has moved."""
     config = version.state.completed().model.model_copy(update={"quantization": None})
     return config if model is None else config.model_copy(update={"name": model, "revision": None})
 

@@ -1,4 +1,4 @@
-"""Takes committed streams to where models are served: folders in the store that servers load, and Python's `load`."""
+"""Delivers committed streams to servers, as folders in the store that they load, and to Python, with `load`."""
 
 import re
 import tempfile
@@ -92,7 +92,7 @@ def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "Pre
 
 
 def load_plain(version: Version, base: str | Path | None) -> "PreTrainedModel":
-    """The transformers model of the run's task type, in its dtype; `base` says where it is, if elsewhere."""
+    """The transformers model of the run's task type, in its dtype. `base` is its place, if it has moved."""
     import torch
     import transformers
 

@@ -1,1 +1,1 @@
-"""`orthoplex sweep`: Ray Tune over whole streams. A trial is a run; the sweep's log says which there are and why."""
+"""`orthoplex sweep`: Ray Tune over whole streams. A trial is a run; the sweep's log lists them."""

@@ -1,6 +1,6 @@
-"""What a sweep may use: how many trials run at once, how they share GPUs, and what its budget still allows.
+"""The capacity of a sweep: how many trials run at once, how they share GPUs, and whether its budget allows more.
 
-Pure functions of what the cluster has and of the sweep's rows, but for the clock.
+Pure functions of the cluster's resources and the sweep's rows, but for the clock.
 """
 
 import time
@@ -20,7 +20,7 @@ Running = Mapping[int, Sequence[Row]]  # rows of trials by number
 
 
 def session_cluster(config: SweepConfig) -> ClusterConfig:
-    """What to ask of a Ray that is started for the sweep: CPUs for all trials that are to run at once."""
+    """The resources of a Ray that is started for the sweep: CPUs for all trials that are to run at once."""
     cluster = config.run.cluster
     workers = fixed_workers(cluster) * (config.concurrent or 1)
     return cluster if cluster.use_gpu else resized(cluster, workers)
@@ -95,8 +95,8 @@ def _numbers(values: Sequence[Scalar]) -> list[float]:
 
 
 def spent(config: SweepConfig, state: SweepState, running: Running, began: float | None = None) -> str | None:
-    """Why the budget allows no more, None if it does. `running` has what trials measured that the log does not have
-    yet, `began` is when this start began to train, by the monotonic clock."""
+    """The reason why the budget allows no more, None if it does. `running` holds the rows of trials that the log does
+    not have yet. `began` is when this start began to train, by the monotonic clock."""
     budget, used = config.budget, gpu_hours(state, running)
     if budget.gpu_hours is not None and used >= budget.gpu_hours:
         return f"{used:.2f} GPU-hours are spent (budget.gpu_hours {budget.gpu_hours:g})"

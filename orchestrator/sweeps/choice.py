@@ -1,4 +1,4 @@
-"""What a sweep hands back: the Pareto front, the recommended point by the rule set beforehand, what mattered.
+"""The result of a sweep: the Pareto front, and the point recommended by the rule set beforehand.
 
 Pure functions of finished trials. A trial is judged by its last row: AA up, active parameters down, BWT as a bound.
 """
@@ -25,7 +25,7 @@ class Choice:
     reason: str
 
     def decision(self, sweep: str, trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Decision:
-        """As a log keeps it: the rule's figure of the recommended trial, against what the rule asks of it."""
+        """The form that a log keeps: the rule's figure of the recommended trial, against the rule's bound."""
         row = next((row for trial, row in judged(trials) if trial.number == self.recommended), None)
         fewest = rule.rule == "fewest_parameters"
         figure = None if row is None else row.aa if fewest else row.parameters

@@ -1,4 +1,4 @@
-"""A sweep's configuration: what every trial is, what is searched, the rules by which trials end and one is chosen."""
+"""A sweep's configuration: the run of every trial, the search space, and the rules that end trials and choose one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,7 +125,7 @@ class SweepConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
 
     def faults(self) -> list[str]:
-        """What is wrong between its sections, one line each."""
+        """The faults between its sections, one line per fault."""
         tasks, space = len(self.run.tasks), self.search.space
         faults = space_faults(space, self.search.algorithm, self.run)
         if self.tasks is not None and self.tasks > tasks:
@@ -179,7 +179,7 @@ class SweepConfig(Frozen):
 
 
 def point_faults(point: Mapping[str, Scalar], space: Mapping[str, Parameter], name: str) -> list[str]:
-    """A line for each value that is of no searched key, or outside it."""
+    """One line per value whose key is not searched, or that is outside the key's distribution."""
     faults = []
     for key, value in point.items():
         if key not in space:
@@ -219,7 +219,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def parse_sweep(content: Mapping[str, Yaml], origin: str) -> SweepConfig:
-    """Validates a mapping; `origin` heads the message. Raises ConfigError, all errors in it, one line each."""
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, one per line."""
     errors: list[ErrorDetails] = []
     found = None
     try:

@@ -1,5 +1,5 @@
-"""The driver of a sweep: what Ray Tune is to do, and what of it is kept. It may die at any instant and be started
-again; the sweep's log says which trials there are and how they ended, each trial's run holds its tasks."""
+"""The driver of a sweep: it has Ray Tune train trials, and logs them. It may die at any instant and be started again.
+The sweep's log says which trials there are and how they ended. Each trial's run holds its tasks."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Which trials end before their last task. The rules are pure functions; a scheduler of Ray Tune acts on them.
+"""Stops trials before their last task. The rules are pure functions; a scheduler of Ray Tune acts on them.
 
 Streams are compared at the same number of tasks done, since AA falls and parameters grow along each of them.
 """

@@ -1,4 +1,4 @@
-"""What a sweep's log says: one frozen model per operation, beside those of a driver that any log has.
+"""The entries of a sweep's log: one frozen model per operation, beside those of a driver that any log has.
 
 start open renew finish stop interrupt fail     the driver
 pool trial outcome choice                       the sweep
@@ -18,7 +18,7 @@ TrialStatus = Literal["running", Ended]
 
 
 class PoolSize(Event):
-    """So many trials run at once, on workers of this cluster."""
+    """The number of trials that run at once, on workers of this cluster."""
 
     op = "pool"
     slots: int
@@ -35,7 +35,7 @@ class Point(Event):
 
 
 class Row(Part):
-    """What a trial measured after `tasks` tasks, on the validation splits.
+    """The figures of a trial after `tasks` tasks, on the validation splits.
 
     AA, BWT and forgetting are fractions, None before the second task. `parameters` are the active ones of the whole
     stream. Seconds of training and evaluation are those so far, on `gpus` GPUs, a part of one if it was shared; tasks

@@ -1,4 +1,4 @@
-"""What Ray Tune is told: a trial's configuration, and what the trial reports after each task."""
+"""The data exchanged with Ray Tune: a trial's configuration, and its report after each task."""
 
 from collections.abc import Mapping
 from typing import TypedDict
@@ -19,5 +19,5 @@ class TrialConfig(TypedDict):
 
 
 def row_of(report: Mapping[str, JsonValue] | None) -> Row | None:
-    """What a report says was measured; None if it says nothing."""
+    """The row that a report holds; None if it holds none."""
     return Row.model_validate({name: report[name] for name in Row.model_fields}) if report and "aa" in report else None

@@ -1,4 +1,4 @@
-"""What a sweep leaves for people and programs: tables, a picture of the front, a configuration to run, JSON.
+"""The result of a sweep for people and programs: tables, a picture of the front, a configuration to run, JSON.
 
 The files stand in the store, `t/<team>/.sweeps/<name>/v/<uuid>/`, named with their digests in the log's `choice` entry,
 and in a folder of the machine that ran the sweep.
@@ -108,7 +108,7 @@ def picture(trials: Sequence[SweepTrial], choice: Choice) -> bytes:
 
 
 def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, JsonValue]:
-    """What `sweep --json` prints. A trial that was not ended, or cut off by the budget, counts as stopped."""
+    """The output of `sweep --json`. A trial that did not end, or that the budget cut off, counts as stopped."""
     choice = state.choice or Chosen(pareto=())
     return {
         "name": config.name,

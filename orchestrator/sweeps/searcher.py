@@ -1,4 +1,4 @@
-"""Where trials come from: Ray Tune's OptunaSearch, made to go on from the sweep's own log.
+"""The source of trials: Ray Tune's OptunaSearch, made to go on from the sweep's own log.
 
 Tune would keep a searcher's state as a pickle. Here the study is made again from the trials in the log at each start:
 those that ended are told to it, those that did not are the first to be suggested again.

@@ -1,4 +1,4 @@
-"""What is searched: keys of a run's configuration, each with a distribution by Ray Tune's names, some under conditions.
+"""The search space: keys of a run's configuration, each with a distribution by Ray Tune's names, some under conditions.
 
     uniform: [low, high]      quniform: [low, high, step]      loguniform: [low, high]
     randint: [low, high)      qrandint: [low, high, step]      lograndint: [low, high)      choice: [a, b, …]
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Scalar = bool | int | float | str | None
-DIGITS = 12  # of a value on a step: 0.1 + 2 · 0.1 is 0.3, whoever draws it
+DIGITS = 12  # of a value on a step: 0.1 + 2 · 0.1 is 0.3 for every sampler
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -157,8 +157,8 @@ def ask(trial: "Trial", key: str, parameter: Parameter) -> Scalar:
 
 
 def space_faults(space: Mapping[str, Parameter], algorithm: str, run: RunConfig) -> list[str]:
-    """A line for each key that is not searchable, value that does not suit it, condition on no key above it, and
-    distribution that gives a grid no end."""
+    """One line per fault: a key that is not searchable, a value that does not suit it, a condition on a key that is not
+    above it, a distribution without end in a grid."""
     faults: list[str] = []
     for key, parameter in space.items():
         where = f"search.space.{key}"
@@ -200,7 +200,7 @@ def own_keys(run: RunConfig) -> list[str]:
 
 
 def unsearchable(key: str) -> str:
-    """What to say of a key that is not searchable."""
+    """The message for a key that is not searchable."""
     if key in FIXED:
         return "cannot be searched: all trials share workers that hold it; set it under run"
     known = [path for path in key_paths(RunConfig) if searchable(path)]
@@ -210,7 +210,7 @@ def unsearchable(key: str) -> str:
 
 
 def unfit(run: RunConfig, key: str, value: Scalar) -> str:
-    """Why a key cannot have the value; empty if it can."""
+    """The reason why a key cannot have the value; empty if it can."""
     content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[ErrorDetails]()
     try:
         RunConfig.model_validate(content)

@@ -1,4 +1,4 @@
-"""Where a sweep stands: a pure function of its log, `t/<team>/.sweeps/<name>/log/`. See `events` for its entries."""
+"""The state of a sweep: a pure function of its log, `t/<team>/.sweeps/<name>/log/`. See `events` for its entries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,7 +100,7 @@ def replay_sweep(entries: Sequence[Entry]) -> SweepState:
 
 
 def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
-    """Why the sweep cannot go on with this configuration and these data, one line each; none before its first trial."""
+    """The reasons why the sweep cannot go on with this configuration and data; none before its first trial."""
     if not state.trials:
         return []
     changed = [

@@ -80,7 +80,7 @@ class PoolWorkers:
 
 @dataclass(kw_only=True)
 class PoolGroup:
-    """See `orchestrator.run.workers.Group`: whichever workers of the pool are idle."""
+    """See `orchestrator.run.workers.Group`: any idle workers of the pool."""
 
     pool: PoolClient
     job: Job
@@ -99,7 +99,7 @@ def first_task_key(config: RunConfig) -> str:
 
 
 def beginning(config: RunConfig, shared: Shared) -> Fork | None:
-    """What the trial's run begins as: the stream that the sweep starts from, or another trial's first task."""
+    """The beginning of the trial's run: the stream that the sweep starts from, or another trial's first task."""
     import ray
 
     store = open_store(config.store)
@@ -119,7 +119,7 @@ def fork_of(reference: str, config: RunConfig) -> Fork:
 
 
 def row(state: RunState, done: int) -> Row:
-    """What was measured after `done` of the committed tasks."""
+    """The row after `done` of the committed tasks."""
     then = replace(state, commits=state.commits[:done])
     measured = then.metrics("validation")
     own = [commit.cost for commit in then.commits if commit.cost and not commit.forked_from]

@@ -89,7 +89,7 @@ class Tuning(tune.Callback):
         return self.leaving
 
     def _job(self, config: SweepConfig, data: Sequence[TaskData]) -> Job:
-        """What the workers of all trials hold but the base; the data are placed in Ray's object store, as token ids."""
+        """The job of all trials' workers, without the base. Its data are placed in Ray's object store, as token ids."""
         from trainers.models.loading import load_reader
         from trainers.models.tokens import tokenize_task
 
@@ -176,7 +176,7 @@ class Tuning(tune.Callback):
 
 
 def hopeless(state: SweepState) -> str | None:
-    """Why a sweep is given up: all its first trials failed, HOPELESS of them or more."""
+    """The reason to give up a sweep: all its first trials failed, HOPELESS of them or more."""
     failed = state.ended("failed")
     if len(failed) < HOPELESS or state.ended("finished") or state.ended("stopped"):
         return None

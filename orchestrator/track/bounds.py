@@ -1,4 +1,4 @@
-"""Bounds on what a stream learned, forgot and takes: one verdict, for guards that stop a run and for promotion."""
+"""Bounds on a stream's accuracy, forgetting and size: one verdict, for guards that stop a run and for promotion."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ TOLERANCE = 1e-9  # 0.9 − 0.85 is above 0.05 in floating point; a value on its
 
 
 class Bounds(Protocol):
-    """What may be bounded; None switches a bound off. Accuracy and forgetting are fractions."""
+    """The figures that may be bounded; None switches a bound off. Accuracy and forgetting are fractions."""
 
     @property
     def min_average_accuracy(self) -> float | None:
@@ -26,7 +26,7 @@ class Bounds(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is judged, after `tasks` tasks; None was not measured. AA is defined from the first task on, forgetting
+    """The judged figures, after `tasks` tasks; None: not measured. AA is defined from the first task on, forgetting
     from the second on."""
 
     tasks: int
@@ -41,19 +41,21 @@ def above(value: float, bound: float) -> bool:
 
 
 def breaches(bounds: Bounds, measured: Measured, section: str = "") -> list[str]:
-    """Why bounds do not hold, a line each, see `judge`."""
+    """The reasons why bounds do not hold, one line per bound, see `judge`."""
     return [each.reason for each in judge(bounds, measured, "", section) if each.verdict == "stop"]
 
 
 def judge(bounds: Bounds, measured: Measured, subject: str, section: str = "") -> list[Decision]:
-    """A decision per bound that is set: `stop` or `go_on`. What a bound asks for and was not measured does not hold.
+    """One decision per bound that is set: `stop` or `go_on`. A bound on a figure that was not measured does not hold.
 
     `section` heads the names of the bounds, as in `guards.`
     """
     figures = (
         Figure("min_average_accuracy", "AA {:.4f} is", "AA was", measured.average_accuracy, below=True),
         Figure("max_forgetting", "forgetting {:.4f} is", "forgetting was", measured.forgetting, since=2),
-        Figure("max_active_parameters", "{} parameters are", "parameters were", measured.active_parameters, since=0),
+        Figure(
+            "max_active_parameters", "{} parameters are", "active parameters were", measured.active_parameters, since=0
+        ),
     )
     asked = [(figure, bound) for figure in figures if (bound := getattr(bounds, figure.key)) is not None]
     return [figure.judged(bound, subject, section) for figure, bound in asked if measured.tasks >= figure.since]

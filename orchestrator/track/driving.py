@@ -1,7 +1,7 @@
-"""Who drives a log, and how its last driver left it: what the logs of runs and of sweeps have in common.
+"""Who drives a log, and how its last driver left it. The logs of runs and of sweeps share this part.
 
-A driver's entries carry `lease`, the seq of its `start` entry. Where another `start` follows, what is still written
-under the lease before is void. A driver that leaves says so with an ending.
+A driver's entries carry `lease`, the seq of its `start` entry. After another `start`, entries under an earlier lease
+are void. A driver that leaves writes an ending.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,16 +27,16 @@ class Driver:
 
     @property
     def shown(self) -> str:
-        """Who it is, for people."""
+        """The driver, for people."""
         return f"{self.actor} (pid {self.start.driver.pid}, since {self.time})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Driving:
-    """What a log says of its drivers.
+    """The drivers of a log.
 
     `driver` holds the log, None if it has left; `reason` is why it left. `heard` is the newest entry of any driver, and
-    `progress` where the task in training stood, if that entry says so.
+    `progress` the position of the task in training, if that entry has it.
     """
 
     status: Status = "absent"
@@ -57,7 +57,7 @@ def counted(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def driving(entries: Iterable[Entry]) -> Driving:
-    """Replays what `counted` gives: who drives, and how it was left."""
+    """Replays the entries of `counted`: who drives, and how the last driver left."""
     status: Status = "absent"
     reason, driver, heard = None, None, None
     for entry in entries:

@@ -1,8 +1,8 @@
-"""What a track's log says: one frozen model per operation.
+"""The entries of a track's log: one frozen model per operation.
 
 A log entry's body is stored as JSON. This module is the only place that knows its keys: everything else reads and
-writes these models. `body` gives back exactly what was given, byte for byte, so a model may gain optional fields and
-old entries still round-trip. Keys that a model does not know are kept.
+writes these models. `body` gives back exactly the body that was parsed, byte for byte. A model may therefore gain
+optional fields, and old entries still round-trip. Unknown keys are kept.
 
     start open fork workers retry commit renew finish stop interrupt fail     a run's driver
     promote rollback                                                          people who move aliases
@@ -60,7 +60,7 @@ class TaskDescription(Part):
 
 
 class Open(Event):
-    """What is about to run: the configuration, and a description of each task's data."""
+    """The run that is about to begin: the configuration, and a description of each task's data."""
 
     op = "open"
     config: Json
@@ -77,7 +77,7 @@ class Fork(Event):
 
 
 class Workers(Event):
-    """A worker group is there; `seconds` is what its start took, by cause."""
+    """A worker group is there. `seconds` are those of its start, by cause."""
 
     op = "workers"
     workers: Int
@@ -118,7 +118,7 @@ class Occupancy(Part):
 
 
 class Cost(Part):
-    """Seconds of training and of evaluation, on so many workers."""
+    """Seconds of training and of evaluation, on `workers` workers."""
 
     train_s: Number
     evaluate_s: Number = 0
@@ -131,11 +131,11 @@ class Cost(Part):
 
 
 class Learned(Part):
-    """What is known of a task before its files are stored. A run's driver gives every field.
+    """The facts of a task that are known before its files are stored. A run's driver gives every field.
 
-    What was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share; `active_parameters`
-    counts the parameters that the budget left. `zero_shot` is in a run's first commit alone; `forked_from`
-    (team/run@vN) says where a copy comes from.
+    A figure that was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share;
+    `active_parameters` counts the parameters that the budget left. `zero_shot` is in a run's first commit alone.
+    `forked_from` (team/run@vN) is the source of a copy.
     """
 
     task: str
@@ -165,7 +165,7 @@ class Commit(Learned, Event):
     def placed(
         cls, learned: Learned, *, version: int, prefix: str, manifest_sha256: str, stored_bytes: int
     ) -> "Commit":
-        """The commit of what was learned."""
+        """The commit of these facts."""
         place = {"version": version, "prefix": prefix, "manifest_sha256": manifest_sha256}
         return cls.model_validate({**learned.model_dump(exclude_unset=True), **place, "stored_bytes": stored_bytes})
 
@@ -183,7 +183,7 @@ class Committed(Commit):
 
 
 class Position(Part):
-    """Where a task in training stands."""
+    """The position of a task in training."""
 
     index: Int
     phase: str
@@ -253,7 +253,7 @@ class Rollback(Move):
 
 
 class Housekeeping(Event):
-    """Of the garbage collector, about the files at `prefixes`."""
+    """An entry of the garbage collector about the files at `prefixes`."""
 
     prefixes: tuple[str, ...]
 
@@ -271,7 +271,7 @@ class Abort(Housekeeping):
 
 
 class Delete(Housekeeping):
-    """Versions that somebody took away, and their prefixes."""
+    """Versions that a person deleted, and their prefixes."""
 
     op = "delete"
     versions: tuple[Int, ...]
@@ -291,7 +291,7 @@ DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Workers, Retry, Commit, Re
 MOVES: tuple[type[Move], ...] = (Promote, Rollback)
 HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
 ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)
-ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that are no driver's
+ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that drivers do not write
 KNOWN = frozenset(kind.op for kind in (*DRIVEN, *ASIDE))
 ROLES = {
     **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
@@ -316,7 +316,7 @@ def unknown(entries: Iterable[Entry], known: Container[str] = KNOWN) -> list[Ent
 
 
 def skipped(entries: Iterable[Entry], known: Container[str] = KNOWN) -> str | None:
-    """What a reader says of the entries that it leaves out; None if it knows all."""
+    """A note on the entries that a reader leaves out; None if it knows all."""
     counts = Counter(entry.op for entry in unknown(entries, known))
     if not counts:
         return None
@@ -327,7 +327,7 @@ def skipped(entries: Iterable[Entry], known: Container[str] = KNOWN) -> str | No
 def refuse_unknown(label: str, entries: Iterable[Entry], known: Container[str] = KNOWN) -> None:
     """Raises StoreError if the log of `label` holds an operation that this version does not know.
 
-    Readers skip such entries. Who writes on top of them must know what they mean.
+    Readers skip such entries. A writer must know their meaning before it writes on top of them.
     """
     for entry in unknown(entries, known):
         raise StoreError(f"{label}: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; upgrade")

@@ -1,4 +1,4 @@
-"""Where everything stands in a store: every key, prefix and pattern of keys.
+"""The layout of a store: every key, prefix and pattern of keys.
 
     t/<team>/<track>/log/…                     a track's log, see `orchestrator.log.chain`
     t/<team>/<track>/ckpt/…                    its indices
@@ -20,32 +20,32 @@ SERVE_ROOT = "serve"
 
 
 def team_root(team: str) -> str:
-    """Below it stands all that a team has."""
+    """The prefix of everything that a team has."""
     return f"{TRACKS}/{team}"
 
 
 def track_root(team: str, name: str) -> str:
-    """Below it stands all that a track has."""
+    """The prefix of everything that a track has."""
     return f"{team_root(team)}/{name}"
 
 
 def rules_root(team: str) -> str:
-    """Below it stands the log of the team's rules."""
+    """The prefix of the log of the team's rules."""
     return f"{team_root(team)}/{RULES}"
 
 
 def sweep_root(team: str, name: str) -> str:
-    """Below it stands the log of a sweep, and its results."""
+    """The prefix of a sweep's log and of its results."""
     return f"{team_root(team)}/{SWEEPS}/{name}"
 
 
 def version_root(root: str) -> str:
-    """Below it stands a folder per version, and per version in the making."""
+    """The prefix of one folder per version, finished or in the making."""
     return f"{root}/{VERSIONS}"
 
 
 def checkpoint_key(root: str) -> str:
-    """The task in training."""
+    """The key of the task in training."""
     return f"{root}/{CHECKPOINT}"
 
 

@@ -1,4 +1,4 @@
-"""What a stream learned and what it forgot, from its accuracy matrix.
+"""Metrics of learning and forgetting, from a stream's accuracy matrix.
 
 R[i][j] is the accuracy on task j after training task i, 0-based, a fraction; None if it was not evaluated. T tasks
 are trained so far. Means leave None out, and are None if nothing is left. Sources: Lopez-Paz and Ranzato,
@@ -43,7 +43,7 @@ def forward_transfer(matrix: Sequence[Row], zero_shot: Row) -> float | None:
 
 
 def learning_accuracy(matrix: Sequence[Row]) -> float | None:
-    """LA = 1/T · Σ_{j<T} R[j][j], what each task reached right after it was trained."""
+    """LA = 1/T · Σ_{j<T} R[j][j], the mean accuracy on each task right after it was trained."""
     return _mean([matrix[j][j] for j in range(len(matrix))])
 
 

@@ -17,8 +17,8 @@ from orchestrator.track.events import MOVES, Promote
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """Where an alias points. `seq` is the entry that moved it last, `trail` the versions that rollbacks go back to,
-    the current one last; `actor`, `time` and `why` are of that entry."""
+    """An alias and the version that it points to. `seq` is the entry that moved it last; `actor`, `time` and `why` are
+    of that entry. `trail` holds the versions that rollbacks go back to, the current one last."""
 
     name: str
     seq: int
@@ -69,7 +69,7 @@ def by_version(entries: Sequence[Entry]) -> dict[int, list[Alias]]:
 def at(entries: Sequence[Entry], name: str, moment: str) -> Alias | None:
     """Where an alias stood at a time (ISO 8601; UTC if it names no zone), by the clocks of those who moved it.
 
-    Raises ConfigError if that is no time.
+    Raises ConfigError if `moment` is not a time.
     """
     try:
         then = _utc(moment)

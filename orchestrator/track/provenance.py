@@ -1,4 +1,4 @@
-"""Which code wrote something: versions of what matters, and the commit of the checkout that runs."""
+"""The code that wrote something: versions of the main packages, and the commit of the checkout that runs."""
 
 import subprocess
 from functools import cache
@@ -21,7 +21,7 @@ class CodeVersion(TypedDict):
 
 @cache
 def code_version() -> CodeVersion:
-    """What runs here."""
+    """The code that runs here."""
     folder = Path(__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
     tracked = commit and _git(folder, "ls-files", "--", Path(__file__).name)

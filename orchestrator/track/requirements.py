@@ -1,6 +1,6 @@
-"""What must still hold when an entry lands, see `orchestrator.log.event.Requirement`.
+"""Conditions that must still hold when an entry lands, see `orchestrator.log.event.Requirement`.
 
-Each is made by a writer from what it has read, and is checked before each attempt against the entries that others
+A writer makes each from the entries that it has read. It is checked before each attempt against the entries that others
 wrote since. It raises ConflictError if one of them forbids the entry; then nothing was written.
 """
 
@@ -18,7 +18,7 @@ from orchestrator.track.state import replay
 
 @dataclass(frozen=True)
 class NoOtherDriver:
-    """No other driver wrote to the log: what others than drivers write does not concern one."""
+    """No other driver wrote to the log. Entries of non-drivers do not matter."""
 
     label: str
 
@@ -34,7 +34,7 @@ class NoOtherDriver:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseHeld:
-    """`driver` (None: nobody) still holds the log, of which `entries` were read; `noun` is what messages call it."""
+    """`driver` (None: nobody) still holds the log, of which `entries` were read. Messages call its subject `noun`."""
 
     label: str
     noun: str

@@ -1,9 +1,10 @@
-"""What a team asks of its adapters: bounds for promotion, whose keys may sign what. Kept as a log of its own:
+"""A team's rules for its adapters: bounds for promotion, and keys that may sign. They are a log of their own:
 
-    t/<team>/.policy/log/…   entries of op `rules`, each the rules whole; the newest holds
+    t/<team>/.policy/log/…   entries of op `rules`, each with the whole rules; the newest holds
 
-It is a log, not a file, for the reasons a track is one: a change is made from the revision that was seen, by whom, when
-and why stands beside it, and the revision that a promotion was judged by can be read later. No track can be named so.
+They are a log, not a file, for the same reasons as a track: a change is made from the revision that was seen; its
+author, time and reason stand beside it; and the revision that judged a promotion can be read later. No track can have
+this name.
 """
 
 import time
@@ -29,7 +30,7 @@ from orchestrator.track.requirements import RulesAt
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["publisher", "promoter", "gc", "admin"]
-KNOWN_S = 60.0  # how long a reader goes by a team's rules: a key that others strike out counts as much longer
+KNOWN_S = 60.0  # how long a reader keeps a team's rules: a key that others remove is valid for that much longer
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
 
@@ -80,7 +81,7 @@ class TeamRules(Frozen):
 
     @property
     def trust(self) -> Trust:
-        """What they ask of signatures."""
+        """Their requirements on signatures."""
         raw = {owner: signing.public_key(key.public_key) for owner, key in self.keys.items()}
         keys = {signing.key_id(raw[o]): PublicKey(raw[o], o, frozenset(key.roles)) for o, key in self.keys.items()}
         unsigned = {track: (each.seq, each.sha256) for track, each in self.unsigned.items()}
@@ -97,7 +98,7 @@ class RulesLog(Log):
         super().__init__(store, rules_root(team), f"{team}/{RULES}")
 
     def check(self, entries: Sequence[Entry]) -> None:
-        """See Log. What does not begin with the first entry cannot be judged, and is judged when all is read."""
+        """See Log. Entries that do not begin with the first cannot be judged. They are judged when all are read."""
         trust = Trust()
         for entry in entries if entries and entries[0].seq == 1 else ():
             if fault := signing.entry_fault(entry, self.label, trust):
@@ -106,7 +107,7 @@ class RulesLog(Log):
 
     @property
     def trust(self) -> Trust:
-        """See Log. What the revision that holds now asks."""
+        """See Log. The requirements of the revision that holds now."""
         return self.current()[1].trust
 
     def current(self) -> tuple[int, TeamRules]:
@@ -115,7 +116,7 @@ class RulesLog(Log):
         return (entries[-1].seq, self._parsed(entries[-1])) if entries else (0, TeamRules())
 
     def append(self, says: Says, *, after: Entry | None, requires: Requirement | None = None) -> Entry:
-        """See Log. What this process knew of the rules is forgotten."""
+        """See Log. This process forgets the rules that it had read."""
         try:
             return super().append(says, after=after, requires=requires)
         finally:
@@ -141,7 +142,7 @@ class RulesLog(Log):
 
 
 def team_trust(store: Store, team: str) -> Trust:
-    """What the team's rules ask of signatures, as this process read them within the last `KNOWN_S`."""
+    """The team's requirements on signatures, as this process read them within the last `KNOWN_S` seconds."""
     known, now = _known.setdefault(store, {}), time.monotonic()
     if team not in known or now - known[team][0] > KNOWN_S:
         known[team] = now, RulesLog(store, team).current()[1].trust
@@ -149,12 +150,12 @@ def team_trust(store: Store, team: str) -> Trust:
 
 
 def forget_trust(store: Store) -> None:
-    """Has `team_trust` read all rules again, as who is about to write must."""
+    """Has `team_trust` read all rules again. A writer must call it before it writes."""
     _known.pop(store, None)
 
 
 def parse_rules(content: Mapping[str, Yaml], origin: str) -> TeamRules:
-    """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, a line each."""
+    """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, one per line."""
     try:
         return TeamRules.model_validate(content)
     except ValidationError as error:

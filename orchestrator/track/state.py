@@ -1,7 +1,7 @@
-"""Where a run stands: a pure function of its track's log, see `events`.
+"""The state of a run: a pure function of its track's log, see `events`.
 
-Of the entries that others than drivers leave in the log, those of the garbage collector count: no `commit` stands whose
-files an earlier `abort` names, and `delete` takes versions away.
+Entries of the garbage collector count too: no `commit` stands if an earlier `abort` names its files, and `delete`
+removes versions. Other entries of non-drivers do not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ class RunState:
     """The replayed log. `commits` and `tasks` are in task order; a task that only its commit describes has no rows.
 
     `config` is the configuration as it was stored, empty if there is none: read it through `completed`. `head` is the
-    newest entry, `deleted` the versions that were taken away, `fork` says as what stream the run began. `decisions` are
-    what was decided automatically, in order.
+    newest entry, `deleted` the versions that were deleted, `fork` the stream that the run began as. `decisions` are the
+    automatic decisions, in order.
     """
 
     team: str
@@ -45,7 +45,7 @@ class RunState:
 
     @property
     def status(self) -> Status:
-        """How the run stands; `published` if versions were put into the track and no driver ever took it up."""
+        """The run's status; `published` if versions were published to the track and no driver ever took it up."""
         return "published" if self.commits and self.driving.status == "absent" else self.driving.status
 
     @property
@@ -62,7 +62,7 @@ class RunState:
         """The configuration, with the defaults of keys that came later.
 
         Raises:
-            ConfigError: there is none, as in a track that only `publish` wrote to, or it is none of today's.
+            ConfigError: there is none, as in a track that only `publish` wrote to, or this version cannot read it.
         """
         if not self.config:
             raise ConfigError(f"{self.label}: its log holds no configuration; only versions were published to it")
@@ -112,7 +112,7 @@ class RunState:
 
     @property
     def measured(self) -> Measured:
-        """What bounds are compared with: the validation split, and the parameters of all tasks."""
+        """The figures that bounds are compared with: the validation split, and the parameters of all tasks."""
         found = self.metrics("validation")
         return Measured(
             tasks=len(self.commits), average_accuracy=found["aa"], forgetting=found["forgetting"],
@@ -142,7 +142,7 @@ class RunState:
         return float(sum(cost.total_s for cost in costs) * sum(sizes[done:]) / sum(sizes[:done]))
 
     def reference(self, commit: Committed) -> str:
-        """How a committed task is named in commands: team/track@vN."""
+        """The name of a committed task in commands: team/track@vN."""
         return f"{self.label}@v{commit.version}"
 
     def _padded(self, scores: Sequence[Score]) -> list[float | None]:
@@ -186,7 +186,7 @@ OF_A_COMMIT = ("version", "active_parameters", "stored_bytes", "overlap", "occup
 
 
 def status_view(state: RunState) -> dict[str, JsonLike]:
-    """What `status RUN --json` prints. Values are fractions; null if they were not measured.
+    """The output of `status RUN --json`. Values are fractions; null if they were not measured.
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
     """
@@ -251,7 +251,7 @@ HARMLESS = (  # keys, and sections as a whole
 
 
 def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Changes that would make the stream's tasks incomparable, one readable line each.
+    """Changes that would make the stream's tasks incomparable, one line per change.
 
     Where it runs, how it is sharded and reported, and its guards may change between two starts of a run; tasks may be
     appended. What is learned, on which data and in which order may not.
@@ -287,7 +287,7 @@ def without(config: Mapping[str, JsonLike], keys: Sequence[str], path: str = "")
 
 
 def objections(state: RunState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
-    """Why the run cannot go on with this configuration and these `tasks`, a line each.
+    """The reasons why the run cannot go on with this configuration and these `tasks`, one line per reason.
 
     None if no task is committed yet: nothing would become incomparable. Rows that the log does not describe are not
     compared.
@@ -307,7 +307,7 @@ def objections(state: RunState, config: Json, tasks: Sequence[TaskDescription]) 
 
 
 def completed(config: Json) -> Json:
-    """A stored configuration with the defaults of keys that came later; as it is, if it is none of today's."""
+    """A stored configuration with the defaults of keys that came later; unchanged if this version cannot read it."""
     try:
         return RunConfig.model_validate(config).model_dump(mode="json")
     except ValueError:

@@ -1,6 +1,6 @@
-"""Which versions exist. A *track* is one team's stream over one base model, in a store, see `layout`.
+"""The versions of a track. A *track* is one team's stream over one base model, in a store, see `layout`.
 
-What no entry names does not exist.
+A version that no entry names does not exist.
 """
 
 import json
@@ -57,7 +57,7 @@ class Track(Log):
                 self._check_whole(entry, kind)
 
     def _check_whole(self, entry: Entry, kind: type[Housekeeping]) -> None:
-        """What says which files may go is never skipped: a reader that did so could read what is going."""
+        """Entries that say which files may go are never skipped: a reader could otherwise read files being removed."""
         try:
             parse(entry, kind)
         except IntegrityError as error:
@@ -96,7 +96,7 @@ class Track(Log):
     def write_manifest(self, prefix: str, metadata: Mapping[str, JsonLike], files: list[FileRecord]) -> str:
         """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.
 
-        Raises ValueError where `metadata` holds one of the two names, NaN or infinity.
+        Raises ValueError if `metadata` holds one of the two names, NaN or infinity.
         """
         content: dict[str, JsonLike] = {"format_version": FORMAT_VERSION, "files": [asdict(record) for record in files]}
         if clash := sorted(content.keys() & metadata.keys()):
@@ -109,7 +109,7 @@ class Track(Log):
     def read_manifest(self, prefix: str, sha256: str) -> dict[str, Any]:
         """The manifest of a version, whose digest a log entry holds.
 
-        Raises IntegrityError where it is missing, has another digest or is malformed, StoreError where it is too new.
+        Raises IntegrityError if it is missing, has another digest or is malformed, StoreError if it is too new.
         """
         if not (is_key(prefix) and prefix.startswith(f"{self.version_root}/")):
             raise IntegrityError(f"{self.label}: the version's place {prefix!r} is not in the track; do not use it")
@@ -158,7 +158,7 @@ def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
 
 
 def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: TeamRules) -> TeamRules:
-    """The rules with what stands in the team's tracks vouched for, where they are the first to ask for signatures."""
+    """The rules. If they are the first to ask for signatures, they vouch for all entries so far of the team."""
     if rules.signatures in (before.signatures, "off"):
         return rules
     heads = {name: head for _, name in list_tracks(store, team) if (head := Track(store, team, name).head())}
@@ -167,7 +167,7 @@ def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: Te
 
 
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
-    """The manifest in bytes; `name` heads messages. Raises IntegrityError where malformed, StoreError where too new."""
+    """The manifest in bytes; `name` heads messages. Raises IntegrityError if malformed, StoreError if too new."""
     try:
         manifest: dict[str, Any] = json.loads(data)
         if (version := manifest["format_version"]) != FORMAT_VERSION:
@@ -179,7 +179,7 @@ def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
 
 
 def manifest_files(manifest: Mapping[str, Any]) -> dict[str, FileRecord]:
-    """The files a manifest lists, by path; raises IntegrityError where a record is malformed, unsafe or repeated."""
+    """The files of a manifest, by path. Raises IntegrityError if a record is malformed, unsafe or repeated."""
     files: dict[str, FileRecord] = {}
     for item in manifest["files"]:
         record = FileRecord(item["path"], item["size"], item["sha256"])
