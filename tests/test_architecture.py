@@ -84,6 +84,19 @@ def test_the_map_in_the_design_names_every_module_and_no_other() -> None:
     assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py")
 
 
+def defined(path: Path) -> set[str]:
+    """Functions and classes of a module, and the methods of its classes as Class.method."""
+    top = [node for node in ast.parse(path.read_text("utf-8")).body if hasattr(node, "name")]
+    below = {f"{node.name}.{each.name}" for node in top for each in node.body if hasattr(each, "name")}
+    return {node.name for node in top} | below
+
+
+def test_the_walks_in_the_design_name_what_is_there() -> None:
+    chapter = (ROOT / "docs/design.md").read_text("utf-8").partition("\n## Walks\n")[2].partition("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py)` `([\w.]+)`", chapter)
+    assert len(steps) > 40 and [step for step in steps if step[1] not in defined(ROOT / step[0])] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_sizes(path: Path) -> None:
     text = path.read_text("utf-8")
