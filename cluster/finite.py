@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Values that JSON can represent."""
 
 import math
 from typing import Any

@@ -56,7 +56,7 @@ def job_client(address: str) -> Any:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns the client's errors into one line that names `what` and the fix."""
+    """Turns the client's errors into one-line messages that name `what` and the fix."""
     from ray.exceptions import AuthenticationError
 
     try:
@@ -85,19 +85,19 @@ def translated(what: str, text: str) -> OrthoplexError:
 
 
 def submit(client: Any, request: dict[str, Any]) -> str:
-    """Uploads the package and starts the job; its id."""
+    """Uploads the package and starts the job; returns its id."""
     with explained(f"job {request['submission_id']}"):
         return str(client.submit_job(**request))
 
 
 def look(client: Any, job: str) -> Job:
-    """Where a job stands."""
+    """The state of a job."""
     with explained(f"job {job}"):
         return shown(client.get_job_info(job))
 
 
 def list_jobs(client: Any) -> list[Job]:
-    """All jobs that the cluster remembers and that were submitted, the latest first."""
+    """All submitted jobs that the cluster remembers, the latest first."""
     with explained("jobs"):
         details = [each for each in client.list_jobs() if each.submission_id]
     return [shown(each) for each in sorted(details, key=lambda each: -(each.start_time or 0))]
@@ -125,7 +125,7 @@ def iso(milliseconds: int | None) -> str | None:
 
 
 def exit_code(status: str, driver: int | None) -> int | None:
-    """What the command line ends with for a job: the run's own exit code; 130 for a stopped job, whose code Ray drops.
+    """The command line's exit code for a job: the run's own; 130 for a stopped job, whose code Ray drops.
 
     1 stands for a driver that never began or was killed; None for a job that has not ended.
     """
@@ -137,7 +137,7 @@ def exit_code(status: str, driver: int | None) -> int | None:
 
 
 def stop(client: Any, job: str, grace_s: float, sleep: Callable[[float], None] = time.sleep) -> Job:
-    """Asks a job to stop and waits for its end, `grace_s` and a margin; the job as it then stands."""
+    """Asks a job to stop and waits for its end, for `grace_s` and a margin at most; returns the job's state then."""
     with explained(f"job {job}"):
         client.stop_job(job)
     deadline = time.monotonic() + grace_s + STOP_MARGIN_S
@@ -147,14 +147,14 @@ def stop(client: Any, job: str, grace_s: float, sleep: Callable[[float], None] =
 
 
 def grace_of(client: Any, job: str, name: str) -> int:
-    """The seconds that variable `name` of the job's environment gives it after a stop; Ray's 3 where it is unset."""
+    """The seconds that variable `name` of the job's environment gives it after a stop; Ray's 3 if it is unset."""
     with explained(f"job {job}"):
         variables = (client.get_job_info(job).runtime_env or {}).get("env_vars", {})
     return int(variables.get(name, 3))
 
 
 class Log:
-    """A job's log, each character once, over as many connections as it takes."""
+    """A job's log, each character once, over any number of connections."""
 
     def __init__(self, client: Any, job: str, write: Callable[[str], None]) -> None:
         self.client, self.job, self.write = client, job, write
@@ -172,12 +172,12 @@ class Log:
 
 
 def follow(client: Any, job: str, write: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Job:
-    """Writes a job's log as it grows, until the job has ended; the job as it then stands.
+    """Writes a job's log as it grows, until the job has ended; returns the job's state then.
 
     A connection that breaks off is made again.
 
     Raises:
-        OrthoplexError: the job server stayed away; the job may be running all the same.
+        OrthoplexError: the job server does not answer any more; the job may still be running.
     """
     import aiohttp
 

@@ -28,7 +28,7 @@ from cluster.processes import Process, alive, descendants, identify, kill
 
 STATE = Path(".orthoplex/cluster.json")
 HOST = "127.0.0.1"
-OBJECT_STORE_BYTES = 512 << 20  # a node
+OBJECT_STORE_BYTES = 512 << 20  # per node
 START_TIMEOUT_S, STOP_TIMEOUT_S, CHILDREN_TIMEOUT_S = 90.0, 20.0, 3.0
 
 
@@ -44,10 +44,11 @@ class LocalCluster:
 
 
 def up(state: Path = STATE, nodes: int = 2) -> LocalCluster:
-    """Starts a head and `nodes` − 1 further nodes and waits until the job server and all of them are there.
+    """Starts a head and `nodes` − 1 further nodes, and waits until the job server and all nodes answer.
 
     Raises:
-        ConfigError: one that `state` names is running. OrthoplexError: a node does not start; nothing is left behind.
+        ConfigError: a cluster that `state` names is running.
+        OrthoplexError: a node does not start; nothing is left behind.
     """
     before = read(state)
     if before and any(map(alive, before.processes)):
@@ -75,7 +76,7 @@ def up(state: Path = STATE, nodes: int = 2) -> LocalCluster:
 
 
 def down(state: Path = STATE) -> list[Process]:
-    """Ends what `state` names and everything those processes started, then removes their folder; what was ended."""
+    """Ends the processes that `state` names and all that they started, and removes their folder. Returns the former."""
     cluster = read(state)
     if cluster is None:
         return []
@@ -95,7 +96,7 @@ def down(state: Path = STATE) -> list[Process]:
 
 
 def start_node(words: list[str], log: Path, token: Path) -> int:
-    """Starts `ray start --block` in a session of its own; its process id. Ends with it: all it starts."""
+    """Starts `ray start --block` in a session of its own; returns its process id. All that it starts ends with it."""
     cpus = max(1, (os.cpu_count() or 1) // 2)
     common = ["--block", "--disable-usage-stats", f"--node-ip-address={HOST}", f"--num-cpus={cpus}"]
     common += [f"--dashboard-agent-listen-port={free_port(52365)}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
@@ -109,9 +110,9 @@ def start_node(words: list[str], log: Path, token: Path) -> int:
 
 
 def node_environment(environment: Mapping[str, str], token: Path) -> dict[str, str]:
-    """This environment, where `python` is this Python, without what points to other clusters or to source folders.
+    """This environment without variables that point to other clusters or to source folders; `python` is this Python.
 
-    RAY_AUTH_MODE is always set: left alone, Ray turns token authentication on or off by what lies in ~/.ray.
+    RAY_AUTH_MODE is always set. Otherwise files in ~/.ray would decide whether Ray uses token authentication.
     """
     dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "PYTHONPATH")
     kept = {key: value for key, value in environment.items() if key not in dropped}
@@ -120,7 +121,7 @@ def node_environment(environment: Mapping[str, str], token: Path) -> dict[str, s
 
 
 def write_token(path: Path) -> Path:
-    """A new token in a file that only this user can read; the file's absolute path."""
+    """Writes a new token to a file that only this user can read; returns the file's absolute path."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def wait_for_nodes(cluster: LocalCluster, nodes: int) -> None:
 
 
 def living_nodes(cluster: LocalCluster) -> int:
-    """How many nodes the dashboard says are alive; 0 where it does not answer yet."""
+    """The number of nodes that are alive by the dashboard; 0 if it does not answer yet."""
     url = f"{cluster.dashboard}/nodes?view=summary"
     bearer = {"Authorization": f"Bearer {Path(cluster.token_path).read_text()}"}
     request = urllib.request.Request(url, headers=bearer)
@@ -158,7 +159,7 @@ def living_nodes(cluster: LocalCluster) -> int:
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` where nothing listens there, else any free port of this machine."""
+    """`preferred` if nothing listens there, else any free port of this machine."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             try:
@@ -187,7 +188,7 @@ def reap(pid: int) -> None:
 
 
 def read(state: Path) -> LocalCluster | None:
-    """What `up` wrote down; None where there is no file."""
+    """The cluster that `up` recorded; None if there is no file."""
     try:
         content = json.loads(state.read_text("utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Processes of this machine, told from later ones under the same id."""
+"""Processes of this machine, which are not confused with later ones of the same id."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told from a later one of the same id by `start`, its start time in clock ticks since boot."""
+    """A process by its id and `start`, its start time in clock ticks since boot, since ids are used again."""
 
     pid: int
     start: int
 
 
 def identify(pid: int) -> Process:
-    """The process with this id as it is now; `start` is −1 where there is none."""
+    """The process that has this id now; `start` is −1 if there is none."""
     return Process(pid, start_time(pid))
 
 
@@ -44,6 +44,6 @@ def descendants(pid: int) -> list[Process]:
 
 
 def kill(process: Process, number: signal.Signals) -> None:
-    """Sends a signal to the process where it is still that one."""
+    """Sends a signal to the process if it is still running."""
     if alive(process):
         os.kill(process.pid, number)

@@ -11,8 +11,8 @@ from cluster.schema import Frozen
 
 Count = Annotated[int, Field(ge=1)]
 RAY_STEP = 10_000  # Ray counts resources in ten-thousandths, and rounds
-CONTEXT_BYTES = 512 << 20  # of a GPU's memory that a process takes for CUDA itself
-USABLE = 0.95  # share of a GPU's memory that is planned with
+CONTEXT_BYTES = 512 << 20  # GPU memory that CUDA itself takes per process
+USABLE = 0.95  # share of a GPU's memory that workers may fill
 
 
 def _as_gpus(value: float) -> float:
@@ -28,7 +28,7 @@ Gpus = Annotated[float, Field(ge=0.01), AfterValidator(_as_gpus)]
 
 
 class WorkerRange(Frozen):
-    """Between `min` and `max` workers. A run goes on with fewer where nodes are lost, and grows again."""
+    """Between `min` and `max` workers. If nodes are lost, a run goes on with fewer, and grows again later."""
 
     min: Count
     max: Count
@@ -65,7 +65,7 @@ Workers = Annotated[WorkerRange, BeforeValidator(_as_range), PlainSerializer(_as
 
 
 class TaskResources(Frozen):
-    """Where one task needs other workers than the run: keys as in ClusterConfig; null is the run's own value."""
+    """What one task needs if it differs from the run: keys as in ClusterConfig; null is the run's own value."""
 
     num_workers: Workers | None = None
     use_gpu: bool | None = None
@@ -76,10 +76,10 @@ class TaskResources(Frozen):
 class ClusterConfig(Frozen):
     """Workers of a run. `address` is a Ray address (`auto`, `host:6379`); null starts Ray on this machine.
 
-    `cpus_per_worker` CPUs are reserved a worker, and with `use_gpu` `gpus_per_worker` GPUs: by a fraction several runs
-    of one worker each share one. After a failure the task in training is tried again, at most `max_failures` times in a
-    row. A driver told to stop has `grace_s` seconds to keep the task in training; one that is silent for `lease_s`
-    seconds may be replaced by another.
+    `cpus_per_worker` CPUs are reserved per worker, and with `use_gpu` also `gpus_per_worker` GPUs. With a fraction,
+    several runs of one worker each share a GPU. After a failure the task in training is tried again, at most
+    `max_failures` times in a row. A driver that is told to stop has `grace_s` seconds to store a checkpoint of the task
+    in training. A driver that is silent for `lease_s` seconds may be replaced by another.
     """
 
     num_workers: Annotated[Workers, Field(validate_default=True)] = 2  # type: ignore[assignment]
@@ -96,7 +96,7 @@ class ClusterConfig(Frozen):
         return self.checked()
 
     def checked(self) -> "ClusterConfig":
-        """Itself. Raises ValueError where one key excludes another."""
+        """The configuration itself. Raises ValueError if one key excludes another."""
         if self.use_gpu and self.gpus_per_worker < 1 and self.num_workers.max > 1:
             raise ValueError(
                 f"gpus_per_worker {self.gpus_per_worker:g} lets the {self.num_workers} workers of a run share a GPU, "
@@ -105,10 +105,10 @@ class ClusterConfig(Frozen):
         return self
 
     def with_resources(self, asked: TaskResources | None) -> "ClusterConfig":
-        """The same with what a task asks for.
+        """The configuration with the values that a task asks for.
 
         Raises:
-            ValueError: what it asks for does not fit together with the rest.
+            ValueError: these values exclude others of the configuration.
         """
         own = self.model_copy(update={key: value for key, value in (asked or ()) if value is not None})
         return own.checked()
@@ -119,8 +119,7 @@ class ClusterConfig(Frozen):
         return {"CPU": self.cpus_per_worker} | ({"GPU": gpus if gpus % 1 else int(gpus)} if self.use_gpu else {})
 
     def shortage(self, available: Mapping[str, float]) -> str:
-        """What the fewest workers together need beyond `available` (Ray resource names to amounts); empty where they
-        fit."""
+        """What the fewest workers need beyond `available` (Ray resource names to amounts); empty if they fit."""
         short = [
             f"{amount} {name}s, there are {available.get(name, 0):.0f}"
             for name, amount in self.needed().items()
@@ -133,8 +132,7 @@ class ClusterConfig(Frozen):
         return {name: amount * self.num_workers.min for name, amount in self.worker_resources().items()}
 
     def awaited(self, total: Mapping[str, float], available: Mapping[str, float], reserved: Mapping[str, float]) -> str:
-        """What workers that are not there yet are waiting for: room, if what others leave is too little, else their
-        own start.
+        """What workers that have not started are waiting for: resources, if others leave too few, else their own start.
 
         Args:
             total: what the cluster has (Ray resource names to amounts, here and below).
@@ -152,8 +150,9 @@ class ClusterConfig(Frozen):
 
 
 def workers_per_gpu(worker_bytes: int, gpu_bytes: int) -> int:
-    """How many workers fit on one GPU: ⌊95% of its memory / (what one allocates + CUDA's own half GiB)⌋; 0 where not
-    even one does. `gpus_per_worker` is then the reciprocal.
+    """The number of workers that fit on one GPU: ⌊95% of its memory / (what one allocates + CUDA's own half GiB)⌋.
+
+    0 if not even one fits. `gpus_per_worker` is then the reciprocal.
 
     Args:
         worker_bytes: weights, adapters and activations of one worker at its peak.
@@ -163,7 +162,7 @@ def workers_per_gpu(worker_bytes: int, gpu_bytes: int) -> int:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of memory of the smallest GPU among the nodes of the connected Ray cluster; None where it has no GPU.
+    """Bytes of memory of the smallest GPU among the nodes of the connected Ray cluster; None if it has no GPU.
 
     Asks each node that has one, through a task that reserves nothing.
     """
@@ -179,7 +178,7 @@ def gpu_memory() -> int | None:
 
 
 def smallest_gpu_bytes() -> int:
-    """Bytes of memory of this machine's smallest NVIDIA GPU; 0 where its driver shows none."""
+    """Bytes of memory of this machine's smallest NVIDIA GPU; 0 if its driver shows none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

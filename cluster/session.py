@@ -1,4 +1,4 @@
-"""A connection to Ray for as long as a block of code runs; what it starts on this machine it also removes."""
+"""A connection to Ray within a block of code. Whatever it starts on this machine, it also removes."""
 
 import logging
 import os
@@ -68,9 +68,9 @@ def here() -> Any:
 def reap() -> list[str]:
     """Removes placement groups of this namespace whose driver, or the actor that made them, is dead; their ids.
 
-    Ray frees them itself, except where the driver was killed while its workers were being placed, and where a trainer
-    is killed in a Ray without a dashboard, whose help it needs: those would hold their resources for ever. Death is
-    noticed some seconds late, so a driver that waits for room calls this again.
+    Ray frees most of them itself. It does not if the driver was killed while its workers were being placed, or if a
+    trainer is killed in a Ray without a dashboard, which it needs for that. Those would hold their resources for ever.
+    Ray notices deaths some seconds late, so a driver that waits for resources calls this again.
     """
     import ray._private.state
     from ray._raylet import PlacementGroupID
@@ -84,8 +84,8 @@ def reap() -> list[str]:
 
 
 def reap_trainers(wait_s: float) -> None:
-    """Waits, at most so long, until no placement group is left that an actor of this driver made: for when all its
-    trainers were ended."""
+    """Waits, for at most `wait_s`, until no placement group is left that an actor of this driver made. Call it after
+    all trainers of the driver have ended."""
     import ray
 
     job, deadline = bytes.fromhex(ray.get_runtime_context().get_job_id()), time.monotonic() + wait_s
@@ -98,15 +98,15 @@ def reap_trainers(wait_s: float) -> None:
 
 
 def reserved() -> dict[str, float]:
-    """What the placement groups of this driver hold: Ray resource names to amounts."""
+    """The resources that placement groups of this driver hold: Ray resource names to amounts."""
     import ray
 
     return held(_placement_groups(), bytes.fromhex(ray.get_runtime_context().get_job_id()))
 
 
 def held(groups: Iterable[Any], job: bytes) -> dict[str, float]:
-    """What those among the placement groups (Ray's PlacementGroupTableData) hold which the job, or an actor of it,
-    made: groups that have their place."""
+    """The resources that placed groups hold which the job, or an actor of it, made. `groups` are Ray's
+    PlacementGroupTableData."""
     sums = Counter[str]()
     for group in groups:
         if group.creator_job_id == job and group.state == type(group).CREATED:
@@ -116,12 +116,12 @@ def held(groups: Iterable[Any], job: bytes) -> dict[str, float]:
 
 
 def _by_actor(group: Any) -> bool:
-    """Whether an actor made it, not the driver itself, for whom Ray says that the actor is dead and its id all ones."""
+    """Whether an actor made the group. For a driver's group Ray says that the actor is dead, with an id of all ones."""
     return bool(group.creator_actor_id.strip(b"\xff"))
 
 
 def _placement_groups() -> list[Any]:
-    """Ray's table of placement groups, removed ones among them."""
+    """Ray's table of placement groups, including removed ones."""
     import ray._private.state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
@@ -141,8 +141,8 @@ def orphaned(group: Any, dead: Collection[bytes]) -> bool:
 
 
 def keep_raylets_off_stdout() -> None:
-    """Ray prints what any raylet reports to the driver's standard output, whatever `log_to_driver` says, even into the
-    middle of JSON. What goes wrong reaches the driver as an exception."""
+    """Stops Ray from printing reports of raylets to the driver's standard output, which may be JSON. Ray prints them
+    even if `log_to_driver` is false. Errors still reach the driver as exceptions."""
     import ray._private.worker
 
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -184,7 +184,7 @@ def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) ->
 
 @contextmanager
 def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """The processes that are started meanwhile have these variables in their environment."""
+    """Processes that are started within the block have these variables in their environment."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -198,8 +198,8 @@ def inherited(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def object_store_bytes() -> int:
-    """For Ray's object store on this machine: 30% of its memory, as Ray takes by itself, where shared memory holds it,
-    else what that holds, and 1 GiB where it holds less; Ray would put all of a larger one on disk."""
+    """Size of Ray's object store on this machine: 30% of its memory, Ray's own default, or 90% of the free shared
+    memory if that is less, but at least 1 GiB. Ray would put all of a store that shared memory cannot hold on disk."""
     from ray._common.utils import get_system_memory  # a container's, where it is in one
 
     memory = Path("/dev/shm")

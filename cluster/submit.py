@@ -1,7 +1,7 @@
 """What a job takes to a cluster: a command, the files of a working directory, variables, pinned packages.
 
 Secrets never travel: whoever may look at a job sees its command and its variables in plain text. They are put on the
-cluster itself (docs/operations.md), and here variables are passed on by name, where the name is no secret's.
+cluster itself (docs/operations.md), and here variables are passed on by name, if it is no secret's.
 """
 
 import os
@@ -147,7 +147,7 @@ def lines_of(requirement: str) -> list[str]:
 
 
 def exact(line: str) -> str:
-    """The requirement, where it has one exact version and is not Ray; ConfigError elsewhere."""
+    """The requirement. Raises ConfigError unless it has one exact version and is not Ray."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -200,7 +200,7 @@ def too_large(directory: Path, size: int, limit: int, entries: Sequence[zipfile.
 
 
 def inside(directory: Path, path: Path) -> str | None:
-    """`path` relative to `directory`, with slashes, links followed; None where it lies elsewhere."""
+    """`path` relative to `directory`, with slashes, links followed; None if it is not below it."""
     try:
         return path.resolve().relative_to(directory.resolve()).as_posix()
     except (ValueError, OSError, RuntimeError):

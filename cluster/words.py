@@ -7,7 +7,7 @@ CUTOFF = 0.5  # of difflib's ratio: below it a word is no misspelling
 
 
 def nearest(given: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:
-    """The known word that is most like the one given, None if none is like it."""
+    """The known word that is most similar to `given`; None if none is similar enough."""
     found = difflib.get_close_matches(given, [*known], n=1, cutoff=cutoff)
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""What facts about machines, versions, clocks and the store mean: pure functions from facts to findings."""
+"""Checks of machines, versions, clocks and the store: pure functions from facts to findings."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ INSTALL = "pip install -c constraints.txt -e '.[offline]'"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and where it is not `ok` the command or step that mends it."""
+    """The result of one check. If it is not `ok`, `mend` is the command or step that mends it."""
 
     level: Literal["ok", "warn", "fail"]
     what: str
@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine: what `gather_node` found there, None where it did not answer; GPUs that Ray gives out; its clock."""
+    """A machine: the facts of `gather_node`, None if it did not answer; the GPUs that Ray gives out; its clock."""
 
     label: str
     facts: Mapping[str, Any] | None
@@ -76,7 +76,7 @@ class Facts:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Every check on the facts, in the order in which things are to be mended."""
+    """The findings of every check, in the order in which they are to be mended."""
     return [finding for check in CHECKS for finding in check(facts)]
 
 
@@ -109,7 +109,7 @@ def check_pins(facts: Facts) -> Iterator[Finding]:
 
 
 def check_address(facts: Facts) -> Iterator[Finding]:
-    """The cluster answers, and who may use it is said explicitly."""
+    """The cluster answers, and token authentication is turned on or off explicitly."""
     if facts.address is None:
         yield Finding("ok", "no cluster address given: this machine only")
         return
@@ -206,7 +206,7 @@ def check_build(label: str, gpus: list[str], build: Mapping[str, Any]) -> Iterat
 
 
 def check_room(facts: Facts) -> Iterator[Finding]:
-    """Shared memory holds Ray's objects and NCCL's buffers; the disk takes what memory does not."""
+    """Shared memory is large enough for Ray's objects and NCCL's buffers, and the disk for objects beyond that."""
     for node in answering(facts) or (facts.driver,):
         there = node.facts or {}
         shm, memory = there["shm_bytes"], there["memory_bytes"]
@@ -238,7 +238,7 @@ def check_resources(facts: Facts) -> Iterator[Finding]:
 
 
 def check_store(facts: Facts) -> Iterator[Finding]:
-    """The store is reachable, the same from everywhere, and keeps to put-if-absent."""
+    """The store is reachable, is the same store on every node, and honours put-if-absent."""
     store = facts.store
     if store is None:
         return
@@ -258,7 +258,7 @@ def check_store(facts: Facts) -> Iterator[Finding]:
 
 
 def check_clocks(facts: Facts) -> Iterator[Finding]:
-    """Clocks agree: leases, log times and S3's signatures rest on them."""
+    """Clocks agree, since leases, log times and S3's signatures depend on them."""
     clocks = {node.label: node.clock for node in facts.nodes if node.clock}
     if facts.store and facts.store.clock:
         clocks["the store"] = facts.store.clock
@@ -294,5 +294,5 @@ def minor(version: str) -> str:
 
 
 def public(version: str) -> str:
-    """A version without its build, as in 2.13.0 of 2.13.0+cu130."""
+    """A version without its build: 2.13.0 of 2.13.0+cu130."""
     return Version(version).public

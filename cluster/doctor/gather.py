@@ -1,4 +1,4 @@
-"""Gathers what `orthoplex doctor` judges: this machine, every node of a cluster, the store. Decides nothing itself."""
+"""Gathers the facts that `orthoplex doctor` checks: of this machine, of every node of a cluster, and of the store."""
 
 import hashlib
 import os
@@ -28,10 +28,10 @@ PINGS = 3
 
 
 def gather(address: str | None = None, asked: ClusterConfig | None = None, store: str | None = None) -> Facts:
-    """All facts. Without an `address` and without $RAY_ADDRESS no Ray is started and this machine alone is looked at.
+    """All facts. Without an `address` and without $RAY_ADDRESS, no Ray is started and only this machine is examined.
 
-    The probe of a store leaves one small object in it. Raises ConfigError where `address` is no Ray address or `store`
-    no store's URI; what does not answer is a fact, not an error.
+    The probe of a store leaves one small object in it. Raises ConfigError if `address` is no Ray address or `store` is
+    no store's URI. That something does not answer is a fact, not an error.
     """
     address = address or (asked.address if asked else None) or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith(("http://", "https://")):
@@ -68,7 +68,7 @@ def gather_cluster(facts: Facts, store: str | None) -> Facts:
 
 
 def unreachable(address: str) -> str | None:
-    """Why nothing listens at host:port, told in seconds where Ray itself would try for minutes; None elsewhere."""
+    """Why no connection to host:port is possible, after seconds (Ray itself would try for minutes); else None."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return None
@@ -80,7 +80,7 @@ def unreachable(address: str) -> str | None:
 
 
 def gather_nodes(store: str | None) -> tuple[Node, ...]:
-    """A small task on every living node at once, and then its clock."""
+    """Facts of every living node, gathered in parallel, and then the clock of each."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -101,7 +101,7 @@ def gather_nodes(store: str | None) -> tuple[Node, ...]:
 
 
 def answered(reference: Any, timeout_s: float) -> Any:
-    """A task's result; None where it failed or is not there in time."""
+    """A task's result; None if it failed or is not there in time."""
     import ray
 
     try:
@@ -111,7 +111,7 @@ def answered(reference: Any, timeout_s: float) -> Any:
 
 
 def ping(clock: Any) -> Clock | None:
-    """How far a node's clock is ahead, from the fastest of some round trips; None where one fails."""
+    """How far a node's clock is ahead, from the fastest of some round trips; None if one fails."""
     measured = []
     for _ in range(PINGS):
         begun = time.time()
@@ -124,7 +124,7 @@ def ping(clock: Any) -> Clock | None:
 
 
 def gather_store(uri: str) -> StoreFacts:
-    """The store's answer to the probe, what stands under its key, and its clock."""
+    """The store's answer to the probe, the digest of the probe's object, and the store's clock."""
     store: Any = open_store(uri)
     try:
         probe(store)
@@ -135,7 +135,7 @@ def gather_store(uri: str) -> StoreFacts:
 
 
 def store_clock(store: LocalStore | S3Store) -> Clock:
-    """A store's clock: the time a new file gets in a folder, the Date of an answer, in whole seconds, from S3."""
+    """A store's clock: in a folder the time of a new file, in S3 the Date of an answer, in whole seconds."""
     begun = time.time()
     if isinstance(store, LocalStore):
         with NamedTemporaryFile(dir=store.root / ".tmp") as file:

@@ -1,4 +1,4 @@
-"""What one machine has: gathered on the driver's and, as a Ray task, on every node. Imports the standard library only.
+"""Facts of one machine, gathered on the driver's and, by a Ray task, on every node. Imports only the standard library.
 
 Ray pickles this module by value, so that nodes without the project can answer too.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def gather_node(packages: Sequence[str], store: str | None = None) -> dict[str, Any]:
-    """Facts of this machine as plain values; sizes in bytes. `store` is a URI to be probed from here."""
+    """Facts of this machine as plain values; sizes are in bytes. `store` is the URI of a store to probe from here."""
     gpus = list_gpus()
     shm, disk = usage("/dev/shm"), usage("/tmp")
     return {
@@ -49,7 +49,7 @@ def installed(name: str) -> str | None:
 
 
 def usage(path: str) -> tuple[int, int]:
-    """Total and free bytes of the filesystem at `path`; zeros where there is none."""
+    """Total and free bytes of the filesystem at `path`; zeros if there is none."""
     try:
         found = shutil.disk_usage(path)
     except OSError:
@@ -68,7 +68,7 @@ def list_gpus() -> list[str]:
 
 
 def cuda_build() -> dict[str, Any] | None:
-    """What torch was built with: CUDA's version, and NCCL's as in 2.27.3; each None where it has none."""
+    """The versions of CUDA and NCCL (as in 2.27.3) that torch was built with; each None if torch has none."""
     try:
         import torch
     except ImportError:
@@ -81,9 +81,9 @@ def cuda_build() -> dict[str, Any] | None:
 
 
 def probe_store(uri: str) -> dict[str, Any]:
-    """Whether the store can be read and written from here, and what it shows under the probe's key, as a sha256.
+    """Whether the store can be read and written from here, and the sha256 of the probe's object.
 
-    `error` is None where all is well; `seen` is None where the object is not there.
+    `error` is None if the probe succeeds; `seen` is None if the object is not there.
     """
     import hashlib
 

@@ -1,4 +1,4 @@
-"""Folders of files to a store and back, all bytes digested on their way; small files go side by side."""
+"""Moves folders of files to a store and back. All bytes are digested on their way; small files go in parallel."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +68,7 @@ def download_files(store: Store, prefix: str, records: Sequence[FileRecord], dir
 
 
 def spread(action: Callable[[T], R], items: Sequence[T], sizes: Sequence[int]) -> list[R]:
-    """`action` of every item, in their order: of small ones THREADS at a time, of large ones one after the other."""
+    """The results of `action` for the items, in order. Small items run THREADS at a time, large ones one by one."""
     results: dict[int, R] = {}
     small = [number for number, size in enumerate(sizes) if size < SMALL_BYTES]
     if small:

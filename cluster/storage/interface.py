@@ -22,23 +22,23 @@ class Content(NamedTuple):
 class Store(Protocol):
     """Objects under keys. `uri` is canonical and holds no credentials: `open_store(uri)` is the same store anywhere.
 
-    Every method raises StoreError where the store refuses, stays out of reach for longer than the patience (`retry`),
-    or a key is not a safe one (`is_key`). Every method may be called from several threads.
+    Every method raises StoreError if the store refuses, if it stays out of reach for longer than the patience
+    (`retry`), or if a key is not safe (`is_key`). Every method may be called from several threads.
     """
 
     uri: str
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises KeyAbsentError where there is none."""
+        """The object's bytes. Raises KeyAbsentError if there is none."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes the object, whole or not at all, replacing what stood there."""
+        """Writes the object, whole or not at all, and replaces an older one."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object unless one stands there; True if this call created it. Of racing calls one gets True.
+        """Writes the object unless the key has one; True if this call created it. Of racing calls one gets True.
 
-        `data` must differ between any two attempts, for instance by a nonce: after a lost answer, one's own bytes
-        under the key are how success is told from defeat.
+        `data` must differ between any two attempts, for instance by a nonce. After a lost answer, a writer knows by its
+        own bytes under the key that it has succeeded.
         """
 
     def upload(self, key: str, path: Path) -> Content:
@@ -47,7 +47,7 @@ class Store(Protocol):
     def download(self, key: str, path: Path) -> Content:
         """`get` into the file `path`, which is made or replaced, streamed; what arrived. The caller checks the digest.
 
-        Raises KeyAbsentError as `get` does. Where it fails, the file is gone.
+        Raises KeyAbsentError as `get` does. If it fails, the file is removed.
         """
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:

@@ -1,4 +1,4 @@
-"""From a URI to a store, and whether that store keeps its word."""
+"""Opens the store at a URI, and probes whether it honours put-if-absent."""
 
 import re
 import uuid
@@ -22,8 +22,8 @@ def open_store(uri: str) -> Store:
     """The store at a path (`~` is the home), `file:///path`, `s3://bucket` or `s3://bucket/prefix`.
 
     An S3 URI may end with options, as in `s3://bucket/prefix?sse=aws:kms&kms_key=alias/team` (`S3Options`). Touches
-    neither disk nor network. S3 credentials and endpoint come from the AWS SDK's own chain. Raises ConfigError where
-    the URI has another form or may hold credentials.
+    neither disk nor network. S3 credentials and endpoint come from the AWS SDK's own chain. Raises ConfigError if the
+    URI has another form or may hold credentials.
     """
     scheme, rest = SCHEME.match(uri), uri.partition("://")[2]
     if scheme and "@" in uri and not uri.startswith("file:///"):
@@ -40,9 +40,9 @@ def open_store(uri: str) -> Store:
 
 
 def probe(store: Store) -> None:
-    """Proves what commits rest on, before a run writes: the store can be written and keeps to put-if-absent.
+    """Checks, before a run writes, that the store can be written and honours put-if-absent, which commits need.
 
-    Leaves one small object under PROBE_KEY. Raises StoreError where the store cannot be written, ignores the condition,
+    Leaves one small object under PROBE_KEY. Raises StoreError if the store cannot be written, ignores the condition,
     or loses or does not list what was written.
     """
     first, second = (f"orthoplex probe {uuid.uuid4().hex}\n".encode() for _ in range(2))

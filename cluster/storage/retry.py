@@ -1,4 +1,4 @@
-"""Waiting for a store that is away: what may pass is tried again, with jittered back-off, until patience ends."""
+"""Waits for a store that is out of reach: passing failures are retried, with jittered back-off, until patience ends."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ log = logging.getLogger("orthoplex.store")
 
 
 class PassingError(StoreError):
-    """A failure that may pass. It is waited for `at_most_s` seconds where that is less than the patience."""
+    """A failure that may pass. Retries end after `at_most_s` seconds if that is less than the patience."""
 
     at_most_s = math.inf
 
@@ -41,9 +41,9 @@ def wait_s(attempt: int) -> float:
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """What `action` returns, which is called again after each PassingError; the last of them where patience ends.
+    """What `action` returns. It is called again after each PassingError; when patience ends, the last one is raised.
 
-    `action` must be safe to repeat also where it took effect and only its answer was lost.
+    `action` must be safe to repeat, even if it took effect and only its answer was lost.
     """
     started, patience, told = time.monotonic(), patience_s(), False
     for attempt in count():

@@ -1,8 +1,8 @@
 """A store in an S3 bucket, AWS's or any other that honours `If-None-Match: *`, through boto3.
 
 The SDK is told to try once: `retry` decides what is repeated, and for how long. Objects above ONE_PUT_BYTES are sent in
-parts of PART_BYTES, STREAMS at a time. An object is fetched in one stream, which a server near by fills; where it comes
-slowly or breaks off, the rest is fetched in parts. A part that broke off is fetched or sent again by itself.
+parts of PART_BYTES, STREAMS at a time. An object is fetched in one stream. If that is slow or breaks off, the rest is
+fetched in parts. A part that broke off is fetched or sent again by itself.
 """
 
 import hashlib
@@ -114,7 +114,7 @@ class S3Store:
         return digest.content()
 
     def download(self, key: str, path: Path) -> Content:
-        """See Store. Digested as it arrives; where parts arrive side by side, behind them, over the file on disk."""
+        """See Store. Digested as it arrives; if parts arrive in parallel, digested behind them from the file."""
         checked(key)
         with filling(path) as target:
             answer, digest = patiently(lambda: self._open(key)), Digest()
@@ -203,7 +203,7 @@ class S3Store:
             return str(self.bulk.upload_part(**target, UploadId=upload, PartNumber=number, **body)["ETag"])
 
     def _complete(self, key: str, upload: str, parts: Any, nonce: str) -> None:
-        """Makes the object of its parts. Where an answer was lost, the upload is gone and our own object is there."""
+        """Makes the object of its parts. If an answer was lost, the upload is gone and our own object is there."""
         try:
             self._request("write", key, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
         except S3Error as error:

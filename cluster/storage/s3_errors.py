@@ -26,7 +26,7 @@ SOON = {"ResponseParserError", "BadDigest", "XAmzContentSHA256Mismatch", "Incomp
 
 
 class S3Error(StoreError):
-    """A refusal: HTTP `status`, 0 where no answer came, and the answer's `code`, or the class of the SDK's error."""
+    """A refusal: HTTP `status`, 0 if no answer came, and the answer's `code`, or the class of the SDK's error."""
 
     status, code = 0, ""
 

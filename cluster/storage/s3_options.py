@@ -53,7 +53,7 @@ class S3Options:
             raise ConfigError("store: lock_mode and lock_days (1 or more) go together")
 
     def __str__(self) -> str:
-        """The query that parses to these options, with its `?`; nothing where there are none."""
+        """The query that parses to these options, with its `?`; empty if there are none."""
         given = {field.name: value for field in fields(self) if (value := getattr(self, field.name))}
         return f"?{urlencode(given, safe=':/')}" if given else ""
 

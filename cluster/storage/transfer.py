@@ -18,7 +18,7 @@ CHUNK_BYTES, CACHED_BYTES = 1 << 20, 256 << 10  # the second one stays in a core
 
 @contextmanager
 def reading(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is to be stored, open and unbuffered; raises StoreError where it cannot be opened."""
+    """A file that is to be stored, open and unbuffered. Raises StoreError if it cannot be opened."""
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
@@ -28,7 +28,7 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
 
 
 class Target:
-    """A file being filled, from several threads where by offset. Errors of its disk are StoreErrors that name it."""
+    """A file to fill by offset, from one or more threads. Errors of its disk are StoreErrors that name the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,8 +60,8 @@ class Target:
 
 @contextmanager
 def filling(path: Path) -> Iterator[Target]:
-    """The file `path`, made or emptied, to fill; gone where the block fails. What is no plain file is refused."""
-    if path.exists() and not path.is_file():  # a device such as /dev/null would be removed where the block fails
+    """The file `path`, made or emptied, to fill; removed if the block fails. Only plain files are accepted."""
+    if path.exists() and not path.is_file():  # a device such as /dev/null would be removed if the block fails
         raise StoreError(f"cannot write {path}: is no plain file; choose another path")
     target = Target(path)
     try:

@@ -2,7 +2,7 @@
 
 A run's workers come from Ray Train (`group.fit`), which can give a run more or fewer of them as a cluster grows or
 shrinks. For that it starts five processes per group, one after the other. A pool has many groups of fixed size, so it
-does without. Both kinds take orders from a feed, and no other code depends on the kind.
+does not need Ray Train. Both kinds take orders from a feed, and no other code depends on the kind.
 """
 
 import os
