@@ -17,10 +17,14 @@ PACKAGES = ("orchestrator", "trainers", "cluster")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HEAVY = {"torch", "ray", "transformers", "datasets", "boto3", "deepspeed", "pyarrow", "numpy"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
-TESTED_BY_NAME = ("orchestrator", "cluster")
+TESTED_BY_NAME = ("orchestrator", "trainers", "cluster")
 LONG = 60  # lines of a module, above which it has a test file of its own
 MOST_EXCEPTIONS = 5
-EXCEPT: dict[str, str] = {}  # long modules without a test file of their name, each with the reason
+EXCEPT: dict[str, str] = {  # long modules without a test file of their name, each with the reason
+    "trainers/messages.py": "records without behaviour; tests of workers send all of them",
+    "trainers/methods/base.py": "a seam; test_conformance.py beside it holds every method to it",
+    "trainers/objectives/base.py": "a seam; test_conformance.py beside it holds every objective to it",
+}
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

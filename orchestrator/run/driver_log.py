@@ -19,7 +19,7 @@ from orchestrator.log.chain import Log
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Json, Requirement
-from orchestrator.run.lease import standing, this_process
+from orchestrator.run.driver_process import standing, this_process
 from orchestrator.track.driving import Driver, Driving
 from orchestrator.track.events import (
     ENDINGS,

@@ -20,8 +20,8 @@ from orchestrator.log.entry import Entry
 from orchestrator.registry.verify import verify
 from orchestrator.run import driver_log as run_log
 from orchestrator.run.controller import Controller
+from orchestrator.run.driver_process import this_process
 from orchestrator.run.fork import plan_fork
-from orchestrator.run.lease import this_process
 from orchestrator.track.events import Process, Start
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits

@@ -19,7 +19,7 @@ from orchestrator.registry.catalog import listed
 from orchestrator.registry.verify import verify
 from orchestrator.run import driver_log as run_log
 from orchestrator.run.driver_log import DriverLog, RunLog
-from orchestrator.run.lease import standing, this_process
+from orchestrator.run.driver_process import standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.events import Commit, Finish, Open, Process, Renew, Retry, Start
 from orchestrator.track.provenance import code_version

@@ -13,7 +13,7 @@ from cluster.processes import start_time
 from cluster.storage import LocalStore
 from orchestrator.console.sweep import print_sweep
 from orchestrator.run.driver_log import DriverLog
-from orchestrator.run.lease import this_process
+from orchestrator.run.driver_process import this_process
 from orchestrator.sweeps import driver
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.driver import Sweep

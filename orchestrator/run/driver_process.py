@@ -1,4 +1,6 @@
-"""Which driver may write a run's log: the one whose `start` entry is the newest, until it ends or falls silent.
+"""The process that drives a run, told from others; and by which rule it may write the run's log (see `driver_log`).
+
+The driver whose `start` entry is the newest may write, until it ends or falls silent.
 
 Every entry of a driver carries `lease`, the seq of its `start`; a commit under any other is void. A driver with nothing
 to log renews its lease. Clocks of machines are never compared: a driver that wants to take over watches the log for the
