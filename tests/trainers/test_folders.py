@@ -10,7 +10,7 @@ import ray
 from cluster.errors import ConfigError
 from tests.support.tiny_models import save_tiny
 from trainers import folders
-from trainers.config import AdapterConfig, ModelConfig
+from trainers.config import ModelConfig
 from trainers.folders import expanded, for_workers, located, model_folder, scratch, started_in
 from trainers.models.loading import check_model, load_backbone
 from trainers.workers.pool import packed
@@ -97,7 +97,7 @@ def test_an_absent_relative_folder(name: str, tmp_path: Path, monkeypatch: pytes
     """As for a run resumed from another directory than it was begun in."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        check_model(ModelConfig(name=name), AdapterConfig(target_modules="all-linear"))
+        check_model(ModelConfig(name=name))
     assert str(error.value).startswith(f"model.name: {name!r} cannot be loaded (")
     assert str(error.value).endswith("; a relative folder starts where the command is run")
 
@@ -105,7 +105,7 @@ def test_an_absent_relative_folder(name: str, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["/none/base", "~nobody-here/base", "~/none"])
 def test_an_absent_absolute_folder(name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be loaded \(no such folder\); give a folder or a hub id"):
-        check_model(ModelConfig(name=name), AdapterConfig(target_modules="all-linear"))
+        check_model(ModelConfig(name=name))
 
 
 def test_a_home_that_is_not_there() -> None:
