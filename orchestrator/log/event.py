@@ -141,18 +141,29 @@ def well_formed(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Ent
 
 
 class Carried(BaseModel):
-    """The part of a body that an entry of any operation may carry; see `Event`."""
+    """The part of a body that an entry of any operation may have, see `Event`. It is any JSON, as written: a newer
+    version may have written the entry."""
 
     model_config = ConfigDict(frozen=True)
 
-    lease: int | None = None
-    decisions: tuple[JsonValue, ...] = ()
+    lease: JsonValue = None
+    decisions: JsonValue = None
 
 
-def lease_of(entry: Entry, default: int | None) -> int | None:
+_carried: WeakKeyDictionary[Entry, Carried] = WeakKeyDictionary()
+
+
+def carried(entry: Entry) -> Carried:
+    """That part of an entry; it is parsed once per entry."""
+    if (found := _carried.get(entry)) is None:
+        found = _carried[entry] = Carried.model_validate(entry.body)
+    return found
+
+
+def lease_of(entry: Entry, default: int | None) -> JsonValue:
     """The lease under which an entry was written; `default` if it names none."""
-    carried = Carried.model_validate(entry.body)
-    return carried.lease if "lease" in carried.model_fields_set else default
+    found = carried(entry)
+    return found.lease if "lease" in found.model_fields_set else default
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,8 @@ def decided(entries: Iterable[Entry]) -> tuple[Decided, ...]:
     """The decisions that entries carry, in order. A malformed one is left out; a newer version may have written it."""
     found = []
     for entry in entries:
-        for each in Carried.model_validate(entry.body).decisions:
+        made = carried(entry).decisions
+        for each in made if isinstance(made, list) else ():
             with suppress(ValueError):
                 found.append(Decided(entry, Decision.model_validate(each)))
     return tuple(found)

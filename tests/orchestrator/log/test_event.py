@@ -53,3 +53,12 @@ def test_decisions_are_read_from_any_entry_and_malformed_ones_left_out() -> None
     log = [entry("later", {"decisions": [good, {"rule": 3}]}, 4), entry("renew", {}, 5)]
     (found,) = decided(log)
     assert found.shown() == {"seq": 4, "time": "2026-01-01T00:00:00.000+00:00", **good}
+
+
+@pytest.mark.parametrize(
+    "body", [{"decisions": 5}, {"decisions": "ab"}, {"lease": "x", "decisions": {}}, {"lease": [1]}]
+)
+def test_what_any_entry_may_carry_is_no_fault_in_another_form(body: dict[str, Any]) -> None:
+    """A newer version may have written it: the lease is nobody's, and decisions are left out."""
+    assert decided([entry("later", body)]) == ()
+    assert lease_of(entry("later", body), 7) == body.get("lease", 7)
