@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 import yaml
 
 from cluster.errors import Interrupted
-from orchestrator.cli import main as cli
 from orchestrator.sweeps.config import SweepConfig, parse_sweep
 from orchestrator.sweeps.driver import Sweep
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
 from tests.support.begun_sweeps import TRIALS_DONE, begun, ops, silent
+from tests.support.command_line import Orthoplex
 from tests.support.sweeps import content_of, finished, row, trial
 
 
@@ -24,26 +23,12 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str) -> Any:
-    """Runs `orthoplex sweep s.yaml …` in an empty folder: exit code, standard output, standard error."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def sweep(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch, store: str) -> Orthoplex:
+    """Runs `orthoplex sweep s.yaml …` in an empty folder."""
     monkeypatch.setenv("COLUMNS", "120")
     content = content_of(run={"store": store}, budget={"trials": 4})
     Path("s.yaml").write_text(yaml.safe_dump(content))
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", "sweep", "s.yaml", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, captured.err
-
-    return call
+    return lambda *words: orthoplex("sweep", "s.yaml", *words)
 
 
 def as_written() -> SweepConfig:
