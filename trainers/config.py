@@ -134,6 +134,11 @@ class MethodConfig(Frozen):
         return False
 
     @property
+    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+        """The keys of the section that give single layers a value: regex of the end of a layer's name → value."""
+        return {}
+
+    @property
     def takes_quantised(self) -> bool:
         """Whether it can adapt layers that are kept in eight bits, since it does not write the base's weights."""
         return False
@@ -180,6 +185,11 @@ class AdapterConfig(MethodConfig):
     def protection(self) -> OrthogonalityConfig:
         """The settings of the bases, which fill up."""
         return self.orthogonality
+
+    @property
+    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+        """Ceilings and floors."""
+        return {"rank_pattern": self.rank_pattern, "min_rank_pattern": self.min_rank_pattern}
 
     @property
     def takes_quantised(self) -> bool:

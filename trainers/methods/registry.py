@@ -6,6 +6,7 @@ from torch import nn
 from cluster.errors import ConfigError
 from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig
 from trainers.methods.base import Method
+from trainers.methods.targets import check_patterns
 from trainers.models.loading import check_model
 
 
@@ -36,8 +37,12 @@ def check_method(config: ModelConfig, adapter: MethodConfig) -> tuple[nn.Module,
     """The model without its weights, and the method over it.
 
     Raises:
-        ConfigError: as `check_model` and `method_for`, or the method needs a package that is not installed.
+        ConfigError: as `check_model` and `method_for`, the method needs a package that is not installed, or one of its
+            patterns matches no adapted layer.
     """
     adapter.check_installed()
     model = check_model(config)
-    return model, method_for(model, adapter, getattr(torch, config.dtype))
+    method = method_for(model, adapter, getattr(torch, config.dtype))
+    for key, patterns in adapter.patterns.items():
+        check_patterns(key, patterns, method.modules)
+    return model, method

@@ -1,7 +1,7 @@
 """The linear layers of a model that can be adapted, found by PEFT's rules, however they keep their weights."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,7 +46,10 @@ def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, 
     linears = linear_layers(model)
     if target_modules == "all-linear":
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        return {name: module for name, module in linears.items() if module is not head}
+        chosen = {name: module for name, module in linears.items() if module is not head}
+        if not chosen:
+            raise ConfigError("adapter.target_modules: all-linear matches no layer: the model has no linear layer")
+        return chosen
     if isinstance(target_modules, str):
         chosen = _matching(target_modules, linears)
     else:
@@ -56,6 +59,42 @@ def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, 
         chosen = {name: m for name, m in linears.items() if any(_named(name, target) for target in target_modules)}
     _refuse_tied(model, chosen)
     return chosen
+
+
+def by_pattern(name: str, patterns: Mapping[str, int], default: int) -> int:
+    """The value for a layer by PEFT's rule for `rank_pattern`: that of the first key that matches, else the default."""
+    return next((value for key, value in patterns.items() if _fits(key, name)), default)
+
+
+def check_patterns(key: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Raises ConfigError if one of the patterns under `adapter.KEY` decides nothing: it matches none of the adapted
+    layers `names`, or the patterns before it match all that it does. The message suggests similar names."""
+    before: list[str] = []
+    for pattern in patterns:
+        fitting = [name for name in names if _fits(pattern, name)]
+        if not fitting:
+            raise ConfigError(f"adapter.{key}: {pattern!r} matches no adapted layer; {_near(pattern, names)}")
+        if all(any(_fits(other, name) for other in before) for name in fitting):
+            raise ConfigError(
+                f"adapter.{key}: {pattern!r} decides nothing, since the first pattern that matches a layer counts and "
+                f"all of its layers match one before it ({', '.join(map(repr, before))}); put it first, or leave it out"
+            )
+        before.append(pattern)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether a regex matches the whole name of a layer, or its end after a dot."""
+    return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
+
+
+def _near(given: str, names: Collection[str]) -> str:
+    """What a pattern may have meant: the same up to the end of the names, an end of a name, or any end there is."""
+    if any(_fits(f"{given}.*", name) for name in names):
+        return f"it must match to the end of a name: write {f'{given}.*'!r}"
+    suffixes = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names})
+    parts = [name.split(".") for name in names]
+    ends = sorted({".".join(each[start:]) for each in parts for start in range(len(each))})
+    return did_you_mean(given, suffixes) or did_you_mean(given, ends) or f"adapted layers end in {', '.join(suffixes)}"
 
 
 def linear_layers(model: nn.Module) -> dict[str, Layer]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.errors import IntegrityError
+from cluster.errors import ConfigError, IntegrityError
 from tests.support.method_stream import TRAIN, MethodStream
 from tests.support.shift_method import ShiftConfig, ShiftMethod
 from tests.support.tiny_models import save_tiny
 from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.export import Provenance, write_merged, write_peft
-from trainers.methods.registry import method_for
+from trainers.methods.registry import check_method, method_for
 from trainers.models.loading import load_backbone, weights_digest
 from trainers.training.stage import Leaving
 
@@ -226,3 +226,24 @@ def test_merged_weights_give_the_outputs(case: New, learned: MethodStream, tmp_p
 def load_backbone_of(stream: MethodStream) -> Any:
     """The unadapted model."""
     return load_backbone(ModelConfig(name=str(stream.base), task_type="CAUSAL_LM", max_length=16)).model
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "shift"])  # the registry has no shift
+def test_a_pattern_that_matches_no_layer_is_refused(method: str, bases: Path) -> None:
+    """Of every method that has patterns, whichever keys they are under."""
+    model = ModelConfig(name=str(bases / "gpt2"), task_type="CAUSAL_LM")
+    config = METHODS[method](target_modules=["c_attn"])
+    assert check_method(model, config)[1].modules
+    for key in config.patterns:
+        check_method(model, METHODS[method](target_modules=["c_attn"], **{key: {"0.attn.c_attn": 1}}))
+        with pytest.raises(
+            ConfigError, match=rf"adapter\.{key}: 'c_atn' matches no adapted layer; did you mean .*c_attn'"
+        ):
+            check_method(model, METHODS[method](target_modules=["c_attn"], **{key: {"c_atn": 1}}))
+
+
+def test_which_methods_have_patterns() -> None:
+    """A key of any method's section that ends in `pattern` is one that is checked."""
+    for made in METHODS.values():
+        config = made(target_modules=["c_attn"])
+        assert {key for key in type(config).model_fields if key.endswith("pattern")} == set(config.patterns)

@@ -10,7 +10,6 @@ Shape suffixes: M modules of one group (equal width and ceiling), D output width
 Source: Wan et al., arXiv:2505.22358, section 3; stacking, floors and the cap on the total are ours.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from trainers.config import AdapterConfig
 from trainers.methods.oa.budget import common_shift, floored_threshold, soft_threshold
 from trainers.methods.oa.layers import Pair
 from trainers.methods.oa.orthogonality import overlap, penalty, project_out
+from trainers.methods.targets import by_pattern
 from trainers.zero import gathered
 
 
@@ -226,12 +226,12 @@ def grouped(widths: Mapping[str, int], config: AdapterConfig) -> tuple[Group, ..
 
 def ceiling(name: str, config: AdapterConfig) -> int:
     """Dimensions that the module starts with: by `rank_pattern` if an entry matches it, else `max_rank`."""
-    return _by_pattern(name, config.rank_pattern, config.max_rank)
+    return by_pattern(name, config.rank_pattern, config.max_rank)
 
 
 def floor(name: str, config: AdapterConfig) -> int:
     """Dimensions that the module keeps at least: by `min_rank_pattern` if an entry matches it, else `min_rank`."""
-    return _by_pattern(name, config.min_rank_pattern, config.min_rank)
+    return by_pattern(name, config.min_rank_pattern, config.min_rank)
 
 
 def check_ranks(widths: Mapping[str, int], config: AdapterConfig) -> None:
@@ -248,11 +248,6 @@ def check_ranks(widths: Mapping[str, int], config: AdapterConfig) -> None:
             f"adapter.max_parameters: {config.max_parameters} is less than the {least} that min_rank keeps open; "
             "raise it or lower min_rank"
         )
-
-
-def _by_pattern(name: str, patterns: Mapping[str, int], default: int) -> int:
-    """PEFT's rule for `rank_pattern`: a key is a regex that matches the whole name, or its end after a dot."""
-    return next((rank for key, rank in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
 
 
 def _draw(width: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
