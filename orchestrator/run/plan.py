@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
-from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.run.workers import check_tasks, describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -64,6 +64,7 @@ def make_plan(config: RunConfig) -> Plan:
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter)
+    check_tasks(config, data, model)
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, TypedDict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
@@ -15,6 +16,9 @@ from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
 from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
 from trainers.workers.group import WorkerGroup
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
@@ -44,7 +48,11 @@ class Workers(Protocol):
         """Raises ConfigError if the model cannot be adapted as the configuration says."""
 
     def describe(self) -> list[TaskDescription]:
-        """Reads the tasks' data and describes them as the log keeps it, see `describe_data`."""
+        """Reads the tasks' data, after `check`, and describes them as the log keeps it, see `describe_data`.
+
+        Raises:
+            ConfigError: as `check_tasks`. DataError: as `load_tasks`.
+        """
 
     def session(self) -> AbstractContextManager[Check]:
         """A connection to Ray; what it yields raises Interrupted if the driver is told to leave."""
@@ -67,13 +75,19 @@ class OwnWorkers:
 
     def check(self) -> None:
         """See Workers."""
+        assert self.model
+
+    @cached_property
+    def model(self) -> "nn.Module":
+        """The model without weights, checked with the method over it."""
         from trainers.methods.registry import check_method
 
-        check_method(self.config.model, self.config.adapter)
+        return check_method(self.config.model, self.config.adapter)[0]
 
     def describe(self) -> list[TaskDescription]:
         """See Workers."""
         self.data = load_tasks(self.config, self.say)
+        check_tasks(self.config, self.data, self.model)
         return [describe_data(task) for task in self.data]
 
     @contextmanager
@@ -113,6 +127,21 @@ def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
         for warning in task.warnings:
             say(f"warning: {warning}")
     return data
+
+
+def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module") -> None:
+    """Checks the tasks' texts and label words against tokenizer and model, as `plan`, `run` and `sweep` do before any
+    worker starts. `model` is the one without weights that `check_method` gives.
+
+    Raises:
+        ConfigError: a token that is needed is not in the model, or a task's words or rows are not fit for it.
+    """
+    from trainers.models.loading import load_reader
+    from trainers.objectives.known import OBJECTIVES
+
+    reader = load_reader(config.model, model)
+    for rows in all_rows(config, data):
+        OBJECTIVES[rows.objective].check(reader, rows)
 
 
 def describe_data(task: TaskData) -> TaskDescription:

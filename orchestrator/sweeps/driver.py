@@ -7,7 +7,7 @@ from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.log.event import events
 from orchestrator.run.driver_log import DriverLog
-from orchestrator.run.workers import describe_data, load_tasks
+from orchestrator.run.workers import check_tasks, describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
 from orchestrator.sweeps.capacity import spent
@@ -83,9 +83,10 @@ class Sweep:
         from trainers.methods.registry import check_method
 
         first = self.config.trial(1, {})
-        check_method(first.model, first.adapter)
+        model, _ = check_method(first.model, first.adapter)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
+        check_tasks(first, data, model)
         described = tuple(describe_data(task) for task in data)
         self._check(described)
         self._open(described)

@@ -157,7 +157,8 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(driver, "session", session)
     monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
-    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: None)
+    monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: (None, None))
+    monkeypatch.setattr(driver, "check_tasks", lambda *_: None)
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
     monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
     asked.append(Fake)

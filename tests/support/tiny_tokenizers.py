@@ -1,6 +1,7 @@
 """Tokenizers of the two usual kinds, trained on a few lines."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -42,3 +43,56 @@ def trained(kind: Callable[[], Any], lines: Sequence[str], end: bool = False) ->
 
 
 kinds = pytest.mark.parametrize("kind", [byte_level, metaspace])
+
+
+LINES = [
+    "the film was good",
+    "Review: a bad film\nAnswer: positive",
+    "Answer: negative",
+    "yes no maybe",
+    " very 5 stars",
+] * 20
+KINDS = (
+    "byte-level", "byte-level, prefixed", "byte-level, unsplit", "metaspace always", "metaspace first",
+    "metaspace never", "unigram", "wordpiece", "byt5",
+)  # fmt: skip
+
+
+@cache
+def real(kind: str, ending: str = "") -> Any:
+    """A tokenizer of one of KINDS. `ending` says what it adds to every text: `bos`, `eos`, or both with a space."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+    if kind == "byt5":
+        return ByT5Tokenizer()
+    how, _, variant = kind.partition(" ")
+    common = {"special_tokens": ["<s>", "</s>", "<unk>", "<pad>"], "show_progress": False}
+    if how.startswith("byte-level"):
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(variant == "prefixed", use_regex=variant != "unsplit")
+        made.decoder = decoders.ByteLevel()
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **common
+        )
+    elif how == "wordpiece":
+        made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        made.decoder, trainer = decoders.WordPiece(), trainers.WordPieceTrainer(vocab_size=200, **common)
+    else:
+        made = Tokenizer(models.Unigram() if how == "unigram" else models.BPE(unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=variant or "always")
+        made.decoder = decoders.Metaspace(prepend_scheme=variant or "always")
+        trainer = (
+            trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", **common)
+            if how == "unigram"
+            else trainers.BpeTrainer(vocab_size=200, **common)
+        )
+    made.train_from_iterator(LINES, trainer)
+    if ending:
+        template = ("<s> " if "bos" in ending else "") + "$A" + (" </s>" if "eos" in ending else "")
+        ids = [(token, made.token_to_id(token)) for token in ("<s>", "</s>") if token in template]
+        made.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )

@@ -10,9 +10,11 @@ V vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch, Collate, Padded, moved_to
 from trainers.data.prompts import Prompt
+from trainers.models.words import Frame, check_known, cuts, frame_of, most_id, once, twice, usable, without_end
 
 PLAIN, PADDED = Prompt(), Padded()
 Answers = list[list[int]]
@@ -34,6 +37,8 @@ class Backbone(ABC):
     `collate` makes the batches that losses are computed from. Predictions are always computed from padded rows.
     """
 
+    closes_text: ClassVar[bool] = True  # whether a row ends as the tokenizer ends a text, since no answer follows it
+
     model: Any
     tokenizer: Any
     max_length: int
@@ -46,32 +51,86 @@ class Backbone(ABC):
         """The device of the weights."""
         return next(self.model.parameters()).device
 
-    def tokenize(self, texts: Sequence[str], prompt: Prompt = PLAIN) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str], prompt: Prompt = PLAIN, words: Sequence[str] = ()) -> list[list[int]]:  # noqa: ARG002
         """Token ids of each text in its prompt, with special tokens, at least one per text.
 
-        A text that is too long for `max_length` is cut; its prompt is not.
+        A text that is too long for `max_length` is cut; its prompt is not. `words` are those that may answer.
 
         Raises:
             ConfigError: the prompt alone fills `max_length`.
         """
         if prompt == PLAIN:
-            found = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-            return [ids or self._nothing for ids in found]
-        alone = len(self.tokenizer(prompt.before + prompt.after)["input_ids"])
-        if alone >= self.max_length:
+            return [ids or self._nothing for ids in self._framed(texts, most=self.max_length)]
+        (empty,) = self.framed([prompt.before + prompt.after], prompt)
+        if len(empty) >= self.max_length:
             raise ConfigError(
-                f"model.max_length: {self.max_length} tokens leave no room for a text, the prompt alone takes {alone}; "
-                "raise it, or shorten model.prompt"
+                f"model.max_length: {self.max_length} tokens leave no room for a text, the prompt alone takes "
+                f"{len(empty)}; raise it, or shorten model.prompt"
             )
-        whole = self.tokenizer([prompt.before + text + prompt.after for text in texts])["input_ids"]
+        whole = self.framed([prompt.before + text + prompt.after for text in texts], prompt)
         return [
             (ids or self._nothing) if len(ids) <= self.max_length else self._cut(text, prompt, len(ids))
             for ids, text in zip(whole, texts, strict=True)
         ]
 
+    def framed(self, strings: Sequence[str], prompt: Prompt = PLAIN) -> list[list[int]]:
+        """Token ids of whole strings, uncut, with the special tokens that the tokenizer adds. Those that `prompt`
+        spells out too are there once."""
+        first, last = twice(self.tokenizer, self._frame, prompt)
+        return [once(ids, first, last if self.closes_text else 0) for ids in self._framed(strings)]
+
+    def check_tokens(self) -> None:
+        """Checks tokenizer against model.
+
+        Raises:
+            ConfigError: what the tokenizer adds to every text has no embedding.
+        """
+        if self.embeddings is not None:
+            check_known(self.tokenizer, [*self._frame.before, *self._added_after], self.embeddings, "every text gets")
+
     @abstractmethod
-    def encode_labels(self, words: Sequence[str]) -> Labels:
-        """The label words in the form that the other methods take. Call it before a task is in the weights."""
+    def check_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> None:
+        """Checks label words as `encode_labels` does, by their tokens alone.
+
+        Raises:
+            ConfigError: the model cannot tell two of them apart, or does not know one.
+        """
+
+    def check_texts(self, texts: Sequence[str], words: Sequence[str], prompt: Prompt = PLAIN) -> None:
+        """Checks rows and the words that may answer them.
+
+        Raises:
+            ConfigError: a row has a token without an embedding, or as `tokenize`.
+        """
+        known = self.embeddings
+        if known is None or most_id(self.tokenizer) < known:
+            texts = texts[:1]  # every token has an embedding; what remains is whether the prompt leaves room
+        for ids in self.tokenize(texts, prompt, words):
+            if known is not None:
+                check_known(self.tokenizer, ids, known, "a text has")
+
+    @cached_property
+    def embeddings(self) -> int | None:
+        """Number of tokens that the model knows; None if it does not say."""
+        try:
+            table = self.model.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+        count = getattr(table, "num_embeddings", None)
+        return count if isinstance(count, int) else None
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The token that stands for padding, which is masked and so may be any that exists: the tokenizer's, or another
+        if it has none or the model has no embedding for it."""
+        own = self.tokenizer
+        model = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        return usable([own.pad_token_id, model, own.eos_token_id], self.embeddings)
+
+    @abstractmethod
+    def encode_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Labels:
+        """The label words in the form that the other methods take, as they answer texts in this prompt. Call it before
+        a task is in the weights. Raises ConfigError as `check_labels`."""
 
     @abstractmethod
     def units(self, labels: Labels) -> np.ndarray:
@@ -96,7 +155,7 @@ class Backbone(ABC):
     def pad(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> Batch:
         """Rows to predict from, on the model's device."""
         way = self.collate if isinstance(self.collate, Padded) else PADDED
-        return way(rows, pad_id=self.tokenizer.pad_token_id, left=left).to(self.device)
+        return way(rows, pad_id=self.pad_id, left=left).to(self.device)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """A host array as a tensor on the model's device, without waiting for the copy."""
@@ -105,25 +164,39 @@ class Backbone(ABC):
     @property
     def _nothing(self) -> list[int]:
         """The token ids that replace a text without tokens."""
-        return [self.tokenizer.eos_token_id]
+        own = self.tokenizer
+        return [usable([own.eos_token_id, own.sep_token_id, own.bos_token_id, own.unk_token_id], self.embeddings)]
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return frame_of(self.tokenizer)
+
+    @property
+    def _added_after(self) -> tuple[int, ...]:
+        return self._frame.after if self.closes_text else ()
+
+    def _framed(self, strings: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """Token ids with what the tokenizer adds, cut to `most`. If an answer follows, nothing is added at the end."""
+        ending = () if self.closes_text else self._frame.after
+        limit = {} if most is None else {"truncation": True, "max_length": most + len(ending)}
+        found = self.tokenizer(list(strings), **limit)["input_ids"] if strings else []
+        return [without_end(ids, ending) for ids in found]
 
     def _cut(self, text: str, prompt: Prompt, length: int) -> list[int]:
         """Token ids of the prompt around as much of the start of `text` as fits; `length` is that of the uncut row."""
-        spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        ends = [
-            0,
-            *(end for _, end in spans),
-        ]  # not every token ends a character, and the prompt may join its neighbour
+        ends, counted = cuts(self.tokenizer, text)
+        last = len(ends) - 1
 
         def around(kept: int) -> list[int]:
-            ids: list[int] = self.tokenizer(prompt.before + text[: ends[kept]] + prompt.after)["input_ids"]
-            return ids
+            return self.framed([prompt.before + text[: ends[kept]] + prompt.after], prompt)[0]
 
-        kept = max(0, len(spans) - (length - self.max_length))
+        kept = max(0, last - (length - self.max_length))
+        if not counted:
+            kept = max(0, bisect_right(range(last + 1), self.max_length, key=lambda kept: len(around(kept))) - 1)
         ids = around(kept)
         while len(ids) > self.max_length:
             kept -= 1
             ids = around(kept)
-        while kept < len(spans) and len(more := around(kept + 1)) <= self.max_length:
+        while kept < last and len(more := around(kept + 1)) <= self.max_length:
             kept, ids = kept + 1, more
         return ids

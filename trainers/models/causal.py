@@ -10,23 +10,57 @@ from torch import Tensor
 
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch
-from trainers.models.base import Answers
+from trainers.data.prompts import Prompt
+from trainers.models.base import PLAIN, Answers
 from trainers.models.text_to_text import TextToText, Then, summed_nll
+from trainers.models.words import apart, joined, seam, spread
+
+CHECKED_ROWS, CHECKED_WORDS = 64, 8  # of a task, each as one string with each
 
 
 class Causal(TextToText):
-    """A decoder: the answer continues the text. Rows are padded on the left, so that answers end together."""
+    """A decoder: the answer continues the text. Rows are padded on the left, so that answers end together.
 
-    before_answer, repeats_prompt = "Answer:", True
+    The tokens of a row and of its answer are those of both as one string, see `words.seam`. What the tokenizer adds at
+    the end of a text is left out, since the answer follows.
+    """
 
-    def encode_answers(self, words: Sequence[str]) -> Answers:
-        """Token ids of each answer as it follows a prompt, with the end-of-text token.
+    closes_text = False
+    repeats_prompt = True
+
+    def tokenize(self, texts: Sequence[str], prompt: Prompt = PLAIN, words: Sequence[str] = ()) -> list[list[int]]:
+        """See Backbone. Tokens at the end of the prompt that are joined with one of the `words` are left out: they are
+        the beginning of the answers."""
+        rows = super().tokenize(texts, prompt)
+        dropped = seam(self.tokenizer, prompt, words).dropped if words else 0
+        return [ids[: len(ids) - dropped] or self._nothing for ids in rows]
+
+    def check_texts(self, texts: Sequence[str], words: Sequence[str], prompt: Prompt = PLAIN) -> None:
+        """See Backbone; also, for up to CHECKED_ROWS rows, that row and answer are the tokens of both as one string."""
+        super().check_texts(texts, words, prompt)
+        made, some = seam(self.tokenizer, prompt, words), spread(words, CHECKED_WORDS)
+        answers = [made.answers[words.index(word)] for word in some]
+        for text in spread(texts, CHECKED_ROWS):
+            string = prompt.before + text + prompt.after
+            (alone, *wholes) = self.framed([string, *(joined(string, word) for word in some)], prompt)
+            row = alone[: len(alone) - made.dropped]
+            for word, answer, whole in zip(some, answers, wholes, strict=True):
+                if alone and [*row, *answer] != whole:
+                    raise apart(Prompt(after=string), word)
+
+    def answer_ids(self, words: Sequence[str], prompt: Prompt) -> Answers:
+        """See TextToText."""
+        return seam(self.tokenizer, prompt, words).answers
+
+    def encode_answers(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
+        """As TextToText's.
 
         Raises:
             ConfigError: text and answer together are beyond the model's positions.
         """
-        answers = super().encode_answers(words)
-        longest, most = max(map(len, answers)), getattr(self.model.config, "max_position_embeddings", None)
+        answers = super().encode_answers(words, prompt)
+        architecture = getattr(self.model, "config", None)  # which a reader of tokens lacks
+        longest, most = max(map(len, answers)), getattr(architecture, "max_position_embeddings", None)
         if most and self.max_length + longest > most:
             raise ConfigError(
                 f"model.max_length: {self.max_length} tokens of text and {longest} of an answer are beyond the model's "
@@ -37,7 +71,7 @@ class Causal(TextToText):
     def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
         """Each text and its answer as one row."""
         together = [[*row, *answer] for row, answer in zip(token_ids, answers, strict=True)]
-        return self.collate(together, answers, pad_id=self.tokenizer.pad_token_id, left=True).to(self.device)
+        return self.collate(together, answers, pad_id=self.pad_id, left=True).to(self.device)
 
     def answer_losses(self, batch: Batch) -> Tensor:
         """−Σ log p over the tokens of each row's answer, its end included; only their logits are computed."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from trainers.data.collate import Batch
-from trainers.models.base import Backbone, Labels
+from trainers.data.prompts import Prompt
+from trainers.models.base import PLAIN, Backbone, Labels
+from trainers.models.words import check_apart, check_known, check_said
 
 LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
 
@@ -19,9 +21,22 @@ LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the soft
 class LabelEmbedding(Backbone):
     """An encoder: 20 · cos(text, label word) are the logits."""
 
+    def check_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> None:  # noqa: ARG002
+        """See Backbone. Words longer than `max_length` are cut, and may be the same then."""
+        rows = self.tokenize(words)
+        whole = self.framed(words)
+        check_apart(words, [tuple(ids) for ids in whole])
+        fix = f"rename one of them, or raise model.max_length, which cuts them after {self.max_length} tokens"
+        check_apart(words, [tuple(ids) for ids in rows], fix)
+        check_said(self.tokenizer, words, rows)
+        if self.embeddings is not None:
+            for word, ids in zip(words, rows, strict=True):
+                check_known(self.tokenizer, ids, self.embeddings, f"label {word!r} has")
+
     @torch.no_grad()
-    def encode_labels(self, words: Sequence[str]) -> Tensor:
-        """Unit embeddings (C, D) of the label words."""
+    def encode_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Tensor:
+        """Unit embeddings (C, D) of the label words; they stand alone, without the prompt."""
+        self.check_labels(words, prompt)
         return self.embed(self.pad(self.tokenize(words)))
 
     def units(self, labels: Labels) -> np.ndarray:
@@ -30,7 +45,7 @@ class LabelEmbedding(Backbone):
 
     def batch(self, token_ids: Sequence[Sequence[int]], targets: np.ndarray, labels: Labels) -> Batch:  # noqa: ARG002
         """The texts, and label indices as targets."""
-        texts = self.collate(token_ids, pad_id=self.tokenizer.pad_token_id)
+        texts = self.collate(token_ids, pad_id=self.pad_id)
         return replace(texts, targets=torch.from_numpy(targets)).to(self.device)
 
     def losses(self, batch: Batch, labels: Labels) -> Tensor:

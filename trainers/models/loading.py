@@ -59,7 +59,7 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
     except (OSError, ValueError) as error:
         raise unloadable(config, error) from None
     if issubclass(family, TextToText):
-        start = getattr(model.config, "decoder_start_token_id", None)
+        start = first_token(model.config, model.generation_config)
         # replaces the checkpoint's own, which may ask for sampling, beams or penalties: greedy decoding is scored
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
     model.eval().requires_grad_(False)
@@ -70,7 +70,9 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         model.to(device)
     else:
         gather_on_use(model, dtype)
-    return family(model, tokenizer, config.max_length, digest, config.scoring)
+    backbone = family(model, tokenizer, config.max_length, digest, config.scoring)
+    backbone.check_tokens()
+    return backbone
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -79,7 +81,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_name(config.name), revision=config.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise unloadable(config, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -90,9 +92,37 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_reader(config: ModelConfig) -> Backbone:
-    """A backbone without its model, which can only tokenise. Raises as `load_tokenizer`."""
-    return FAMILIES[config.task_type][0](None, load_tokenizer(config), config.max_length, "", config.scoring)
+def load_reader(config: ModelConfig, model: nn.Module | None = None) -> Backbone:
+    """A backbone without its model, which can only tokenise; with that of `check_model` it can also check.
+
+    Raises:
+        ConfigError: as `load_tokenizer`; with a model, also if `load_backbone` would for its tokens.
+    """
+    reader = FAMILIES[config.task_type][0](model, load_tokenizer(config), config.max_length, "", config.scoring)
+    if model is not None:
+        reader.check_tokens()
+    return reader
+
+
+def first_token(architecture: Any, generation: Any) -> int | None:
+    """The token that a decoder begins its answers with, by the configuration or that for generation; else, as
+    transformers has it, the one that begins a text. None if neither says."""
+    found: list[int | None] = [
+        getattr(place, key, None)
+        for key in ("decoder_start_token_id", "bos_token_id")
+        for place in (architecture, generation)
+    ]
+    return next((token for token in found if token is not None), None)
+
+
+def stored_generation(config: ModelConfig) -> Any:
+    """generation_config.json of the model; that of transformers if it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
+    except (OSError, ValueError):
+        return GenerationConfig()
 
 
 def check_model(config: ModelConfig) -> nn.Module:
@@ -100,7 +130,7 @@ def check_model(config: ModelConfig) -> nn.Module:
 
     Raises:
         ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, or `model.max_length` is
-            beyond its positions.
+            beyond its positions, or its padding token beyond its embeddings.
     """
     import transformers
 
@@ -115,10 +145,21 @@ def check_model(config: ModelConfig) -> nn.Module:
         raise ConfigError(
             f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
         )
-    auto: Any = getattr(transformers, FAMILIES[config.task_type][1])
+    padding, known = (getattr(architecture, key, None) for key in ("pad_token_id", "vocab_size"))
+    if padding is not None and known is not None and padding >= known:
+        raise ConfigError(
+            f"model.name: pad_token_id {padding} in config.json of {config.name!r} is beyond its {known} embeddings; "
+            "correct it, or set it to null"
+        )
+    family, auto_class = FAMILIES[config.task_type]
+    auto: Any = getattr(transformers, auto_class)
     with torch.device("meta"):
-        model: nn.Module = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
-    return model
+        model: Any = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    if issubclass(family, TextToText):
+        start = first_token(architecture, stored_generation(config))
+        model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
+    checked: nn.Module = model
+    return checked
 
 
 def check_task_type(config: ModelConfig, architecture: Any) -> None:

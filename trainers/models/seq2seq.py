@@ -9,8 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.models.text_to_text import TextToText, Then, summed_nll
+from trainers.models.words import check_known
 
 PROBE_TEXT, PROBE_ANSWER = 3, 2  # tokens; unequal, so that a layer shows which of the two it reads
 
@@ -18,14 +20,34 @@ PROBE_TEXT, PROBE_ANSWER = 3, 2  # tokens; unequal, so that a layer shows which 
 class Seq2Seq(TextToText):
     """An encoder-decoder: the encoder reads the text, and the decoder gives the answer."""
 
+    @property
+    def start(self) -> int:
+        """The decoder's first token: the configuration's, else that for generation, see `loading.first_token`."""
+        configs = self.model.config, self.model.generation_config
+        found: list[int | None] = [getattr(config, "decoder_start_token_id", None) for config in configs]
+        first = next((token for token in found if token is not None), None)
+        if first is None:
+            raise ConfigError(
+                "model.name: neither config.json nor generation_config.json of the model has a decoder_start_token_id, "
+                "with which every answer begins; set it in config.json (for models like T5 to that of padding)"
+            )
+        return first
+
+    def check_tokens(self) -> None:
+        """See TextToText; also that the decoder has a token to begin with."""
+        super().check_tokens()
+        first = self.start
+        if self.embeddings is not None:
+            check_known(self.tokenizer, [first], self.embeddings, "every answer begins with")
+
     def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
         """Texts and answers apart, both padded on the right."""
-        return self.collate(token_ids, answers, pad_id=self.tokenizer.pad_token_id).to(self.device)
+        return self.collate(token_ids, answers, pad_id=self.pad_id).to(self.device)
 
     def answer_losses(self, batch: Batch) -> Tensor:
         """−Σ log p over the tokens of each row's answer, its end included."""
         assert batch.answers is not None
-        start_B1 = torch.full_like(batch.answers[:, :1], self.model.config.decoder_start_token_id)
+        start_B1 = torch.full_like(batch.answers[:, :1], self.start)
         logits_BAV = self.model(
             input_ids=batch.ids, attention_mask=batch.attention,
             decoder_input_ids=torch.cat([start_B1, batch.answers[:, :-1]], 1), use_cache=False,
@@ -54,7 +76,7 @@ class Seq2Seq(TextToText):
     def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
         """One pass of the encoder, and of the decoder over its start token; the rest reuses their keys and values."""
         texts = self.pad(token_ids)
-        start_B1 = torch.full_like(texts.ids[:, :1], self.model.config.decoder_start_token_id)
+        start_B1 = torch.full_like(texts.ids[:, :1], self.start)
         seen = self.model(input_ids=texts.ids, attention_mask=texts.mask, decoder_input_ids=start_B1, use_cache=True)
 
         def then(answers_NA: Tensor) -> Tensor:

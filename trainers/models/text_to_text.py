@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cluster.errors import ConfigError
 from trainers.data.collate import Batch
-from trainers.models.base import Answers, Backbone, Labels
+from trainers.data.prompts import Prompt
+from trainers.models.base import PLAIN, Answers, Backbone, Labels
+from trainers.models.words import bare, check_apart, check_known, check_said
 
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
 
@@ -21,30 +22,45 @@ Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logit
 class TextToText(Backbone):
     """A language model that answers with the label word and the end-of-text token."""
 
-    before_answer = ""  # put before label words when they are tokenised
     repeats_prompt = False  # whether the output of `generate` begins with the prompt, or with the decoder's start token
 
-    def encode_labels(self, words: Sequence[str]) -> Answers:
-        """As `encode_answers`.
+    def check_tokens(self) -> None:
+        """See Backbone; also that the end of an answer has an embedding."""
+        super().check_tokens()
+        if self.embeddings is not None:
+            check_known(self.tokenizer, [self.tokenizer.eos_token_id], self.embeddings, "every answer ends with")
+
+    def check_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> None:
+        """See Backbone. For `scoring: generation` the words must also differ as strings."""
+        self._checked(words, prompt)
+
+    def encode_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
+        """As `encode_answers`, checked."""
+        return self._checked(words, prompt)
+
+    def encode_answers(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
+        """Token ids of each answer as it follows a text in this prompt, with the end-of-text token.
 
         Raises:
-            ConfigError: two words are the same tokens.
+            ConfigError: an answer has no tokens of its own, or a token without an embedding.
         """
-        answers = self.encode_answers(words)
-        for place, answer in enumerate(answers):
-            if (first := answers.index(answer)) < place:
-                twins = f"{words[first]!r} and {words[place]!r}"
-                raise ConfigError(f"labels: {twins} are the same tokens to the model; rename one of them")
+        answers = [[*ids, self.tokenizer.eos_token_id] for ids in self.answer_ids(words, prompt)]
+        if self.embeddings is not None:
+            for word, ids in zip(words, answers, strict=True):
+                check_known(self.tokenizer, ids, self.embeddings, f"label {word!r} has")
         return answers
 
-    def encode_answers(self, words: Sequence[str]) -> Answers:
-        """Token ids of each answer as it follows a prompt, with the end-of-text token."""
-        head = self.tokenizer(self.before_answer, add_special_tokens=False)["input_ids"] if self.before_answer else []
-        found = [
-            self.tokenizer(f"{self.before_answer} {word}".lstrip(), add_special_tokens=False)["input_ids"]
-            for word in words
-        ]
-        return [[*ids[len(head) :], self.tokenizer.eos_token_id] for ids in found]
+    def answer_ids(self, words: Sequence[str], prompt: Prompt) -> Answers:  # noqa: ARG002
+        """Token ids of each answer, without an end."""
+        return [bare(self.tokenizer, word.lstrip()) for word in words]
+
+    def _checked(self, words: Sequence[str], prompt: Prompt) -> Answers:
+        answers = self.encode_answers(words, prompt)
+        check_apart(words, [tuple(ids) for ids in answers])
+        check_said(self.tokenizer, words, [bare(self.tokenizer, word) for word in words])
+        if self.scoring == "generation":
+            check_apart(words, self.text(answers), "with scoring: generation; rename one of them, or use likelihood")
+        return answers
 
     def units(self, labels: Labels) -> np.ndarray:
         """A row has as many loss terms as its answer has tokens."""
@@ -107,7 +123,7 @@ class TextToText(Backbone):
         batch = self.pad(token_ids, left=True)
         output = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.pad_id, eos_token_id=self.tokenizer.eos_token_id,
             synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
         )  # fmt: skip
         return self.text(output[:, batch.ids.shape[1] if self.repeats_prompt else 1 :])

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainers.data.prompts import Prompt
 from trainers.messages import TaskRows
-from trainers.models.base import Backbone
+from trainers.models.base import PLAIN, Backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,22 +60,26 @@ class TokenizedSplit:
 
 @dataclass(frozen=True)
 class TokenizedTask:
-    """One task as an objective encodes it: the words that targets index, and each split as token ids."""
+    """One task as an objective encodes it: the words that targets index, each split as token ids, and the prompt around
+    each text."""
 
     name: str
     labels: tuple[str, ...]
     splits: dict[str, TokenizedSplit]
     objective: str = "classification"
+    prompt: Prompt = PLAIN
 
 
-def tokenize(backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt) -> TokenizedSplit:
-    """Token ids of every text in its prompt, cut at the model's `max_length`."""
-    return TokenizedSplit(TokenIds.of(backbone.tokenize(texts, prompt)), np.asarray(targets, dtype=np.int64))
+def tokenize(
+    backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt, words: Sequence[str] = ()
+) -> TokenizedSplit:
+    """Token ids of every text in its prompt, cut at the model's `max_length`; `words` are those that may answer."""
+    return TokenizedSplit(TokenIds.of(backbone.tokenize(texts, prompt, words)), np.asarray(targets, dtype=np.int64))
 
 
 def tokenize_task(backbone: Backbone, task: TaskRows | TokenizedTask) -> TokenizedTask:
     """Every split of a task as token ids; a task that is tokenised already is returned unchanged."""
     if isinstance(task, TokenizedTask):
         return task
-    splits = {split: tokenize(backbone, *rows, task.prompt) for split, rows in task.splits.items()}
-    return TokenizedTask(task.name, task.labels, splits, task.objective)
+    splits = {split: tokenize(backbone, *rows, task.prompt, task.labels) for split, rows in task.splits.items()}
+    return TokenizedTask(task.name, task.labels, splits, task.objective, task.prompt)

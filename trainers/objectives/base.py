@@ -54,6 +54,13 @@ class Objective(Protocol):
     def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
         """Prepared data as workers get them."""
 
+    def check(self, base: Backbone, task: TaskRows) -> None:
+        """Checks on the driver what workers would refuse. `base` has a model without weights.
+
+        Raises:
+            ConfigError: as `encode`, or a row cannot be read as it is meant; the message names the task.
+        """
+
     def encode(self, base: Backbone, task: TokenizedTask) -> Mapping[str, EncodedSplit]:
         """Every split of a task. Called before any task is in the weights.
 

@@ -1,12 +1,15 @@
 """One of the task's own label words answers a text. The loss is −Σ log p of the right one; the score counts rows whose
 likeliest, or generated, label is the right one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.data.sources import TaskConfig
@@ -51,6 +54,15 @@ class ClassifiedSplit:
         return Score(int(totals[0]), len(self.targets))
 
 
+@contextmanager
+def naming(task: str) -> Iterator[None]:
+    """Puts a task's name before the message of a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"task {task}: {error}") from None
+
+
 class Classification:
     """See the head of this module."""
 
@@ -64,9 +76,16 @@ class Classification:
         columns = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
         return TaskRows(data.name, data.labels, columns, prompt)
 
+    def check(self, base: Backbone, task: TaskRows) -> None:
+        """See Objective: label words that the base tells apart, and rows that can be answered with them."""
+        with naming(task.name):
+            base.check_labels(task.labels, task.prompt)
+            base.check_texts([text for texts, _ in task.splits.values() for text in texts], task.labels, task.prompt)
+
     def encode(self, base: Backbone, task: TokenizedTask) -> dict[str, ClassifiedSplit]:
         """The label words as the base alone encodes them, for all splits at once."""
-        labels = base.encode_labels(task.labels)
+        with naming(task.name):
+            labels = base.encode_labels(task.labels, task.prompt)
         units = base.units(labels)
         return {
             key: ClassifiedSplit(

@@ -79,10 +79,14 @@ class FreeAnswers:
             prompt, "free",
         )  # fmt: skip
 
+    def check(self, base: Backbone, task: TaskRows) -> None:
+        if isinstance(base, TextToText):
+            base.encode_answers(task.labels, task.prompt)
+
     def encode(self, base: Backbone, task: TokenizedTask) -> Mapping[str, EncodedSplit]:
         if not isinstance(base, TextToText):
             raise ConfigError("model.task_type: free answers need a language model; use CAUSAL_LM or SEQ_2_SEQ_LM")
-        answers = base.encode_answers(task.labels)
+        answers = base.encode_answers(task.labels, task.prompt)
         return {
             key: AnsweredSplit(base=base, token_ids=split.token_ids, answers=[answers[i] for i in split.targets])
             for key, split in task.splits.items()
