@@ -111,13 +111,15 @@ class Backbone(ABC):
 
     @cached_property
     def embeddings(self) -> int | None:
-        """Number of tokens that the model knows; None if it does not say."""
+        """Number of tokens that the model has embeddings for; None if it does not say."""
+        if self.model is None:
+            return None
         try:
             table = self.model.get_input_embeddings()
         except (AttributeError, NotImplementedError):
             return None
-        count = getattr(table, "num_embeddings", None)
-        return count if isinstance(count, int) else None
+        counts = getattr(table, "num_embeddings", None), getattr(self.model.config, "vocab_size", None)
+        return next((count for count in counts if isinstance(count, int)), None)
 
     @cached_property
     def pad_id(self) -> int:

@@ -145,16 +145,17 @@ def check_model(config: ModelConfig) -> nn.Module:
         raise ConfigError(
             f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
         )
-    padding, known = (getattr(architecture, key, None) for key in ("pad_token_id", "vocab_size"))
-    if padding is not None and known is not None and padding >= known:
-        raise ConfigError(
-            f"model.name: pad_token_id {padding} in config.json of {config.name!r} is beyond its {known} embeddings; "
-            "correct it, or set it to null"
-        )
     family, auto_class = FAMILIES[config.task_type]
     auto: Any = getattr(transformers, auto_class)
-    with torch.device("meta"):
-        model: Any = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    try:
+        with torch.device("meta"):
+            model: Any = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+    except AssertionError as error:  # torch's, of a padding token beyond the embeddings
+        pad = getattr(architecture, "pad_token_id", None)
+        raise ConfigError(
+            f"model.name: {config.name!r} cannot be made from its config.json ({error}); correct pad_token_id "
+            f"{pad}, or set it to null"
+        ) from None
     if issubclass(family, TextToText):
         start = first_token(architecture, stored_generation(config))
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)

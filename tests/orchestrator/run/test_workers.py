@@ -1,15 +1,23 @@
 """What a run hands its workers: data read once, described for the log, told about, and scored in full."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.run import workers as run_workers
+from orchestrator.run.plan import make_plan
 from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, load_tasks
 from tests.support.fake_workers import without_ray
+from tests.support.token_cases import CASES, TokenCase, made
 from trainers.messages import Job
+from trainers.models.loading import load_backbone
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.known import OBJECTIVES
 
 
 @pytest.fixture
@@ -72,3 +80,31 @@ def test_a_cluster_that_is_too_small_is_spoken_of(config: RunConfig, monkeypatch
     said.clear()
     workers.group(job, ClusterConfig(num_workers=1), lambda: None)
     assert said == ["starting 1 worker"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_plan_refuses_exactly_what_run_would(case: TokenCase, tmp_path: Path) -> None:
+    """With the same words, before any worker starts; what neither refuses is read, answered and scored by the model."""
+    config = made(case, tmp_path)
+    refused = []
+    for check in (lambda: make_plan(config), lambda: described(OwnWorkers(config, print))):
+        try:
+            check()
+        except ConfigError as error:
+            refused.append(str(error))
+    if case.said:
+        assert len(refused) == 2 and refused[0] == refused[1] and re.search(case.said, refused[0]), refused
+        return
+    assert refused == []
+    base = load_backbone(config.model)
+    (rows,) = all_rows(config, load_tasks(config, print))
+    for split in OBJECTIVES[rows.objective].encode(base, tokenize_task(base, rows)).values():
+        every = np.arange(len(split.lengths))
+        assert split.lengths.max() <= config.model.max_length
+        assert bool(split.losses(split.batch(every)).isfinite().all()) and len(split.judge(every, 3)) == len(every)
+
+
+def described(workers: OwnWorkers) -> None:
+    """What a run does before it starts workers."""
+    workers.check()
+    workers.describe()
