@@ -40,9 +40,10 @@ def check_template(template: str) -> str:
 class ModelConfig(Frozen):
     """The frozen base model.
 
-    `name` is a folder, a Hugging Face hub id, or `minilm` (all-MiniLM-L6-v2: from the `offline` extra if it is
-    installed, else from the hub). `prompt` is put around every text, see `trainers.data.prompts`. `scoring` is how
-    answers of a language model are judged, see `trainers.models.text_to_text.TextToText.predict`.
+    `name` is a folder, a Hugging Face hub id, `docs-lm` (a small decoder that ships with Orthoplex), or `minilm` (all-
+    MiniLM-L6-v2: from the `offline` extra if it is installed, else from the hub). `prompt` is put around every text,
+    see `trainers.data.prompts`. `scoring` is how answers of a language model are judged, see
+    `trainers.models.text_to_text.TextToText.predict`.
     """
 
     name: str = "minilm"

