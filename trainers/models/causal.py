@@ -12,6 +12,7 @@ from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PLAIN, Answers
+from trainers.models.capabilities import check_repeatable, needs, taken
 from trainers.models.text_to_text import TextToText, Then, summed_nll
 from trainers.models.words import apart, joined, seam, spread
 
@@ -19,7 +20,11 @@ CHECKED_ROWS, CHECKED_WORDS = 64, 8  # of a task, each as one string with each
 
 
 class Causal(TextToText):
-    """A decoder: the answer continues the text. Rows are padded on the left, so that answers end together.
+    """A decoder: the answer continues the text.
+
+    If `reuses`, rows are padded on the left, so that answers end together, and positions are given. A decoder with
+    layers that are no attention, or one that counts positions itself, gets rows padded on the right: what comes after a
+    token does not change it.
 
     The tokens of a row and of its answer are those of both as one string, see `words.seam`. What the tokenizer adds at
     the end of a text is left out, since the answer follows.
@@ -71,11 +76,13 @@ class Causal(TextToText):
     def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
         """Each text and its answer as one row."""
         together = [[*row, *answer] for row, answer in zip(token_ids, answers, strict=True)]
-        return self.collate(together, answers, pad_id=self.pad_id, left=True).to(self.device)
+        return self.collate(together, answers, pad_id=self.pad_id, left=self.reuses).to(self.device)
 
     def answer_losses(self, batch: Batch) -> Tensor:
         """−Σ log p over the tokens of each row's answer, its end included; only their logits are computed."""
         assert batch.answers is not None
+        if not self.reuses:
+            return summed_nll(self.logits_after(batch), batch)
         longest = batch.answers.shape[1]
         logits_BAV = self.model(
             input_ids=batch.ids, attention_mask=batch.attention, use_cache=False,
@@ -84,13 +91,27 @@ class Causal(TextToText):
         ).logits[:, :longest]  # fmt: skip
         return summed_nll(logits_BAV, batch)
 
+    def logits_after(self, batch: Batch) -> Tensor:
+        """(B, A, V) logits of the answers' tokens, of rows padded on the right."""
+        assert batch.answers is not None and batch.answers_mask is not None
+        longest, answer = batch.ids.shape[1], torch.arange(batch.answers.shape[1], device=batch.ids.device)
+        first_B1 = (batch.mask.sum(1) - batch.answers_mask.sum(1) - 1).unsqueeze(1)  # columns of the texts' last tokens
+        columns_BA = (first_B1 + answer).clamp_max(longest - 1)
+        optional = taken(self.model, use_cache=False, logits_to_keep=longest - int(first_B1.min()))
+        logits_BKV = self.model(input_ids=batch.ids, **optional).logits
+        places_BA = columns_BA - (longest - logits_BKV.shape[1])
+        return logits_BKV.gather(1, places_BA.unsqueeze(-1).expand(-1, -1, logits_BKV.shape[-1]))
+
     def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
-        """One pass over the texts; the rest reuses their keys and values."""
+        """One pass over the texts; the rest reuses their keys and values. Positions are given, since rows are padded on
+        the left."""
+        needs(self.model, "position_ids", "past_key_values", "logits_to_keep")
         texts = self.pad(token_ids, left=True)
         seen = self.model(
             input_ids=texts.ids, attention_mask=texts.mask, position_ids=positions(texts.mask), use_cache=True,
             logits_to_keep=1,
         )  # fmt: skip
+        check_repeatable(seen.past_key_values)
 
         def then(answers_NA: Tensor) -> Tensor:
             seen.past_key_values.batch_repeat_interleave(classes)

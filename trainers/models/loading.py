@@ -30,6 +30,13 @@ FAMILIES: dict[str, tuple[type[Backbone], str]] = {
 }
 
 
+UNFIT = {  # model type and task type that cannot go together, with the reason
+    ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
+    ("prophetnet", "CAUSAL_LM"): "what it says of a token depends on the length of what follows",
+    ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
+}
+
+
 def resolve_name(name: str) -> str:
     """The folder or hub id that `model.name` means: for `docs-lm` the folder beside this file, for `minilm` that of the
     `offline` extra, if installed."""
@@ -179,6 +186,10 @@ def check_task_type(config: ModelConfig, architecture: Any) -> None:
         fitting = "CAUSAL_LM"
     else:
         fitting = "LABEL_EMBEDDING"
+    if reason := UNFIT.get((kind, config.task_type)):
+        raise ConfigError(
+            f"model.name: {config.name!r} (a {kind}) cannot give probabilities of answers ({reason}); use another model"
+        )
     if config.task_type != fitting:
         raise ConfigError(f"model.task_type: {config.task_type} does not fit {config.name!r} (a {kind}); use {fitting}")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch
+from trainers.models.capabilities import check_repeatable
 from trainers.models.text_to_text import TextToText, Then, summed_nll
 from trainers.models.words import check_known
 
@@ -78,6 +79,7 @@ class Seq2Seq(TextToText):
         texts = self.pad(token_ids)
         start_B1 = torch.full_like(texts.ids[:, :1], self.start)
         seen = self.model(input_ids=texts.ids, attention_mask=texts.mask, decoder_input_ids=start_B1, use_cache=True)
+        check_repeatable(seen.past_key_values)
 
         def then(answers_NA: Tensor) -> Tensor:
             seen.past_key_values.batch_repeat_interleave(classes)

@@ -5,6 +5,7 @@ Shape suffixes as in `base`; N is B · C.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
-from trainers.models.base import PLAIN, Answers, Backbone, Labels
+from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.words import bare, check_apart, check_known, check_said
 
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
@@ -36,6 +37,8 @@ class TextToText(Backbone):
 
     def encode_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
         """As `encode_answers`, checked."""
+        if self.model is not None:
+            _ = self.reuses  # found before a task trains
         return self._checked(words, prompt)
 
     def encode_answers(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
@@ -94,9 +97,35 @@ class TextToText(Backbone):
         chunks = [token_ids[i : i + rows] for i in range(0, len(token_ids), rows)]
         return torch.cat([self.log_likelihoods(chunk, answers).argmax(-1) for chunk in chunks])
 
+    @cached_property
+    def reuses(self) -> bool:
+        """Whether a text can be read once, and its cache serves all answers: it is tried on a text and two answers.
+
+        Collective if the model is partitioned.
+        """
+        end = [self.tokenizer.eos_token_id]
+        training = self.model.training
+        self.model.eval()
+        try:
+            self.continued([end * 2], [end * 3, end * 2])
+        except Exception:  # whatever the model raises: if it cannot read texts at all, it will raise that again
+            return False
+        finally:
+            self.model.train(training)
+        return True
+
     @torch.no_grad()
     def log_likelihoods(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
-        """(B, C) log p(answer | text) in float32. The text is read once, whatever the number of labels."""
+        """(B, C) log p(answer | text) in float32. The text is read once, or once per label if its cache cannot be
+        repeated."""
+        if self.reuses:
+            return self.continued(token_ids, labels)
+        rows = [row for row in token_ids for _ in labels]
+        return -self.answer_losses(self.answer_batch(rows, [*labels] * len(token_ids))).view(-1, len(labels))
+
+    @torch.no_grad()
+    def continued(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
+        """As `log_likelihoods`, from the cache of the texts."""
         classes, longest = len(labels), max(map(len, labels))
         padded = np.array([answer + [-1] * (longest - len(answer)) for answer in labels])
         answers_CA = self.to_device(padded)
@@ -119,8 +148,17 @@ class TextToText(Backbone):
 
     @torch.no_grad()
     def generate(self, token_ids: Sequence[Sequence[int]], most: int) -> list[str]:
-        """Greedy answers of at most `most` tokens, without special tokens and outer white space."""
-        batch = self.pad(token_ids, left=True)
+        """Greedy answers of at most `most` tokens, without special tokens and outer white space.
+
+        Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
+        """
+        if self.repeats_prompt and not self.reuses:
+            each = (PADDED([row], pad_id=self.pad_id).to(self.device) for row in token_ids)
+            return [answer for row in each for answer in self.generated_from(row, most)]
+        return self.generated_from(self.pad(token_ids, left=self.repeats_prompt), most)
+
+    def generated_from(self, batch: Batch, most: int) -> list[str]:
+        """Greedy answers to the rows of a batch."""
         output = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, do_sample=False,
             pad_token_id=self.pad_id, eos_token_id=self.tokenizer.eos_token_id,
@@ -135,7 +173,11 @@ class TextToText(Backbone):
     @abstractmethod
     def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:
         """Reads the texts. Returns the logits (B, V) of the first answer token, and a function from the first tokens of
-        B · classes answers (N, A) to the logits (N, A, V) of the token after each."""
+        B · classes answers (N, A) to the logits (N, A, V) of the token after each.
+
+        Raises:
+            NoCacheError: the texts' cache cannot be repeated.
+        """
 
 
 def answers_of(labels: Labels) -> Answers:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from cluster.errors import ConfigError
+from tests.support import zoo
 from tests.support.families import FAMILIES, TARGETS, TASK_TYPES, TEXTS, WORDS, every_family
 from tests.support.tiny_models import save_tiny, tiny, tokenizer
 from trainers.config import ModelConfig
-from trainers.models.loading import check_model, load_backbone, weights_digest
+from trainers.models.loading import UNFIT, check_model, load_backbone, weights_digest
 
 
 @every_family
@@ -74,3 +76,10 @@ def test_task_type_that_does_not_fit(family: str, wrong: str, fitting: str, tmp_
         check_model(ModelConfig.model_validate({"name": name, "task_type": wrong}))
     model = check_model(ModelConfig.model_validate({"name": name, "task_type": fitting}))
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("kind", "task_type"), [*UNFIT])
+def test_kinds_that_give_no_probabilities_of_answers(kind: str, task_type: str, tmp_path: Path) -> None:
+    zoo.tiny_config(CONFIG_MAPPING[kind]).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"model\.name: .* \(a {kind}\) cannot give probabilities of answers"):
+        check_model(ModelConfig.model_validate({"name": str(tmp_path), "task_type": task_type, "max_length": 16}))

@@ -32,7 +32,8 @@ class LowRank(torch.autograd.Function):
         z_NR = h_ND @ down_RD.T
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         ctx.save_for_backward(*((h_ND, z_NR) if trained else ()), down_RD, up_DR)
-        return torch.addmm(h_ND, z_NR, up_DR.T).view(h.shape)
+        y_ND = torch.addmm(h_ND, z_NR, up_DR.T)
+        return torch.ops.aten._unsafe_view(y_ND, h.shape)  # no view to autograd: models change outputs in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

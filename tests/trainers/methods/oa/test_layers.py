@@ -36,3 +36,15 @@ def test_low_rank_equals_its_formula_and_gradient(frozen: bool) -> None:
         pairs.append([result, *(i.grad for i in inputs if i.requires_grad)])
     assert len(pairs[0]) == (2 if frozen else 4)
     assert all(torch.allclose(mine, reference) for mine, reference in zip(*pairs, strict=True))
+
+
+def test_a_model_may_change_an_adapted_output_in_place() -> None:
+    """Falcon and LED do."""
+    h, down, up = torch.randn(2, 3, 8, requires_grad=True), torch.randn(2, 8, requires_grad=True), torch.randn(8, 2)
+    found = []
+    for function in (LowRank.apply, lambda h, down, up: h + (h @ down.T) @ up.T):
+        result = function(h, down, up)
+        result *= 3
+        found.append(torch.autograd.grad(result.square().sum(), (h, down)))
+    for mine, reference in zip(*found, strict=True):
+        torch.testing.assert_close(mine, reference)
