@@ -53,15 +53,20 @@ LINES = [
     " very 5 stars",
 ] * 20
 KINDS = (
-    "byte-level", "byte-level, prefixed", "byte-level, unsplit", "metaspace always", "metaspace first",
-    "metaspace never", "unigram", "wordpiece", "byt5",
+    "byte-level", "byte-level, prefixed", "byte-level, unsplit", "byte-level, newer", "metaspace always",
+    "metaspace first", "metaspace never", "metaspace unsplit", "unigram", "wordpiece", "byt5",
 )  # fmt: skip
+
+
+NEWER = (  # how Llama 3 and Qwen split texts
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @cache
 def real(kind: str, ending: str = "") -> Any:
     """A tokenizer of one of KINDS. `ending` says what it adds to every text: `bos`, `eos`, or both with a space."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
     if kind == "byt5":
@@ -72,6 +77,9 @@ def real(kind: str, ending: str = "") -> Any:
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(variant == "prefixed", use_regex=variant != "unsplit")
         made.decoder = decoders.ByteLevel()
+        if variant == "newer":
+            lines = pre_tokenizers.Split(Regex(NEWER), "isolated")
+            made.pre_tokenizer = pre_tokenizers.Sequence([lines, pre_tokenizers.ByteLevel(False, use_regex=False)])
         trainer: Any = trainers.BpeTrainer(
             vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **common
         )
@@ -81,14 +89,18 @@ def real(kind: str, ending: str = "") -> Any:
         made.decoder, trainer = decoders.WordPiece(), trainers.WordPieceTrainer(vocab_size=200, **common)
     else:
         made = Tokenizer(models.Unigram() if how == "unigram" else models.BPE(unk_token="<unk>"))
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=variant or "always")
-        made.decoder = decoders.Metaspace(prepend_scheme=variant or "always")
+        scheme = "always" if variant in ("", "unsplit") else variant
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        made.decoder = decoders.Metaspace(prepend_scheme=scheme)
         trainer = (
             trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", **common)
             if how == "unigram"
             else trainers.BpeTrainer(vocab_size=200, **common)
         )
     made.train_from_iterator(LINES, trainer)
+    if variant == "unsplit" and how == "metaspace":  # as Llama 2: words were apart in training, and are not any more
+        made.pre_tokenizer = pre_tokenizers.Sequence([])
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     if ending:
         template = ("<s> " if "bos" in ending else "") + "$A" + (" </s>" if "eos" in ending else "")
         ids = [(token, made.token_to_id(token)) for token in ("<s>", "</s>") if token in template]

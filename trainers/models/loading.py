@@ -115,13 +115,13 @@ def load_reader(config: ModelConfig, model: nn.Module | None = None) -> Backbone
 
 
 def first_token(architecture: Any, generation: Any) -> int | None:
-    """The token that a decoder begins its answers with, by the configuration or that for generation; else, as
-    transformers has it, the one that begins a text. None if neither says."""
-    found: list[int | None] = [
-        getattr(place, key, None)
-        for key in ("decoder_start_token_id", "bos_token_id")
-        for place in (architecture, generation)
-    ]
+    """The token that an encoder-decoder begins its answers with, by the configuration or that for generation; else, as
+    transformers has it, the one that begins a text. None if neither says, and for decoders by the configuration."""
+    own: int | None = getattr(architecture, "decoder_start_token_id", None)
+    if own is not None or not architecture.is_encoder_decoder:
+        return own
+    places = ((generation, "decoder_start_token_id"), (architecture, "bos_token_id"), (generation, "bos_token_id"))
+    found: list[int | None] = [getattr(place, key, None) for place, key in places]
     return next((token for token in found if token is not None), None)
 
 

@@ -25,6 +25,7 @@ from tests.orchestrator.conftest import FakeRun
 from tests.support.begun_sweeps import DATA, TRIALS_DONE, begun, ops, silent
 from tests.support.entries import Raw
 from tests.support.sweeps import row, sweep_of, trial
+from tests.support.token_cases import CASES, TokenCase, made
 
 Begin = Callable[..., FakeRun]
 
@@ -96,6 +97,19 @@ def test_a_missing_mlflow_is_noticed_before_anything(store: str, untrained: list
     with pytest.raises(ConfigError, match=r"pip install 'orthoplex\[mlflow\]'"):
         Sweep(config, silent).run()
     assert ops(config) == [] and len(untrained) == 1
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("rank-pattern-no-match", "labels of one case")]
+)
+def test_what_plan_refuses_a_sweep_does_too(case: TokenCase, tmp_path: Path) -> None:
+    run = made(case, tmp_path)
+    sections = {key: getattr(run, key).model_dump(mode="json") for key in ("model", "adapter")}
+    task = run.tasks[0].model_dump(mode="json", exclude_none=True)
+    sections["tasks"] = [task, {**task, "name": "u"}]
+    sweep = Sweep(in_store(run.store, run=sections), silent)
+    with pytest.raises(ConfigError, match=case.said):
+        sweep._load()
 
 
 def test_a_changed_configuration_is_refused(store: str, untrained: list[Any]) -> None:

@@ -72,6 +72,23 @@ def test_random_texts_and_words(kind: str) -> None:
     assert accepted >= 5
 
 
+@every_kind
+def test_rows_that_are_cut(kind: str) -> None:
+    """They are rows of a beginning of the text, as long as it can be, and their answers fit them."""
+    made, text = real(kind, "bos eos"), "a bad 🙂 film was läng " * 5
+    for prompt in PROMPTS[3:6]:
+        bone = Causal(None, made, 34, "")
+        (row,), answers = bone.tokenize([text], prompt, WORDS), bone.encode_labels(WORDS, prompt)
+        heads = [prompt.before + text[:end] + prompt.after for end in range(len(text))]
+        fitting = [
+            head
+            for head in heads
+            if all([*row, *a[:-1]] == bone.framed([joined(head, w)])[0] for w, a in zip(WORDS, answers, strict=True))
+        ]
+        longer = bone.framed([heads[min(len(heads) - 1, heads.index(fitting[-1]) + 4)]])[0]
+        assert len(row) <= 34 <= len(longer)
+
+
 def test_any_texts_and_words() -> None:
     """Whatever hypothesis thinks of."""
     hypothesis = pytest.importorskip("hypothesis")
