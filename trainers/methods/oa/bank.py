@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigError
 from trainers.config import AdapterConfig
-from trainers.methods.oa.budget import common_shift, floored_threshold, soft_threshold
+from trainers.methods.oa.budget import common_shift, exact_gates, floored_threshold, margins, soft_threshold
 from trainers.methods.oa.layers import Pair
 from trainers.methods.oa.orthogonality import overlap, penalty, project_out
 from trainers.methods.targets import by_pattern
@@ -183,14 +183,17 @@ class AdapterBank(nn.Module):
         """γ (M, R) and the effective thresholds (M,) per group."""
         indices = range(len(self.groups))
         gates = [(self._parameter("g", i), self._parameter("tau", i), self._basis("floor", i)) for i in indices]
-        shift: Tensor | float = 0.0
-        if self.allowed < self.full:
-            margins = [(g.detach().abs() - tau.detach().abs()[:, None]) for g, tau, _ in gates]
-            prices = [group.price for group in self.groups]
-            shift = common_shift(margins, prices, [floors for *_, floors in gates], self.allowed)
-        held = [floors if self.has_floors else None for *_, floors in gates]
-        thresholds = [floored_threshold(g, tau, f, shift) for (g, tau, _), f in zip(gates, held, strict=True)]
-        return [soft_threshold(g, t[:, None]) for (g, *_), t in zip(gates, thresholds, strict=True)], thresholds
+        capped = self.allowed < self.full
+        if not capped and not self.has_floors:
+            thresholds = [tau.abs() for _, tau, _ in gates]
+            return [soft_threshold(g, t[:, None]) for (g, *_), t in zip(gates, thresholds, strict=True)], thresholds
+        above = [margins(*gate) for gate in gates]
+        shift = common_shift(above, [group.price for group in self.groups], self.allowed) if capped else 0.0
+        exact = []
+        for (g_MR, tau_M, floor_M), margin_MR in zip(gates, above, strict=True):
+            threshold_M = floored_threshold(g_MR, tau_M, floor_M if self.has_floors else None, shift)
+            exact.append(exact_gates(g_MR, threshold_M, margin_MR > shift))
+        return [gamma for gamma, _ in exact], [threshold for _, threshold in exact]
 
     def _matrices(self, index: int) -> tuple[Tensor, Tensor]:
         """Effective W1 (M, R, D) and W2 (M, D, R) of a group. With input-side protection W1 is projected out of P, with

@@ -58,29 +58,62 @@ def floor_cap(g_MR: Tensor, floor_M: Tensor) -> Tensor:
     return torch.where(floor_M == 0, torch.inf, cap_M)
 
 
-def common_shift(margins: Sequence[Tensor], costs: Sequence[int], floors: Sequence[Tensor], allowed: float) -> Tensor:
-    """The least δ ≥ 0 by which all thresholds must rise together so that the open dimensions cost at most `allowed`.
+def margins(g_MR: Tensor, tau_M: Tensor, floor_M: Tensor) -> Tensor:
+    """By how much each dimension is above its threshold: |g_i| − |τ|, or ∞ if the module's floor keeps it open.
 
-        Σ cost_i over {i : |g_i| − τ_m(i) > δ}  ≤  allowed
-
-    Dimensions that a module's floor keeps are open for every δ, and their cost counts.
+    The floor keeps the `floor` largest |g|, the first of equal ones; but none with g_i = 0, whose γ is always 0.
 
     Args:
-        margins: for each group (M, R) |g| − τ, without gradient.
+        g_MR: (M, R) gates.
+        tau_M: (M,) raw thresholds.
+        floor_M: (M,) whole numbers, 0 ≤ floor ≤ R.
+
+    Returns:
+        (M, R), without gradient.
+    """
+    size_MR = g_MR.detach().abs()
+    place_MR = size_MR.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)  # 0 is the module's largest
+    kept_MR = (place_MR < floor_M[:, None]) & (size_MR > 0)
+    return torch.where(kept_MR, torch.inf, size_MR - tau_M.detach().abs()[:, None])
+
+
+def exact_gates(g_MR: Tensor, threshold_M: Tensor, open_MR: Tensor) -> tuple[Tensor, Tensor]:
+    """γ (M, R) and thresholds (M,), such that γ_i ≠ 0 if and only if dimension i is open, in any dtype.
+
+    The sum |τ| + shift is rounded, so it may be a unit in the last place below a |g_i| that the shift is to turn off, or
+    above one that it is to leave on. The threshold is therefore put below the least open |g|, and a dimension that is
+    not open has γ = 0. Gradients are those of `soft_threshold` over the open dimensions.
+
+    Args:
+        g_MR: (M, R) gates, ≠ 0 if open.
+        threshold_M: (M,) of `floored_threshold`.
+        open_MR: (M, R) whether a dimension is to be open.
+    """
+    least_M = torch.where(open_MR, g_MR.detach().abs(), torch.inf).amin(-1)
+    below_M = least_M * (1 - torch.finfo(g_MR.dtype).eps)  # less than `least_M` by one or two units in the last place
+    through_M = threshold_M - threshold_M.detach()  # 0, and carries the gradient
+    threshold_M = torch.where(threshold_M.detach() > below_M, below_M + through_M, threshold_M)
+    return torch.where(open_MR, soft_threshold(g_MR, threshold_M[:, None]), 0.0), threshold_M
+
+
+def common_shift(margins: Sequence[Tensor], costs: Sequence[int], allowed: float) -> Tensor:
+    """The least δ ≥ 0 by which all thresholds must rise together so that the open dimensions cost at most `allowed`.
+
+        Σ cost_i over {i : margin_i > δ}  ≤  allowed
+
+    Dimensions that a module's floor keeps have margin ∞: they are open for every δ, and their cost counts.
+
+    Args:
+        margins: for each group (M, R), see the function `margins`.
         costs: for each group the parameters of one dimension, 2·D + 1.
-        floors: for each group (M,) dimensions that a module keeps at least.
         allowed: parameters.
 
     Returns:
         Scalar δ. No host synchronisation.
     """
-    flat, price = [], []
-    for margin_MR, cost, floor_M in zip(margins, costs, floors, strict=True):
-        rank_MR = margin_MR.argsort(dim=-1, descending=True).argsort(dim=-1)  # 0 is the module's largest
-        flat.append(torch.where(rank_MR < floor_M[:, None], torch.inf, margin_MR).flatten())
-        price.append(margin_MR.new_full((margin_MR.numel(),), float(cost), dtype=torch.float64))
-    margin, order = torch.cat(flat).sort(descending=True)
-    spent = torch.cat(price)[order].cumsum(0)
+    margin, order = torch.cat([margin_MR.flatten() for margin_MR in margins]).sort(descending=True)
+    prices = [m.new_full((m.numel(),), float(cost), dtype=torch.float64) for m, cost in zip(margins, costs, strict=True)]
+    spent = torch.cat(prices)[order].cumsum(0)
     over = torch.where((spent > allowed) & margin.isfinite(), margin, 0.0)
     return over.max().clamp_min(0.0)
 

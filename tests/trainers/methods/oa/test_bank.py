@@ -5,7 +5,9 @@ import torch
 
 from cluster.errors import ConfigError
 from trainers.config import AdapterConfig
+from trainers.methods.oa.artifact import extract
 from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.subspace import Basis
 
 WIDTHS = {"a.q": 16, "b.q": 16, "a.o": 24, "b.o": 24}
 
@@ -104,6 +106,56 @@ def test_the_cap_on_the_total_is_met_and_keeps_the_largest_margins() -> None:
     assert open_margin > shut  # one τ₀ for all: the largest |g| stay
     with pytest.raises(ConfigError, match="max_parameters: 100 is less than the 164"):
         bank_of(config(max_parameters=100, min_rank=1))
+
+
+def kept_alone(bank: AdapterBank, cap: int) -> dict[str, set[int]]:
+    """What may stay open under the cap, from the gates alone: the largest margins in turn, all equal ones or none of
+    them, after what the floors keep. Dimensions by layer."""
+    floors, gates = bank.config.min_rank_pattern, {}
+    for index, group in enumerate(bank.groups):
+        for row, name in enumerate(group.names):
+            g, tau = bank.get_parameter(f"g_{index}")[row].abs(), bank.get_parameter(f"tau_{index}")[row].abs()
+            gates[name] = [*zip((g - tau).tolist(), g.tolist(), strict=True)]
+    found, queue = {}, []
+    for name, sizes in gates.items():
+        order = sorted(range(len(sizes)), key=lambda i: -sizes[i][1])
+        held = [i for i in order[: floors.get(name, 0)] if sizes[i][1] > 0]
+        found[name] = set(held)
+        queue += [(sizes[i][0], name, i) for i in order if i not in held and sizes[i][0] > 0]
+    spent = sum(len(held) * (2 * WIDTHS[name] + 1) for name, held in found.items())
+    for margin in sorted({margin for margin, *_ in queue}, reverse=True):
+        alike = [(name, i) for m, name, i in queue if m == margin]
+        spent += sum(2 * WIDTHS[name] + 1 for name, _ in alike)
+        if spent > cap:
+            break
+        for name, i in alike:
+            found[name].add(i)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("steps", [0, 8])  # gates on a grid have many equal values; 0 is none
+def test_what_the_cap_counts_is_what_is_used_reported_and_stored(dtype: torch.dtype, steps: int) -> None:
+    """In any dtype and with equal gates: rounding of τ + δ lets no dimension more through, and closes none."""
+    floors = {"a.q": 1, "b.o": 2}
+    bank = bank_of(config(max_parameters=200, min_rank_pattern=floors)).to(dtype)
+    generator = torch.Generator().manual_seed(steps)
+    for _ in range(60):
+        for index in range(len(bank.groups)):
+            for kind, spread in (("g", 1.0), ("tau", 0.2)):
+                drawn = spread * torch.randn(bank.get_parameter(f"{kind}_{index}").shape, generator=generator)
+                drawn = (drawn * steps).round() / steps if steps else drawn
+                bank.get_parameter(f"{kind}_{index}").data = drawn.to(dtype)
+        cap = int(torch.randint(131, 500, (), generator=generator))
+        bank.limit(cap)
+        expected = kept_alone(bank, cap)
+        states, report, pairs = bank.snapshot(), bank.report(), bank.pairs(bank(dtype))
+        assert {n: set(s.active_R.nonzero().flatten().tolist()) for n, s in states.items()} == expected
+        assert {n: set(up.ne(0).any(0).nonzero().flatten().tolist()) for n, (_, up) in pairs.items()} == expected
+        assert {n: r.rank for n, r in report.items()} == {n: len(held) for n, held in expected.items()}
+        empty = {n: Basis.empty(d) for n, d in WIDTHS.items()}
+        stored = extract(states, empty, empty, {}, 0.9)
+        assert stored.parameters == sum(len(held) * (2 * WIDTHS[n] + 1) for n, held in expected.items()) <= cap
 
 
 def test_gradients_reach_gates_and_matrices_through_every_output() -> None:

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from trainers.methods.oa.budget import cap_schedule, common_shift, floored_threshold, soft_threshold
+from trainers.methods.oa.budget import cap_schedule, common_shift, floored_threshold, margins, soft_threshold
 
 
 def test_soft_threshold_values() -> None:
@@ -79,21 +79,23 @@ def test_tau_is_never_negative() -> None:
 def test_common_shift_is_the_least_that_meets_the_cap(floors: tuple[int, int], allowed: int) -> None:
     """Against a search over every threshold that could matter, in two groups of different prices."""
     generator = torch.Generator().manual_seed(allowed)
-    margins = [torch.randn(3, 4, generator=generator), torch.randn(2, 6, generator=generator)]
-    prices, floor_M = [17, 33], [torch.full((3,), floors[0]), torch.full((2,), floors[1])]
+    gates = [torch.rand(3, 4, generator=generator), torch.rand(2, 6, generator=generator)]
+    taus, prices = [torch.rand(3, generator=generator), torch.rand(2, generator=generator)], [17, 33]
+    found = [margins(g, tau, torch.full_like(tau, n).long()) for g, tau, n in zip(gates, taus, floors, strict=True)]
+    plain = [g - tau[:, None] for g, tau in zip(gates, taus, strict=True)]
 
     def spent(shift: float) -> int:
         total = 0
-        for margin, price, floor in zip(margins, prices, floors, strict=True):
+        for margin, price, floor in zip(plain, prices, floors, strict=True):
             for row in margin:
                 kept = row.sort(descending=True).values
                 total += price * (floor + int((kept[floor:] > shift).sum()))
         return total
 
-    candidates = [0.0, *(float(v) for margin in margins for v in margin.flatten() if v > 0)]
+    candidates = [0.0, *(float(v) for margin in plain for v in margin.flatten() if v > 0)]
     least = spent(float("inf"))
     expected = min(c for c in candidates if spent(c) <= max(allowed, least))
-    assert float(common_shift(margins, prices, floor_M, float(allowed))) == pytest.approx(expected)
+    assert float(common_shift(found, prices, float(allowed))) == pytest.approx(expected)
 
 
 def test_cap_schedule_starts_full_and_is_met_at_six_tenths() -> None:
