@@ -5,7 +5,7 @@ Shape suffixes: D output width of a layer.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ from trainers.zero import release
 Report = Callable[[Any], None]
 LOG = "log/"
 EVIDENCE_ROWS = 10
+PIECE_BYTES = 2**26  # at once on a device, of what rank 0 shares
 
 
 class Leaving(Exception):
@@ -82,7 +83,7 @@ class TaskTraining:
             self.backbone.model.eval()
             try:
                 with during("extract"):
-                    artifact = self.attached.finish(self)
+                    artifact = self.agreed(self.attached.finish(self))
             except NotFinite:
                 raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps) from None
         return Trained(artifact, self.log)
@@ -224,14 +225,25 @@ class TaskTraining:
             raise StoreError(problem)
         return self.shared(data)
 
+    def agreed(self, artifact: Artifact) -> Artifact:
+        """The task with rank 0's files on all ranks. Its bases come from decompositions, which another CPU or number of
+        threads may round otherwise; so all ranks go on with the bytes that are stored."""
+        if dist.get_world_size() == 1:
+            return artifact
+        return replace(artifact, files={name: self.shared(data) for name, data in artifact.files.items()})
+
     def shared(self, data: bytes) -> bytes:
         """Rank 0's `data`, on all ranks."""
         size = torch.tensor([len(data)], device=self.backbone.device)
         dist.broadcast(size, src=0)
-        content = torch.frombuffer(bytearray(data or bytes(int(size))), dtype=torch.uint8) if int(size) else size[:0]
-        content = content.to(self.backbone.device)
-        dist.broadcast(content, src=0)
-        return content.cpu().numpy().tobytes()
+        mine = data if dist.get_rank() == 0 else bytes(int(size))
+        found = bytearray()
+        for start in range(0, int(size), PIECE_BYTES):
+            piece = torch.frombuffer(bytearray(mine[start : start + PIECE_BYTES]), dtype=torch.uint8)
+            piece = piece.to(self.backbone.device)
+            dist.broadcast(piece, src=0)
+            found += piece.cpu().numpy().tobytes()
+        return bytes(found)
 
     def empty_step(self) -> None:
         """An update with zero gradients."""

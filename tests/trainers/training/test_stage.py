@@ -1,14 +1,112 @@
-"""A stage on real processes: an error of one rank is an error of all."""
+"""A stage on real processes: an error of one rank is an error of all. And a stage's own checks in this process."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+
+from cluster.errors import TrainingError
+from tests.support import method_stream
 from tests.support.launching import launch
+from tests.support.method_stream import MethodStream
+from tests.support.tiny_models import save_tiny
+from trainers.config import AdapterConfig
+from trainers.methods.oa import bank
+from trainers.methods.registry import method_for
+from trainers.training.stage import Leaving
+
+OA = {"target_modules": ["c_attn"], "max_rank": 3, "threshold": 0.3}
+New = Callable[..., MethodStream]
 
 
-def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_next_order(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank says."""
+    folder = tmp_path_factory.mktemp("pair")
+    launch(folder, 2, "tests.support.stage_pair")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_next_order(
+    met: list[dict[str, Any]],
+) -> None:
     """Were it to fail alone, the others would wait for it in a broadcast, and it for them while it tidies up."""
-    launch(tmp_path, 2, "tests.support.stage_pair")
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found == {"error": "c/t/away is out of reach", "training": False, "tasks": 1}
+    for found in met:
+        assert (found["error"], found["training"], found["tasks"]) == ("c/t/away is out of reach", False, 1)
+
+
+def test_all_ranks_go_on_with_the_files_of_rank_0(met: list[dict[str, Any]]) -> None:
+    """Rank 1 ends with other bytes, as another CPU's decompositions may; the model is that of the stored ones on both."""
+    first, second = met
+    assert first["bytes"] != second["bytes"]
+    assert first["stored"] == first["bytes"] == second["stored"]
+    assert first["model"] == second["model"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterator[Path]:
+    """A tiny decoder, and one process that is a group of its own."""
+    folder = tmp_path_factory.mktemp("base")
+    save_tiny("gpt2", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}.items():
+            patch.setenv(name, str(value))
+        yield folder
+
+
+@pytest.fixture
+def new(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> New:
+    """Makes streams of two tasks of 6 updates; all have one store."""
+
+    def make(warmup: int, **settings: object) -> MethodStream:
+        train = method_stream.TRAIN.model_copy(update={"warmup_steps": warmup})
+        monkeypatch.setattr(method_stream, "TRAIN", train)
+        config = AdapterConfig.model_validate({**OA, **settings})
+        return MethodStream(base, config, lambda model: method_for(model, config, torch.float32), tmp_path)
+
+    return make
+
+
+def wrong(w2_MDR: Tensor, basis_MDH: Tensor) -> Tensor:
+    """The penalty without its last direction."""
+    return (basis_MDH[..., :-1].transpose(1, 2) @ w2_MDR).square().sum()
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4, 100])
+def test_a_wrong_penalty_stops_the_task_whatever_the_warmup(
+    new: New, monkeypatch: pytest.MonkeyPatch, warmup: int
+) -> None:
+    """Also if it is wrong only once the task is resumed; a first task has nothing that could be wrong."""
+    right, stream = bank.penalty, new(warmup)
+    first = stream.learn(0)
+    with pytest.raises(Leaving):
+        stream.training(1, leave_at=4).run()
+    monkeypatch.setattr(bank, "penalty", wrong)
+    resumed = new(warmup)
+    resumed.take([first])
+    with pytest.raises(TrainingError, match="orthogonality penalty is .* in the step and"):
+        resumed.training(1).run()
+    (stream.store / "c" / "1").unlink()
+    with pytest.raises(TrainingError, match="orthogonality penalty is .* in the step and"):
+        stream.learn(1)
+    new(warmup).learn(0)
+    monkeypatch.setattr(bank, "penalty", right)
+    (stream.store / "c" / "1").unlink(missing_ok=True)
+    stream.learn(1)
+
+
+def test_the_cap_holds_for_a_task_resumed_from_its_last_update(new: New) -> None:
+    """Its checkpoint has gates alone; the cap comes from the step that was reached."""
+    before, after = new(1, max_parameters=300), new(1, max_parameters=300)
+    before.training(0).run()
+    trained = after.training(0).run().artifact
+    assert trained.summary is not None and 0 < trained.summary.active_parameters <= 300
+    assert trained.files == new(1, max_parameters=300).learn(0).files
+    free = new(1)
+    (free.store / "c" / "0").unlink()
+    found = free.learn(0).summary
+    assert found is not None and found.active_parameters > 300

@@ -112,7 +112,9 @@ def common_shift(margins: Sequence[Tensor], costs: Sequence[int], allowed: float
         Scalar δ. No host synchronisation.
     """
     margin, order = torch.cat([margin_MR.flatten() for margin_MR in margins]).sort(descending=True)
-    prices = [m.new_full((m.numel(),), float(cost), dtype=torch.float64) for m, cost in zip(margins, costs, strict=True)]
+    prices = [
+        m.new_full((m.numel(),), float(cost), dtype=torch.float64) for m, cost in zip(margins, costs, strict=True)
+    ]
     spent = torch.cat(prices)[order].cumsum(0)
     over = torch.where((spent > allowed) & margin.isfinite(), margin, 0.0)
     return over.max().clamp_min(0.0)

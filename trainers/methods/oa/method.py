@@ -31,6 +31,7 @@ from trainers.methods.oa.layers import attach, use
 from trainers.methods.targets import match_modules, width
 
 PENALTY_TOLERANCE = 1e-3  # relative, of the penalty in the step to its dense reference; TF32 rounds to 5e-4
+PENALTY_SLACK = 1e-12  # absolute
 
 
 class OaMethod:
@@ -103,6 +104,8 @@ class OaAttached:
     """See `methods.base.Attached`: a bank on the layers of a history."""
 
     expected: float | None = None  # the dense reference of the current step's penalty, if it is checked
+    checked = False  # whether a penalty was compared which could have failed
+    first_check: int | None = None  # the first step seen after warm-up
 
     def __init__(self, bank: AdapterBank, history: History, task: TaskContext) -> None:
         """`bank` is on the device of the layers."""
@@ -132,13 +135,29 @@ class OaAttached:
         task = self.task
         if (most := self.config.max_parameters) is not None:
             self.bank.limit(cap_schedule(step, task.steps, self.bank.full, most))
-        checked = step == min(task.train.warmup_steps + 1, task.steps) and self.config.orthogonality.penalises
-        self.expected = self.dense_penalty() if checked else None
+        self.expected = self.dense_penalty() if self.check_is_due(step) else None
 
     def after_step(self, penalties: Mapping[str, Tensor]) -> None:
         """See Attached: the check of the penalty."""
         if self.expected is not None:
             self.check_penalty(float(penalties["orthogonality"]), self.expected)
+            self.checked = self.expected * PENALTY_TOLERANCE >= PENALTY_SLACK
+
+    def check_is_due(self, step: int) -> bool:
+        """Whether the penalty of this step is to be compared with its dense reference.
+
+        It is from the end of warm-up on, or from where this process resumes the task if that is later, until a check
+        could have failed: W2 starts at 0, and 0 is the penalty of any fault. Steps between checks double, since a check
+        reads all matrices; the last step is always checked if none before it counted. Without a history there is
+        nothing to check.
+        """
+        steps, protected = self.task.steps, any(q.shape[1] for q in self.history.columns("written").values())
+        if self.checked or not protected or not self.config.orthogonality.penalises:
+            return False
+        if step <= min(self.task.train.warmup_steps, steps // 2):
+            return step == steps
+        self.first_check = step if self.first_check is None else self.first_check
+        return step == steps or (step - self.first_check).bit_count() <= 1  # 0, 1, 2, 4, 8 … steps later
 
     def dense_penalty(self) -> float:
         """Σ over modules ‖Qᵀ W2‖_F² in float64, module by module, from whole matrices and the history's own Q."""
@@ -148,7 +167,7 @@ class OaAttached:
 
     def check_penalty(self, found: float, expected: float) -> None:
         """Raises TrainingError if the penalty in the step differs from its dense reference."""
-        if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + 1e-12:
+        if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + PENALTY_SLACK:
             raise TrainingError(
                 f"task {self.task.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} "
                 "computed from whole matrices, so earlier tasks are not protected. Report this, and use "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MIXED = 1e-6  # new directions are taken again if more than this of them lies within the basis that they extend
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -88,19 +90,33 @@ def leading_directions(basis_DH: Tensor, moment_DD: Tensor, energy: float) -> Ba
     With C = E[h hᵀ] (uncentred), the residual (I − PPᵀ) C (I − PPᵀ) is decomposed in float64 and its eigenvectors join,
     largest eigenvalue first, until tr(PᵀCP) ≥ energy · tr(C). Source: Saha et al., arXiv:2103.09762, eq. 9.
 
+    If the residual has hardly any energy, eigenvectors of eigenvalues near 0 mix with the columns of P, whose
+    eigenvalue is 0. The residual is then decomposed again within an orthonormal basis of what is outside P.
+
     Args:
         basis_DH: (D, H) orthonormal columns P, H ≥ 0.
         moment_DD: (D, D) symmetric, positive semi-definite, any scale.
         energy: share in (0, 1).
 
     Returns:
-        U (D, N) float32 and their eigenvalues (N,) float32; N = 0 if P covers enough already.
+        U (D, N) float32 and their eigenvalues (N,) float32; N = 0 if P covers enough already. The columns of U are
+        orthonormal, and orthogonal to P, to 1e-6.
     """
     c_DD, p_DH = moment_DD.double(), basis_DH.double()
     keep_DD = torch.eye(len(c_DD), dtype=torch.float64) - p_DH @ p_DH.T
     lacking = energy * c_DD.trace() - (p_DH * (c_DD @ p_DH)).sum()
-    values_D, vectors_DD = torch.linalg.eigh(keep_DD @ c_DD @ keep_DD)
+    room = basis_DH.shape[0] - basis_DH.shape[1]
+    values_N, u_DN = _leading(keep_DD @ c_DD @ keep_DD, lacking, room)
+    if (p_DH.T @ u_DN).norm() > MIXED:
+        outside_DR = torch.linalg.qr(p_DH, mode="complete").Q[:, p_DH.shape[1] :]
+        values_N, u_RN = _leading(outside_DR.T @ c_DD @ outside_DR, lacking, room)
+        u_DN = outside_DR @ u_RN
+    return Basis(u_DN.float().contiguous(), values_N.float().contiguous())
+
+
+def _leading(moment_DD: Tensor, lacking: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (N,) that together reach `lacking`, at most `most`, and their eigenvectors (D, N)."""
+    values_D, vectors_DD = torch.linalg.eigh(moment_DD)
     values_D, vectors_DD = values_D.flip(0).clamp_min(0), vectors_DD.flip(1)
     needed = int((values_D.cumsum(0) < lacking).sum()) + 1 if lacking > 0 else 0
-    kept = min(needed, basis_DH.shape[0] - basis_DH.shape[1])
-    return Basis(vectors_DD[:, :kept].float().contiguous(), values_D[:kept].float().contiguous())
+    return values_D[: min(needed, most)], vectors_DD[:, : min(needed, most)]

@@ -48,6 +48,28 @@ def test_leading_directions_cover_the_energy_and_no_more() -> None:
     assert leading_directions(basis, moment, 0.95).columns_DH.shape[1] == 0
 
 
+@pytest.mark.parametrize(
+    "energies", [(0.9999,), (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)], ids=["once", "growing"]
+)
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-2])
+@pytest.mark.parametrize("rank", [3, 40])
+def test_leading_directions_stay_orthonormal_if_hardly_any_energy_is_left(
+    rank: int, noise: float, energies: tuple[float, ...]
+) -> None:
+    """Three tasks that read nearly the same few directions: P is orthonormal, and covers the share that was asked."""
+    generator = torch.Generator().manual_seed(rank)
+    mix = torch.randn(rank, 48, generator=generator) * torch.logspace(0, -3, 48)
+    basis = torch.zeros(48, 0)
+    for _ in range(3):
+        rows = torch.randn(400, rank, generator=generator) @ mix + noise * torch.randn(400, 48, generator=generator)
+        moment = rows.T @ rows
+        for energy in energies:
+            basis = torch.cat([basis, leading_directions(basis, moment, energy).columns_DH], 1)
+            p, c = basis.double().numpy(), moment.double().numpy()
+            assert np.abs(p.T @ p - np.eye(p.shape[1])).max() < 1e-6
+            assert np.trace(p.T @ c @ p) >= (energy - 1e-6) * np.trace(c)
+
+
 def test_principal_angles_are_those_that_were_built_in() -> None:
     """Two planes turned by known angles in a random frame, against arccos and arcsin by construction."""
     frame = orthonormal(20, 6).double()
