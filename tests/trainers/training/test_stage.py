@@ -40,7 +40,7 @@ def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_
 
 
 def test_all_ranks_go_on_with_the_files_of_rank_0(met: list[dict[str, Any]]) -> None:
-    """Rank 1 ends with other bytes, as another CPU's decompositions may; the model is that of the stored ones on both."""
+    """Rank 1 ends with other bytes, as another CPU may; the model is that of the stored ones on both."""
     first, second = met
     assert first["bytes"] != second["bytes"]
     assert first["stored"] == first["bytes"] == second["stored"]
@@ -88,10 +88,10 @@ def test_a_wrong_penalty_stops_the_task_whatever_the_warmup(
     monkeypatch.setattr(bank, "penalty", wrong)
     resumed = new(warmup)
     resumed.take([first])
-    with pytest.raises(TrainingError, match="orthogonality penalty is .* in the step and"):
+    with pytest.raises(TrainingError, match=r"orthogonality penalty is .* in the step and"):
         resumed.training(1).run()
     (stream.store / "c" / "1").unlink()
-    with pytest.raises(TrainingError, match="orthogonality penalty is .* in the step and"):
+    with pytest.raises(TrainingError, match=r"orthogonality penalty is .* in the step and"):
         stream.learn(1)
     new(warmup).learn(0)
     monkeypatch.setattr(bank, "penalty", right)

@@ -80,9 +80,9 @@ def margins(g_MR: Tensor, tau_M: Tensor, floor_M: Tensor) -> Tensor:
 def exact_gates(g_MR: Tensor, threshold_M: Tensor, open_MR: Tensor) -> tuple[Tensor, Tensor]:
     """γ (M, R) and thresholds (M,), such that γ_i ≠ 0 if and only if dimension i is open, in any dtype.
 
-    The sum |τ| + shift is rounded, so it may be a unit in the last place below a |g_i| that the shift is to turn off, or
-    above one that it is to leave on. The threshold is therefore put below the least open |g|, and a dimension that is
-    not open has γ = 0. Gradients are those of `soft_threshold` over the open dimensions.
+    The sum |τ| + shift is rounded, so it may be a unit in the last place below a |g_i| that the shift is to turn off,
+    or above one that it is to leave on. The threshold is therefore put below the least open |g|, and a dimension that
+    is not open has γ = 0. Gradients are those of `soft_threshold` over the open dimensions.
 
     Args:
         g_MR: (M, R) gates, ≠ 0 if open.
