@@ -76,7 +76,9 @@ class Backbone(ABC):
     def framed(self, strings: Sequence[str], prompt: Prompt = PLAIN) -> list[list[int]]:
         """Token ids of whole strings, uncut, with the special tokens that the tokenizer adds. Those that `prompt`
         spells out too are there once."""
-        first, last = twice(self.tokenizer, self._frame, prompt)
+        if prompt not in self._twice:
+            self._twice[prompt] = twice(self.tokenizer, self._frame, prompt)
+        first, last = self._twice[prompt]
         return [once(ids, first, last if self.closes_text else 0) for ids in self._framed(strings)]
 
     def check_tokens(self) -> None:
@@ -172,6 +174,10 @@ class Backbone(ABC):
     @cached_property
     def _frame(self) -> Frame:
         return frame_of(self.tokenizer)
+
+    @cached_property
+    def _twice(self) -> dict[Prompt, tuple[int, int]]:
+        return {}
 
     @property
     def _added_after(self) -> tuple[int, ...]:

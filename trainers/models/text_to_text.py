@@ -28,8 +28,15 @@ class TextToText(Backbone):
     def check_tokens(self) -> None:
         """See Backbone; also that the end of an answer has an embedding."""
         super().check_tokens()
-        if self.embeddings is not None:
-            check_known(self.tokenizer, [self.tokenizer.eos_token_id], self.embeddings, "every answer ends with")
+        if self.answerable is not None:
+            check_known(self.tokenizer, [self.tokenizer.eos_token_id], self.answerable, "every answer ends with")
+
+    @cached_property
+    def answerable(self) -> int | None:
+        """Number of tokens that can be in an answer: those with an embedding and an output; None if unknown."""
+        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
+        counts = [self.embeddings, getattr(head, "out_features", None)]
+        return min([count for count in counts if isinstance(count, int)], default=None)
 
     def check_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> None:
         """See Backbone. For `scoring: generation` the words must also differ as strings."""
@@ -48,9 +55,9 @@ class TextToText(Backbone):
             ConfigError: an answer has no tokens of its own, or a token without an embedding.
         """
         answers = [[*ids, self.tokenizer.eos_token_id] for ids in self.answer_ids(words, prompt)]
-        if self.embeddings is not None:
+        if self.answerable is not None:
             for word, ids in zip(words, answers, strict=True):
-                check_known(self.tokenizer, ids, self.embeddings, f"label {word!r} has")
+                check_known(self.tokenizer, ids, self.answerable, f"label {word!r} has")
         return answers
 
     def answer_ids(self, words: Sequence[str], prompt: Prompt) -> Answers:  # noqa: ARG002

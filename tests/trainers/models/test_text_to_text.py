@@ -157,3 +157,13 @@ def test_generated_text_that_is_no_label() -> None:
 def test_labels_of_the_same_tokens() -> None:
     with pytest.raises(ConfigError, match=r"'Yes' and 'yes' are the same tokens"):
         backbone("t5").encode_labels(["Yes", "no", "yes"])
+
+
+def test_labels_that_the_model_cannot_say() -> None:
+    """A model may read more tokens than its output has."""
+    model = deepcopy(backbone("flan-t5").model)
+    model.lm_head = torch.nn.Linear(32, 2000, bias=False)
+    bone = replace(backbone("flan-t5"), model=model)
+    assert bone.answerable == 2000 < (bone.embeddings or 0)
+    with pytest.raises(ConfigError, match=r"label 'certainly not' has the token '.+', whose id \d+ is beyond .* 2000"):
+        bone.encode_labels(["certainly not", "the"])
