@@ -20,6 +20,7 @@ from typing import Any, Literal
 from cluster.storage import FileRecord
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
+from trainers.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Order:
     checkpoint of the task in training. A checkpoint that is there is resumed from if its identity equals `identity`.
     With `zero_shot`, every task is scored on its test split before training. After training, the first `validation`
     tasks are scored on their validation splits, and the first `test` tasks on their test splits. `job` is the run to
-    train for, if it is not the one that the workers were started for.
+    train for, if it is not the one that the workers were started for. `base` is the base that the history was trained
+    on.
     """
 
     index: int
@@ -84,6 +86,7 @@ class Order:
     validation: int
     test: int
     job: Job | None = None
+    base: Identity = field(default_factory=Identity)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Score:
 @dataclass(frozen=True)
 class TaskDone:
     """Task `index` is trained, and the tasks that its order names are scored. Its `files` are stored under the key
-    `prefix`, but are not committed yet."""
+    `prefix`, but are not committed yet. `base_digest` and `tokenizer` tell its base, see `trainers.identity`."""
 
     index: int
     prefix: str
@@ -126,6 +129,7 @@ class TaskDone:
     test: list[Score]
     zero_shot: list[Score] | None
     cost: dict[str, float] = field(default_factory=dict)
+    tokenizer: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
 
 if TYPE_CHECKING:
     from orchestrator.registry.catalog import Row
+    from orchestrator.registry.references import Version
 
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
@@ -158,6 +159,14 @@ def pull_adapter(
     typer.echo(f"{directory}: {found.reference}, {size:,} bytes")
 
 
+def read_base_of(reference: str, store: str) -> "Version":
+    """As `read_version`, for what loads the base: a note says if its tokenizer cannot be compared."""
+    found = read_version(reference, store)
+    if found.state.not_compared:
+        tell(found.state.not_compared)
+    return found
+
+
 @adapters.command("export")
 def export_adapter(
     reference: Reference,
@@ -167,7 +176,7 @@ def export_adapter(
     model: Model = None,
 ) -> None:
     """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
-    found = read_version(reference, store)
+    found = read_base_of(reference, store)
     from orchestrator.delivery.export import export  # imports torch
 
     made = export(found, form, output, model=model)
@@ -189,7 +198,7 @@ def serve_layout(
     model: Model = None,
 ) -> None:
     """Put an adapter, with all before it, where servers load it by name. A PEFT folder below ROOT/<base>/."""
-    found = read_version(reference, store)
+    found = read_base_of(reference, store)
     from orchestrator.delivery.serving import serve_layout as write  # imports torch
 
     place = write(found, root=root, base=base, model=model)

@@ -1,6 +1,5 @@
 """Takes a stream of adapters out of the store, as a PEFT LoRA or a whole model: `orthoplex adapters export`."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from cluster.errors import ConfigError, IntegrityError
 from orchestrator.registry.references import Version
 from orchestrator.track.events import Committed
 from trainers.config import ModelConfig
+from trainers.identity import Identity, digests_again
 from trainers.methods.base import Artifact
 from trainers.methods.export import Exported, Provenance, check_free, write_merged, write_peft
 from trainers.methods.registry import method_for
@@ -33,7 +33,7 @@ def export(
     check_free(directory)
     commits, tasks = learned(version)
     config = published_base(version, model)
-    backbone = load_base(config, commits)
+    backbone = load_base(config, version)
     method = method_for(backbone.model, version.state.completed().adapter, getattr(torch, config.dtype))
     source = Path(resolve_name(config.name))
     origin = Provenance(
@@ -46,7 +46,7 @@ def export(
     )
     if form == "peft":
         return write_peft(backbone.model, method.as_lora(tasks), directory, origin)
-    return write_merged(backbone.model, backbone.tokenizer, method.merge(tasks), directory, origin)
+    return write_merged(backbone.model, method.merge(tasks), directory, origin)
 
 
 def published_base(version: Version, model: str | None) -> ModelConfig:
@@ -65,16 +65,32 @@ def learned(version: Version) -> tuple[list[Committed], list[Artifact]]:
     return commits, [Artifact(dict(zip(names, each, strict=True))) for each in files]
 
 
-def load_base(config: ModelConfig, commits: Iterable[Committed]) -> Backbone:
-    """The model that every commit was trained on."""
+def load_base(config: ModelConfig, version: Version) -> Backbone:
+    """The model that the stream up to a version was trained on.
+
+    Raises:
+        ConfigError: it cannot be loaded. IntegrityError: its weights or its tokenizer are not those of the stream.
+    """
+    begun = version.state.base.tokenizer
+    refuse_other(version, Identity(None, digests_again(resolve_name(config.name), config.revision, begun)))
     try:
         backbone = load_backbone(config)
     except ConfigError as error:
         raise ConfigError(f"{error}; or say where it is with --model") from None
-    for digest in {commit.base_digest for commit in commits if commit.base_digest}:
-        if digest != backbone.digest:
-            raise IntegrityError(
-                f"model.name: the weights of {config.name!r} have sha256 {backbone.digest}, but the stream was trained "
-                f"on {digest}; name that model with --model"
-            )
+    refuse_other(version, backbone.identity)
     return backbone
+
+
+def refuse_other(version: Version, now: Identity) -> None:
+    """Raises IntegrityError unless a base, as far as it is known, is the one that the stream was trained on."""
+    if faults := differences(version, now):
+        raise IntegrityError(
+            f"{version.reference}: the base is not the one that the stream was trained on ({'; '.join(faults)}); put "
+            "that one back, or say where it is with --model"
+        )
+
+
+def differences(version: Version, now: Identity) -> list[str]:
+    """How a base differs from the one that the stream up to a version was trained on, one line each."""
+    bases = [version.state.base, *(commit.base for commit in version.stream)]
+    return next((faults for base in bases if (faults := base.differences(now))), [])

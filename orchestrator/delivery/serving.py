@@ -2,21 +2,27 @@
 
 import re
 import tempfile
+import warnings
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
-from orchestrator.delivery.export import export, learned, published_base
+from orchestrator.delivery.export import differences, export, learned, published_base
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import SERVE_ROOT, served_prefix
 from orchestrator.track.track import Track
+from trainers.config import ModelConfig
+from trainers.identity import Identity, digests_again
 from trainers.methods.export import PEFT_CONFIG
 from trainers.methods.registry import method_for
-from trainers.models.loading import resolve_name, weights_digest
+from trainers.models.held import UNREADABLE
+from trainers.models.loading import load_model, read_tokenizer, resolve_name, unloadable, weights_digest
 
 if TYPE_CHECKING:
-    from transformers import AutoModel, PreTrainedModel
+    from transformers import PreTrainedModel
 
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -73,35 +79,50 @@ def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "Pre
     and rounded once to the model's dtype.
 
     Raises:
-        IntegrityError: the weights are not those that the stream was trained on, or a stored file was changed.
+        IntegrityError: the weights, or the tokenizer beside them, are not those that the stream was trained on, or a
+            stored file was changed.
         ConfigError: no such model.
     """
     import torch
 
-    commits, tasks = learned(version)
-    model = load_plain(version, base) if base is None or isinstance(base, str | Path) else base
-    found = weights_digest(model)
+    _, tasks = learned(version)
     run = version.state.completed()
-    for digest in {commit.base_digest for commit in commits} - {found, None}:
+    if base is None or isinstance(base, str | Path):
+        config = published_base(version, None if base is None else str(base))
+        model = load_plain(config)
+        found = Identity(weights_digest(model), tokenizer_of(config, version.state.base.tokenizer))
+        if version.state.not_compared:
+            warnings.warn(version.state.not_compared, stacklevel=3)
+    else:
+        model, found = base, Identity(digest_among(base, {commit.base_digest for commit in version.stream}))
+    if faults := differences(version, found):
         raise IntegrityError(
-            f"load {version.reference}: the base has sha256 {found}, but the stream was trained on {digest}; "
+            f"load {version.reference}: the base is not the one that the stream was trained on ({'; '.join(faults)}); "
             f"give it that model, unadapted and as {run.model.dtype}"
         )
     method_for(model, run.adapter, getattr(torch, run.model.dtype)).merge(tasks)
     return model
 
 
-def load_plain(version: Version, base: str | Path | None) -> "PreTrainedModel":
-    """The transformers model of the run's task type, in its dtype. `base` is its place, if it has moved."""
-    import torch
-    import transformers
-
-    from trainers.models.loading import FAMILIES, unloadable
-
-    config = published_base(version, None if base is None else str(base))
-    auto: type[AutoModel] = getattr(transformers, FAMILIES[config.task_type][1])
+def load_plain(config: ModelConfig) -> "PreTrainedModel":
+    """The transformers model of the run's task type, in its dtype. Raises ConfigError if it cannot be loaded."""
     try:
-        where, dtype = resolve_name(config.name), getattr(torch, config.dtype)
-        return auto.from_pretrained(where, revision=config.revision, dtype=dtype).eval()
-    except (OSError, ValueError) as error:
+        model: PreTrainedModel = load_model(config, nullcontext()).eval()
+        return model
+    except UNREADABLE as error:
         raise ConfigError(f"{unloadable(config, error)}; or give the model as `base`") from None
+
+
+def tokenizer_of(config: ModelConfig, was: Mapping[str, str]) -> dict[str, str]:
+    """The sha256 of each file of the base's tokenizer, which had the digests `was`; empty if the model stands alone,
+    which is enough for `load`."""
+    now = digests_again(resolve_name(config.name), config.revision, was)
+    return read_tokenizer(config) if now and now == was else now
+
+
+def digest_among(model: "PreTrainedModel", known: Collection[str | None]) -> str:
+    """The digest of a loaded model: without its pooler if that is the one `known`. Who loaded it may have had the
+    pooler drawn at random, see `trainers.models.held`."""
+    whole = weights_digest(model)
+    without = whole if whole in known else weights_digest(model, pooler=False)
+    return without if without in known else whole

@@ -1,12 +1,13 @@
 """Copies versions from the store into a folder. Every byte is checked; the folder is whole or absent; nothing is
 fetched twice.
 
-Files land in a cache by digest ($ORTHOPLEX_STATE/files, ~/.cache/orthoplex/files). From there they are linked, read
-only, into the folder, which appears at once. A pull that was cut goes on with the files that it had fetched.
+Files land in a cache by digest ($ORTHOPLEX_STATE/files, ~/.cache/orthoplex/files). From there they are copied into the
+folder, which appears at once; they are the user's to change. A filesystem that can let files share blocks does so. A
+pull that was cut goes on with the files that it had fetched.
 """
 
+import fcntl
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from orchestrator.track.layout import MANIFEST
 from orchestrator.track.track import Track, manifest_files
 
 FETCHERS = 8
+FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
@@ -56,7 +58,7 @@ def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str
         if not target.resolve().is_relative_to(staging.resolve()):
             raise IntegrityError(f"{item[1].path}: the path leads out of its folder; do not use this version")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _link(cached(track, item[1]), target)
+        _copy(cached(track, item[1]), target)
 
     try:
         with appearing(directory.absolute()) as staging, ThreadPoolExecutor(FETCHERS) as pool:
@@ -96,10 +98,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _link(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, without its blocks if the filesystem lets two files share them until one is changed."""
     try:
-        os.link(source, target)
-    except OSError:  # another filesystem, or one without links
+        with source.open("rb") as old, target.open("wb") as new:
+            fcntl.ioctl(new, FICLONE, old.fileno())
+    except OSError:  # another filesystem, or one that cannot
         shutil.copyfile(source, target)
 
 

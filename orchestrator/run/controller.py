@@ -5,7 +5,7 @@ a prefix of their own; the task exists from the moment its `commit` entry stands
 """
 
 import platform
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
@@ -22,12 +22,13 @@ from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
-from orchestrator.run.workers import Group, OwnWorkers, Workers
+from orchestrator.run.workers import Group, OwnWorkers, Workers, tokenizer_now
 from orchestrator.track import events
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
 from orchestrator.track.state import HARMLESS, RunState, objections, refuse, without
 from orchestrator.track.track import Track
+from trainers.identity import Identity, other_base
 from trainers.messages import Job, Order, Score, TaskDone
 from trainers.workers.group import WorkersLost
 
@@ -78,23 +79,25 @@ class Controller:
         with self.log.left(), self.log.kept(lease_s):
             if self.fork:
                 take_over(self.log, self.fork)
-            self._check()  # as the log stands now that nobody else writes it
+            self._check(tokenizer=tokenizer_now(self.state, self.config.model))  # now that nobody else writes the log
             self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
             tasks = self.workers.describe()
             self._check(tasks)
+            if self.state.not_compared:
+                self.reporter.say(f"note: {self.state.not_compared}")
             self._open(tasks)
             self._guard()
             yield self.state
             yield from self._train()
         self.log.append(Finish())
 
-    def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
+    def _check(self, tasks: Sequence[TaskDescription] = (), tokenizer: Mapping[str, str] | None = None) -> None:
         if self.fork and self.fork.tasks and self.fork.method != self.config.adapter.method:
             raise ConfigError(
                 f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
                 f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
             )
-        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks))
+        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks, tokenizer))
 
     def _open(self, tasks: Sequence[TaskDescription]) -> None:
         """Logs what is about to run, if that is new."""
@@ -141,7 +144,7 @@ class Controller:
     def _order(self, index: int, history: Sequence[Any], digests: Sequence[tuple[str, ...]]) -> Order:
         return Order(
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
-            self.track.checkpoint_key, self._identity(index), **self.workers.scored(index),
+            self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:
@@ -202,6 +205,7 @@ class Controller:
 
     def _learned(self, done: TaskDone) -> Learned:
         zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
+        tokenizer = {"tokenizer": done.tokenizer} if done.tokenizer else {}
         return Learned.model_validate(
             {
                 "index": done.index,
@@ -215,6 +219,7 @@ class Controller:
                 "test": scores(done.test),
                 "cost": done.cost,
                 **zero_shot,
+                **tokenizer,
             }
         )
 
@@ -234,15 +239,12 @@ class Controller:
             "code": code_version(),
             "metrics": learned.model_dump(mode="json", include={"validation", "test"}),
             "cost": done.cost,
+            **({"tokenizer": done.tokenizer} if done.tokenizer else {}),
         }
 
     def _check_base(self, done: TaskDone) -> None:
-        earlier = self.state.base_digest or done.base_digest
-        if done.base_digest != earlier:
-            raise IntegrityError(
-                f"model.name: the weights of {self.config.model.name!r} (sha256 {done.base_digest[:12]}…) are not "
-                f"those the stream was begun on ({earlier[:12]}…); load those, or give the run another `name`"
-            )
+        if faults := self.state.base.differences(Identity(done.base_digest, done.tokenizer)):
+            raise IntegrityError(other_base(self.config.model.name, faults))
 
     def _files(self, commit: Commit) -> tuple[bytes, ...]:
         """A committed task's files, checked against its manifest."""

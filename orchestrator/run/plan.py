@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
-from orchestrator.run.workers import check_tasks, describe_data, load_tasks
+from orchestrator.run.workers import check_tasks, describe_data, load_tasks, tokenizer_now
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -86,7 +86,7 @@ def make_plan(config: RunConfig) -> Plan:
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
             f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
         ],
-        objections=objections(state, config.model_dump(mode="json"), descriptions),
+        objections=objections(state, config.model_dump(mode="json"), descriptions, tokenizer_now(state, config.model)),
     )
 
 

@@ -11,9 +11,12 @@ from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.run.signals import stop_signals
 from orchestrator.track.events import RowCounts, TaskDescription
+from orchestrator.track.state import RunState
+from trainers.config import ModelConfig
 from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
+from trainers.identity import digests_again
 from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
 from trainers.workers.group import WorkerGroup
 
@@ -142,6 +145,16 @@ def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module")
     reader = load_reader(config.model, model)
     for rows in all_rows(config, data):
         OBJECTIVES[rows.objective].check(reader, rows)
+
+
+def tokenizer_now(state: RunState, model: ModelConfig) -> dict[str, str] | None:
+    """The sha256 of each file of the tokenizer on this machine; None if the run's log has none to compare it with."""
+    if not (begun := state.base.tokenizer):
+        return None
+    from trainers.models.loading import read_tokenizer, resolve_name
+
+    now = digests_again(resolve_name(model.name), model.revision, begun)
+    return read_tokenizer(model) if now == begun else now
 
 
 def describe_data(task: TaskData) -> TaskDescription:

@@ -19,6 +19,7 @@ from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Index, Int, Json, Number, Part
 from orchestrator.log.index import Columns
+from trainers.identity import Identity
 
 
 class Process(Part):
@@ -135,12 +136,13 @@ class Learned(Part):
 
     A figure that was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share;
     `active_parameters` counts the parameters that the budget left. `zero_shot` is in a run's first commit alone.
-    `forked_from` (team/run@vN) is the source of a copy.
+    `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer.
     """
 
     task: str
     index: Int | None = None
     base_digest: str | None = None
+    tokenizer: dict[str, str] = Field(default_factory=dict)
     active_parameters: Int | None = None
     overlap: Number | None = None
     budget: dict[str, ModuleBudget] = Field(default_factory=dict)
@@ -150,6 +152,11 @@ class Learned(Part):
     zero_shot: tuple[Score, ...] = ()
     cost: Cost | None = None
     forked_from: str | None = None
+
+    @property
+    def base(self) -> Identity:
+        """The base that it was trained on."""
+        return Identity(self.base_digest, self.tokenizer)
 
 
 class Commit(Learned, Event):

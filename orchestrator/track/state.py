@@ -17,6 +17,7 @@ from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, Score, TaskDescription
+from trainers.identity import Identity, tokenizer_differences
 
 Split = Literal["validation", "test"]
 Matrix = list[list[float | None]]
@@ -94,6 +95,19 @@ class RunState:
     def base_digest(self) -> str | None:
         """The digest of the weights that the first task was trained on, None if no commit says it."""
         return next((commit.base_digest for commit in self.commits if commit.base_digest), None)
+
+    @property
+    def base(self) -> Identity:
+        """The base that the first task was trained on, as far as commits say it."""
+        tokenizers = (commit.tokenizer for commit in self.commits if commit.tokenizer)
+        return Identity(self.base_digest, next(tokenizers, {}))
+
+    @property
+    def not_compared(self) -> str | None:
+        """A note if the log, of an older Orthoplex, does not tell the base's tokenizer."""
+        if self.base.tokenizer or not self.commits:
+            return None
+        return f"{self.label}: its log does not say which tokenizer its base had, so the tokenizer is not compared"
 
     @property
     def zero_shot(self) -> list[float | None]:
@@ -286,11 +300,14 @@ def without(config: Mapping[str, JsonLike], keys: Sequence[str], path: str = "")
     return kept
 
 
-def objections(state: RunState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
-    """The reasons why the run cannot go on with this configuration and these `tasks`, one line per reason.
+def objections(
+    state: RunState, config: Json, tasks: Sequence[TaskDescription], tokenizer: Mapping[str, str] | None = None
+) -> list[str]:
+    """The reasons why the run cannot go on with this configuration, these `tasks`, and a base whose `tokenizer` has
+    files of these digests, one line per reason.
 
-    None if no task is committed yet: nothing would become incomparable. Rows that the log does not describe are not
-    compared.
+    None if no task is committed yet: nothing would become incomparable. Rows and files that the log does not describe
+    are not compared, nor is a tokenizer that is not given.
     """
     if not state.commits:
         return []
@@ -298,6 +315,7 @@ def objections(state: RunState, config: Json, tasks: Sequence[TaskDescription]) 
     changed = [task.name for begun, task in pairs if begun.fingerprint != task.fingerprint]
     return [
         *(forbidden_changes(completed(state.config), config) if state.config else []),
+        *(f"model.name: {line}" for line in tokenizer_differences(state.base.tokenizer, tokenizer or {})),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
         *(
             f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"

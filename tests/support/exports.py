@@ -125,14 +125,12 @@ def export_peft(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: 
     return write_peft(model, loras(model, tasks), folder, origin)
 
 
-def export_merged(
-    model: Any, tokenizer: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance
-) -> Exported:
-    return write_merged(model, tokenizer, merge(model, tasks), folder, origin)
+def export_merged(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance) -> Exported:
+    return write_merged(model, merge(model, tasks), folder, origin)
 
 
 def write(form: str, case: Case, tasks: Sequence[TaskAdapter], folder: Path) -> None:
     if form == "peft":
         export_peft(case.load(), tasks, folder, case.origin)
     else:
-        export_merged(case.load(), words(), tasks, folder, case.origin)
+        export_merged(case.load(), tasks, folder, case.origin)

@@ -42,9 +42,9 @@ class FakeWorkers:
 
     `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
     `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the
-    fingerprints of tasks that differ from the rest; `base` is the digest of the base. `during` is called in the middle
-    of each task, with its order. `calls` names every call in order, `orders` and `jobs` what was asked for, and
-    `prefixes` where files were put.
+    fingerprints of tasks that differ from the rest; `base` and `tokenizer` are the digests of the base. `during` is
+    called in the middle of each task, with its order. `calls` names every call in order, `orders` and `jobs` what was
+    asked for, and `prefixes` where files were put.
     """
 
     config: RunConfig
@@ -52,6 +52,7 @@ class FakeWorkers:
     accuracy: Mapping[int, float] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     base: str = BASE
+    tokenizer: Mapping[str, str] = field(default_factory=dict)
     during: Callable[[Order], None] | None = None
     calls: list[str] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
@@ -121,7 +122,7 @@ class FakeWorkers:
             files = upload_files(open_store(self.config.store), prefix, Path(folder))
         row = {split: self._scores(getattr(order, split), split) for split in ("validation", "test")}
         return TaskDone(
-            index=order.index, prefix=prefix, files=files, base_digest=self.base,
+            index=order.index, prefix=prefix, files=files, base_digest=self.base, tokenizer=dict(self.tokenizer),
             budget={name: {"rank": RANK, "max_rank": 2, "tau": 0.5} for name in MODULES},
             overlap=0.25,
             occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},

@@ -4,7 +4,6 @@ Shape suffixes: D output width, K input width, R rank.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError, StoreError
 from cluster.folders import appearing
 from trainers.methods.base import Stream
+from trainers.methods.base_files import give_back
 from trainers.methods.targets import is_transposed, linear_layers
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
@@ -112,8 +112,9 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def write_merged(model: Any, tokenizer: Any, ranks: Mapping[str, int], directory: Path, origin: Provenance) -> Exported:
-    """Writes a model whose weights hold the stream, and its tokenizer, as a folder for transformers' Auto classes.
+def write_merged(model: Any, ranks: Mapping[str, int], directory: Path, origin: Provenance) -> Exported:
+    """Writes a model whose weights hold the stream, with the other files of its base as they are, as a folder for
+    transformers' Auto classes.
 
     `ranks` are those of the layers that the stream changed.
 
@@ -122,25 +123,9 @@ def write_merged(model: Any, tokenizer: Any, ranks: Mapping[str, int], directory
     """
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        keep_generation_config(origin, folder)
+        give_back(origin.base, origin.revision, folder)
         (folder / "README.md").write_text(merged_readme(origin), "utf-8")
     return Exported(directory, dict(ranks), 0, file_sizes(directory))
-
-
-def keep_generation_config(origin: Provenance, folder: Path) -> None:
-    """Replaces the saved generation_config.json by the base's own, or removes it if the base has none.
-
-    The saved one is the one that Orthoplex scores with. It has no eos_token_id, so generation would not stop.
-    """
-    from transformers.utils import cached_file
-
-    kept, quietly = folder / "generation_config.json", {"_raise_exceptions_for_missing_entries": False}
-    quietly["_raise_exceptions_for_connection_errors"] = False
-    found = cached_file(origin.base, kept.name, revision=origin.revision, **quietly)
-    kept.unlink(missing_ok=True)
-    if found is not None:
-        shutil.copyfile(found, kept)
 
 
 def check_free(directory: Path) -> None:

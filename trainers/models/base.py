@@ -12,7 +12,7 @@ V vocabulary.
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch, Collate, Padded, moved_to
 from trainers.data.prompts import Prompt
+from trainers.identity import Identity
 from trainers.models.words import Frame, check_known, cuts, frame_of, most_id, once, twice, usable, without_end
 
 PLAIN, PADDED = Prompt(), Padded()
@@ -32,7 +33,8 @@ Labels = Tensor | Answers
 
 @dataclass(frozen=True)
 class Backbone(ABC):
-    """A frozen model with its tokenizer. `digest` identifies the weights; `scoring` says how texts are answered.
+    """A frozen model with its tokenizer. `digest` identifies the weights, `tokenizer_digests` the tokenizer's files;
+    `scoring` says how texts are answered.
 
     `collate` makes the batches that losses are computed from. Predictions are always computed from padded rows.
     """
@@ -45,6 +47,12 @@ class Backbone(ABC):
     digest: str
     scoring: str = "likelihood"
     collate: Collate = PADDED
+    tokenizer_digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells this base from others."""
+        return Identity(self.digest, self.tokenizer_digests)
 
     @property
     def device(self) -> torch.device:

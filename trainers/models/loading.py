@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.util
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from cluster.errors import ConfigError
 from trainers.config import ModelConfig
 from trainers.data.sources import quiet
 from trainers.folders import expanded
+from trainers.identity import tokenizer_digests
 from trainers.models.base import Backbone
 from trainers.models.causal import Causal
 from trainers.models.encoder import LabelEmbedding
+from trainers.models.held import UNREADABLE, load_held, shape_held, state_without_pooler
 from trainers.models.quantise import quantise
 from trainers.models.seq2seq import Seq2Seq
 from trainers.models.text_to_text import TextToText
-from trainers.zero import gather_on_use, gathered, partitioned_loading
+from trainers.zero import gather_on_use, gathered, local, partitioned_loading
 
+WEIGHTS = ("*.safetensors*", "pytorch_model*.bin*")  # files of a checkpoint
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 FAMILIES: dict[str, tuple[type[Backbone], str]] = {
     "LABEL_EMBEDDING": (LabelEmbedding, "AutoModel"),
@@ -56,17 +59,12 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         ConfigError: `model.name` cannot be loaded.
     """
     import transformers
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    dtype = getattr(torch, config.dtype)
-    family, auto_class = FAMILIES[config.task_type]
-    auto: Any = getattr(transformers, auto_class)
+    dtype, family = getattr(torch, config.dtype), FAMILIES[config.task_type][0]
     tokenizer = load_tokenizer(config)
     try:
-        with partitioned_loading(dtype) if partitioned else nullcontext():
-            model = auto.from_pretrained(resolve_name(config.name), revision=config.revision, dtype=dtype)
-    except (OSError, ValueError) as error:
+        model = load_model(config, partitioned_loading(dtype) if partitioned else nullcontext())
+    except UNREADABLE as error:
         raise unloadable(config, error) from None
     if issubclass(family, TextToText):
         start = first_token(model.config, model.generation_config)
@@ -80,9 +78,29 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         model.to(device)
     else:
         gather_on_use(model, dtype)
-    backbone = family(model, tokenizer, config.max_length, digest, config.scoring)
+    files = tokenizer_digests(resolve_name(config.name), config.revision, tokenizer)
+    backbone = family(model, tokenizer, config.max_length, digest, config.scoring, tokenizer_digests=files)
     backbone.check_tokens()
     return backbone
+
+
+def load_model(config: ModelConfig, within: AbstractContextManager[Any]) -> Any:
+    """The transformers model that `model.name` means, in its dtype. Its weights are read `within` a context. Raises as
+    `load_held`."""
+    return load_held(within=within, **_checkpoint(config))
+
+
+def _checkpoint(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `load_held`."""
+    import transformers
+
+    return {
+        "auto": getattr(transformers, FAMILIES[config.task_type][1]),
+        "where": resolve_name(config.name),
+        "reads_pooler": config.task_type != "LABEL_EMBEDDING",
+        "revision": config.revision,
+        "dtype": getattr(torch, config.dtype),
+    }
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -100,6 +118,11 @@ def load_tokenizer(config: ModelConfig) -> Any:
             f"model.name: the tokenizer of {config.name!r} has no eos_token, which ends an answer; set one"
         )
     return tokenizer
+
+
+def read_tokenizer(config: ModelConfig) -> dict[str, str]:
+    """The sha256 of each file of the tokenizer, as this machine has it. Raises as `load_tokenizer`."""
+    return tokenizer_digests(resolve_name(config.name), config.revision, load_tokenizer(config))
 
 
 def load_reader(config: ModelConfig, model: nn.Module | None = None) -> Backbone:
@@ -136,11 +159,11 @@ def stored_generation(config: ModelConfig) -> Any:
 
 
 def check_model(config: ModelConfig) -> nn.Module:
-    """The model without its weights, on the `meta` device.
+    """The model without its weights, on the `meta` device. If they are on this machine, their names are read too.
 
     Raises:
         ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, or `model.max_length` is
-            beyond its positions, or its padding token beyond its embeddings.
+            beyond its positions, or its padding token beyond its embeddings, or the checkpoint lacks weights.
     """
     import transformers
 
@@ -155,22 +178,37 @@ def check_model(config: ModelConfig) -> nn.Module:
         raise ConfigError(
             f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
         )
-    family, auto_class = FAMILIES[config.task_type]
-    auto: Any = getattr(transformers, auto_class)
     try:
-        with torch.device("meta"):
-            model: Any = auto.from_config(architecture, dtype=getattr(torch, config.dtype))
+        model: Any = shape_of(config, architecture)
     except AssertionError as error:  # torch's, of a padding token beyond the embeddings
         pad = getattr(architecture, "pad_token_id", None)
         raise ConfigError(
             f"model.name: {config.name!r} cannot be made from its config.json ({error}); correct pad_token_id "
             f"{pad}, or set it to null"
         ) from None
-    if issubclass(family, TextToText):
+    if issubclass(FAMILIES[config.task_type][0], TextToText):
         start = first_token(architecture, stored_generation(config))
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
     checked: nn.Module = model
     return checked
+
+
+def shape_of(config: ModelConfig, architecture: Any) -> nn.Module:
+    """The model on the `meta` device: as its checkpoint has it, or as its class does if only other machines have one.
+
+    Raises ConfigError if the checkpoint cannot be read, or lacks weights.
+    """
+    checkpoint = _checkpoint(config)
+    try:
+        with quiet():
+            return shape_held(**checkpoint, local_files_only=True)
+    except UNREADABLE as error:
+        there = [path.match(kind) for path in Path(checkpoint["where"]).glob("*") for kind in WEIGHTS]
+        if any(there) or not isinstance(error, OSError):
+            raise unloadable(config, error) from None
+    with torch.device("meta"):
+        model: nn.Module = checkpoint["auto"].from_config(architecture, dtype=checkpoint["dtype"])
+    return model
 
 
 def check_task_type(config: ModelConfig, architecture: Any) -> None:
@@ -222,17 +260,25 @@ def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
     return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
 
 
-def weights_digest(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of the state dict in name order.
+def weights_digest(model: nn.Module, *, pooler: bool = True) -> str:
+    """sha256 over names, dtypes, shapes and bytes of the state dict in name order, if asked without the pooler's.
 
-    Collective if the model is partitioned: one tensor is whole at a time, and only rank 0 hashes.
+    Collective if the model is partitioned: one tensor is whole at a time, and rank 0 hashes and tells the others.
     """
     digest = hashlib.sha256()
     partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+    state = model.state_dict(keep_vars=True) if pooler else state_without_pooler(model)
+    for name, tensor in sorted(state.items()):
         with gathered([tensor]):
             if partitioned and dist.get_rank() != 0:
                 continue
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return _of_rank_0(digest.digest(), model).hex() if partitioned else digest.hexdigest()
+
+
+def _of_rank_0(data: bytes, model: nn.Module) -> bytes:
+    """Rank 0's `data`, of equal length everywhere, on all ranks. Collective."""
+    told = torch.tensor(list(data), dtype=torch.uint8, device=local(next(model.parameters())).device)
+    dist.broadcast(told, src=0)
+    return bytes(told.tolist())

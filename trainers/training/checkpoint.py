@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cluster.errors import IntegrityError
 from trainers.zero import local
 
+CAME_LATER = ("base",)
 VALUE, MOMENTS = "value", ("exp_avg", "exp_avg_sq")
 
 
@@ -41,7 +42,8 @@ class Checkpoint:
 
     @staticmethod
     def parse(data: bytes, identity: Mapping[str, Any]) -> "Checkpoint | None":
-        """The checkpoint in `data`; None if it is of another task, configuration or history.
+        """The checkpoint in `data`; None if it is of another task, configuration, history or base. What an older
+        Orthoplex did not store of the identity (`CAME_LATER`) is not compared.
 
         Raises:
             IntegrityError: the bytes are no checkpoint.
@@ -49,7 +51,8 @@ class Checkpoint:
         try:
             size = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + size])["__metadata__"]
-            if json.loads(header["identity"]) != json.loads(json.dumps(identity)):
+            stored, expected = json.loads(header["identity"]), json.loads(json.dumps(identity))
+            if stored != {key: expected[key] for key in expected if key in stored or key not in CAME_LATER}:
                 return None
             return Checkpoint(int(header["step"]), load(data))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -5,7 +5,7 @@ Shape suffixes: D output width of a layer.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -186,17 +186,22 @@ class TaskTraining:
         with during("moments"):
             return second_moments(self.backbone, modules, self.split, at_once)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for training to resume from a checkpoint."""
+        return {**self.order.identity, "base": asdict(self.backbone.identity)}
+
     def save(self, step: int) -> None:
         """Replaces the stored checkpoint by one of the current state."""
         log = {f"{LOG}{key}": column for key, column in self.log.tensors().items()}
         checkpoint = Checkpoint(step, {**capture(self.engine), **log})
         if dist.get_rank() == 0:
-            self.store.put(self.order.checkpoint, checkpoint.dump(self.order.identity))
+            self.store.put(self.order.checkpoint, checkpoint.dump(self.identity))
 
     def resume(self) -> int:
         """Restores the stored checkpoint of this task, if there is one; returns the steps done."""
         data = self.stored()
-        checkpoint = Checkpoint.parse(data, self.order.identity) if data else None
+        checkpoint = Checkpoint.parse(data, self.identity) if data else None
         if checkpoint is None:
             return 0
         restore(self.engine, checkpoint, self.empty_step)

@@ -16,6 +16,7 @@ from cluster.errors import ConfigError, IntegrityError, OrthoplexError, Training
 from cluster.storage import open_store, upload_files
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
+from trainers.identity import other_base
 from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
@@ -274,8 +275,10 @@ class Worker:
         late report, or if a driver died before its commit.
 
         Raises:
-            IntegrityError: bytes have another digest than their commit says, or do not fit the model.
+            IntegrityError: bytes have another digest than their commit says, or do not fit the model, or the tasks were
+                trained on another base.
         """
+        self.check_base(order)
         if not self.agree(self.rank > 0 or self.held == list(order.digests[: self.known])):
             self.forget(self.job)
         first = self.known
@@ -286,6 +289,11 @@ class Worker:
         names = self.job.adapter.files
         self.method.extend([Artifact(dict(zip(names, task, strict=True))) for task in files])
         self.held += digests
+
+    def check_base(self, order: Order) -> None:
+        """Raises IntegrityError if the base is not that of the order's history."""
+        if faults := order.base.differences(self.backbone.identity):
+            raise IntegrityError(other_base(self.job.model.name, faults))
 
     def agree(self, mine: bool) -> bool:
         """Whether `mine` is true on all ranks. Collective."""
@@ -319,6 +327,7 @@ class Worker:
             prefix=prefix,
             files=files,
             base_digest=self.backbone.digest,
+            tokenizer=dict(self.backbone.tokenizer_digests),
             budget=summary.budget,
             overlap=summary.overlap,
             occupancy=self.method.capacity(),

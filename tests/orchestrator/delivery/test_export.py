@@ -1,6 +1,7 @@
 """`orthoplex adapters export`, on a store with committed adapters that nothing trained."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from cluster.storage import LocalStore, upload_files
 from orchestrator.cli import main as cli
 from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.track.events import Committed
 from orchestrator.track.track import Track
 from trainers.config import ModelConfig
 from trainers.methods.base import Artifact
@@ -71,7 +73,8 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
     base = tmp_path / "base"
     make_bert(base, 0)
     run = fake_run("a", "b", "c", config=config_of(base, tmp_path / "store"))
-    digest = load_backbone(ModelConfig(name=str(base), max_length=16)).digest
+    backbone = load_backbone(ModelConfig(name=str(base), max_length=16))
+    told = {"base_digest": backbone.digest, "tokenizer": backbone.tokenizer_digests}
     tasks = [random_task(ranks) for ranks in ({LAYER: 2, OTHER: 1}, {OTHER: 3}, {LAYER: 4})]
     for index, task in enumerate(tasks):
         prefix, folder = run.track.fresh_prefix(), tmp_path / f"task-{index}"
@@ -79,7 +82,7 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
         Artifact(dump(task)).write(folder)
         sha256 = run.track.write_manifest(prefix, {}, upload_files(run.track.store, prefix, folder))
         body = {"version": index + 1, "index": index, "task": "abc"[index], "prefix": prefix}
-        run.append("commit", {**body, "base_digest": digest, "manifest_sha256": sha256, "stored_bytes": 1})
+        run.append("commit", {**body, **told, "manifest_sha256": sha256, "stored_bytes": 1})
     return Stream(tmp_path / "store", base, tasks)
 
 
@@ -160,6 +163,46 @@ def test_where_the_base_is_now(stream: Stream, export: Callable[..., Result], tm
     assert not (tmp_path / "out").exists()
     assert export("stream@v3", "peft", "--model", moved).code == 0
     assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == str(moved)
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_another_tokenizer_is_refused(stream: Stream, export: Callable[..., Result], tmp_path: Path, form: str) -> None:
+    """The file that differs is named; the same files elsewhere will do."""
+    moved = Path(shutil.copytree(stream.base, tmp_path / "moved"))
+    (moved / "tokenizer_config.json").write_text("no JSON, so that it cannot be loaded")
+    code, out, err = export("stream@v3", form, "--model", moved)
+    assert (code, out) == (1, "") and "its tokenizer's tokenizer_config.json has sha256" in err
+    assert "tokenizer.json has" not in err and not (tmp_path / "out").exists()
+    shutil.copyfile(stream.base / "tokenizer_config.json", moved / "tokenizer_config.json")
+    assert export("stream@v3", form, "--model", moved).code == 0
+
+
+def test_a_log_without_a_tokenizer(
+    stream: Stream, export: Callable[..., Result], tmp_path: Path, old_log: None
+) -> None:
+    changed = stream.base / "tokenizer_config.json"
+    changed.write_text(json.dumps({**json.loads(changed.read_text()), "padding_side": "left"}))
+    code, _, err = export("stream@v3", "merged")
+    assert code == 0 and err == (
+        "note: default/stream: its log does not say which tokenizer its base had, so the tokenizer is not compared\n"
+    )
+
+
+@pytest.fixture
+def old_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits are read as an older Orthoplex wrote them."""
+    read = Committed.of
+    monkeypatch.setattr(Committed, "of", lambda entry: read(entry).model_copy(update={"tokenizer": {}}))
+
+
+def test_merged_gives_the_bases_files_back(stream: Stream, export: Callable[..., Result], tmp_path: Path) -> None:
+    """With the mode of a new file."""
+    assert export("stream@v3", "merged").code == 0
+    (tmp_path / "new").touch()
+    for path in (tmp_path / "out").iterdir():
+        assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
+        if path.name not in ("model.safetensors", "README.md", "generation_config.json"):
+            assert path.read_bytes() == (stream.base / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(

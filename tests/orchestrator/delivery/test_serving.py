@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -18,7 +19,7 @@ import orchestrator
 from cluster.errors import ConfigError, IntegrityError
 from cluster.storage import LocalStore, S3Store
 from orchestrator.cli import main as cli
-from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, stream
+from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, old_log, stream
 
 READER = """
 import sys
@@ -153,7 +154,7 @@ def test_load_on_another_base_is_refused(stream: Stream, tmp_path: Path) -> None
     make_bert(tmp_path / "other", 1)
     other = transformers.AutoModel.from_pretrained(tmp_path / "other")
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(IntegrityError, match=r"load default/stream@v1: the base has sha256 .* trained on"):
+    with pytest.raises(IntegrityError, match=r"load default/stream@v1: the base is not .* trained on .its weights"):
         orchestrator.load("stream@v1", base=other, store=str(stream.store))
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
     adapted = orchestrator.load("stream@v1", base=stream.base, store=str(stream.store))
@@ -163,6 +164,23 @@ def test_load_on_another_base_is_refused(stream: Stream, tmp_path: Path) -> None
         orchestrator.load("stream@v9", base=stream.base, store=str(stream.store))
     with pytest.raises(ConfigError, match="no such folder"):
         orchestrator.load("stream@v1", base="./nowhere", store=str(stream.store))
+
+
+def test_load_beside_another_tokenizer(stream: Stream, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """It is refused, with the file's name; a model that stands alone will do."""
+    where = Path(shutil.copytree(stream.base, tmp_path / "other"))
+    (where / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(IntegrityError, match=r"its tokenizer has a chat_template\.jinja, which it had not"):
+        orchestrator.load("stream@v1", base=where, store=str(stream.store))
+    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
+        (where / name).unlink()
+    assert orchestrator.load("stream@v1", base=where, store=str(stream.store)).config.vocab_size == 32
+    assert not [each for each in recwarn if "tokenizer" in str(each.message)]
+
+
+def test_load_of_an_old_log(stream: Stream, old_log: None) -> None:
+    with pytest.warns(UserWarning, match="its log does not say which tokenizer its base had"):
+        orchestrator.load("stream@v1", store=str(stream.store))
 
 
 def test_serve_layout_in_a_bucket(

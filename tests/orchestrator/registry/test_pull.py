@@ -1,15 +1,14 @@
 """A pulled folder is whole and right or is not there; what was fetched once is not fetched again."""
 
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
 from orchestrator.log.event import parse
-from orchestrator.registry.pull import pull
+from orchestrator.registry.pull import file_digest, pull
 from orchestrator.track.events import Commit
 from orchestrator.track.track import Track
 from tests.support.registries import read_everything, track_with
@@ -58,19 +57,18 @@ def test_one_version_and_a_stream(track: Track, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
 
 
-def test_nothing_is_fetched_twice(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_twice(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
     commit = parse(track.entries()[0], Commit)
     keys = fetched(track, monkeypatch)
     pull(track, {"": commit}, tmp_path / "a")
     pull(track, {"": commit}, tmp_path / "b")
     pull(track, {"": commit}, tmp_path / "a")  # as it is already
     assert len(keys) == 2 and contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert (tmp_path / "a/adapter.safetensors").stat().st_mode & 0o222 == 0  # a link into the cache
-    damaged = tmp_path / "a/adapter.safetensors"
+    (damaged,) = (state / "files").rglob(file_digest(tmp_path / "a/adapter.safetensors"))  # in the cache
     damaged.chmod(0o644)
-    damaged.write_bytes(b"\0" * 100)  # and with it the cache
+    damaged.write_bytes(b"\0" * 100)
     pull(track, {"": commit}, tmp_path / "c")
-    assert len(keys) == 3 and contents(tmp_path / "c") == {**contents(tmp_path / "b"), **contents(tmp_path / "c")}
+    assert len(keys) == 3 and contents(tmp_path / "c") == contents(tmp_path / "b")
     assert contents(tmp_path / "c")["adapter.safetensors"] == read_everything(track.store)[0]["adapter.safetensors"]
 
 
@@ -119,11 +117,29 @@ def test_folders_that_are_in_use(track: Track, tmp_path: Path) -> None:
     assert contents(tmp_path / "mine") == {"notes": b""}
 
 
-def test_without_links(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(18, "Invalid cross-device link")
+@pytest.mark.parametrize("sharing", [False, True])
+def test_what_is_pulled_is_the_users(
+    track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: bool, state: Path
+) -> None:
+    """Files have a new file's mode and may be changed: neither cache nor store changes with them, be they copied or,
+    where a filesystem shares blocks, cloned."""
+    clones = []
 
-    monkeypatch.setattr(os, "link", refuse)
-    pull(track, {"": parse(track.entries()[0], Commit)}, tmp_path / "out")
+    def clone(new: IO[bytes], request: int, old: int) -> None:
+        if not sharing:
+            raise OSError(95, "Operation not supported")
+        clones.append(request)
+        new.write(Path(f"/proc/self/fd/{old}").read_bytes())
+
+    monkeypatch.setattr("fcntl.ioctl", clone)
+    kept, commit = read_everything(track.store)[0], parse(track.entries()[0], Commit)
+    pull(track, {"": commit}, tmp_path / "out")
     found = contents(tmp_path / "out")
-    assert json.loads(found.pop("manifest.json"))["files"] and found == read_everything(track.store)[0]
+    assert json.loads(found.pop("manifest.json"))["files"] and found == kept
+    (tmp_path / "new").touch()
+    for path in (each for each in (tmp_path / "out").rglob("*") if each.is_file()):
+        assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
+        path.write_bytes(b"mine")
+    pull(track, {"": commit}, tmp_path / "again")
+    assert {name: contents(tmp_path / "again")[name] for name in kept} == kept == read_everything(track.store)[0]
+    assert clones == ([0x40049409] * 4 if sharing else [])  # two files, twice

@@ -22,11 +22,15 @@ from orchestrator.run import driver_log as run_log
 from orchestrator.run.controller import Controller
 from orchestrator.run.driver_process import this_process
 from orchestrator.run.fork import plan_fork
+from orchestrator.run.plan import make_plan
 from orchestrator.track.events import Process, Start
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
+from trainers.config import ModelConfig
+from trainers.identity import Identity
 from trainers.messages import Lost, Order, Progress
+from trainers.models.loading import read_tokenizer
 from trainers.workers.group import WorkersLost
 
 NO_MEMORY = Lost("out_of_memory", "no room for 4 bytes")
@@ -457,11 +461,52 @@ def test_another_base_is_refused(store: Path) -> None:
     with pytest.raises(Interrupted):
         controller.run()
     again, fake = asked(run_config(store), base="c" * 64)
-    with pytest.raises(IntegrityError, match=r"model.name: the weights of 'minilm' \(sha256 cccccccccccc…\) are not"):
+    with pytest.raises(
+        IntegrityError, match=r"model.name: 'minilm' is not the base .*weights have sha256 cccc.*, not bbbb"
+    ):
         again.run()
     assert [order.index for order in fake.orders] == [1]
     assert ops(again).count("commit") == 1 and ops(again)[-1] == "fail"
     assert not (store / fake.prefixes[0] / "manifest.json").exists()
+
+
+def test_another_tokenizer_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine before anything starts, by `plan` too; on that of a worker before its task is committed."""
+    here = read_tokenizer(ModelConfig())
+    assert {"tokenizer.json", "tokenizer_config.json"} <= here.keys()
+    controller, fake = asked(run_config(store), raises={1: [Interrupted("interrupted")]}, tokenizer=here)
+    with pytest.raises(Interrupted):
+        controller.run()
+    assert [order.base for order in fake.orders] == [Identity(), Identity(BASE, here)]
+    assert last(controller, "commit")["tokenizer"] == here
+    (commit,) = controller.state.commits
+    assert controller.track.manifest_of(commit)["tokenizer"] == here
+    other, fake = asked(run_config(store), tokenizer={**here, "tokenizer.json": "0" * 64})
+    with pytest.raises(IntegrityError, match=r"is not the base .*its tokenizer's tokenizer\.json has sha256 0"):
+        other.run()
+    assert ops(other).count("commit") == 1
+    now = {**here, "tokenizer_config.json": "e" * 64}
+    monkeypatch.setattr("trainers.identity._sha256", lambda path: now[path.name])
+    again, fake = asked(run_config(store), tokenizer=here)
+    with pytest.raises(ConfigError, match=r"model\.name: its tokenizer's tokenizer_config\.json has sha256 eee"):
+        again.run()
+    assert fake.calls == ["check"]
+    assert [line for line in make_plan(run_config(store)).objections if "tokenizer_config" in line]
+    monkeypatch.undo()
+    without_ray(monkeypatch)
+    assert asked(run_config(store), tokenizer=here)[0].run().status == "finished"
+
+
+def test_a_log_without_a_tokenizer_goes_on_with_a_note(store: Path) -> None:
+    controller, _ = asked(run_config(store), raises={1: [Interrupted("interrupted")]})
+    with pytest.raises(Interrupted):
+        controller.run()
+    again, fake = asked(run_config(store), tokenizer={"tokenizer.json": "0" * 64})
+    assert again.run().status == "finished" and fake.orders[0].base == Identity(BASE)
+    assert isinstance(again.reporter, Told)
+    note = "its log does not say which tokenizer its base had, so the tokenizer is not compared"
+    assert [line for line in again.reporter.lines if "note" in line] == [f"note: default/stream: {note}"]
+    assert again.state.base == Identity(BASE, {"tokenizer.json": "0" * 64})
 
 
 def test_a_second_driver_is_refused(store: Path) -> None:

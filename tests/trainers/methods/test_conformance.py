@@ -218,7 +218,7 @@ def test_merged_weights_give_the_outputs(case: New, learned: MethodStream, tmp_p
     plain = load_backbone_of(learned)
     ranks = learned.make(plain).merge(tasks)
     origin = Provenance("t/x@v2", ("a", "b"), "CAUSAL_LM", str(learned.base), "d" * 64)
-    write_merged(plain, learned.backbone.tokenizer, ranks, tmp_path / "made", origin)
+    write_merged(plain, ranks, tmp_path / "made", origin)
     merged = MethodStream(tmp_path / "made", learned.config, learned.make, tmp_path)
     torch.testing.assert_close(merged.outputs(), learned.outputs(1), **TOLERANCE)
 

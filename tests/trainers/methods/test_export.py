@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from cluster.errors import ConfigError, StoreError
-from tests.support.exports import BIASED, FAMILIES, NO_PICKLES, Case, export_merged, export_peft, words, write
+from tests.support.exports import BIASED, FAMILIES, NO_PICKLES, Case, export_merged, export_peft, write
 from trainers.methods import export
 from trainers.methods.export import check_free, peft_targets
 
@@ -58,7 +58,7 @@ def test_merged_generates_as_the_base(cases: dict[str, Case], tmp_path: Path, ha
     model = case.load()
     model.generation_config = transformers.GenerationConfig()
     origin = replace(case.origin, base=str(tmp_path / "base"))
-    export_merged(model, words(), case.tasks, tmp_path / "made", origin)
+    export_merged(model, case.tasks, tmp_path / "made", origin)
     made = tmp_path / "made/generation_config.json"
     assert made.read_bytes() == own.read_bytes() if has_one else not made.exists()
     assert case.auto.from_pretrained(tmp_path / "made").generation_config.eos_token_id == 1

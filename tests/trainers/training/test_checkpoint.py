@@ -49,6 +49,14 @@ def test_a_checkpoint_of_something_else_is_none(change: dict[str, Any]) -> None:
     assert Checkpoint.parse(Checkpoint(7, TENSORS).dump(IDENTITY), IDENTITY | change) is None
 
 
+def test_a_checkpoint_knows_its_base() -> None:
+    """One that an older Orthoplex stored does not, and is gone on from."""
+    old, new = (Checkpoint(7, TENSORS).dump(IDENTITY | more) for more in ({}, {"base": {"weights": "x"}}))
+    assert Checkpoint.parse(old, {**IDENTITY, "base": {"weights": "y"}}) is not None
+    assert Checkpoint.parse(new, {**IDENTITY, "base": {"weights": "x"}}) is not None
+    assert Checkpoint.parse(new, {**IDENTITY, "base": {"weights": "y"}}) is None
+
+
 def test_a_damaged_checkpoint_is_refused_with_the_way_out() -> None:
     good = Checkpoint(7, TENSORS).dump(IDENTITY)
     for data in (b"x", b"no checkpoint at all", good[:20], good[:-1], good + b"\0", save({"value": torch.ones(1)})):

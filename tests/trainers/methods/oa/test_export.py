@@ -32,7 +32,6 @@ from tests.support.exports import (
     folded,
     logits,
     random_task,
-    words,
     write,
 )
 from trainers.methods.base import Artifact
@@ -216,7 +215,7 @@ def test_a_bfloat16_base(cases: dict[str, Case], read: Read, family: str) -> Non
 def test_merged_gives_what_the_stream_gives(cases: dict[str, Case], tmp_path: Path, family: str) -> None:
     case, model = cases[family], cases[family].load()
     exact = folded(model, case.tasks)
-    made = export_merged(model, words(), case.tasks, tmp_path / "made", case.origin)
+    made = export_merged(model, case.tasks, tmp_path / "made", case.origin)
     loaded = case.auto.from_pretrained(tmp_path / "made")
     assert loaded.dtype == torch.float32
     for name, value in loaded.named_parameters():  # not to the bit: a mapped file's tensors lie unaligned for BLAS
@@ -231,7 +230,7 @@ def test_merged_in_bfloat16(cases: dict[str, Case], tmp_path: Path) -> None:
     """Folded in float32 and rounded once: every weight is the bfloat16 nearest to F_t W0."""
     case = cases["Bert"]
     exact = folded(case.load(torch.bfloat16).float(), case.tasks)
-    export_merged(case.load(torch.bfloat16), words(), case.tasks, tmp_path / "made", case.origin)
+    export_merged(case.load(torch.bfloat16), case.tasks, tmp_path / "made", case.origin)
     loaded = case.auto.from_pretrained(tmp_path / "made", dtype="auto")
     assert loaded.dtype == torch.bfloat16
     for name, parameter in loaded.named_parameters():
