@@ -11,6 +11,7 @@ from orchestrator.cli.common import (
     AsJson,
     Model,
     StoreUri,
+    only_our_output,
     print_json,
     print_json_rows,
     read_version,
@@ -177,9 +178,10 @@ def export_adapter(
 ) -> None:
     """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
     found = read_base_of(reference, store)
-    from orchestrator.delivery.export import export  # imports torch
+    with only_our_output():
+        from orchestrator.delivery.export import export  # imports torch
 
-    made = export(found, form, output, model=model)
+        made = export(found, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
     count = f", {made.parameters:,} parameters" if made.parameters else ""
@@ -199,7 +201,8 @@ def serve_layout(
 ) -> None:
     """Put an adapter, with all before it, where servers load it by name. A PEFT folder below ROOT/<base>/."""
     found = read_base_of(reference, store)
-    from orchestrator.delivery.serving import serve_layout as write  # imports torch
+    with only_our_output():
+        from orchestrator.delivery.serving import serve_layout as write  # imports torch
 
-    place = write(found, root=root, base=base, model=model)
+        place = write(found, root=root, base=base, model=model)
     typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{place}")

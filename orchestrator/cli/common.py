@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +72,14 @@ def tell_of_skipped(label: str, left_out: str | None) -> None:
     """A note on what was left out of a log, if anything was."""
     if left_out:
         tell(f"{label}: {left_out}")
+
+
+@contextmanager
+def only_our_output() -> Iterator[None]:
+    """What libraries print within goes to standard error, also later what they log: DeepSpeed, which transformers
+    imports, logs to what is standard output when it is imported."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def tell(note: str) -> None:

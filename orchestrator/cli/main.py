@@ -26,6 +26,7 @@ from orchestrator.cli.common import (
     ConfigPath,
     Overrides,
     StoreUri,
+    only_our_output,
     print_json,
     read_log,
     read_run,
@@ -91,10 +92,12 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
 
     loaded = load_config(config, overrides)  # errors of the configuration come before torch is imported
     from orchestrator.console.run import print_plan
-    from orchestrator.run.plan import make_plan
     from orchestrator.track.state import refuse
 
-    made = make_plan(loaded)
+    with only_our_output():
+        from orchestrator.run.plan import make_plan
+
+        made = make_plan(loaded)
     if as_json:
         print_json(dataclasses.asdict(made))
     else:

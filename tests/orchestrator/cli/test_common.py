@@ -1,11 +1,14 @@
 """How each verb finds a store and a run in it."""
 
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.cli.common import only_our_output
 from tests.support.command_line import Orthoplex
 
 
@@ -40,3 +43,14 @@ def test_an_unknown_run(
     (tmp_path / "file").touch()
     code, message = refused(verb, "x", "--store", tmp_path / "file")
     assert code == 1 and "Not a directory" in message
+
+
+def test_only_the_commands_own_output_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """A logger made within, as DeepSpeed's is on import, writes to standard error afterwards too."""
+    with only_our_output():
+        print("from a library")
+        logger = logging.Logger("DeepSpeed")
+        logger.addHandler(logging.StreamHandler(stream=sys.stdout))
+    logger.warning("accelerator: CPU")
+    print("ours")
+    assert capsys.readouterr() == ("ours\n", "from a library\naccelerator: CPU\n")

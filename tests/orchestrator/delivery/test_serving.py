@@ -19,7 +19,10 @@ import orchestrator
 from cluster.errors import ConfigError, IntegrityError
 from cluster.storage import LocalStore, S3Store
 from orchestrator.cli import main as cli
+from orchestrator.delivery.serving import digest_among, load_plain
 from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, old_log, stream
+from trainers.config import ModelConfig
+from trainers.models.loading import weights_digest
 
 READER = """
 import sys
@@ -176,6 +179,19 @@ def test_load_beside_another_tokenizer(stream: Stream, tmp_path: Path, recwarn: 
         (where / name).unlink()
     assert orchestrator.load("stream@v1", base=where, store=str(stream.store)).config.vocab_size == 32
     assert not [each for each in recwarn if "tokenizer" in str(each.message)]
+
+
+def test_a_given_model_may_have_a_drawn_pooler(stream: Stream, tmp_path: Path) -> None:
+    """Who loads a checkpoint without one gets a pooler from transformers, another one every time."""
+    held = transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(stream.base))
+    held.save_pretrained(tmp_path / "masked")
+    shutil.copyfile(stream.base / "tokenizer.json", tmp_path / "masked/tokenizer.json")
+    asked = ModelConfig(name=str(tmp_path / "masked"), max_length=16)
+    known = weights_digest(load_plain(asked))
+    given = transformers.AutoModel.from_pretrained(tmp_path / "masked")
+    assert given.pooler is not None and digest_among(given, {known, None}) == known != weights_digest(given)
+    given.encoder.layer[0].output.dense.bias.data += 1
+    assert digest_among(given, {known}) == weights_digest(given)
 
 
 def test_load_of_an_old_log(stream: Stream, old_log: None) -> None:
