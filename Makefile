@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart cluster-up cluster-down test test-fast test-faults test-s3 lint measure format install install-dev clean
+.PHONY: help quickstart cluster-up cluster-down test test-fast test-all test-faults test-s3 lint measure format install install-dev clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -33,11 +33,16 @@ cluster-up: install  ## two Ray nodes with a job server on this machine, to try 
 cluster-down:  ## end exactly what cluster-up started
 	$(BIN)/python -m cluster.local down
 
-test: install-dev  ## the whole suite
-	$(BIN)/python -m pytest
+# Two processes, each a whole file at a time; all files on Ray stay in one of them, which begins with them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+test: install-dev  ## the whole suite, with a sample where one claim has many cases
+	$(PYTEST)
 
-test-fast: install-dev  ## without the end-to-end runs on Ray
-	$(BIN)/python -m pytest --ignore=tests/e2e
+test-fast: install-dev  ## without what is marked slow: runs on Ray, ranks that train, benchmarks
+	$(PYTEST) -m 'not slow'
+
+test-all: install-dev  ## the whole suite with all cases
+	ORTHOPLEX_ALL_CASES=1 $(PYTEST)
 
 test-faults: install-dev  ## kills of driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP

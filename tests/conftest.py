@@ -1,4 +1,8 @@
-"""S3 servers for tests: moto's, one request at a time, because its conditional writes check and then set; and Ceph's.
+"""Who runs which test, and S3 servers: moto's, one request at a time, since its conditional writes check and then set;
+and Ceph's.
+
+With two test processes (`-n 2 --dist loadgroup`) a file stays whole in one of them, so that what a module shares is
+made once. All files that start Ray are one group: there is never more than one Ray.
 
 Ceph is there where $ORTHOPLEX_CEPH_ROOT names the folder that `tests/ceph/ceph.sh fetch` filled; see `make test-s3`.
 """
@@ -17,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.sample import ALL_CASES, SEED
+
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKORTHOPLEXTEST",
     "AWS_SECRET_ACCESS_KEY": "orthoplex-test-secret",
@@ -29,13 +35,43 @@ S3_ENVIRONMENT = {
 }
 
 
+TOGETHER = {"local_ray": "ray", "nodes": "ray", "pair": "pair", "references": "pair", "cases": "exports"}
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each process has a core
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """What a test shares with others for the whole session: Ray, which all end-to-end tests start, or files."""
+    if item.path.parent.name == "e2e":
+        return "ray"
+    return next((TOGETHER[name] for name in getattr(item, "fixturenames", ()) if name in TOGETHER), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each file, and each group of files, one process. What is on Ray comes first, since it takes longest."""
+    groups = {item.path: group for item in items if (group := group_of(item))}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+        if group_of(item) in ("ray", "pair"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: groups.get(item.path) != "ray")
+
+
+def pytest_report_header() -> str:
+    """Says which cases are drawn."""
+    return "cases: all of them" if ALL_CASES else f"cases: a sample drawn with seed {SEED}; `make test-all` runs all"
+
+
 @pytest.fixture(scope="session", autouse=True)
-def state_folder() -> Iterator[None]:
-    """What this machine sees of logs and pulls stays in a folder of the session, in child processes too."""
-    with tempfile.TemporaryDirectory(prefix="orthoplex-state-") as folder:
-        os.environ["ORTHOPLEX_STATE"] = folder
-        yield
-        del os.environ["ORTHOPLEX_STATE"]
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What this machine sees of logs and pulls stays in a folder of the session, in child processes too; so do
+    temporary files, which another test process might take for what a run has left behind."""
+    tmp_path_factory.getbasetemp()  # is where it would be without this
+    with tempfile.TemporaryDirectory(prefix="orthoplex-state-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORTHOPLEX_STATE", folder)
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "vocab_size": 1000}

@@ -1,5 +1,6 @@
 """One cluster for the whole session: a start takes half a minute."""
 
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,3 +15,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         started = Nodes(tmp_path_factory.mktemp("cluster") / "cluster.json")
         yield started
         started.end()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def temporary_files_of_users() -> Iterator[None]:
+    """Commands leave nothing in /tmp, so it must be /tmp that they use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", "/tmp")
+        patch.setattr(tempfile, "tempdir", "/tmp")
+        yield

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from orchestrator import load
+from tests.support.nodes import Nodes
 from tests.support.tiny_run import call, config_file
 from trainers.config import ModelConfig
 from trainers.models.loading import load_backbone
@@ -21,12 +22,12 @@ LORA = {"method": "lora", "target_modules": ["output.dense"], "rank": 2, "alpha"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, two workers."""
     folder = tmp_path_factory.mktemp("methods")
     path = config_file(folder, 2, folder / "store")
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "adapter": LORA}))
-    run = call("run", str(path))
+    run = nodes.run(str(path))
     assert run.returncode == 0 and "Traceback" not in run.stderr, run.stdout + run.stderr
     assert "overlap ·  r_eff 2.0" in run.stdout  # what it does not measure is no figure
     return path

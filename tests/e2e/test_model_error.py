@@ -9,6 +9,7 @@ import yaml
 
 from cluster.storage import LocalStore
 from orchestrator.track.track import Track
+from tests.support.nodes import Nodes
 from tests.support.tiny_models import MODELS, SHAPE, tokenizer
 from tests.support.tiny_run import call
 
@@ -49,8 +50,8 @@ def config_file(folder: Path) -> Path:
     return path
 
 
-def test_a_model_s_own_error_ends_the_run_and_says_where(tmp_path: Path) -> None:
-    run = call("run", str(config_file(tmp_path)))
+def test_a_model_s_own_error_ends_the_run_and_says_where(nodes: Nodes, tmp_path: Path) -> None:
+    run = nodes.run(str(config_file(tmp_path)))
     assert run.returncode == 1, run.stdout + run.stderr
     entries = Track(LocalStore(tmp_path / "store"), "default", "wrong").entries()
     ops = [entry.op for entry in entries]

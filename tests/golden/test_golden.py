@@ -201,6 +201,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_tasks_train_to_the_bits_that_were_recorded(trained: Path) -> None:
     """Where torch and the CPU are those of the recording; elsewhere the tensors are close."""
     kept = GOLDEN / "adapters"
@@ -211,6 +212,7 @@ def test_two_tasks_train_to_the_bits_that_were_recorded(trained: Path) -> None:
         assert different == []
 
 
+@pytest.mark.slow
 def test_two_tasks_train_close_to_what_was_recorded(trained: Path) -> None:
     """r_eff of every module, and every module's U = W2 Γ W1 within a thousandth of its norm."""
     for path in sorted((GOLDEN / "adapters").glob("*-adapter.safetensors")):

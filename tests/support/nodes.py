@@ -1,12 +1,14 @@
 """Two Ray nodes on this machine for all end-to-end tests that need a cluster."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import psutil
 
 from cluster import local
 from cluster.processes import alive, identify
+from tests.support.tiny_run import REPO, called, command
 
 
 class Nodes:
@@ -19,6 +21,11 @@ class Nodes:
     def environment(self) -> dict[str, str]:
         """What lets a process in."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self.cluster.token_path}
+
+    def run(self, config: str, folder: Path = REPO) -> subprocess.CompletedProcess[str]:
+        """`orthoplex run` on this cluster."""
+        words = command("run", config, "--set", f"cluster.address={self.cluster.address}")
+        return called(words, folder, **self.environment)
 
     def processes(self, node: int) -> list[psutil.Process]:
         process = psutil.Process(self.cluster.processes[node].pid)

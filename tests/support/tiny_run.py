@@ -1,5 +1,6 @@
 """A run of a minute: MiniLM, docstrings, two workers; and the command line as a user calls it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,11 @@ def hurried(*arguments: str) -> list[str]:
     return [sys.executable, "-c", HURRY, *arguments]
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return called(command(*arguments))
+def call(*arguments: str, folder: Path = REPO) -> subprocess.CompletedProcess[str]:
+    return called(command(*arguments), folder)
 
 
-def called(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=REPO, capture_output=True, text=True, timeout=240, check=False)
+def called(words: list[str], folder: Path = REPO, **more: str) -> subprocess.CompletedProcess[str]:
+    """The end of a command in a folder, with `more` in its environment."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO), **more}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -16,7 +16,10 @@ import pytest
 from cluster.errors import StoreError
 from cluster.storage import S3Store, download_files, upload_files
 from tests.support.fault_proxy import DELAY_S, EVERYTHING, QUARTER_DROPPED, FaultProxy
+from tests.support.sample import sample
 
+pytestmark = pytest.mark.slow
+VERBS = ["get", "put", "put_if_absent", "list", "list_folders", "delete", "upload", "download"]
 SHARES = {"a quarter dropped": QUARTER_DROPPED, "everything": EVERYTHING}
 
 
@@ -96,9 +99,7 @@ def test_folders_and_deletion(faulty: S3Store) -> None:
     assert faulty.list("t/") == [f"t/{number:02d}/x" for number in range(1, 20, 2)]
 
 
-@pytest.mark.parametrize(
-    "verb", ["get", "put", "put_if_absent", "list", "list_folders", "delete", "upload", "download"]
-)
+@pytest.mark.parametrize("verb", sample(VERBS, 3))
 def test_a_store_that_is_away_for_a_while(behind: Callable[..., Any], tmp_path: Path, verb: str) -> None:
     store, proxy = behind({})
     store.put("k/x", b"there")

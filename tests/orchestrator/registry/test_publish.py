@@ -29,8 +29,9 @@ from tests.support.registries import (
     read_everything,
     stream_of,
 )
+from tests.support.sample import some
 
-PROCESSES, EACH = 8, 10
+PROCESSES, EACH = 8, some(10, 3)
 
 
 def test_processes_publish_at_once(uri: str, tmp_path: Path) -> None:

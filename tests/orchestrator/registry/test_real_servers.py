@@ -33,6 +33,7 @@ from tests.support.fault_proxy import DELAY_S, EVERYTHING, FaultProxy
 from tests.support.registries import publish_one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["s3_bucket", pytest.param("ceph_bucket", marks=pytest.mark.s3)])
 def test_a_faulty_network(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

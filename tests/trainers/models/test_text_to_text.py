@@ -117,6 +117,7 @@ def learned(family: str) -> TextToText:
 learners = pytest.mark.parametrize("family", ["t5", "flan-t5", "llama", "gpt2"])
 
 
+@pytest.mark.slow
 @learners
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scorings_agree_on_a_task_learned(family: str, dtype: str, one_process: None) -> None:

@@ -31,6 +31,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_next_order(
     met: list[dict[str, Any]],
 ) -> None:
@@ -39,6 +40,7 @@ def test_what_rank_0_cannot_read_fails_on_all_ranks_and_leaves_them_fit_for_the_
         assert (found["error"], found["training"], found["tasks"]) == ("c/t/away is out of reach", False, 1)
 
 
+@pytest.mark.slow
 def test_all_ranks_go_on_with_the_files_of_rank_0(met: list[dict[str, Any]]) -> None:
     """Rank 1 ends with other bytes, as another CPU may; the model is that of the stored ones on both."""
     first, second = met

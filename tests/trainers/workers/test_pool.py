@@ -169,8 +169,11 @@ def test_a_job_for_other_workers_is_refused(setting: Setting) -> None:
 
 
 def test_a_worker_that_dies_costs_its_task_an_attempt(setting: Setting) -> None:
-    jobs = [setting.job(name, epochs=60, checkpoint_steps=2) for name in ("hit", "missed")]
+    """Both slots have trained before, so that neither starts late and is hit when the other has finished."""
+    jobs = [setting.job(name, epochs=20, checkpoint_steps=2) for name in ("hit", "missed")]
     callers = [Caller.remote() for _ in jobs]
+    ahead = [setting.order(setting.job(f"ahead-{number}")) for number in range(2)]
+    ray.get([c.train.remote(setting.pool.client, order) for c, order in zip(callers, ahead, strict=True)])
     orders = [setting.order(each) for each in jobs]
     asked = [c.train.remote(setting.pool.client, order) for c, order in zip(callers, orders, strict=True)]
     until(lambda: all(map(setting.trained, jobs)))

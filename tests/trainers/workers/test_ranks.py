@@ -14,7 +14,7 @@ from cluster.storage import Store, open_store
 from tests.support.jobs_pair import TASKS, job
 from tests.trainers.workers.test_pool import digests, until, workers
 from trainers.messages import Job, Order, Progress, Started
-from trainers.workers.group import Serve, WorkerGroup, WorkersLost, fit
+from trainers.workers.group import WorkerGroup, WorkersLost, fit
 from trainers.workers.ranks import Place, environment, serve
 
 CLUSTER = ClusterConfig(num_workers=2)
@@ -24,7 +24,7 @@ CLUSTER = ClusterConfig(num_workers=2)
 def base(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """A job with its data in Ray."""
     uri = open_store(str(tmp_path_factory.mktemp("ranks") / "store")).uri
-    yield replace(job("t/base", uri, 2, {}, epochs=20, checkpoint_steps=2), tasks=tuple(map(ray.put, TASKS)))
+    yield replace(job("t/base", uri, 2, {}, epochs=12, checkpoint_steps=2), tasks=tuple(map(ray.put, TASKS)))
     reap_trainers(10)
     until(lambda: not workers() and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
@@ -44,26 +44,27 @@ def begun(store: Store, run: str) -> bool:
 
 
 def test_two_ranks_leave_what_ray_train_s_leave_and_are_replaced(base: Job) -> None:
-    found = {}
-    ways: dict[str, Serve] = {"train": fit, "ranks": serve}
-    for name, way in ways.items():
-        with WorkerGroup(base, CLUSTER, serve=way) as group:
-            events: list[object] = []
-            found[name] = digests(group.train(order_of(base, name), events.append))
-            assert [event.workers for event in events if isinstance(event, Started)] == [2]
-    assert found["ranks"] == found["train"]
     store = open_store(base.store_uri)
+
+    def trained(group: WorkerGroup, name: str) -> tuple[str, str]:
+        events: list[object] = []
+        found = digests(group.train(order_of(base, name), events.append))
+        assert [event.workers for event in events if isinstance(event, Started)] == [2]
+        return found
 
     def kill_one(event: object) -> None:
         if isinstance(event, Progress) and begun(store, "hit") and workers():
             workers()[0].kill()
 
+    with WorkerGroup(base, CLUSTER, serve=fit) as group:
+        expected = trained(group, "train")
     with WorkerGroup(base, CLUSTER, serve=serve) as group:
+        assert trained(group, "ranks") == expected
         order = order_of(base, "hit")
         with pytest.raises(WorkersLost, match=r"rank [01]: "):
             group.train(order, kill_one)
-        events.clear()
-        assert digests(group.train(order, events.append)) == found["train"]
+        events: list[object] = []
+        assert digests(group.train(order, events.append)) == expected
         assert any(isinstance(event, Progress) and event.phase == "resume" for event in events)
 
 
