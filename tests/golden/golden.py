@@ -84,9 +84,10 @@ class Recorded(NamedTuple):
         return Result(code, *(stream.getvalue().replace(self.store, "STORE") for stream in (out, err)))
 
     def printed(self, *argv: object) -> str:
-        """What the command prints; it must succeed."""
+        """What the command prints; it must succeed, and say no more than that the recorded logs know no tokenizer."""
         result = self.call(*argv)
-        assert (result.code, result.err) == (0, ""), result
+        notes = [line for line in result.err.splitlines() if not line.endswith("so the tokenizer is not compared")]
+        assert (result.code, notes) == (0, []), result
         return result.out
 
     def json(self, *argv: object) -> Any:
