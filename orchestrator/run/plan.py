@@ -1,7 +1,7 @@
 """A run's plan: its tasks, layers, parameters, memory and store writes. Planning reads, and changes nothing."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
@@ -14,9 +14,7 @@ from orchestrator.track.track import Track
 from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from trainers.models.capabilities import Shape
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -63,7 +61,7 @@ def make_plan(config: RunConfig) -> Plan:
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
-    model, method = check_method(config.model, config.adapter)
+    model, method = check_method(config.model, config.adapter, config.train)
     check_tasks(config, data, model)
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
@@ -81,7 +79,7 @@ def make_plan(config: RunConfig) -> Plan:
         steps=[config.train.steps(len(task.train)) for task in data],
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
-        memory_per_worker_bytes=worker_memory(config, model.config, base, cost),
+        memory_per_worker_bytes=worker_memory(config, Shape.of(model), base, cost),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
             f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
@@ -102,7 +100,7 @@ def planned(task: TaskDescription, done: bool) -> PlannedTask:
     }
 
 
-def worker_memory(config: RunConfig, architecture: "PretrainedConfig", base: int, cost: Footprint) -> dict[str, int]:
+def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
     weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,
@@ -112,10 +110,9 @@ def worker_memory(config: RunConfig, architecture: "PretrainedConfig", base: int
     gradient_checkpointing; bases: the method's arrays of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
-    heads = getattr(architecture, "num_attention_heads", 1)
-    width, layers = architecture.hidden_size, architecture.num_hidden_layers
+    width, layers, heads = shape.width, shape.layers, shape.heads
     rows = max(1, config.train.batch_size // (workers * config.train.gradient_accumulation_steps))
-    length = min(config.model.max_length, getattr(architecture, "max_position_embeddings", config.model.max_length))
+    length = min(config.model.max_length, shape.positions or config.model.max_length)
     a_value = 34 * width + 5 * heads * length
     moments, gradients, parameters = (workers if stage >= least else 1 for least in (1, 2, 3))
     weights = base * (1 if config.model.quantization else size) // parameters

@@ -85,7 +85,7 @@ class OwnWorkers:
         """The model without weights, checked with the method over it."""
         from trainers.methods.registry import check_method
 
-        return check_method(self.config.model, self.config.adapter)[0]
+        return check_method(self.config.model, self.config.adapter, self.config.train)[0]
 
     def describe(self) -> list[TaskDescription]:
         """See Workers."""

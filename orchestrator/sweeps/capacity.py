@@ -72,6 +72,7 @@ def needed_bytes(config: SweepConfig) -> int:
     """Memory that the largest trial of the space is reckoned to need on a GPU, see `plan.worker_memory`."""
     from orchestrator.run.plan import worker_memory
     from trainers.methods.registry import check_method
+    from trainers.models.capabilities import Shape
 
     tops = {key: p.ends()[-1] for key, p in config.search.space.items() if p.kind != "choice"}
     choices = {key: p.bounds for key, p in config.search.space.items() if p.kind == "choice"}
@@ -79,9 +80,9 @@ def needed_bytes(config: SweepConfig) -> int:
     sizes = ("adapter.max_rank", "adapter.rank", "train.batch_size")
     large = {key: value for key, value in tops.items() if key in sizes}
     run = config.trial(1, large)
-    model, method = check_method(run.model, run.adapter)
+    model, method = check_method(run.model, run.adapter, run.train)
     base = sum(parameter.numel() for parameter in model.parameters())
-    memory = worker_memory(run, model.config, base, method.footprint(len(run.tasks)))
+    memory = worker_memory(run, Shape.of(model), base, method.footprint(len(run.tasks)))
     return sum(size for cause, size in memory.items() if cause not in ("process", "originals"))
 
 

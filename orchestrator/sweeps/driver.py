@@ -83,7 +83,7 @@ class Sweep:
         from trainers.methods.registry import check_method
 
         first = self.config.trial(1, {})
-        model, _ = check_method(first.model, first.adapter)
+        model, _ = check_method(first.model, first.adapter, first.train)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
         check_tasks(first, data, model)

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from cluster.errors import ConfigError
-from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig
+from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig, TrainConfig
 from trainers.methods.base import Method
 from trainers.methods.targets import check_patterns
+from trainers.models.checks import checkpoint_activations
 from trainers.models.loading import check_model
 
 
@@ -33,15 +34,19 @@ def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Me
     raise ConfigError(f"adapter.method: {config.method!r} has no implementation; add it to trainers.methods.registry")
 
 
-def check_method(config: ModelConfig, adapter: MethodConfig) -> tuple[nn.Module, Method]:
+def check_method(
+    config: ModelConfig, adapter: MethodConfig, train: TrainConfig | None = None
+) -> tuple[nn.Module, Method]:
     """The model without its weights, and the method over it.
 
     Raises:
-        ConfigError: as `check_model` and `method_for`, the method needs a package that is not installed, or one of its
-            patterns matches no adapted layer.
+        ConfigError: as `check_model` and `method_for`, the method needs a package that is not installed, one of its
+            patterns matches no adapted layer, or the model's class has no gradient checkpointing and is to use it.
     """
     adapter.check_installed()
     model = check_model(config)
+    if train is not None and train.gradient_checkpointing:
+        checkpoint_activations(model)
     method = method_for(model, adapter, getattr(torch, config.dtype))
     for key, patterns in adapter.patterns.items():
         check_patterns(key, patterns, method.modules)

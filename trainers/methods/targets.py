@@ -98,10 +98,20 @@ def _near(given: str, names: Collection[str]) -> str:
 
 
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
-    """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`."""
+    """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`.
+
+    A model's own subclass that computes something else, as Llama 4's router does, is none.
+    """
     from transformers.pytorch_utils import Conv1D
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return {name: module for name, module in found.items() if not computes_otherwise(type(module), Conv1D)}
+
+
+def computes_otherwise(kind: type[nn.Module], *plain: type[nn.Module]) -> bool:
+    """Whether a class of transformers' models has a forward pass that is not `nn.Linear`'s or one of `plain`."""
+    owner = next(each for each in kind.__mro__ if "forward" in vars(each))
+    return owner not in plain and owner.__module__.startswith("transformers.")
 
 
 def _matching(regex: str, linears: Mapping[str, Layer]) -> dict[str, Layer]:

@@ -1,9 +1,10 @@
-"""What a model's class can do, seen from its forward pass and from the cache that it gives."""
+"""What a model's class can do, seen from its configuration, its modules, its forward pass and its cache."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 PLAIN_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}  # of a cache: keys and values of tokens, and nothing else
 
@@ -39,3 +40,65 @@ def check_repeatable(cache: Any) -> None:
     layers = [layer for each in caches for layer in getattr(each, "layers", ())]
     if not layers or any(type(layer).__name__ not in PLAIN_LAYERS for layer in layers):
         raise NoCacheError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of activations is reckoned from: width D, layers and heads of the part that reads texts, and its
+    positions, None if it has no limit."""
+
+    width: int
+    layers: int
+    heads: int
+    positions: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> "Shape":
+        """Of a model, with or without weights."""
+        config = text_config(model.config)
+        width = whole(config, "hidden_size") or model.get_input_embeddings().weight.shape[-1]
+        blocks = [len(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+        layers = whole(config, "num_hidden_layers") or max(blocks, default=1)
+        return cls(width, layers, whole(config, "num_attention_heads") or 1, most_positions(model))
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that says how texts are read: of an encoder-decoder that of the encoder, of a model
+    of several media that of text; else all of it."""
+    inner = getattr(config, "encoder", None)
+    if hasattr(inner, "get_text_config"):
+        return text_config(inner)
+    try:
+        return config.get_text_config()
+    except (AttributeError, ValueError):  # several, or a configuration that is none of transformers'
+        return config
+
+
+def most_positions(model: Any) -> int | None:
+    """The tokens of the longest text that a model has positions for; None if there is no limit.
+
+    It is what the configuration says, less what a table of as many positions leaves out: RoBERTa and its kin count from
+    padding_idx + 1.
+    """
+    config = text_config(model.config)
+    said = whole(config, "max_position_embeddings") or whole(config, "max_encoder_position_embeddings")
+    if not said:
+        return None
+    skipped = (
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if "position" in name.rpartition(".")[2] and is_table(module, said) and module.padding_idx is not None
+    )
+    return said - max(skipped, default=0)
+
+
+def is_table(module: nn.Module, rows: int) -> bool:
+    """Whether a module keeps one row per position, as an `nn.Embedding` does."""
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "padding_idx") and isinstance(weight, Tensor) and len(weight) == rows
+
+
+def whole(config: Any, key: str) -> int | None:
+    """A number of the configuration above 0; None if it has none, as XLNet's positions, which are -1."""
+    value = getattr(config, key, None)
+    return value if isinstance(value, int) and value > 0 else None

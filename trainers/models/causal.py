@@ -12,7 +12,7 @@ from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PLAIN, Answers
-from trainers.models.capabilities import check_repeatable, needs, taken
+from trainers.models.capabilities import check_repeatable, most_positions, needs, taken
 from trainers.models.text_to_text import TextToText, Then, summed_nll
 from trainers.models.words import apart, joined, seam, spread
 
@@ -64,8 +64,8 @@ class Causal(TextToText):
             ConfigError: text and answer together are beyond the model's positions.
         """
         answers = super().encode_answers(words, prompt)
-        architecture = getattr(self.model, "config", None)  # which a reader of tokens lacks
-        longest, most = max(map(len, answers)), getattr(architecture, "max_position_embeddings", None)
+        longest = max(map(len, answers))
+        most = None if self.model is None else most_positions(self.model)  # a reader of tokens has no model
         if most and self.max_length + longest > most:
             raise ConfigError(
                 f"model.max_length: {self.max_length} tokens of text and {longest} of an answer are beyond the model's "

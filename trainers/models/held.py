@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 POOLER = "pooler"
-UNREADABLE = (OSError, ValueError, SafetensorError)
+UNREADABLE = (OSError, ValueError, ImportError, SafetensorError)
 SHOWN = 4  # names per message
 
 

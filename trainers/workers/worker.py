@@ -21,6 +21,7 @@ from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
+from trainers.models.checks import checkpoint_activations
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
@@ -216,7 +217,7 @@ class Worker:
         loaded = time.monotonic()
         self.read(job.tasks)
         if job.train.gradient_checkpointing:
-            self.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(self.backbone.model)
         if job.train.compile:
             compile_blocks(self.backbone.model)
         self.seconds = {"load": loaded - started, "tokenise": time.monotonic() - loaded}

@@ -1,7 +1,6 @@
 """The memory that a plan reckons with, term by term; the rest of a plan is tested through `orthoplex plan`."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ from orchestrator.run.plan import PROCESS_BYTES, planned, worker_memory
 from orchestrator.track.events import RowCounts, TaskDescription
 from tests.support.fake_workers import run_config
 from trainers.methods.base import Footprint
+from trainers.models.capabilities import Shape
 
-MODEL = SimpleNamespace(num_attention_heads=4, hidden_size=8, num_hidden_layers=3, max_position_embeddings=10)
+MODEL = Shape(width=8, layers=3, heads=4, positions=10)
 COST = Footprint(trained=100, kept=60, copies_weights=True, history_bytes=77)
 
 

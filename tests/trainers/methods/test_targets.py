@@ -8,8 +8,10 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from cluster.errors import ConfigError
+from tests.support import zoo
 from tests.support.oa_streams import SMALL, bert
 from trainers.methods.targets import by_pattern, check_patterns, match_modules, width
 
@@ -69,3 +71,11 @@ def test_patterns_that_decide_something() -> None:
     check_patterns("rank_pattern", [r".*\.layer\.[01]\.output\.dense", "attention.output.dense"], names)
     assert [by_pattern(name, patterns, 9) for name in names] == [3, 2, 3, 3]
     assert by_pattern("pooler.dense_2", patterns, 9) == 9
+
+
+def test_a_router_is_no_linear_layer() -> None:
+    """Llama 4's is a subclass of `nn.Linear` that gives two tensors."""
+    model = zoo.tiny_model(zoo.tiny_config(CONFIG_MAPPING["llama4_text"]), "AutoModelForCausalLM")
+    assert any(name.endswith("router") for name, _ in model.named_modules())
+    found = match_modules(model, "all-linear")
+    assert found and not any(name.endswith("router") for name in found)

@@ -13,7 +13,8 @@ from tests.support import zoo
 from tests.support.families import FAMILIES, TARGETS, TASK_TYPES, TEXTS, WORDS, every_family
 from tests.support.tiny_models import save_tiny, tiny, tokenizer
 from trainers.config import ModelConfig
-from trainers.models.loading import UNFIT, check_model, load_backbone, weights_digest
+from trainers.models.checks import UNFIT
+from trainers.models.loading import check_model, load_backbone, weights_digest
 
 
 @every_family
@@ -79,7 +80,7 @@ def test_task_type_that_does_not_fit(family: str, wrong: str, fitting: str, tmp_
 
 
 @pytest.mark.parametrize(("kind", "task_type"), [*UNFIT])
-def test_kinds_that_give_no_probabilities_of_answers(kind: str, task_type: str, tmp_path: Path) -> None:
+def test_kinds_that_cannot_be_used(kind: str, task_type: str, tmp_path: Path) -> None:
     zoo.tiny_config(CONFIG_MAPPING[kind]).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=rf"model\.name: .* \(a {kind}\) cannot give probabilities of answers"):
+    with pytest.raises(ConfigError, match=rf"model\.name: .* \(a {kind}\) cannot be used"):
         check_model(ModelConfig.model_validate({"name": str(tmp_path), "task_type": task_type, "max_length": 16}))

@@ -1,0 +1,124 @@
+"""What `plan` refuses of a base, and what it lets pass: kinds of models that failed in runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from cluster.errors import ConfigError
+from tests.support import zoo
+from trainers.config import AdapterConfig, ModelConfig, TrainConfig
+from trainers.methods.registry import check_method
+from trainers.models.capabilities import Shape, most_positions
+from trainers.models.loading import check_model, load_backbone, load_reader
+
+ADAPTER = AdapterConfig(target_modules="all-linear")
+
+
+def base(folder: Path, kind: str, task_type: str = "LABEL_EMBEDDING", **keys: Any) -> ModelConfig:
+    """The configuration of a model in `folder`, whose config.json and tokenizer are written there."""
+    zoo.tiny_config(CONFIG_MAPPING[kind]).save_pretrained(folder)
+    zoo.tokenizer().save_pretrained(folder)
+    return ModelConfig.model_validate({"name": str(folder), "task_type": task_type, "max_length": 16, **keys})
+
+
+def refused(config: ModelConfig, train: TrainConfig | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_method(config, ADAPTER, train or TrainConfig())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "esm", "bert"])
+def test_positions_are_those_that_a_text_can_have(kind: str, tmp_path: Path) -> None:
+    """A text of as many tokens is read, one of another token is not."""
+    config = base(tmp_path, kind, max_length=zoo.POSITIONS)
+    model = zoo.tiny_model(zoo.tiny_config(CONFIG_MAPPING[kind]), "AutoModel")
+    most = most_positions(model)
+    assert most is not None
+    with torch.no_grad():
+        assert model(input_ids=torch.full((1, most), 7)).last_hidden_state.shape[1] == most
+        if kind == "longformer":  # pads texts to its window
+            return
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, most + 1), 7))
+    if most < zoo.POSITIONS:
+        assert refused(config).endswith(f"48 is beyond the model's {most} positions; use at most that")
+    check_model(config.model_copy(update={"max_length": most}))
+
+
+def test_no_limit_where_a_configuration_names_none(tmp_path: Path) -> None:
+    """XLNet says −1."""
+    check_model(base(tmp_path, "xlnet", max_length=5000))
+
+
+def test_a_decoder_needs_positions_for_text_and_answer(tmp_path: Path) -> None:
+    config = base(tmp_path, "gpt2", "CAUSAL_LM", max_length=zoo.POSITIONS)
+    with pytest.raises(ConfigError, match=r"48 tokens of text and 3 of an answer .* use at most 45"):
+        load_reader(config, check_model(config)).check_labels(["certainly not"])
+    fits = config.model_copy(update={"max_length": 45})
+    load_reader(fits, check_model(fits)).check_labels(["certainly not"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "task_type", "layers"),
+    [("gemma3", "CAUSAL_LM", 2), ("t5gemma", "SEQ_2_SEQ_LM", 2), ("t5gemma2", "SEQ_2_SEQ_LM", 2),
+     ("bart", "SEQ_2_SEQ_LM", 2), ("fsmt", "SEQ_2_SEQ_LM", 2)],
+)  # fmt: skip
+def test_configurations_within_others(kind: str, task_type: str, layers: int, tmp_path: Path) -> None:
+    shape = Shape.of(check_model(base(tmp_path, kind, task_type)))
+    assert (shape.width, shape.layers, shape.heads) == (32, layers, 4)
+
+
+def test_two_models_as_encoder_and_decoder(tmp_path: Path) -> None:
+    from transformers import EncoderDecoderConfig
+
+    encoder, decoder = (zoo.tiny_config(CONFIG_MAPPING["bert"]) for _ in range(2))
+    EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, decoder_start_token_id=2).save_pretrained(
+        tmp_path
+    )
+    config = ModelConfig(name=str(tmp_path), task_type="SEQ_2_SEQ_LM", max_length=zoo.POSITIONS)
+    assert Shape.of(check_model(config)) == Shape(width=32, layers=2, heads=4, positions=zoo.POSITIONS)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors"])
+def test_weights_that_are_stored_quantised(method: str, tmp_path: Path) -> None:
+    config = base(tmp_path, "llama", "CAUSAL_LM")
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    expected = rf"model\.name: the weights of .* are stored quantised \({method}\); name the model that they were made"
+    for check in (check_model, load_backbone):
+        with pytest.raises(ConfigError, match=expected):
+            check(config)
+
+
+@pytest.mark.parametrize(("kind", "has"), [("mpnet", False), ("squeezebert", False), ("bert", True)])
+def test_gradient_checkpointing(kind: str, has: bool, tmp_path: Path) -> None:
+    config, train = base(tmp_path, kind), TrainConfig(gradient_checkpointing=True)
+    if has:
+        check_method(config, ADAPTER, train)
+    else:
+        assert refused(config, train).startswith("train.gradient_checkpointing: ")
+    check_method(config, ADAPTER, TrainConfig())
+
+
+@pytest.mark.parametrize("kind", ["clip", "vit", "bros", "wav2vec2", "xmod", "perceiver"])
+def test_models_that_ask_for_more_than_texts(kind: str, tmp_path: Path) -> None:
+    assert "cannot be given texts alone" in refused(base(tmp_path, kind))
+
+
+def test_a_class_that_there_is_none_of(tmp_path: Path) -> None:
+    """TrOCR is a decoder alone."""
+    assert "is a trocr, and transformers has no AutoModel for one" in refused(base(tmp_path, "trocr"))
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    config = base(tmp_path, "llama", "CAUSAL_LM")
+    written = json.loads((tmp_path / "config.json").read_text())
+    written |= {"model_type": "other", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    (tmp_path / "own.py").write_text("raise SystemExit('was run')")
+    assert "code of its own, which is not run; " in refused(config).replace(")", "")

@@ -1,0 +1,90 @@
+"""What a base must be for a run. `plan` asks it of a model without weights, and a worker of what it loads."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.errors import ConfigError
+from trainers.models.capabilities import taken
+
+BATCH, TOKENS = 2, 4  # of the texts that a model without weights is given
+BOTH_WAYS = {"bert-generation"}  # decoders that are encoders unless their configuration says is_decoder
+UNFIT = {  # model types that cannot be used for a task type, with the reason
+    ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
+    ("prophetnet", "CAUSAL_LM"): "what it says of a token depends on the length of what follows",
+    ("dpr", "LABEL_EMBEDDING"): "it gives one vector per text and none per token",
+    ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
+    ("cpmant", "CAUSAL_LM"): "every token sees those that follow",
+    ("cpmant", "LABEL_EMBEDDING"): "it puts tokens of its own before a text, and padding before those",
+}
+
+
+def check_task_type(name: str, task_type: str, architecture: Any) -> None:
+    """Raises ConfigError if `model.task_type` does not fit the architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    kind = architecture.model_type
+    reads_both_ways = kind in {*MASKED, *BOTH_WAYS} and not getattr(architecture, "is_decoder", False)
+    if architecture.is_encoder_decoder:
+        fitting = "SEQ_2_SEQ_LM"
+    elif kind in CAUSAL and not reads_both_ways and task_type != "LABEL_EMBEDDING":
+        fitting = "CAUSAL_LM"
+    else:
+        fitting = "LABEL_EMBEDDING"
+    if reason := UNFIT.get((kind, task_type)):
+        raise ConfigError(f"model.name: {name!r} (a {kind}) cannot be used ({reason}); use another model")
+    if task_type != fitting:
+        raise ConfigError(f"model.task_type: {task_type} does not fit {name!r} (a {kind}); use {fitting}")
+
+
+def check_unquantised(name: str, architecture: Any) -> None:
+    """Raises ConfigError if the weights are stored quantised: adapters are folded into whole weights, and those that
+    are read in eight bits are made so here."""
+    found = getattr(architecture, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        raise ConfigError(
+            f"model.name: the weights of {name!r} are stored quantised ({getattr(method, 'value', method)}); name the "
+            "model that they were made from (model.quantization: float8 reads that in eight bits)"
+        )
+
+
+def check_reads_texts(name: str, task_type: str, model: Any) -> None:
+    """Raises ConfigError if the model, which has no weights, cannot be given texts alone: it asks for images, sounds or
+    other inputs, or gives nothing per token.
+
+    What depends on values cannot be followed without weights; torch then raises a RuntimeError, which says nothing of
+    the model.
+    """
+    ids = torch.ones(BATCH, TOKENS, dtype=torch.int64, device="meta")
+    answers = {"decoder_input_ids": ids} if task_type == "SEQ_2_SEQ_LM" else {}
+    key = "last_hidden_state" if task_type == "LABEL_EMBEDDING" else "logits"
+    try:
+        with torch.no_grad():
+            output = model.eval()(input_ids=ids, **answers, **taken(model, use_cache=False))
+        found = getattr(output, key)
+        if found.shape[:2] != ids.shape:
+            raise ValueError(f"{key} has the shape {tuple(found.shape)} for {BATCH} texts of {TOKENS} tokens")
+    except RuntimeError:
+        return
+    except Exception as error:  # whatever its code raises, it would raise in a worker
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        raise ConfigError(
+            f"model.name: {name!r} (a {type(model).__name__}) cannot be given texts alone ({type(error).__name__}: "
+            f"{first_line}); use a model of text"
+        ) from None
+
+
+def checkpoint_activations(model: Any) -> nn.Module:
+    """The model, which from now on computes activations twice. Raises ConfigError if its class cannot."""
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except (AttributeError, ValueError):
+        raise ConfigError(
+            f"train.gradient_checkpointing: {type(model).__name__} has none; set it to false, and use a smaller "
+            "train.batch_size or more train.gradient_accumulation_steps instead"
+        ) from None
+    found: nn.Module = model
+    return found
