@@ -106,7 +106,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     AdapterConfig: {
         "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
         "min_rank": 0,
-        "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded",
+        "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded", "rounding": "nearest",
         "orthogonality": OrthogonalityConfig(),
     },
     LoraConfig: {

@@ -6,7 +6,16 @@ import string
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
@@ -150,7 +159,8 @@ class AdapterConfig(MethodConfig):
 
     A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
     gives it another number (regex of the end of its name → dimensions). `max_parameters` limits what the whole task
-    keeps. `method` is left out of what is stored, since this method was there before there were others.
+    keeps. `rounding` is how a folded history goes into bfloat16 weights. `method`, and `rounding: nearest`, are left
+    out of what is stored, since they were there before there were others.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
@@ -164,6 +174,7 @@ class AdapterConfig(MethodConfig):
     min_rank_pattern: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_parameters: Positive | None = None
     history: Literal["folded", "concatenated"] = "folded"
+    rounding: Literal["nearest", "stochastic"] = "nearest"
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
 
     @field_validator("rank_pattern", "min_rank_pattern")
@@ -181,6 +192,13 @@ class AdapterConfig(MethodConfig):
         if self.min_rank > self.max_rank:
             raise ValueError(f"min_rank {self.min_rank} is above max_rank {self.max_rank}; lower min_rank")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = handler(self)
+        if stored.get("rounding") == "nearest":
+            del stored["rounding"]
+        return stored
 
     @property
     def protection(self) -> OrthogonalityConfig:

@@ -114,7 +114,8 @@ class Score:
 @dataclass(frozen=True)
 class TaskDone:
     """Task `index` is trained, and the tasks that its order names are scored. Its `files` are stored under the key
-    `prefix`, but are not committed yet. `base_digest` and `tokenizer` tell its base, see `trainers.identity`."""
+    `prefix`, but are not committed yet. `base_digest` and `tokenizer` tell its base, see `trainers.identity`.
+    `kept` has the fields of `methods.base.Kept`."""
 
     index: int
     prefix: str
@@ -130,6 +131,7 @@ class TaskDone:
     zero_shot: list[Score] | None
     cost: dict[str, float] = field(default_factory=dict)
     tokenizer: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

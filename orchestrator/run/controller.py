@@ -19,7 +19,7 @@ from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
-from orchestrator.run.guards import decide, forecast
+from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, tokenizer_now
@@ -178,9 +178,9 @@ class Controller:
         }
 
     def _announce(self) -> None:
-        """Says which layers will have no room left before the stream's tasks are done."""
+        """Says which layers will have no room left before the stream's tasks are done, and if rounding loses much."""
         left = len(self.config.tasks) - len(self.state.commits)
-        warnings = forecast(self.config.adapter.protection, self.state, left)
+        warnings = forecast(self.config.adapter.protection, self.state, left) + rounded_off(self.state)
         self.log.decide(*warnings)
         for warning in warnings:
             self.reporter.say(f"warning: {warning.reason}")
@@ -206,6 +206,7 @@ class Controller:
     def _learned(self, done: TaskDone) -> Learned:
         zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
         tokenizer = {"tokenizer": done.tokenizer} if done.tokenizer else {}
+        kept = {} if done.kept is None else {"kept": done.kept}
         return Learned.model_validate(
             {
                 "index": done.index,
@@ -220,6 +221,7 @@ class Controller:
                 "cost": done.cost,
                 **zero_shot,
                 **tokenizer,
+                **kept,
             }
         )
 
@@ -240,6 +242,7 @@ class Controller:
             "metrics": learned.model_dump(mode="json", include={"validation", "test"}),
             "cost": done.cost,
             **({"tokenizer": done.tokenizer} if done.tokenizer else {}),
+            **({} if done.kept is None else {"kept": done.kept}),
         }
 
     def _check_base(self, done: TaskDone) -> None:

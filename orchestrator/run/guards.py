@@ -10,6 +10,8 @@ from orchestrator.track.state import RunState
 from trainers.config import OrthogonalityConfig
 
 MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
+ROUNDING = "adapter.rounding"
+LEAST_KEPT = 0.9  # of the change that tasks make to the weights; below, a run warns
 
 
 def decide(
@@ -18,7 +20,8 @@ def decide(
     """One decision per guard that is set. It compares the validation matrix, the parameters kept so far, or the room
     for the `left` tasks with its bound. The stream goes on if no decision is `stop`.
 
-    A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it.
+    A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it. One that
+    fills its whole layer, and that adapters are projected out of, always stops it: they would be 0.
     `orthogonality` is None if the method has no bases.
     """
     subject = f"v{len(state.commits)}"
@@ -27,14 +30,17 @@ def decide(
 
 def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int, subject: str) -> list[Decision]:
     """The decision to stop at full bases, if there are any."""
-    if orthogonality is None or orthogonality.saturation != "stop" or not left:
+    if orthogonality is None or not left:
         return []
-    bound = orthogonality.max_occupancy
-    full = [room for room in rooms(orthogonality, state) if above(room.occupancy, bound)]
+    bound, stops = orthogonality.max_occupancy, orthogonality.saturation == "stop"
+    found = [*rooms(orthogonality, state)]
+    shut = [room for room in found if room.shut]
+    full = shut or [room for room in found if stops and above(room.occupancy, bound)]
     if not full:
         return []
     more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
-    reason = f"{full[0].shown}, above {MAX_OCCUPANCY} {bound}{more}"
+    why = ", and what a further task learns there is projected out" if shut else f", above {MAX_OCCUPANCY} {bound}"
+    reason = f"{full[0].shown}{why}{more}"
     return [
         Decision(
             rule=MAX_OCCUPANCY, subject=subject, measured=full[0].occupancy, bound=bound, verdict="stop", reason=reason
@@ -45,12 +51,14 @@ def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int,
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """How full the basis of one side (`written` or `read`) of a module is, as a share of its width, and how many tasks
-    like those so far still fit below `max_occupancy`."""
+    like those so far still fit below `max_occupancy`. `shut`: it has no direction left, and adapters are projected
+    out of it."""
 
     module: str
     side: str
     occupancy: float
     tasks: float
+    shut: bool
 
     @property
     def shown(self) -> str:
@@ -68,7 +76,8 @@ def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterato
     for occupancy, module, side in sorted(found, key=lambda item: -item[0]):
         free = max(0.0, orthogonality.max_occupancy - occupancy)
         fit = free * len(state.commits) / occupancy if occupancy else float("inf")
-        yield Room(module=module, side=side, occupancy=occupancy, tasks=fit)
+        projected = orthogonality.projects_input if side == "read" else orthogonality.projects_output
+        yield Room(module=module, side=side, occupancy=occupancy, tasks=fit, shut=projected and occupancy >= 1)
 
 
 def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
@@ -88,4 +97,23 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
         )
         for room in fullest.values()
         if room.tasks < left
+    ]  # fmt: skip
+
+
+def rounded_off(state: RunState) -> list[Decision]:
+    """A warning if the weights, as they are rounded, hold less than LEAST_KEPT of what the tasks so far change."""
+    kept = state.commits[-1].kept if state.commits else None
+    if kept is None or kept.overall >= LEAST_KEPT:
+        return []
+    least = min(kept.modules, key=lambda name: kept.modules[name])
+    reason = (
+        f"the bfloat16 weights hold {kept.overall:.0%} of the change that the tasks make to them, and {least} "
+        f"{kept.modules[least]:.0%}; the rest is lost by rounding. Begin a run with {ROUNDING} stochastic, or with "
+        "adapter.history concatenated, which rounds no weight"
+    )
+    return [
+        Decision(
+            rule=ROUNDING, subject=f"v{len(state.commits)}", measured=float(kept.overall), bound=LEAST_KEPT,
+            verdict="warn", reason=reason,
+        )
     ]  # fmt: skip

@@ -118,6 +118,13 @@ class Occupancy(Part):
     dropped: Number
 
 
+class Kept(Part):
+    """Share of the change by the stream's tasks that the rounded weights hold, over all layers and per layer."""
+
+    overall: Number
+    modules: dict[str, Number]
+
+
 class Cost(Part):
     """Seconds of training and of evaluation, on `workers` workers."""
 
@@ -137,6 +144,7 @@ class Learned(Part):
     A figure that was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share;
     `active_parameters` counts the parameters that the budget left. `zero_shot` is in a run's first commit alone.
     `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer.
+    `kept` is there if tasks are folded into weights in bfloat16.
     """
 
     task: str
@@ -151,6 +159,7 @@ class Learned(Part):
     test: tuple[Score, ...] = ()
     zero_shot: tuple[Score, ...] = ()
     cost: Cost | None = None
+    kept: Kept | None = None
     forked_from: str | None = None
 
     @property

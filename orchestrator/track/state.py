@@ -237,7 +237,8 @@ def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
         running = state.status == "running" and index == len(state.commits)
         return {**common, "state": "running" if running else "pending"}
     commit = state.commits[index]
-    return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT)}
+    kept = {"kept": commit.kept.body()} if commit.kept else {}
+    return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT), **kept}
 
 
 def _view(part: Part, keys: Sequence[str]) -> dict[str, JsonLike]:

@@ -126,7 +126,7 @@ def export_peft(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: 
 
 
 def export_merged(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance) -> Exported:
-    return write_merged(model, merge(model, tasks), folder, origin)
+    return write_merged(model, merge(model, tasks, "nearest"), folder, origin)
 
 
 def write(form: str, case: Case, tasks: Sequence[TaskAdapter], folder: Path) -> None:

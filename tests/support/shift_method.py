@@ -82,6 +82,9 @@ class ShiftMethod:
     def capacity(self) -> Shares:
         return {}
 
+    def kept(self) -> None:
+        """Nothing is rounded."""
+
     def footprint(self, tasks: int) -> Footprint:
         size = sum(map(width, self.modules.values()))
         return Footprint(trained=size, kept=size, copies_weights=False, history_bytes=4 * size)

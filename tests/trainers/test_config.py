@@ -83,3 +83,11 @@ def test_each_side_is_protected_in_one_way(
 def test_adapters_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdapterConfig.model_validate({"target_modules": ["q"], **section})
+
+
+def test_rounding_to_the_nearest_is_not_stored_since_it_always_was() -> None:
+    plain = {"target_modules": ["q"]}
+    nearest, other = (AdapterConfig.model_validate({**plain, "rounding": way}) for way in ("nearest", "stochastic"))
+    assert "rounding" not in nearest.model_dump() and nearest == AdapterConfig.model_validate(plain)
+    assert other.model_dump(mode="json")["rounding"] == "stochastic"
+    assert AdapterConfig.model_validate(other.model_dump()) == other != nearest

@@ -125,6 +125,15 @@ class Footprint:
     history_bytes: int
 
 
+@dataclass(frozen=True)
+class Kept:
+    """How much of the change that the committed tasks make to the weights is in them, if they are rounded: over all
+    target layers, and per layer. 1 is all of it, and the share can be above 1."""
+
+    overall: float
+    modules: dict[str, float]
+
+
 class NotFinite(Exception):
     """A trained adapter holds NaN or infinity."""
 
@@ -213,6 +222,9 @@ class Method(Protocol):
 
     def capacity(self) -> Shares:
         """Per module, how much of the space that keeps tasks apart is filled; empty if nothing fills up."""
+
+    def kept(self) -> Kept | None:
+        """How much of the committed tasks is in the model's weights; None if nothing of them is rounded there."""
 
     def footprint(self, tasks: int) -> Footprint:
         """What a task of a stream of `tasks` costs."""

@@ -114,6 +114,9 @@ class LoraMethod:
         """See Method. Nothing is kept apart."""
         return {}
 
+    def kept(self) -> None:
+        """See Method. PEFT's matrices are in float32, beside the weights."""
+
     def footprint(self, tasks: int) -> Footprint:
         """See Method."""
         parameters = sum(self.config.rank * (width(m) + input_width(m)) for m in self.modules.values())

@@ -41,8 +41,10 @@ class Float8Linear(nn.Linear):
 
 
 def whole(w8_DK: Tensor, scale_D: Tensor, dtype: torch.dtype) -> Tensor:
-    """W (D, K) in `dtype`."""
-    return w8_DK.to(dtype) * scale_D.to(dtype)[:, None]
+    """W = s · w8 (D, K), rounded once to `dtype`: the scales stay in float32."""
+    if torch.compiler.is_compiling():
+        return (w8_DK.to(dtype) * scale_D[:, None]).to(dtype)
+    return torch.mul(w8_DK.to(dtype), scale_D[:, None], out=torch.empty_like(w8_DK, dtype=dtype))  # no float32 W
 
 
 def quantise(model: Any) -> None:

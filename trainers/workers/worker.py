@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -317,7 +318,7 @@ class Worker:
         if files:  # of rank 0, which speaks for all in `catch_up`
             sha256 = {record.path: record.sha256 for record in files}
             self.held[-1] = tuple(sha256[name] for name in self.job.adapter.files)
-        summary = trained.artifact.summary
+        summary, kept = trained.artifact.summary, self.method.kept()
         assert summary is not None
         started = time.monotonic()
         validation = self.evaluate_first(order.validation, order, "validation")
@@ -338,6 +339,7 @@ class Worker:
             test=test,
             zero_shot=zero_shot,
             cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
+            kept=None if kept is None else asdict(kept),
         )
 
     def training(self, order: Order) -> TaskTraining:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.config.run import GuardConfig
 from orchestrator.log.decision import Decision
-from orchestrator.run.guards import decide, forecast
+from orchestrator.run.guards import decide, forecast, rounded_off
+from orchestrator.track.events import Kept
 from orchestrator.track.state import RunState
 from trainers.config import OrthogonalityConfig
 
@@ -107,6 +109,41 @@ def test_a_full_basis_stops_what_would_need_it(
     orthogonality = OrthogonalityConfig(side=side, saturation=saturation, max_occupancy=0.8)
     said = stops(GuardConfig(), orthogonality, run.state, left)
     assert said.startswith(why) and bool(said) == bool(why)
+
+
+@pytest.mark.parametrize("saturation", ["stop", "drop"])
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"side": "both"}, "the read directions of b fill 100% of its width, and what a further task learns there is"),
+        ({"side": "output", "mode": "projection"}, "the written directions of b fill 100%"),
+        ({"side": "output"}, ""),  # a penalty leaves something
+    ],
+)
+def test_a_layer_without_a_direction_left_stops_also_where_all_may_be_filled(
+    fake_run: Callable[..., Any], settings: Any, why: str, saturation: Any
+) -> None:
+    run = fake_run("a", "b", "c")
+    run.commit([0.9, 0.2, 0.2], occupancy=filled(1.0, 1.0))
+    orthogonality = OrthogonalityConfig(saturation=saturation, max_occupancy=1.0, **settings)
+    said = stops(GuardConfig(), orthogonality, run.state, 1)
+    assert said.startswith(why) and bool(said) == bool(why)
+    assert stops(GuardConfig(), orthogonality, run.state, 0) == ""
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.55, True), (0.8999, True), (0.9, False), (1.02, False)])
+def test_a_change_that_rounding_loses_is_a_warning(two_tasks: RunState, share: float, warned: bool) -> None:
+    assert rounded_off(two_tasks) == []  # not measured
+    last = two_tasks.commits[-1].model_copy(update={"kept": Kept(overall=share, modules={"a": 0.95, "b": 0.21})})
+    state = replace(two_tasks, commits=(*two_tasks.commits[:-1], last))
+    found = rounded_off(state)
+    assert bool(found) == warned
+    if warned:
+        assert (found[0].rule, found[0].verdict, found[0].measured, found[0].bound) == (
+            "adapter.rounding", "warn", share, 0.9,
+        )  # fmt: skip
+        for part in ("of the change that the tasks make", "and b 21%", "stochastic", "adapter.history concatenated"):
+            assert part in found[0].reason
 
 
 def test_saturation_is_announced_before_it_bites(fake_run: Callable[..., Any]) -> None:

@@ -18,7 +18,8 @@ from tests.support.sweeps import line_of, run_content
 
 SEARCHABLE = {
     "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.rank_pattern",
-    "adapter.min_rank_pattern", "adapter.max_parameters", "adapter.history", "adapter.orthogonality.weight",
+    "adapter.min_rank_pattern", "adapter.max_parameters", "adapter.history", "adapter.rounding",
+    "adapter.orthogonality.weight",
     "adapter.orthogonality.mode", "adapter.orthogonality.side", "adapter.orthogonality.energy",
     "adapter.orthogonality.max_occupancy", "adapter.orthogonality.saturation", "train.epochs", "train.batch_size",
     "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",

@@ -49,6 +49,17 @@ def test_outputs_and_gradients_are_those_of_the_rounded_weights() -> None:
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
 
 
+def test_scales_stay_in_float32_and_a_weight_is_rounded_once() -> None:
+    """Against float64: half a unit of bfloat16, where a rounded scale would add as much again."""
+    model = tiny("llama").bfloat16()
+    quantise(model)
+    for module in model.modules():
+        if isinstance(module, Float8Linear):
+            exact = module.w8.double() * module.scale.double()[:, None]
+            assert module.scale.dtype == torch.float32 and module.weight.dtype == torch.bfloat16
+            assert ((module.weight.double() - exact).abs() <= 2**-8 * (1 + 1e-6) * exact.abs() + 1e-38).all()
+
+
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_adapters_train_on_it_and_the_history_is_concatenated(family: str) -> None:
     model = tiny(family).requires_grad_(False)

@@ -16,7 +16,8 @@ from torch import nn
 from cluster.errors import IntegrityError
 from trainers.methods.base import Lora
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
-from trainers.methods.oa.history import concatenate, fold
+from trainers.methods.oa.history import concatenate, write_fold
+from trainers.methods.oa.rounding import Rounding
 from trainers.methods.targets import dense, linear_layers, width
 
 
@@ -27,7 +28,7 @@ def loras(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, Lora]:
 
 
 @torch.no_grad()
-def merge(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, int]:
+def merge(model: nn.Module, tasks: Sequence[TaskAdapter], rounding: Rounding) -> dict[str, int]:
     """Writes F_t W0 and F_t b into the weights of `model`, and returns the rank of every layer that changed.
 
     They are computed in float32 and rounded once to the model's dtype, as in `History`, but no copy of W0 is kept.
@@ -35,9 +36,7 @@ def merge(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, int]:
     """
     layers, found = linear_layers(model), streams(model, tasks)
     for name, stream in found.items():
-        for old, new in zip(dense(layers[name]), fold(*dense(layers[name]), stream), strict=True):
-            if old is not None and new is not None:
-                old.copy_(new)  # a view of the parameter
+        write_fold(layers[name], stream, rounding, name)
     return {name: sum(adapter.rank for adapter in stream) for name, stream in found.items()}
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
-from trainers.methods.targets import Layer, is_transposed, width
+from trainers.methods.targets import Layer, dense, width
 from trainers.zero import gathered, local
 
 
@@ -34,6 +35,22 @@ def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapte
         if bias_D is not None:
             bias_D = bias_D + written_DR @ (w1_RD @ bias_D)
     return weight_DK, bias_D
+
+
+def write_fold(module: Layer, stream: Iterable[ModuleAdapter], rounding: Rounding, name: str) -> Change:
+    """Writes F_t W0 and F_t b into an unadapted layer, rounded once to its dtype; `name` is the layer's.
+
+    Returns what of the change is in the layer then. It is not measured for float32, which takes the change as it is.
+    """
+    change = Change()
+    for kind, old, new in zip(("weight", "bias"), dense(module), fold(*dense(module), stream), strict=True):
+        if old is None or new is None:
+            continue
+        stored = rounded(new, old.dtype, rounding, f"{name}.{kind}")
+        if old.dtype != torch.float32:
+            change += Change.of(old, new, stored)
+        old.copy_(stored)  # a view of the parameter
+    return change
 
 
 def concatenate(stream: Iterable[ModuleAdapter], width: int) -> tuple[Tensor, Tensor]:
@@ -111,6 +128,7 @@ class History:
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
         self.dropped = dict.fromkeys(self.modules, 0.0)
+        self.changes: dict[str, Change] = {}
 
     def columns(self, side: str) -> dict[str, Tensor]:
         """Module → Q or P (D, H), for `side` written or read."""
@@ -162,7 +180,7 @@ class History:
 
     @torch.no_grad()
     def _install(self, name: str) -> None:
-        """Writes F_t W0 and F_t b, rounded once to the model's dtype, into a layer, or gives it the stacked pairs."""
+        """Writes F_t W0 and F_t b into a layer, see `write_fold`, or gives it the stacked pairs."""
         module, stream = self.modules[name], [task.modules[name] for task in self.tasks if name in task.modules]
         if self.config.history == "concatenated":
             device = next(chain(module.parameters(), module.buffers())).device
@@ -171,11 +189,9 @@ class History:
             return
         self._put_back(name, module)
         with gathered(module.parameters(), write=True):
-            weight, transposed = module.weight, is_transposed(module)
-            weight_DK, bias_D = fold(weight.T if transposed else weight, module.bias, stream)
-            weight.copy_(weight_DK.T if transposed else weight_DK)
-            if bias_D is not None:
-                module.bias.copy_(bias_D)
+            change = write_fold(module, stream, self.config.rounding, name)
+            if module.weight.dtype != torch.float32:
+                self.changes[name] = change
 
     def _put_back(self, name: str, module: Layer) -> None:
         for parameter, kept in zip(module.parameters(), self._original.get(name, []), strict=False):

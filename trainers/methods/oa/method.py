@@ -12,6 +12,7 @@ from trainers.methods.base import (
     Artifact,
     Attached,
     Footprint,
+    Kept,
     Lora,
     NotFinite,
     ParamGroup,
@@ -28,6 +29,7 @@ from trainers.methods.oa.bank import AdapterBank, ModuleReport, ModuleState, cei
 from trainers.methods.oa.budget import cap_schedule
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
+from trainers.methods.oa.rounding import total
 from trainers.methods.targets import match_modules, width
 
 PENALTY_TOLERANCE = 1e-3  # relative, of the penalty in the step to its dense reference; TF32 rounds to 5e-4
@@ -61,11 +63,29 @@ class OaMethod:
         self.history.extend(*map(parse, committed))
 
     def begin(self, task: TaskContext) -> Attached:
-        """See Method. The adapters are drawn on the CPU: all ranks and devices start from the same values."""
+        """See Method. The adapters are drawn on the CPU: all ranks and devices start from the same values.
+
+        Raises:
+            TrainingError: earlier tasks fill a layer, and what it could learn would be projected out.
+        """
+        self._check_room(task.name)
         generator = torch.Generator().manual_seed(task.seed)
         bases = self.history.columns("written"), self.history.columns("read")
         bank = AdapterBank(self.widths, self.config, generator, *bases).to(task.device)
         return OaAttached(bank, self.history, task)
+
+    def _check_room(self, task: str) -> None:
+        orthogonality = self.config.orthogonality
+        sides = {"read": orthogonality.projects_input, "written": orthogonality.projects_output}
+        bases = [(side, *item) for side, used in sides.items() if used for item in self.history.columns(side).items()]
+        full = [(name, side) for side, name, basis_DH in bases if basis_DH.shape[1] >= basis_DH.shape[0]]
+        if full:
+            more = f" and {len(full) - 1} more" if len(full) > 1 else ""
+            raise TrainingError(
+                f"task {task!r}: the directions {full[0][1]} by earlier tasks fill {full[0][0]}{more}, so all that the "
+                "task could learn there is projected out. End the stream here, or give a run another `name` with "
+                "adapter.orthogonality.max_occupancy below 1 and saturation drop, or with a lower energy"
+            )
 
     def answering(self, task: int | None) -> AbstractContextManager[None]:  # noqa: ARG002
         """See Method. All tasks are answered by all adapters together."""
@@ -77,11 +97,17 @@ class OaMethod:
 
     def merge(self, committed: Sequence[Artifact]) -> dict[str, int]:
         """See Method."""
-        return export.merge(self.model, [*map(parse, committed)])
+        return export.merge(self.model, [*map(parse, committed)], self.config.rounding)
 
     def capacity(self) -> Shares:
         """See Method, and `History.occupancy`."""
         return self.history.occupancy()
+
+    def kept(self) -> Kept | None:
+        """See Method: of a folded history, ⟨W_stored − W0, ΔW⟩ / ‖ΔW‖²."""
+        if not (changes := self.history.changes):
+            return None
+        return Kept(total(changes).share, {name: change.share for name, change in changes.items()})
 
     def footprint(self, tasks: int) -> Footprint:
         """See Method.

@@ -11,6 +11,7 @@ from trainers.config import AdapterConfig, TrainConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.oa.artifact import dump, extract
 from trainers.methods.oa.method import OaAttached, OaMethod, parse
+from trainers.methods.oa.subspace import Basis
 
 LAYERS = 4
 TRAIN = TrainConfig(learning_rate=1e-3, budget_learning_rate_factor=20.0, weight_decay=0.1, warmup_steps=2)
@@ -105,3 +106,22 @@ def test_floors_that_cost_more_than_the_cap_are_refused() -> None:
     with pytest.raises(ConfigError, match=rf"max_parameters: {least - 1} is less than the {least} that min_rank"):
         OaMethod(bert(), settings(min_rank=2, max_parameters=least - 1), torch.float32)
     OaMethod(bert(), settings(min_rank=2, max_parameters=least), torch.float32)
+
+
+@pytest.mark.parametrize(("side", "mode", "refused"), [("both", "penalty", True), ("output", "projection", True),
+                                                       ("output", "penalty", False)])  # fmt: skip
+def test_a_task_is_refused_before_training_if_a_layer_has_no_direction_left(
+    side: str, mode: str, refused: bool
+) -> None:
+    """Its adapter there would be 0 but for rounding: nothing of it may be trained or stored."""
+    method = method_of(settings(orthogonality={"side": side, "mode": mode, "max_occupancy": 1.0}))
+    learned(method, seed=1)
+    attached_to(method, seed=2).detach()
+    name = next(iter(method.modules))
+    full = Basis(torch.eye(WIDTH), torch.ones(WIDTH))
+    method.history.read[name] = method.history.written[name] = full
+    if refused:
+        with pytest.raises(TrainingError, match=rf"task 't': the directions .* fill {name}, .*max_occupancy below 1"):
+            attached_to(method, seed=2)
+    else:
+        attached_to(method, seed=2).detach()
