@@ -45,9 +45,9 @@ VERBS = {
     "adapters rollback": ["reference", "--store", "--expect", "--why"],
     "adapters pull": ["reference", "directory", "--store", "--stream"],
     "adapters verify": ["track", "--store", "--team", "--json"],
-    "adapters gc": ["track", "--store", "--team", "--yes", "--grace", "--delete", "--why"],
+    "adapters gc": ["track", "--store", "--team", "--yes", "--grace", "--delete", "--why", "--json"],
     "adapters index": ["track", "--store", "--team"],
-    "adapters rules": ["team", "--store", "--set", "--expect", "--why"],
+    "adapters rules": ["team", "--store", "--set", "--expect", "--why", "--json"],
     "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
     "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
@@ -73,6 +73,34 @@ def verbs(command: Any, path: str = "") -> dict[str, list[str]]:
 
 def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
+
+
+LISTS = {"plan", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show",
+         "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
+
+
+def test_what_lists_something_has_json() -> None:
+    """What is left does one thing, or prints JSON anyway (`adapters policy`)."""
+    assert {verb for verb, options in VERBS.items() if "--json" in options} == LISTS
+
+
+def groups(command: Any, path: str = "") -> list[tuple[str, Any]]:
+    inner = [
+        found for name, each in getattr(command, "commands", {}).items() for found in groups(each, f"{path} {name}")
+    ]
+    return [(path.strip(), command), *inner]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_help_is_cut_off(width: int) -> None:
+    """A summary that does not fit beside its verb would end in three dots."""
+    for path, command in groups(typer.main.get_command(app)):
+        context = command.make_context(path or "orthoplex", [], resilient_parsing=True, terminal_width=width)
+        shown = command.get_help(context)
+        assert "..." not in shown.partition("\n")[2] and max(map(len, shown.splitlines())) <= width, (
+            path,
+            shown,
+        )
 
 
 def test_python_exports() -> None:

@@ -39,7 +39,7 @@ def list_adapters(
     team: Team = None,
     task: Annotated[str | None, typer.Option("--task", help="only those that were trained on it")] = None,
 ) -> None:
-    """List every committed adapter of every track, with the aliases that name it."""
+    """List all adapters. Each with its accuracy, its parameters and the aliases that name it."""
     from cluster.storage import open_store
     from orchestrator.registry.catalog import listed
 
@@ -54,7 +54,16 @@ def list_adapters(
 def listing_line(row: "Row") -> str:
     """One adapter among many, for people."""
     named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
-    return f"{row['ref']}  {row['task']}  {shown_count(row)} parameters  {row['committed_at']}{named}"
+    shown = f"{shown_accuracy(row)}  {shown_count(row)} parameters"
+    return f"{row['ref']}  {row['task']}  {shown}  {row['committed_at']}{named}"
+
+
+def shown_accuracy(row: "Row") -> str:
+    """AA on the test splits of the tasks up to an adapter, for people; a question mark if nobody measured it."""
+    from orchestrator.track.metrics import points
+
+    value = row["average_accuracy"]
+    return "AA ?" if value is None else f"AA {points(value, 1)}"
 
 
 def shown_count(row: "Row") -> str:
@@ -97,6 +106,7 @@ def print_manifest(row: "Row", manifest: dict[str, Any]) -> None:
     if row["aliases"]:
         typer.echo(f"aliases: {', '.join(row['aliases'])}")
     overlap = "not measured" if row["overlap"] is None else f"{row['overlap']:.2%}"
+    typer.echo(f"test accuracy of the tasks up to it: {shown_accuracy(row)}")
     typer.echo(f"parameters: {shown_count(row)}; overlap with earlier tasks: {overlap}")
     if base := manifest.get("base_model", {}).get("name"):
         typer.echo(f"base: {base} sha256 {manifest.get('base_digest', 'not known')}")
@@ -129,7 +139,7 @@ def rollback_alias(
     expect: Expect = None,
     why: Why = "",
 ) -> None:
-    """Point an alias at what it named before it was last promoted."""
+    """Point an alias at the version before. What it named before it was last promoted."""
     from cluster.storage import open_store
     from orchestrator.log.event import parse
     from orchestrator.registry.aliases import rollback
@@ -151,7 +161,7 @@ def pull_adapter(
     store: StoreUri = DEFAULT_STORE,
     stream: Annotated[bool, typer.Option("--stream", help="and all before it, one folder per version")] = False,
 ) -> None:
-    """Copy an adapter's files into a folder that appears whole. Every digest is checked, nothing is fetched twice."""
+    """Copy an adapter's files into a folder. It appears whole; every digest is checked, nothing is fetched twice."""
     from orchestrator.registry.pull import pull
 
     found = read_version(reference, store)
@@ -176,7 +186,7 @@ def export_adapter(
     store: StoreUri = DEFAULT_STORE,
     model: Model = None,
 ) -> None:
-    """Write an adapter, with all before it, for other programs. As a PEFT LoRA or as a whole model."""
+    """Write an adapter for other programs. With all before it, as a PEFT LoRA or as a whole model."""
     found = read_base_of(reference, store)
     with only_our_output():
         from orchestrator.delivery.export import export  # imports torch
@@ -199,7 +209,7 @@ def serve_layout(
     base: Annotated[str | None, typer.Option("--base", help="the name the base is served by")] = None,
     model: Model = None,
 ) -> None:
-    """Put an adapter, with all before it, where servers load it by name. A PEFT folder below ROOT/<base>/."""
+    """Put an adapter where servers load it. With all before it, as a PEFT folder below ROOT/<base>/."""
     found = read_base_of(reference, store)
     with only_our_output():
         from orchestrator.delivery.serving import serve_layout as write  # imports torch

@@ -181,7 +181,7 @@ def status(job: JobId, address: JobServer, as_json: AsJson = False) -> None:
 
 @jobs.command("logs")
 def logs(job: JobId, address: JobServer, follow: Follow = False) -> None:
-    """Print a job's log; with --follow until the job ends, and with its exit code."""
+    """Print a job's log. With --follow until the job ends, and with its exit code."""
     from cluster.jobs import explained, job_client
 
     client = job_client(address)

@@ -1,9 +1,11 @@
 """`orthoplex adapters verify | gc | index | rules | policy`: upkeep of a registry, and rights in it."""
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,14 +24,14 @@ TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run'
 def verify_tracks(
     track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None, as_json: AsJson = False
 ) -> None:
-    """Read everything again: chain, signatures, manifests, the digest of every file."""
-    from dataclasses import asdict
-
+    """Read everything again. Chain, signatures, manifests, the digest of every file."""
     from orchestrator.registry.verify import verify
 
     reports = [verify(each) for each in open_tracks(track, store, team)]
     if as_json:
-        print_json([{key: value for key, value in asdict(report).items() if key != "notes"} for report in reports])
+        print_json(
+            [{key: value for key, value in dataclasses.asdict(report).items() if key != "notes"} for report in reports]
+        )
     for note in (note for report in reports for note in report.notes):
         tell(note)
     for report in reports if not as_json else ():
@@ -53,31 +55,67 @@ def collect_garbage(
         int | None, typer.Option("--delete", metavar="N", help="also version N of TRACK and all after it")
     ] = None,
     why: Why = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Remove files that no commit names, a grace period after they were first seen here."""
-    from orchestrator.log.event import parse
-    from orchestrator.registry.gc import Collector, sweep_temporary
-    from orchestrator.track.events import Delete
+    """Remove files that no commit names. A grace period passes after they were first seen here."""
+    from orchestrator.registry.gc import sweep_temporary
 
     period, tracks = duration(grace), open_tracks(track, store, team)
     if delete is not None and track is None:
         raise ConfigError("--delete: say of which TRACK")
+    say = (lambda _: None) if as_json else typer.echo
+    found = list[Collected]()
     for each in tracks:
-        collector = Collector(each, period)
-        if delete is not None:
-            doomed = parse(collector.delete(delete, why), Delete).versions if yes else collector.doomed(delete)
-            typer.echo(f"{each.label}: {'deleted' if yes else 'would delete'} {', '.join(f'v{n}' for n in doomed)}")
-        found = collector.collect() if yes else collector.look()
-        counts = f"{len(found.remove)} versions that no commit names, {len(found.indices)} old indices"
-        later = f"; {len(found.waiting)} more in {grace}" if found.waiting else ""
-        typer.echo(f"{each.label}: {'removed' if yes else 'would remove'} {counts}{later}")
-    if tracks and (old := sweep_temporary(tracks[0].store, remove=yes)):
-        typer.echo(f"{'removed' if yes else 'would remove'} {old} temporary files of writers that were killed")
+        found.append(collected(each, period, delete, why, yes))
+        say("\n".join(collected_lines(found[-1], yes, grace)))
+    temporary = sweep_temporary(tracks[0].store, remove=yes) if tracks else 0
+    if temporary:
+        say(f"{'removed' if yes else 'would remove'} {temporary} temporary files of writers that were killed")
+    if as_json:
+        print_json({"done": yes, "tracks": [dataclasses.asdict(each) for each in found], "temporary_files": temporary})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What `gc` did to a track, or would do, as `--json` prints it. Versions are numbers, indices the seq up to which
+    they go, all else are prefixes in the store."""
+
+    track: str
+    deleted_versions: list[int]
+    removed: list[str]
+    removed_indices: list[int]
+    waiting: list[str]
+
+
+def collected(track: "Track", grace: timedelta, delete: int | None, why: str, yes: bool) -> Collected:
+    """Collects a track's garbage, or looks what there is unless `yes`."""
+    from orchestrator.log.event import parse
+    from orchestrator.registry.gc import Collector
+    from orchestrator.track.events import Delete
+
+    collector = Collector(track, grace)
+    doomed = list[int]()
+    if delete is not None:
+        doomed = [*parse(collector.delete(delete, why), Delete).versions] if yes else collector.doomed(delete)
+    work = collector.collect() if yes else collector.look()
+    return Collected(
+        track=track.label, deleted_versions=doomed, removed=[*work.remove], removed_indices=[*work.indices],
+        waiting=[*work.waiting],
+    )  # fmt: skip
+
+
+def collected_lines(found: Collected, done: bool, grace: str) -> Iterator[str]:
+    """The same for people."""
+    if doomed := found.deleted_versions:
+        yield f"{found.track}: {'deleted' if done else 'would delete'} {', '.join(f'v{n}' for n in doomed)}"
+    counts = f"{len(found.removed)} versions that no commit names, {len(found.removed_indices)} old indices"
+    later = f"; {len(found.waiting)} more in {grace}" if found.waiting else ""
+    yield f"{found.track}: {'removed' if done else 'would remove'} {counts}{later}"
 
 
 @adapters.command("index")
 def write_indices(track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None) -> None:
-    """Write an index of each log, from which it lists fast. Publishing does so every 200 entries by itself."""
+    """Write an index of each log. It makes listing fast; publishing writes one every 200 entries by itself."""
     for each in open_tracks(track, store, team):
         typer.echo(f"{each.label}: {each.write_index()} entries")
 
@@ -85,14 +123,16 @@ def write_indices(track: TrackName = None, store: StoreUri = DEFAULT_STORE, team
 @adapters.command("rules")
 def change_rules(
     team: Annotated[str, typer.Argument(metavar="TEAM")],
+    *,
     store: StoreUri = DEFAULT_STORE,
     path: Annotated[
         Path | None, typer.Option("--set", metavar="FILE", help="a YAML file to put in their place")
     ] = None,
     expect: Annotated[int | None, typer.Option("--expect", metavar="REVISION", help="the one that you changed")] = None,
     why: Why = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Show a team's rules, or change them. Bounds for promotion, keys that may sign. As JSON."""
+    """Show a team's rules, or change them. Bounds for promotion, keys that may sign. As YAML that --set takes."""
     from cluster.storage import open_store
     from orchestrator.config.file import read_mapping
     from orchestrator.track.rules import RulesLog, parse_rules
@@ -101,12 +141,23 @@ def change_rules(
     log = RulesLog(open_store(store), team)
     if path is None:
         revision, rules = log.current()
-        print_json({"revision": revision, "rules": rules.model_dump(mode="json")})
+        print_rules(team, revision, rules.model_dump(mode="json"), as_json)
         return
     revision, before = log.current()
     rules = trusting_what_is_there(log.store, team, before, parse_rules(read_mapping(path), str(path)))
     entry = log.change(rules, expect=revision if expect is None else expect, why=why)
     typer.echo(f"{team}: revision {entry.seq} of the rules holds now")
+
+
+def print_rules(team: str, revision: int, rules: dict[str, Any], as_json: bool) -> None:
+    """A team's rules with their revision: as JSON, or as the YAML that `--set` takes."""
+    import yaml
+
+    if as_json:
+        print_json({"revision": revision, "rules": rules})
+        return
+    typer.echo(f"# rules of {team}, revision {revision}")
+    typer.echo(yaml.safe_dump(rules, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 @adapters.command("policy")
@@ -123,7 +174,7 @@ def print_policy(
         bool, typer.Option("--append-only", help="refuse overwriting the log, on AWS; Ceph does not know how")
     ] = False,
 ) -> None:
-    """Print the S3 policy with the least rights that a role of a team needs."""
+    """Print the S3 policy of a role. It gives the least rights that the role needs for this team."""
     from orchestrator.registry.iam import policy
 
     print_json(policy(team, role, bucket=bucket, prefix=prefix, principal=principal, append_only=append_only))

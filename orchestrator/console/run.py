@@ -87,7 +87,7 @@ class RunReporter:
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         out.print(
             f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; accuracy "
-            f"on tasks so far {seen}; mean r_eff {mean}; {took}{left}",
+            f"on tasks so far {seen} points; mean r_eff {mean}; {took}{left}",
             markup=False,
         )
 
@@ -98,7 +98,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as points with one decimal; a dot for None."""
+    """A fraction in points, without the word; a dot for None. See `metrics.points`."""
     return number(None if value is None else 100 * value, ".1f")
 
 
@@ -161,7 +161,7 @@ def print_status(state: RunState) -> None:
     print_table(matrix_table("Accuracy on the test splits, points", names, rows))
     measured = state.metrics("test")
     for key, title in METRICS.items():
-        out.print(f"  {title:<32}{percent(measured[key]):>8}")
+        out.print(f"  {title:<32}{percent(measured[key]):>8}{' points' if measured[key] is not None else ''}")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}\n")
     if any(commit.budget for commit in state.commits):

@@ -29,7 +29,7 @@ class Columns:
     """The parts of a body that an index keeps beside its bytes: keys, with Arrow's type of a value or of the items of a
     list. A list is kept for the operations that `listing` names for it.
 
-    Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`).
+    Entries of the operation `op` are listed as rows: (seq, time, *values of the keys `of_row`, bytes of the entry).
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Indexed:
 
     digests: Sequence[str] = ()
     entries: Sequence[Entry] = ()
-    rows: Sequence[tuple[JsonValue, ...]] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
 
 
 def decode(data: bytes) -> Indexed:
@@ -118,10 +118,10 @@ def brief(data: bytes, kept: Columns) -> Indexed:
     import pyarrow.compute as pc
 
     keys = [*kept.values, *kept.lists]
-    table = read(data, [*HEADER, *keys])
+    table = read(data, [*HEADER, *keys, "entry"])
     are_rows = pc.equal(table["op"], kept.op)
-    columns = table.filter(are_rows).select(["seq", "time", *kept.of_row]).columns
-    others = table.filter(pc.invert(are_rows)).to_pylist()
+    columns = table.filter(are_rows).select(["seq", "time", *kept.of_row, "entry"]).columns
+    others = table.drop_columns("entry").filter(pc.invert(are_rows)).to_pylist()
     return Indexed(
         table["sha256"].to_pylist(),
         [_brief_entry(row, keys) for row in others],

@@ -7,13 +7,17 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
-from orchestrator.track.events import Abort, Committed, Delete, skipped
+from orchestrator.track.events import Abort, Committed, Delete, accuracies_tested, skipped
+from orchestrator.track.metrics import mean
 from orchestrator.track.moves import by_version
 from orchestrator.track.track import Track, list_tracks
 
 
 class Listed(NamedTuple):
-    """A commit in the form that an index keeps, see `orchestrator.track.events.COLUMNS`. None: not measured."""
+    """A commit in the form that an index keeps, see `orchestrator.track.events.COLUMNS`. None: not measured.
+
+    `tested` are its accuracies on the test splits, or the bytes of its entry, which holds them.
+    """
 
     seq: int
     time: str
@@ -23,11 +27,19 @@ class Listed(NamedTuple):
     stored_bytes: int
     overlap: float | None
     prefix: str
+    tested: bytes | Sequence[float] = ()
+
+    @property
+    def average_accuracy(self) -> float | None:
+        """AA on the test splits of the tasks up to this one, a fraction."""
+        found = accuracies_tested(self.tested) if isinstance(self.tested, bytes) else self.tested
+        return mean(found[: self.version])
 
 
 class Row(TypedDict):
     """A version in the form that `adapters list --json` prints. `aliases` are the names that point to it,
-    `alias_revisions` the entries that moved them."""
+    `alias_revisions` the entries that moved them. `average_accuracy` is AA on the test splits of the tasks up to it, a
+    fraction. None: not measured."""
 
     ref: str
     name: str
@@ -35,6 +47,7 @@ class Row(TypedDict):
     aliases: list[str]
     alias_revisions: dict[str, int]
     task: str
+    average_accuracy: float | None
     active_parameters: int | None
     stored_bytes: int
     overlap: float | None
@@ -80,6 +93,7 @@ def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = 
                 "aliases": [alias.name for alias in pointing],
                 "alias_revisions": {alias.name: alias.seq for alias in pointing},
                 "task": commit.task,
+                "average_accuracy": commit.average_accuracy,
                 "active_parameters": commit.active_parameters,
                 "stored_bytes": commit.stored_bytes,
                 "overlap": commit.overlap,
@@ -108,5 +122,5 @@ def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Li
 def _listed(commit: Committed) -> Listed:
     return Listed(
         commit.seq, commit.time, commit.version, commit.task, commit.active_parameters, commit.stored_bytes,
-        commit.overlap, commit.prefix,
+        commit.overlap, commit.prefix, [score.accuracy for score in commit.test],
     )  # fmt: skip

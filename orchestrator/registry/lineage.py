@@ -54,7 +54,7 @@ def tree(state: RunState, entries: Sequence[Entry]) -> Tree:
 def tree_lines(content: Tree) -> list[str]:
     """`tree` for people: each version builds on all above it."""
     lines = [f"{content['base'] or 'base not known'}  sha256 {content['base_digest'] or 'not known'}"]
-    for each in content["versions"]:
+    for left, each in zip(reversed(range(len(content["versions"]))), content["versions"], strict=True):
         marks = "".join(f"  ← {name}" for name in each["aliases"]) + ("  (deleted)" if each["deleted"] else "")
-        lines.append(f"└─ {each['ref']}  {each['task']}  {each['manifest_sha256'][:12]}{marks}")
+        lines.append(f"{'├' if left else '└'}─ {each['ref']}  {each['task']}  {each['manifest_sha256'][:12]}{marks}")
     return lines

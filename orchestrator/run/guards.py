@@ -39,7 +39,8 @@ def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int,
     if not full:
         return []
     more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
-    why = ", and what a further task learns there is projected out" if shut else f", above {MAX_OCCUPANCY} {bound}"
+    limit = f", above {MAX_OCCUPANCY} {bound} ({100 * bound:g}%)"
+    why = ", and what a further task learns there is projected out" if shut else limit
     reason = f"{full[0].shown}{why}{more}"
     return [
         Decision(

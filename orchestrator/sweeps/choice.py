@@ -11,6 +11,7 @@ from orchestrator.sweeps.config import ChoiceConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.sweep_state import SweepTrial
 from orchestrator.track.bounds import TOLERANCE
+from orchestrator.track.metrics import points
 
 Judged = tuple[SweepTrial, Row]
 
@@ -56,27 +57,52 @@ def choose(trials: Sequence[SweepTrial], rule: ChoiceConfig) -> Choice:
     front = sorted(front, key=lambda each: (each[1].parameters, each[0].number))
     numbers = tuple(trial.number for trial, _ in front)
     if not within:
-        none = f"none of {len(finished)} finished trials has BWT ≥ {rule.min_bwt} (choice.min_bwt)"
-        return Choice((), None, none if finished else "no trial has finished all its tasks")
-    return Choice(numbers, *_picked(front, rule))
+        return Choice((), None, _none_within(finished, rule))
+    number, reason = _picked(front, rule)
+    return Choice(numbers, number, f"{reason}{_left_out(finished, front, rule)}")
 
 
 def _within(row: Row, rule: ChoiceConfig) -> bool:
     return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - TOLERANCE
 
 
+def _none_within(finished: Sequence[Judged], rule: ChoiceConfig) -> str:
+    """Why nothing can be recommended, if no trial is within the bound on BWT."""
+    if not finished or rule.min_bwt is None:
+        return "no trial has finished all its tasks"
+    highest, trial = max((row.bwt or 0.0, -trial.number) for trial, row in finished)
+    bound = f"BWT of at least {points(rule.min_bwt, 1)} (choice.min_bwt)"
+    return f"none of {len(finished)} finished trials has a {bound}; trial {-trial} is nearest with {points(highest, 1)}"
+
+
 def _picked(front: Sequence[Judged], rule: ChoiceConfig) -> tuple[int | None, str]:
     """The number picked, and why. The front holds a best AA and, of equals, the one with fewer parameters."""
-    best = max(row.aa for _, row in front)
+    best, of_best = max((row.aa, -trial.number) for trial, row in front)
     if rule.rule == "fewest_parameters":
         near = [each for each in front if each[1].aa >= best - rule.within - TOLERANCE]
         trial, row = min(near, key=lambda each: (each[1].parameters, -each[1].aa, each[0].number))
-        why = f"fewest parameters ({row.parameters:,}) within {100 * rule.within:.1f} points of the best AA"
-        return trial.number, f"{why}: {100 * row.aa:.1f} against {100 * best:.1f}"
+        why = f"fewest parameters ({row.parameters:,}) within {points(rule.within, 1)} of the best AA after all tasks"
+        return trial.number, f"{why}: {100 * row.aa:.1f} against {points(best, 1)} of trial {-of_best}"
     most = rule.max_parameters
     small = [each for each in front if most is None or each[1].parameters <= most]
     if not small:
-        return None, f"no trial on the front keeps at most {most:,} parameters (choice.max_parameters)"
+        trial, row = min(front, key=lambda each: each[1].parameters)
+        none = f"no trial on the front keeps at most {most:,} parameters (choice.max_parameters)"
+        return None, f"{none}; trial {trial.number} keeps fewest with {row.parameters:,}"
     trial, row = max(small, key=lambda each: (each[1].aa, -each[1].parameters, -each[0].number))
     bound = f" with at most {most:,} parameters" if most is not None else ""
-    return trial.number, f"best AA ({100 * row.aa:.1f}){bound}"
+    return trial.number, f"best AA ({points(row.aa, 1)}){bound}"
+
+
+def _left_out(finished: Sequence[Judged], front: Sequence[Judged], rule: ChoiceConfig) -> str:
+    """The best finished trial that the rule's bounds leave out, if its AA is above that of all they allow."""
+    most = rule.max_parameters
+    allowed = [row.aa for _, row in front if most is None or row.parameters <= most]
+    trial, row = max(finished, key=lambda each: (each[1].aa, -each[0].number))
+    if not allowed or row.aa <= max(allowed):
+        return ""
+    if not _within(row, rule) and row.bwt is not None and rule.min_bwt is not None:
+        why = f"its BWT of {points(row.bwt, 1)} is below choice.min_bwt {rule.min_bwt} ({points(rule.min_bwt, 1)})"
+    else:
+        why = f"its {row.parameters:,} parameters are above choice.max_parameters {most:,}"
+    return f"; trial {trial.number} has an AA of {points(row.aa, 1)} and is left out: {why}"

@@ -17,6 +17,7 @@ from orchestrator.sweeps.config import StoppingConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.reports import Report, row_of
 from orchestrator.sweeps.sweep_state import SweepTrial
+from orchestrator.track.metrics import points
 
 Measured = Mapping[int, Sequence[Row]]  # by trial number, rows in order of tasks
 
@@ -52,7 +53,7 @@ def stop_halved(number: int, row: Row, rules: StoppingConfig) -> Decision | None
     share = f"1/{rules.asha.reduction_factor:g}"
     return Decision(
         rule="stopping.asha", subject=f"trial {number}", measured=row.aa, bound=share, verdict="stop",
-        reason=f"AA {row.aa:.4f} is not among the best {share} after {tasks(row.tasks)} (ASHA)",
+        reason=f"AA of {points(row.aa)} is not among the best {share} after {tasks(row.tasks)} (ASHA)",
     )  # fmt: skip
 
 

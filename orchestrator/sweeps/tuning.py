@@ -31,6 +31,7 @@ from orchestrator.sweeps.space import Scalar, shown_values
 from orchestrator.sweeps.sweep_state import SweepState
 from orchestrator.sweeps.tracking import TrialTracking
 from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
+from orchestrator.track.metrics import points
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from trainers.data.tasks import TaskData
@@ -144,9 +145,9 @@ class Tuning(tune.Callback):
             self.scheduler.measure(number, row)
             self.tracking.measured(number, trial.config["values"], row)
             self.first_tasks.settle.remote(self.config.trial_name(number), True)
-            bwt = "" if row.bwt is None else f", BWT {100 * row.bwt:+.1f}"
+            bwt = "" if row.bwt is None else f", BWT {points(row.bwt, 1)}"
             done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
-            self.say(f"{done}: AA {100 * row.aa:.1f}{bwt}, {row.parameters:,} parameters")
+            self.say(f"{done}: AA {points(row.aa, 1)}{bwt}, {row.parameters:,} parameters")
 
     def on_trial_complete(self, *, trial: Trial, **_: Told) -> None:
         """Logs how a trial ended; one that was cut off has not."""

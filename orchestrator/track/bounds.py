@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from orchestrator.log.decision import Decision
+from orchestrator.track.metrics import points
 
 TOLERANCE = 1e-9  # 0.9 − 0.85 is above 0.05 in floating point; a value on its bound passes
 
@@ -51,8 +52,8 @@ def judge(bounds: Bounds, measured: Measured, subject: str, section: str = "") -
     `section` heads the names of the bounds, as in `guards.`
     """
     figures = (
-        Figure("min_average_accuracy", "AA {:.4f} is", "AA was", measured.average_accuracy, below=True),
-        Figure("max_forgetting", "forgetting {:.4f} is", "forgetting was", measured.forgetting, since=2),
+        Figure("min_average_accuracy", "AA of {} is", "AA was", measured.average_accuracy, below=True),
+        Figure("max_forgetting", "forgetting of {} is", "forgetting was", measured.forgetting, since=2),
         Figure(
             "max_active_parameters", "{} parameters are", "active parameters were", measured.active_parameters, since=0
         ),
@@ -71,6 +72,11 @@ class Figure(NamedTuple):
     below: bool = False
     since: int = 1
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a fraction, which people read in points."""
+        return not self.key.endswith("_parameters")
+
     def judged(self, bound: float, subject: str, section: str) -> Decision:
         """The decision, and why."""
         rule = f"{section}{self.key}"
@@ -79,6 +85,7 @@ class Figure(NamedTuple):
         else:
             broken = above(bound, self.value) if self.below else above(self.value, bound)
             side = ("below" if self.below else "above") if broken else "within"
-            reason = f"{self.shown.format(self.value)} {side} {rule} {bound}"
+            value, limit = (points(self.value), f" ({points(bound)})") if self.is_share else (f"{self.value}", "")
+            reason = f"{self.shown.format(value)} {side} {rule} {bound}{limit}"
         verdict = "stop" if broken else "go_on"
         return Decision(rule=rule, subject=subject, measured=self.value, bound=bound, verdict=verdict, reason=reason)

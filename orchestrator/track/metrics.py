@@ -10,9 +10,14 @@ from collections.abc import Sequence
 Row = Sequence[float | None]
 
 
+def points(fraction: float, decimals: int = 2) -> str:
+    """A fraction in the unit that people read: 0.6125 is "61.25 points"."""
+    return f"{100 * fraction:z.{decimals}f} points"
+
+
 def average_accuracy(matrix: Sequence[Row]) -> float | None:
     """AA (macro) = 1/T · Σ_{j<T} R[T−1][j]; None before the first task."""
-    return _mean([matrix[-1][j] for j in range(len(matrix))]) if matrix else None
+    return mean([matrix[-1][j] for j in range(len(matrix))]) if matrix else None
 
 
 def micro_average_accuracy(matrix: Sequence[Row], rows: Sequence[int]) -> float | None:
@@ -27,24 +32,24 @@ def micro_average_accuracy(matrix: Sequence[Row], rows: Sequence[int]) -> float 
 def backward_transfer(matrix: Sequence[Row]) -> float | None:
     """BWT = 1/(T−1) · Σ_{j<T−1} (R[T−1][j] − R[j][j]), not clipped; None for fewer than two tasks."""
     last = len(matrix) - 1
-    return _mean([_minus(matrix[last][j], matrix[j][j]) for j in range(last)])
+    return mean([_minus(matrix[last][j], matrix[j][j]) for j in range(last)])
 
 
 def forgetting(matrix: Sequence[Row]) -> float | None:
     """F = 1/(T−1) · Σ_{j<T−1} (max_{j≤l<T−1} R[l][j] − R[T−1][j]); None for fewer than two tasks."""
     last = len(matrix) - 1
     best = [max((v for row in matrix[j:last] if (v := row[j]) is not None), default=None) for j in range(max(last, 0))]
-    return _mean([_minus(best[j], matrix[last][j]) for j in range(last)])
+    return mean([_minus(best[j], matrix[last][j]) for j in range(last)])
 
 
 def forward_transfer(matrix: Sequence[Row], zero_shot: Row) -> float | None:
     """FWT = 1/(T−1) · Σ_{1≤j<T} (R[j−1][j] − z_j), z_j the untrained model's; None for fewer than two tasks."""
-    return _mean([_minus(matrix[j - 1][j], zero_shot[j]) for j in range(1, len(matrix))])
+    return mean([_minus(matrix[j - 1][j], zero_shot[j]) for j in range(1, len(matrix))])
 
 
 def learning_accuracy(matrix: Sequence[Row]) -> float | None:
     """LA = 1/T · Σ_{j<T} R[j][j], the mean accuracy on each task right after it was trained."""
-    return _mean([matrix[j][j] for j in range(len(matrix))])
+    return mean([matrix[j][j] for j in range(len(matrix))])
 
 
 def summary(matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int]) -> dict[str, float | None]:
@@ -63,6 +68,7 @@ def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what was measured, None if nothing was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

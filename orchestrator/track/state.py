@@ -160,7 +160,7 @@ class RunState:
         return f"{self.label}@v{commit.version}"
 
     def _padded(self, scores: Sequence[Score]) -> list[float | None]:
-        row: list[float | None] = [score.correct / score.rows for score in scores]
+        row: list[float | None] = [score.accuracy for score in scores]
         return row + [None] * (len(self.tasks) - len(row))
 
 

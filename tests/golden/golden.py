@@ -133,9 +133,11 @@ def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
 
 
 def without_later(value: Any) -> Any:
-    """JSON without what was not there when it was recorded: lists of decisions, which old logs have none of."""
+    """JSON without what was not there when it was recorded: lists of decisions, which old logs have none of, and the
+    AA of a listed version."""
     if isinstance(value, Mapping):
-        return {key: without_later(each) for key, each in value.items() if (key, each) != ("decisions", [])}
+        later = (("decisions", []), ("average_accuracy", value.get("average_accuracy")))
+        return {key: without_later(each) for key, each in value.items() if (key, each) not in later}
     return [without_later(each) for each in value] if isinstance(value, list) else value
 
 
@@ -237,7 +239,7 @@ DOCUMENTS: dict[str, Callable[[Recorded], Any]] = {
         run: it.json("adapters", "show", f"{run}@v1", "--tree") for run in TRACKS if run not in ("diverged", "unread")
     },
     "verify": lambda it: it.json("adapters", "verify"),
-    "rules": lambda it: json.loads(it.printed("adapters", "rules", TEAM)),
+    "rules": lambda it: json.loads(it.printed("adapters", "rules", TEAM, "--json")),
     "replay": lambda it: {run: run_replay(it, run) for run in RUNS},
     "aliases": lambda it: {
         track: [dataclasses.asdict(move) for move in moves(it.track(track).entries())] for track in TRACKS

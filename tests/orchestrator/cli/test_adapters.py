@@ -17,8 +17,9 @@ def test_adapters_list(orthoplex: Orthoplex, begun: Any) -> None:
     assert (first["ref"], first["name"], first["version"]) == ("default/stream@v1", "default/stream", 1)
     assert first["aliases"] == [] and second["ref"] == "default/stream@v2"
     lines = orthoplex("adapters", "list", "--store", begun.root).out.splitlines()
-    assert [line.split()[:4] for line in lines] == [
-        ["default/stream@v1", "a", "100", "parameters"], ["default/stream@v2", "b", "100", "parameters"],
+    assert [line.split()[:7] for line in lines] == [
+        ["default/stream@v1", "a", "AA", "80.0", "points", "100", "parameters"],
+        ["default/stream@v2", "b", "AA", "65.0", "points", "100", "parameters"],
     ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def test_adapters_show(orthoplex: Orthoplex, begun: Any) -> None:
     assert shown["task"] == "b" and [record["path"] for record in shown["manifest"]["files"]] == ["training.parquet"]
     code, out, err = orthoplex("adapters", "show", "default/stream@v1", "--store", begun.root)
     assert (code, err) == (0, "")
+    assert "test accuracy of the tasks up to it: AA 80.0 points\n" in out
     assert "ref: default/stream@v1\n" in out and "overlap with earlier tasks: 25.00%\n" in out
 
 

@@ -194,7 +194,7 @@ def test_a_finished_run_says_so(orthoplex: Orthoplex, config: Path, begun: Any) 
     assert (code, err) == (0, "")
     assert "default/stream: 2 of 2 tasks are committed already\n" in out
     assert "finished before; nothing is left to do\n" in out and "default/stream: finished, 2 of 2 tasks\n" in out
-    assert re.search(r"AA \(average accuracy, macro\) +65\.0\n", out)  # (0.7 + 0.6) / 2
+    assert re.search(r"AA \(average accuracy, macro\) +65\.0 points\n", out)  # (0.7 + 0.6) / 2
     assert f"orthoplex status default/stream --store {begun.root} --json" in out
     assert len(begun.track.entries()) == entries
 
@@ -210,10 +210,12 @@ def test_a_guard_ends_with_3(
 ) -> None:
     code, _, err = orthoplex("run", config, "--set", "guards.max_forgetting=0.1")  # validation: 0.9 − 0.7 = 0.2
     assert code == 3
-    assert "forgetting 0.2000 is above guards.max_forgetting 0.1" in err and err.count("\n") == 1
+    assert "forgetting of 20.00 points is above guards.max_forgetting 0.1 (10.00 points)" in err
+    assert err.count("\n") == 1
     assert resumable.state.status == "stopped"
     assert (
-        "reason: stopped by a guard: forgetting 0.2000" in orthoplex("status", "stream", "--store", resumable.root).out
+        "reason: stopped by a guard: forgetting of 20.00 points"
+        in orthoplex("status", "stream", "--store", resumable.root).out
     )
 
 
@@ -283,7 +285,7 @@ def test_status(orthoplex: Orthoplex, begun: Any) -> None:
         "│ (untrained)    │ 50.0 │  5.0 │",
         "│ a              │ 80.0 │ 25.0 │",
         "│ b              │ 70.0 │ 60.0 │",
-        "  BWT (backward transfer)            -10.0\n",  # 0.7 − 0.8
+        "  BWT (backward transfer)            -10.0 points\n",  # 0.7 − 0.8
         "  FWT (forward transfer)              20.0\n",  # 0.25 − 0.05
         "│ layer.0.dense │ 3/4 │ 3/4 │",
     ):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.support.command_line import Orthoplex
 
 
@@ -19,6 +21,12 @@ def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
         "would remove 0 versions that no commit names, 0 old indices; 1 more in 24h"
         in orthoplex("adapters", "gc", *store).out
     )
+    found = json.loads(orthoplex("adapters", "gc", "--json", *store).out)
+    assert found == {
+        "done": False, "temporary_files": 0,
+        "tracks": [{"track": "default/stream", "deleted_versions": [], "removed": [], "removed_indices": [],
+                    "waiting": [str(orphan.parent.relative_to(begun.root))]}],
+    }  # fmt: skip
     assert "would remove 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", *store).out and orphan.exists()
     assert "removed 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", "--yes", *store).out
     assert not orphan.exists() and orthoplex("adapters", "verify", "stream", *store).code == 0
@@ -39,12 +47,17 @@ def test_rules_and_policy(
     (tmp_path / "rules.yaml").write_text("promotion: {production: {min_average_accuracy: 0.99}}")
     out = orthoplex("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", *store).out
     assert out == "default: revision 1 of the rules holds now\n"
-    shown = json.loads(orthoplex("adapters", "rules", "default", *store).out)
+    shown = json.loads(orthoplex("adapters", "rules", "default", "--json", *store).out)
+    text = orthoplex("adapters", "rules", "default", *store).out
+    assert text.startswith("# rules of default, revision 1\n") and yaml.safe_load(text) == shown["rules"]
+    (tmp_path / "again.yaml").write_text(text)
+    assert orthoplex("adapters", "rules", "default", "--set", tmp_path / "again.yaml", *store).code == 0
+    assert json.loads(orthoplex("adapters", "rules", "default", "--json", *store).out)["rules"] == shown["rules"]
     assert shown["revision"] == 1 and shown["rules"]["promotion"]["production"]["min_average_accuracy"] == 0.99
     code, said = refused("adapters", "promote", "stream@v2", "--alias", "production", *store)
     assert code == 2 and "is below min_average_accuracy 0.99" in said
     code, said = refused("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", "--expect", 0, *store)
-    assert code == 1 and "at revision 1" in said
+    assert code == 1 and "at revision 2" in said
     made = json.loads(orthoplex("adapters", "policy", "--team", "default", "--role", "gc", "--bucket", "abc").out)
     assert made["Version"] == "2012-10-17" and len(made["Statement"]) == 6
     for grace in ("1", "h", "-1h", "1w"):

@@ -133,3 +133,4 @@ def test_the_template_shows_the_defaults(load: Load) -> None:
         if path in defaults and path not in no_default | {"store"}:
             value = yaml.safe_load(match[5] or line)
             assert (value if match[5] else value[match[2]]) == defaults[path], line
+            assert not match[5] or yaml.safe_load(line)[match[2]] != defaults[path], line

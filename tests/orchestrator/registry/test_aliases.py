@@ -197,9 +197,9 @@ def run(fake_run: Callable[..., Any]) -> Any:
     [
         ({}, 2, ""),
         ({"min_average_accuracy": 0.6, "max_forgetting": 0.2, "max_active_parameters": 200}, 2, ""),
-        ({"min_average_accuracy": 0.61}, 2, "AA 0.6000 is below min_average_accuracy 0.61"),
+        ({"min_average_accuracy": 0.61}, 2, "AA of 60.00 points is below min_average_accuracy 0.61 (61.00 points)"),
         ({"min_average_accuracy": 0.9}, 1, ""),
-        ({"max_forgetting": 0.19}, 2, "forgetting 0.2000 is above max_forgetting 0.19"),
+        ({"max_forgetting": 0.19}, 2, "forgetting of 20.00 points is above max_forgetting 0.19 (19.00 points)"),
         ({"max_forgetting": 0.0}, 1, ""),
         ({"max_active_parameters": 199}, 2, "200 parameters are above max_active_parameters 199"),
         ({"max_active_parameters": 100}, 1, ""),
@@ -214,7 +214,7 @@ def test_rules_are_kept(run: Any) -> None:
     log = RulesLog(run.track.store, "default")
     rules = TeamRules(promotion={"production": PromotionRule(min_average_accuracy=0.8, max_forgetting=0.1)})
     log.change(rules, expect=0, why="no worse")
-    with pytest.raises(ConfigError, match=r"may not become production, by revision 1 .*:\n  AA 0.6000.*\n  forgetting"):
+    with pytest.raises(ConfigError, match=r"not become production, by revision 1 .*:\n  AA of 60.00 points.*\n  forg"):
         promote(run.track, 2, "production")
     promote(run.track, 2, "candidate")
     promoted = promote(run.track, 1, "production")

@@ -26,7 +26,11 @@ def test_a_stream_with_an_alias_and_a_deleted_version(fake_run: Callable[..., An
     assert second["deleted"] and second["aliases"] == []
     lines = tree_lines(content)
     assert lines[0] == f"minilm  sha256 {'b' * 64}" and lines[1].endswith("  ← production")
-    assert lines[2].startswith("└─ default/stream@v2  b  ") and lines[2].endswith("  (deleted)")
+    assert (
+        lines[1].startswith("├─ default/stream@v1  a  ")
+        and lines[2].startswith("└─ default/stream@v2  b  ")
+        and lines[2].endswith("  (deleted)")
+    )
 
 
 def test_nothing_is_known_before_the_first_task(fake_run: Callable[..., Any]) -> None:

@@ -39,16 +39,19 @@ def test_no_guards(two_tasks: RunState) -> None:
     ("guards", "reason"),
     [
         ({"max_forgetting": 0.1}, ""),  # on the bound; 0.9 − 0.8 is 0.09999999999999998 in floating point
-        ({"max_forgetting": 0.099}, "forgetting 0.1000 is above guards.max_forgetting 0.099"),
-        ({"max_forgetting": 0.0}, "forgetting 0.1000 is above guards.max_forgetting 0.0"),
+        ({"max_forgetting": 0.099}, "forgetting of 10.00 points is above guards.max_forgetting 0.099 (9.90 points)"),
+        ({"max_forgetting": 0.0}, "forgetting of 10.00 points is above guards.max_forgetting 0.0 (0.00 points)"),
         ({"min_average_accuracy": 0.75}, ""),
-        ({"min_average_accuracy": 0.751}, "AA 0.7500 is below guards.min_average_accuracy 0.751"),
+        (
+            {"min_average_accuracy": 0.751},
+            "AA of 75.00 points is below guards.min_average_accuracy 0.751 (75.10 points)",
+        ),
         ({"max_active_parameters": 500}, ""),
         ({"max_active_parameters": 499}, "500 parameters are above guards.max_active_parameters 499"),
         (
             {"max_forgetting": 0.05, "min_average_accuracy": 0.9, "max_active_parameters": 1},
-            "AA 0.7500 is below guards.min_average_accuracy 0.9; "
-            "forgetting 0.1000 is above guards.max_forgetting 0.05; "
+            "AA of 75.00 points is below guards.min_average_accuracy 0.9 (90.00 points); "
+            "forgetting of 10.00 points is above guards.max_forgetting 0.05 (5.00 points); "
             "500 parameters are above guards.max_active_parameters 1",
         ),
     ],
@@ -62,7 +65,7 @@ def test_each_guard_is_a_decision(two_tasks: RunState) -> None:
     passed, stopped = decide(GuardConfig(min_average_accuracy=0.5, max_active_parameters=9), FREE, two_tasks, 0)
     assert passed == Decision(
         rule="guards.min_average_accuracy", subject="v2", measured=0.75, bound=0.5, verdict="go_on",
-        reason="AA 0.7500 is within guards.min_average_accuracy 0.5",
+        reason="AA of 75.00 points is within guards.min_average_accuracy 0.5 (50.00 points)",
     )  # fmt: skip
     assert (stopped.rule, stopped.measured, stopped.bound) == ("guards.max_active_parameters", 500, 9)
     assert Decision.model_validate(json.loads(json.dumps(stopped.model_dump()))) == stopped

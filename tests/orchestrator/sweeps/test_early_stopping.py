@@ -178,7 +178,7 @@ def test_asha(seed: int, grace: int, factor: float, length: int) -> None:
             stopped.add(number)
             said = scheduler.stopped[number].reason
             tasks = "1 task " if now.tasks == 1 else f"{now.tasks} tasks "
-            assert f"AA {now.aa:.4f}" in said and f"1/{factor:g} after {tasks}(ASHA)" in said
+            assert f"AA of {100 * now.aa:.2f} points" in said and f"1/{factor:g} after {tasks}(ASHA)" in said
         if expected or not left[number]:
             del left[number]
     assert {*scheduler.stopped} == stopped and 0 < len(stopped) < 8

@@ -66,8 +66,8 @@ def test_results_and_ends(store: str) -> None:
     rows = [row(1, 0.5, 1000, None), row(2, 0.625, 2500, -0.125)]
     for each in rows:
         table.tuning.on_trial_result(trial=tuned(1), result=result_of(each))
-    assert "trial 1: 1 of 4 tasks: AA 50.0, 1,000 parameters" in table.said
-    assert "trial 1: 2 of 4 tasks: AA 62.5, BWT -12.5, 2,500 parameters" in table.said
+    assert "trial 1: 1 of 4 tasks: AA 50.0 points, 1,000 parameters" in table.said
+    assert "trial 1: 2 of 4 tasks: AA 62.5 points, BWT -12.5 points, 2,500 parameters" in table.said
     assert table.settled == [("s-00001", True)] * 2
     table.tuning.on_trial_complete(trial=tuned(1, result_of(rows[1], stopped="forgetting 0.1250 is above 0.1")))
     assert table.trial(1) == replace(trial(1, rows, "stopped"), reason="forgetting 0.1250 is above 0.1")

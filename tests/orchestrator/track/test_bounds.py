@@ -21,8 +21,8 @@ def test_a_value_on_its_bound_passes() -> None:
 def test_each_breach_is_a_line() -> None:
     worse = Measured(tasks=2, average_accuracy=0.7, forgetting=0.2, active_parameters=101)
     assert breaches(GuardConfig(**ALL), worse, "guards.") == [
-        "AA 0.7000 is below guards.min_average_accuracy 0.8",
-        "forgetting 0.2000 is above guards.max_forgetting 0.1",
+        "AA of 70.00 points is below guards.min_average_accuracy 0.8 (80.00 points)",
+        "forgetting of 20.00 points is above guards.max_forgetting 0.1 (10.00 points)",
         "101 parameters are above guards.max_active_parameters 100",
     ]
     assert breaches(GuardConfig(), worse) == []
