@@ -34,7 +34,7 @@ cluster-down:  ## end exactly what cluster-up started
 	$(BIN)/python -m cluster.local down
 
 # Two processes, each a whole file at a time; all files on Ray stay in one of them, which begins with them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 test: install-dev  ## the whole suite, with a sample where one claim has many cases
 	$(PYTEST)
 

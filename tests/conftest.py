@@ -1,8 +1,8 @@
 """Who runs which test, and S3 servers: moto's, one request at a time, since its conditional writes check and then set;
 and Ceph's.
 
-With two test processes (`-n 2 --dist loadgroup`) a file stays whole in one of them, so that what a module shares is
-made once. All files that start Ray are one group: there is never more than one Ray.
+With two test processes (`-n 2 --no-loadscope-reorder`) a file stays whole in one of them, so that what a module shares
+is made once. All files that start Ray are one group: there is never more than one Ray.
 
 Ceph is there where $ORTHOPLEX_CEPH_ROOT names the folder that `tests/ceph/ceph.sh fetch` filled; see `make test-s3`.
 """
@@ -35,26 +35,41 @@ S3_ENVIRONMENT = {
 }
 
 
-TOGETHER = {"local_ray": "ray", "nodes": "ray", "pair": "pair", "references": "pair", "cases": "exports"}
+TOGETHER = {  # files, and folders, of one group: what they share for the whole session is made once
+    "ray": ("e2e/", "trainers/workers/test_pool.py", "trainers/workers/test_ranks.py"),
+    "pair": ("trainers/training/test_checkpoint.py", "trainers/training/test_engine.py"),
+    "exports": ("trainers/methods/test_export.py", "trainers/methods/oa/test_export.py"),
+}
+GROUP_OF = {"local_ray": "ray", "nodes": "ray", "pair": "pair", "references": "pair", "cases": "exports"}  # by fixture
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each process has a core
 
 
-def group_of(item: pytest.Item) -> str | None:
-    """What a test shares with others for the whole session: Ray, which all end-to-end tests start, or files."""
-    if item.path.parent.name == "e2e":
-        return "ray"
-    return next((TOGETHER[name] for name in getattr(item, "fixturenames", ()) if name in TOGETHER), None)
+def group_of(nodeid: str) -> str:
+    """The group of a test's file; most files are one of their own."""
+    path = nodeid.partition("::")[0].removeprefix("tests/")
+    return next((name for name, paths in TOGETHER.items() if path.startswith(paths)), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each file, and each group of files, one process. What is on Ray comes first, since it takes longest."""
-    groups = {item.path: group for item in items if (group := group_of(item))}
+    """Marks what is slow by its fixtures. What is on Ray comes first, since it takes longest."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
-        if group_of(item) in ("ray", "pair"):
+        names = {GROUP_OF[name] for name in getattr(item, "fixturenames", ()) if name in GROUP_OF}
+        if item.path.parent.name == "e2e" or names & {"ray", "pair"}:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: groups.get(item.path) != "ray")
+    items.sort(key=lambda item: group_of(item.nodeid) != "ray")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each group of files one of the processes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_report_header() -> str:
