@@ -151,6 +151,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     DataConfig: {
         "validation_fraction": 0.1, "max_validation_rows": 500, "max_train_rows": None, "max_test_rows": None,
+        "test_sample": "first",
     },
     DeepSpeedConfig: {"zero_stage": 2},
     ClusterConfig: {

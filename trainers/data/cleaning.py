@@ -1,9 +1,13 @@
 """Rows of a task made clean, without a text in two splits, and limited: steps 1 to 5 at the head of `tasks`."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from datetime import date, datetime
+from decimal import Decimal
+from math import isfinite
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cluster.errors import DataError
 from cluster.schema import Frozen
@@ -16,12 +20,26 @@ class DataConfig(Frozen):
     """How rows are split and limited, for every task that does not say otherwise. None means no limit.
 
     `validation_fraction` is a share of the cleaned training rows, at most `max_validation_rows` and at least one row.
+    `test_sample` says which test rows `max_test_rows` keeps. Its default is left out of what is stored, since there was
+    no other way before.
     """
 
     validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     max_validation_rows: Positive | None = 500
     max_train_rows: Positive | None = None
     max_test_rows: Positive | None = None
+    test_sample: Literal["first", "random"] = "first"
+
+    @model_serializer(mode="wrap")
+    def _without_default_sample(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("test_sample") == "first":
+            del written["test_sample"]
+        return written
+
+
+WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # a whole number as programs write it, be it as a fraction
+TRUTH = ("False", "True")  # as Python and pandas write booleans, in the order of their values
 
 
 class Row(NamedTuple):
@@ -35,17 +53,19 @@ class Row(NamedTuple):
 def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str]) -> list[Row]:
     """Rows of a split with stripped texts and label indices. Rows without text are left out and counted."""
     index = {label: position for position, label in enumerate(labels)}
-    if isinstance(task, ColumnsTask) and task.labels and not any(label.isdecimal() for label in labels):
-        index |= {str(position): position for position in range(len(labels))}
+    indices = takes_indices(task, labels)
     rows = []
     for number, (value, label) in enumerate(zip(split.texts, split.labels, strict=True), start=1):
         text = stripped(task, split, number, value)
         if not text:
             continue
-        name = as_text(label)
-        if name not in index:
+        name = label_text(task, split, number, label)
+        position = index.get(name)
+        if position is None and indices:
+            position = index_meant(name, labels)
+        if position is None:
             raise unknown_label(task, split, number, label, labels)
-        rows.append(Row(number, text, index[name]))
+        rows.append(Row(number, text, position))
     count(notes, len(split.texts) - len(rows), f"row(s) without text dropped from {split.where}")
     return rows
 
@@ -55,21 +75,96 @@ def stripped(task: TaskBase, split: Split, number: int, value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a string; quote it")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+        fix = "quote it" if isinstance(value, int | float) else "write it as one string"
+        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a string; {fix}")
+    if not encodes(value):
         raise DataError(
             f"task {task.name}: {split.where} row {number}: text {shown(value)} has half a surrogate pair; repair it"
-        ) from None
+        )
     return value.strip()
+
+
+def encodes(text: str) -> bool:
+    """Whether a string can be written as UTF-8: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def label_text(task: TaskBase, split: Split, number: int, value: Any) -> str:
+    """A label as the word that it is: a string without outer white space, a number or boolean as Python writes it, a
+    day as 2024-01-31; nothing for null and for what is no number.
+
+    Raises:
+        DataError: it is a list, an object or anything else that is not one word.
+    """
+    if isinstance(value, float | Decimal) and not isfinite(value):
+        return ""
+    kinds = str | bool | int | float | Decimal | date | None
+    if not isinstance(value, kinds) or isinstance(value, datetime):
+        raise DataError(
+            f"task {task.name}: {split.where} row {number}: label {shown(value)} is not one label; give each row one "
+            "string or number"
+        )
+    text = as_text(value)
+    if not encodes(text):
+        raise DataError(
+            f"task {task.name}: {split.where} row {number}: label {shown(value)} has half a surrogate pair; repair it"
+        )
+    return text
+
+
+def takes_indices(task: TaskBase, labels: Sequence[str]) -> bool:
+    """Whether numbers in the label column are indices: the labels are given, and none of them is a number itself."""
+    given = isinstance(task, ColumnsTask) and task.labels
+    return bool(given) and all(number_of(label) is None for label in labels)
+
+
+def whole(text: str) -> int | None:
+    """The whole number that a label spells, as 1 or 1.0; None if it spells none."""
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
+
+
+def index_meant(text: str, labels: Sequence[str]) -> int | None:
+    """The index into `labels` that a number means, or false and true if there are two; None if it means none."""
+    if text in TRUTH:
+        return TRUTH.index(text) if len(labels) == 2 else None
+    number = whole(text)
+    return number if number is not None and 0 <= number < len(labels) else None
+
+
+def number_notes(labels: Sequence[str]) -> list[str]:
+    """What is to be said of labels that are numbers or booleans instead of words."""
+    fix = "not words; name them in that order under `labels`"
+    notes = []
+    numbers = {label: number for label in labels if (number := number_of(label)) is not None}
+    if len(numbers) == len(labels):
+        notes.append(f"its labels are numbers ({listed(labels)}), {fix}")
+    elif set(labels) <= set(TRUTH):
+        notes.append(f"its labels are booleans ({listed(labels)}), {fix}")
+    same = [label for label, number in numbers.items() if list(numbers.values()).count(number) > 1]
+    if same:
+        notes.append(f"the labels {listed(map(repr, same))} are the same number; write it in one way")
+    return notes
+
+
+def number_of(text: str) -> float | None:
+    """The number that a label spells in digits; None if it spells none."""
+    return float(text) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else None
 
 
 def unknown_label(task: TaskBase, split: Split, number: int, value: Any, labels: Sequence[str]) -> DataError:
     """The error for a label that the task does not have."""
-    fix = "correct the row, or give all labels"
-    if as_text(value) == "-1":
+    fix, spelt = "correct the row, or give all labels", number_of(as_text(value))
+    if spelt == -1:
         fix = "-1 marks rows without a label, so choose another split"
+    elif spelt is not None and takes_indices(task, labels):
+        fix = f"a number is an index into `labels`, from 0 to {len(labels) - 1}"
+    elif spelt is not None and (same := [label for label in labels if number_of(label) == spelt]):
+        fix = f"write the number {same[0]} in one way in all splits"
     return DataError(
         f"task {task.name}: {split.where} row {number}: label {shown(value)} is none of the labels "
         f"[{listed(map(repr, labels))}]; {fix}{did_you_mean(value, labels)}"
@@ -141,6 +236,22 @@ def sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     """At most `limit` of the rows, drawn by the seed, in file order. A larger limit only adds rows."""
     drawn = sorted(rows, key=lambda row: draw(seed, "train", row.text))
     return sorted(drawn[: limited(len(rows), limit)])
+
+
+def first_or_random(rows: list[Row], limit: int | None, way: Literal["first", "random"], seed: int) -> list[Row]:
+    """The test rows that a limit keeps: those among the first rows of the file, or as many drawn by the seed, in file
+    order. A larger limit only adds rows."""
+    if limit is None:
+        return rows
+    if way == "first":
+        return [row for row in rows if row.number <= limit]
+    return sorted(sorted(rows, key=lambda row: draw(seed, "test", row.text))[:limit])
+
+
+def note_absent(notes: list[str], labels: Sequence[str], split: str, rows: Sequence[Row]) -> None:
+    """Notes the labels that no row of a split has."""
+    absent = sorted(set(range(len(labels))) - {row.label for row in rows})
+    count(notes, len(absent), f"label(s) without a {split} row: {listed(labels[label] for label in absent)}")
 
 
 def limited(size: int, limit: int | None) -> int:

@@ -1,26 +1,23 @@
-"""Where a task's rows come from: the `tasks` entries of the configuration, and reading each kind without cleaning."""
+"""Where a task's rows come from: the `tasks` entries of the configuration, and what reading them gives."""
 
-import csv
-import glob
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from cluster.errors import DataError
 from cluster.resources import TaskResources
 from cluster.schema import Frozen
 from cluster.words import nearest
 from trainers.config import Positive
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # file suffix: `datasets` builder
+FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # by a file's suffix
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # suffixes that may follow
 LISTED = 12  # how many names an error message lists
 
 
@@ -70,7 +67,7 @@ class ColumnsTask(TaskBase):
 
 
 class FilesTask(ColumnsTask):
-    """Local .jsonl, .json, .csv or .parquet files, read anew by `datasets` each time."""
+    """Local .jsonl, .json, .csv or .parquet files, read anew each time. Text files may be compressed, as .jsonl.gz."""
 
     source: Literal["files"]
     train: Path
@@ -80,8 +77,8 @@ class FilesTask(ColumnsTask):
     @field_validator("train", "test", "validation")
     @classmethod
     def _known_suffix(cls, value: Path | None) -> Path | None:
-        if value is not None and value.suffix not in BUILDERS:
-            raise ValueError(f"{str(value)!r} ends in {value.suffix!r}; use one of {', '.join(BUILDERS)}")
+        if value is not None and form_of(value) is None:
+            raise ValueError(f"{str(value)!r} ends in {value.suffix!r}; use one of {', '.join(FORMS)}")
         return value
 
 
@@ -118,6 +115,13 @@ class RawTask:
     test: Split
 
 
+def form_of(path: Path) -> str | None:
+    """The form of a file by its name, see `formats.read`; None if it is unknown."""
+    plain = path.with_suffix("") if path.suffix in PACKED else path
+    form = FORMS.get(plain.suffix)
+    return None if form == "parquet" and plain != path else form
+
+
 def did_you_mean(value: object, options: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the option closest to `value`, whole or after its last slash, in any case.
 
@@ -151,116 +155,6 @@ def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
 
 
 # ---------------------------------------------------------------- through `datasets`
-
-
-def read_files(task: FilesTask) -> RawTask:
-    """The configured files. The cache of `datasets` is deleted afterwards, so a changed file is always read anew."""
-    paths = {"train": task.train, "validation": task.validation, "test": task.test}
-    with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as cache:
-        return table_task(task, {key: load_file(task, key, path, cache) for key, path in paths.items() if path})
-
-
-def read_hub(task: HubTask) -> RawTask:
-    """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew."""
-    from datasets import load_dataset
-
-    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
-    tables = {}
-    with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
-        cache = scratch if Path(task.dataset).is_dir() else None
-        for key, split in names.items():
-            if split:
-                where = f"{key}_split {split!r} of dataset {task.dataset!r}"
-                fix = "check the id, config_name and split, or download it on a machine that has network access"
-                with as_data_error(task, where, fix):
-                    table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
-                tables[key] = (where, table)
-        return table_task(task, tables)
-
-
-def load_file(task: FilesTask, key: str, path: Path, cache: str) -> tuple[str, Any]:
-    """(name for errors, `datasets.Dataset`) of one file."""
-    from datasets import Features, Value, load_dataset
-
-    path = path.expanduser()
-    where = f"{key} {str(path)!r}"
-    if not path.is_file() or not path.stat().st_size:
-        state = "is empty" if path.is_file() else "does not exist"
-        raise DataError(f"task {task.name}: {where} {state}; correct the path under `{key}`")
-    builder = BUILDERS[path.suffix]
-    options: dict[str, Any] = {}
-    with as_data_error(task, where, "repair the file"):
-        if builder == "csv":
-            # Read as written: no column type is guessed, and "NA" or "null" is a string like any other.
-            check_columns(task, where, csv_columns(task, where, path))
-            columns = [task.text_column, task.label_column]
-            text_only = Features({column: Value("string") for column in columns})
-            options = {"usecols": columns, "features": text_only, "na_filter": False}
-        pattern = glob.escape(str(path.resolve()))
-        return where, load_dataset(builder, data_files=pattern, split="train", cache_dir=cache, **options)
-
-
-def csv_columns(task: FilesTask, where: str, path: Path) -> list[str]:
-    """The header. Raises DataError if a row is longer, since pandas would silently shift or cut such a row."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = (row for row in csv.reader(file) if row)
-            header = next(rows, [])
-            number = 0
-            for number, row in enumerate(rows, start=1):
-                if len(row) > len(header):
-                    raise DataError(
-                        f"task {task.name}: {where} row {number} has {len(row)} fields, the header {len(header)}; "
-                        "quote texts that contain a comma"
-                    )
-    finally:
-        csv.field_size_limit(limit)
-    if not number:
-        raise DataError(f"task {task.name}: {where} has no row below its header; add rows")
-    return header
-
-
-def check_columns(task: ColumnsTask, where: str, columns: Sequence[str]) -> None:
-    """Raises DataError if the text or label column is absent."""
-    for key, column in (("text_column", task.text_column), ("label_column", task.label_column)):
-        if column not in columns:
-            hint = did_you_mean(column, columns)
-            raise DataError(
-                f"task {task.name}: {key} {column!r} is not a column of {where}; "
-                f"set {key} to one of: {listed(columns)}{hint}"
-            )
-
-
-def table_task(task: ColumnsTask, tables: dict[str, tuple[str, Any]]) -> RawTask:
-    """Splits of (name for errors, `datasets.Dataset`) by key; class indices become class names."""
-    splits = {}
-    for key, (where, table) in tables.items():
-        check_columns(task, where, table.column_names)
-        names = class_names(table, task.label_column)
-        values = table[task.label_column][:]
-        labels = [names[v] if v is not None and 0 <= v < len(names) else v for v in values] if names else values
-        splits[key] = Split(where, table[task.text_column][:], labels)
-    words = task.labels or class_names(tables["train"][1], task.label_column)
-    return RawTask(words, splits["train"], splits.get("validation"), splits["test"])
-
-
-def class_names(table: Any, column: str) -> tuple[str, ...] | None:
-    """The names of a ClassLabel column; None for any other."""
-    names = getattr(table.features[column], "names", None)
-    return tuple(names) if names else None
-
-
-@contextmanager
-def as_data_error(task: TaskBase, where: str, fix: str) -> Iterator[None]:
-    """Turns whatever `datasets`, pandas or pyarrow raise into one DataError without their traceback."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"task {task.name}: {where} cannot be read ({lines[0]}); {fix}") from None
 
 
 @contextmanager

@@ -9,9 +9,9 @@ What is done to the rows, in this order:
 4. If the task gives validation rows, training rows whose text is among them are removed. Otherwise validation rows are
    taken from the training rows, by label in proportion. The split depends on texts, labels and seed, not on file order.
 5. `max_train_rows` keeps a sample drawn by the seed, in file order; `max_test_rows` keeps the first rows of the file,
-   as the reference implementation does.
+   as the reference implementation does, or with `test_sample: random` a sample as well.
 
-What steps 1 to 4 remove is counted in `TaskData.warnings`; so is a label without a training row.
+What steps 1 to 4 remove is counted in `TaskData.warnings`; so are labels without a row in one of the splits.
 """
 
 import hashlib
@@ -23,7 +23,18 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import DataError
 from trainers.data.cl_benchmark import read_cl_benchmark
-from trainers.data.cleaning import DataConfig, Row, as_text, clean, count, sample, separate
+from trainers.data.cleaning import (
+    DataConfig,
+    Row,
+    as_text,
+    clean,
+    first_or_random,
+    label_text,
+    note_absent,
+    number_notes,
+    sample,
+    separate,
+)
 from trainers.data.sources import (
     ClBenchmarkTask,
     DocstringsTask,
@@ -35,9 +46,8 @@ from trainers.data.sources import (
     did_you_mean,
     listed,
     read_docstrings,
-    read_files,
-    read_hub,
 )
+from trainers.data.tables import read_files, read_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,13 +98,11 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     validation = clean(task, raw.validation, labels, notes) if raw.validation else None
     train, validation = separate(train, validation, test, data=data, seed=seed, notes=notes)
     train = sample(train, task.max_train_rows or data.max_train_rows, seed)
-    max_test_rows = task.max_test_rows or data.max_test_rows
-    test = [row for row in test if max_test_rows is None or row.number <= max_test_rows]
+    test = first_or_random(test, task.max_test_rows or data.max_test_rows, data.test_sample, seed)
     refuse_empty(task, raw, {"train": train, "validation": validation, "test": test})
-    if all(label.lstrip("-").isdecimal() for label in labels):
-        notes.append(f"its labels are numbers ({listed(labels)}), not words; name them in that order under `labels`")
-    absent = sorted(set(range(len(labels))) - {row.label for row in train})
-    count(notes, len(absent), f"label(s) without a training row: {listed(labels[label] for label in absent)}")
+    notes += number_notes(labels)
+    for split, rows in (("training", train), ("validation", validation), ("test", test)):
+        note_absent(notes, labels, split, rows)
     return TaskData(
         name=task.name,
         labels=labels,
@@ -132,8 +140,9 @@ def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:
         labels = tuple(label.strip() for label in raw.labels)
         source = "labels"
     else:
-        pairs = zip(raw.train.texts, raw.train.labels, strict=True)
-        labels = tuple(sorted({as_text(label) for text, label in pairs if as_text(text) and as_text(label)}))
+        pairs = enumerate(zip(raw.train.texts, raw.train.labels, strict=True), start=1)
+        words = {label_text(task, raw.train, number, label) for number, (text, label) in pairs if as_text(text)}
+        labels = tuple(sorted(words - {""}))
         source = f"the labels of {raw.train.where}"
     if len(set(labels)) < 2 or len(set(labels)) < len(labels) or not all(labels):
         raise DataError(

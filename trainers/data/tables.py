@@ -1,0 +1,235 @@
+"""Tasks of a text and a label column: local files, and what `datasets` finds on the hub or in a folder.
+
+CSV, JSON and Parquet are read by `formats`, as they are written, wherever they come from. Of a dataset on the hub that
+is in another form, or that says how its files are to be parsed, the rows are those that `datasets` gives.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import DataError
+from trainers.data.formats import Columns, read
+from trainers.data.sources import (
+    ColumnsTask,
+    FilesTask,
+    HubTask,
+    RawTask,
+    Split,
+    TaskBase,
+    did_you_mean,
+    form_of,
+    listed,
+    quiet,
+)
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+
+def read_files(task: FilesTask) -> RawTask:
+    """The configured files."""
+    paths = {"train": task.train, "validation": task.validation, "test": task.test}
+    return table_task(task, {key: read_file(task, key, path) for key, path in paths.items() if path})
+
+
+def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
+    """(name for errors, columns) of one file."""
+    path = path.expanduser()
+    where = f"{key} {str(path)!r}"
+    if not path.is_file() or not path.stat().st_size:
+        state = "is empty" if path.is_file() else "does not exist"
+        raise DataError(f"task {task.name}: {where} {state}; correct the path under `{key}`")
+    with as_data_error(task, where, "repair the file"):
+        found = read(path, form_of(path) or "", wanted(task))
+    if not found.rows and (found.values or not found.names):
+        raise DataError(f"task {task.name}: {where} has no rows; add some")
+    return where, found
+
+
+def read_hub(task: HubTask) -> RawTask:
+    """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew."""
+    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
+    tables = {}
+    with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
+        dataset: HubDataset | None = None
+        for key, split in names.items():
+            if split:
+                where = f"{key}_split {split!r} of dataset {task.dataset!r}"
+                fix = "check the id, config_name and split, or download it on a machine that has network access"
+                with as_data_error(task, where, fix):
+                    dataset = dataset or HubDataset.found(task, scratch if Path(task.dataset).is_dir() else None)
+                    tables[key] = (where, dataset.columns(split))
+        return table_task(task, tables)
+
+
+def wanted(task: ColumnsTask) -> tuple[str, ...]:
+    """The columns that a task names, each once."""
+    return tuple(dict.fromkeys((task.text_column, task.label_column)))
+
+
+def table_task(task: ColumnsTask, tables: Mapping[str, tuple[str, Columns]]) -> RawTask:
+    """Splits of (name for errors, columns) by key; class indices become class names."""
+    splits = {}
+    for key, (where, found) in tables.items():
+        check_columns(task, where, found)
+        labels = [
+            class_name(value, found.classes.get(task.label_column, ())) for value in found.values[task.label_column]
+        ]
+        splits[key] = Split(where, found.values[task.text_column], labels)
+    words = task.labels or tables["train"][1].classes.get(task.label_column)
+    return RawTask(words, splits["train"], splits.get("validation"), splits["test"])
+
+
+def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
+    """Raises DataError if the text or label column is absent."""
+    for key, column in (("text_column", task.text_column), ("label_column", task.label_column)):
+        if column not in found.values:
+            hint = did_you_mean(column, found.names)
+            raise DataError(
+                f"task {task.name}: {key} {column!r} is not a column of {where}; "
+                f"set {key} to one of: {listed(found.names)}{hint}"
+            )
+
+
+def class_name(value: Any, names: tuple[str, ...]) -> Any:
+    """The name of a class index, which CSV holds as a string; any other value as it is."""
+    if isinstance(value, str):
+        index = -1 if value in names or not value.isdecimal() else int(value)
+    else:
+        index = value if isinstance(value, int) else -1
+    return names[index] if 0 <= index < len(names) else value
+
+
+# ---------------------------------------------------------------- through `datasets`
+
+
+@dataclass
+class HubDataset:
+    """A dataset as `datasets` finds it, and the columns of those of its splits that were read already."""
+
+    task: HubTask
+    builder: "DatasetBuilder"
+    cache: str | None
+    form: str | None  # of the files that `formats` reads; None leaves them to `datasets`
+    read: dict[str, Columns] = field(default_factory=dict)
+
+    @classmethod
+    def found(cls, task: HubTask, cache: str | None) -> "HubDataset":
+        """Looks the dataset up; `cache` replaces the user's for a local folder."""
+        from datasets import load_dataset_builder
+
+        builder = load_dataset_builder(task.dataset, task.config_name, cache_dir=cache)
+        form = plain_form(builder)
+        return cls(task, builder, cache, None if form == "parquet" and cache is None else form)
+
+    def columns(self, split: str) -> Columns:
+        """The rows of a split, which may be put together of slices: `train[:80%]`, `train+validation`."""
+        if self.form is None:
+            return self.loaded(split)
+        from datasets import ReadInstruction
+
+        found = Columns()
+        for part in ReadInstruction.from_spec(split).to_absolute(Sizes(self)):
+            found.add(self.whole(part.splitname).slice(part.from_, part.to))
+        return found
+
+    def whole(self, name: str) -> Columns:
+        """All rows of one split's files, downloaded if need be."""
+        if name not in self.read:
+            from datasets import DownloadConfig, DownloadManager
+
+            source = self.builder
+            config = DownloadConfig(cache_dir=self.cache, token=source.token, storage_options=source.storage_options)
+            manager = DownloadManager(source.dataset_name, download_config=config)
+            found, separator = Columns(), getattr(source.config, "sep", None) or ","
+            for path in manager.iter_files(manager.download_and_extract(list(source.config.data_files[name]))):
+                found.add(read(Path(path), self.form or "", wanted(self.task), separator))
+            found.classes |= named_classes(source.info.features, found.values)
+            self.read[name] = found
+        return self.read[name]
+
+    def loaded(self, split: str) -> Columns:
+        """The rows as `datasets` gives them; CSV as strings."""
+        from datasets import load_dataset
+
+        columns, options = list(wanted(self.task)), {}
+        if is_csv(self.builder):
+            options = {"usecols": columns, "features": as_strings(self.builder, columns), "na_filter": False}
+        task = self.task
+        table: Any = load_dataset(task.dataset, task.config_name, split=split, cache_dir=self.cache, **options)
+        there = [name for name in columns if name in table.column_names]
+        values = {name: table[name][:] for name in there}
+        return Columns(tuple(table.column_names), values, named_classes(table.features, there))
+
+
+class Sizes(Mapping[str, int]):
+    """Rows per split. A split is read if it is asked for."""
+
+    def __init__(self, dataset: HubDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, name: str) -> int:
+        return self.dataset.whole(name).rows
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.dataset.builder.config.data_files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.dataset.builder.config.data_files)
+
+    def __len__(self) -> int:
+        return len(self.dataset.builder.config.data_files)
+
+
+def plain_form(builder: "DatasetBuilder") -> str | None:
+    """The form of a dataset's files for `formats.read`. None if it is another, or if the dataset says how to parse them
+    by more than the separator."""
+    from datasets import BuilderConfig
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    forms = {Csv: "csv", Json: "json", Parquet: "parquet"}
+    form = next((form for kind, form in forms.items() if isinstance(builder, kind)), None)
+    config = builder.config
+    given = {each.name for each in fields(config)} - {each.name for each in fields(BuilderConfig)} - {"sep", "features"}
+    usual = type(config)(name=config.name)
+    return form if all(getattr(config, key) == getattr(usual, key) for key in given) else None
+
+
+def is_csv(builder: "DatasetBuilder") -> bool:
+    """Whether `datasets` parses CSV for this dataset."""
+    from datasets.packaged_modules.csv.csv import Csv
+
+    return isinstance(builder, Csv)
+
+
+def as_strings(builder: "DatasetBuilder", columns: list[str]) -> Any:
+    """Columns of strings, but for those that the dataset calls class indices."""
+    from datasets import ClassLabel, Features, Value
+
+    own = builder.info.features or {}
+    return Features({name: own[name] if isinstance(own.get(name), ClassLabel) else Value("string") for name in columns})
+
+
+def named_classes(features: Any, columns: Any) -> dict[str, tuple[str, ...]]:
+    """The class names of those columns that hold class indices."""
+    found = {name: getattr((features or {}).get(name), "names", None) for name in columns}
+    return {name: tuple(names) for name, names in found.items() if names}
+
+
+@contextmanager
+def as_data_error(task: TaskBase, where: str, fix: str) -> Iterator[None]:
+    """Turns whatever reading raises into one DataError without its traceback."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        fix = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else fix
+        raise DataError(f"task {task.name}: {where} cannot be read ({lines[0]}); {fix}") from None
