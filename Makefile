@@ -44,6 +44,9 @@ test-fast: install-dev  ## without what is marked slow: runs on Ray, ranks that 
 test-all: install-dev  ## the whole suite with all cases
 	ORTHOPLEX_ALL_CASES=1 $(PYTEST)
 
+test-models: install-dev  ## what plan and a run say of every class of transformers, into docs/models.md: ten minutes
+	PYTHONPATH=. $(BIN)/python -m tests.model_table
+
 test-faults: install-dev  ## kills of driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
 

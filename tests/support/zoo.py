@@ -44,7 +44,7 @@ BY_VALUE = {
         mamba_dt_rank linear_num_value_heads rank laurel_rank""",
     8: """d_kv head_dim d_head kv_channels key_value_proj_dim global_head_dim qk_rope_head_dim qk_nope_head_dim
         v_head_dim index_head_dim mamba_d_state state_size ssm_state_size linear_key_head_dim linear_value_head_dim
-        attention_window chunk_size mamba_chunk_size patch_size num_mel_bins hidden_size_per_layer_input""",
+        attention_window chunk_size mamba_chunk_size rotary_dim patch_size num_mel_bins hidden_size_per_layer_input""",
     16: """q_lora_rank kv_lora_rank qk_head_dim o_lora_rank index_topk mamba_d_head mamba_head_dim mamba_headdim
         feature_size""",
     24: "sliding_window local_attention window_size",
@@ -82,6 +82,8 @@ def tiny_config(kind: type[PreTrainedConfig], **more: Any) -> PreTrainedConfig:
     for name in {*kind.attribute_map} & {*asked}:
         if kind.attribute_map[name] in asked and kind.attribute_map[name] != name:
             del asked[name]
+    if "kv_lora_rank" in keys:  # latent attention has no groups
+        asked["num_key_value_heads"] = SIZES["num_attention_heads"]
     asked |= within(kind, keys)
     asked |= {key: of_two_layers(value) for key, value in lists_of(kind, keys, {*asked}).items()}
     made = kind(**{**asked, **SPECIAL.get(kind.model_type, {}), **more})
@@ -113,7 +115,7 @@ def lists_of(kind: type[PreTrainedConfig], keys: set[str], asked: set[str]) -> d
         for name, value in found.items()
         if isinstance(value, list) and len(value) > 2 and any(part in name for part in per_layer)
         and all(isinstance(each, str | int) for each in value)
-        and not isinstance(getattr(kind, name, None), property)
+        and not isinstance(getattr(kind, kind.attribute_map.get(name, name), None), property)
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
@@ -100,18 +101,26 @@ def _near(given: str, names: Collection[str]) -> str:
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
     """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`.
 
-    A model's own subclass that computes something else, as Llama 4's router does, is none.
+    A model's own subclass that gives something else, as Llama 4's router does, is none.
     """
     from transformers.pytorch_utils import Conv1D
 
     found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    return {name: module for name, module in found.items() if not computes_otherwise(type(module), Conv1D)}
+    return {name: module for name, module in found.items() if computes_as_linear(module, nn.Linear, Conv1D)}
 
 
-def computes_otherwise(kind: type[nn.Module], *plain: type[nn.Module]) -> bool:
-    """Whether a class of transformers' models has a forward pass that is not `nn.Linear`'s or one of `plain`."""
-    owner = next(each for each in kind.__mro__ if "forward" in vars(each))
-    return owner not in plain and owner.__module__.startswith("transformers.")
+@torch.no_grad()
+def computes_as_linear(module: Layer, *plain: type[nn.Module]) -> bool:
+    """Whether a layer gives one tensor of its output width. Those whose forward pass is a class's own in transformers,
+    and not that of one of `plain`, are tried with one row."""
+    owner = next(each for each in type(module).__mro__ if "forward" in vars(each))
+    if owner in plain or not owner.__module__.startswith("transformers."):
+        return True
+    try:
+        output = module(torch.zeros(1, input_width(module), dtype=module.weight.dtype, device=module.weight.device))
+    except Exception:  # whatever it asks for beyond a row
+        return False
+    return isinstance(output, Tensor) and output.shape == (1, width(module))
 
 
 def _matching(regex: str, linears: Mapping[str, Layer]) -> dict[str, Layer]:

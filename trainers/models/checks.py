@@ -14,6 +14,8 @@ UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
     ("prophetnet", "CAUSAL_LM"): "what it says of a token depends on the length of what follows",
     ("dpr", "LABEL_EMBEDDING"): "it gives one vector per text and none per token",
+    ("canine", "LABEL_EMBEDDING"): "it cannot read texts of less than four characters",
+    ("fnet", "LABEL_EMBEDDING"): "it takes no attention mask, so that padding is read as text",
     ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
     ("cpmant", "CAUSAL_LM"): "every token sees those that follow",
     ("cpmant", "LABEL_EMBEDDING"): "it puts tokens of its own before a text, and padding before those",
@@ -68,7 +70,11 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
         if found.shape[:2] != ids.shape:
             raise ValueError(f"{key} has the shape {tuple(found.shape)} for {BATCH} texts of {TOKENS} tokens")
     except RuntimeError:
-        return
+        if task_type == "LABEL_EMBEDDING" and model.get_output_embeddings() is not None:
+            raise ConfigError(
+                f"model.name: {name!r} (a {type(model).__name__}) gives probabilities of tokens and no embeddings; use "
+                "CAUSAL_LM, or a model of text"
+            ) from None
     except Exception as error:  # whatever its code raises, it would raise in a worker
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise ConfigError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PLAIN, Backbone, Labels
+from trainers.models.capabilities import taken
 from trainers.models.words import check_apart, check_known, check_said
 
 LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
@@ -60,7 +61,10 @@ class LabelEmbedding(Backbone):
 
     def embed(self, batch: Batch) -> Tensor:
         """Mean-pooled, L2-normalised embeddings (B, D) in float32."""
-        hidden_BSD = self.model(input_ids=batch.ids, attention_mask=batch.attention).last_hidden_state.float()
+        without = taken(self.model, use_cache=False)  # which decoders would fill, as encoders too
+        hidden_BSD = self.model(
+            input_ids=batch.ids, attention_mask=batch.attention, **without
+        ).last_hidden_state.float()  # fmt: skip
         mask_BS1 = batch.mask.unsqueeze(-1).to(hidden_BSD.dtype)
         pooled_BD = (hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
         return nn.functional.normalize(pooled_BD, dim=-1)

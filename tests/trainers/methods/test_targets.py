@@ -79,3 +79,5 @@ def test_a_router_is_no_linear_layer() -> None:
     assert any(name.endswith("router") for name, _ in model.named_modules())
     found = match_modules(model, "all-linear")
     assert found and not any(name.endswith("router") for name in found)
+    falcon = zoo.tiny_model(zoo.tiny_config(CONFIG_MAPPING["falcon"]), "AutoModelForCausalLM")
+    assert len(match_modules(falcon, "all-linear")) == 8  # a subclass that gives what `nn.Linear` does

@@ -1,0 +1,50 @@
+"""`plan` lets pass exactly what a run of two steps can do, over classes of many kinds. `make test-models` runs all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from tests import model_table
+from trainers.models.checks import UNFIT
+
+ENCODERS = ["bert", "roberta", "mpnet", "xlnet", "albert", "distilbert", "electra", "deberta-v2", "longformer"]
+ENCODERS += ["modernbert", "squeezebert"]
+DECODERS = ["llama", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "gemma3", "mixtral", "deepseek_v3", "llama4_text"]
+DECODERS += ["mamba", "lfm2", "jamba", "rwkv", "openai-gpt", "bart"]
+ENCODER_DECODERS = ["t5", "bart", "mbart", "led", "fsmt", "t5gemma", "switch_transformers"]
+REFUSED = [("clip", "LABEL_EMBEDDING"), ("vit", "LABEL_EMBEDDING"), ("bros", "LABEL_EMBEDDING"),
+           ("prophetnet", "SEQ_2_SEQ_LM"), ("xlnet", "CAUSAL_LM"), ("bert-generation", "CAUSAL_LM"),
+           ("llama4", "LABEL_EMBEDDING"), ("t5", "LABEL_EMBEDDING"), ("roberta", "CAUSAL_LM")]  # fmt: skip
+RUN = [*((kind, "LABEL_EMBEDDING") for kind in ENCODERS), *((kind, "CAUSAL_LM") for kind in DECODERS),
+       *((kind, "SEQ_2_SEQ_LM") for kind in ENCODER_DECODERS)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterator[Path]:
+    """Rows to train on; and one process that is a group of its own, as DeepSpeed asks for."""
+    folder = tmp_path_factory.mktemp("data")
+    model_table.write_data(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}.items():
+            patch.setenv(name, str(value))
+        yield folder
+
+
+@pytest.mark.parametrize(("kind", "task_type"), RUN)
+def test_what_plan_lets_pass_runs(kind: str, task_type: str, data: Path) -> None:
+    row = model_table.row(CONFIG_MAPPING[kind], task_type, data)
+    assert row is not None and (row.plan, row.run) == ("yes", "yes"), row
+
+
+@pytest.mark.parametrize(("kind", "task_type"), REFUSED)
+def test_what_cannot_run_is_refused(kind: str, task_type: str, data: Path) -> None:
+    """Some could run, and would not do what they are asked for; `plan` then gives the reason."""
+    row = model_table.row(CONFIG_MAPPING[kind], task_type, data)
+    assert row is not None and row.plan == "no" and row.reason.startswith("model."), row
+    assert row.run != "yes" or "does not fit" in row.reason or (kind, task_type) in UNFIT, row
+
+
+def test_forty_classes_are_tried() -> None:
+    assert len({*RUN, *REFUSED}) >= 40
