@@ -51,6 +51,9 @@ class RunReporter:
         """One line."""
         out.print(escape(message))
 
+    def taken(self, state: RunState) -> None:
+        """Shows nothing: what is committed already was said."""
+
     def progress(self, task: str, progress: Progress) -> None:
         """Moves the bar, or prints a line at each quarter of training and when a task is resumed."""
         title = f"[{progress.index + 1}/{self.tasks}] {task}: {progress.phase}"

@@ -80,6 +80,7 @@ class Controller:
             if self.fork:
                 take_over(self.log, self.fork)
             self._check(tokenizer=tokenizer_now(self.state, self.config.model))  # now that nobody else writes the log
+            self.reporter.taken(self.state)
             self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
             tasks = self.workers.describe()
             self._check(tasks)

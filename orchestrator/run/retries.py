@@ -10,7 +10,7 @@ FAILURES, MEMORY = "cluster.max_failures", "train.on_out_of_memory"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retry:
+class NextAttempt:
     """Whether to try the task again, with how many accumulated micro-batches, and why: `measured` against the `bound`
     of `rule`."""
 
@@ -39,7 +39,7 @@ class Attempt:
     workers: int
 
 
-def decide_retry(lost: Lost, attempt: Attempt, train: TrainConfig, max_failures: int) -> Retry:
+def decide_retry(lost: Lost, attempt: Attempt, train: TrainConfig, max_failures: int) -> NextAttempt:
     """A broken group is replaced, `max_failures` times in a row. After running out of memory, a group is replaced only
     by one that needs less."""
     if lost.kind == "out_of_memory":
@@ -49,16 +49,16 @@ def decide_retry(lost: Lost, attempt: Attempt, train: TrainConfig, max_failures:
         reason, again = f"{times}, last: {lost.reason}", False
     else:
         reason, again = f"workers failed ({lost.reason}); attempt {attempt.in_a_row} of {max_failures} to go on", True
-    return Retry(
+    return NextAttempt(
         again=again, accumulation=attempt.accumulation, reason=reason, rule=FAILURES, measured=attempt.in_a_row,
         bound=max_failures,
     )  # fmt: skip
 
 
-def _without_memory(lost: Lost, attempt: Attempt, train: TrainConfig) -> Retry:
+def _without_memory(lost: Lost, attempt: Attempt, train: TrainConfig) -> NextAttempt:
     rows = -(-train.batch_size // (attempt.workers * attempt.accumulation))
     if train.on_out_of_memory == "halve" and rows > 1:
-        reason = f"out of memory at {rows} rows a micro-batch; train.on_out_of_memory halves them"
+        reason = f"out of memory at {rows} rows per micro-batch; train.on_out_of_memory halves them"
         return _by_memory(True, 2 * attempt.accumulation, reason, rows, train)
     advice = "use deepspeed.zero_stage 3, adapter.history concatenated or a shorter model.max_length"
     if rows > 1:
@@ -66,12 +66,12 @@ def _without_memory(lost: Lost, attempt: Attempt, train: TrainConfig) -> Retry:
             f"raise train.gradient_accumulation_steps (now {attempt.accumulation}) or set train.on_out_of_memory to "
             "halve; train.gradient_checkpointing keeps fewer activations"
         )
-    out = f"a worker ran out of memory at {rows} rows a micro-batch: {advice} ({lost.reason})"
+    out = f"a worker ran out of memory at {rows} rows per micro-batch: {advice} ({lost.reason})"
     return _by_memory(False, attempt.accumulation, out, rows, train)
 
 
-def _by_memory(again: bool, accumulation: int, reason: str, rows: int, train: TrainConfig) -> Retry:
+def _by_memory(again: bool, accumulation: int, reason: str, rows: int, train: TrainConfig) -> NextAttempt:
     """`rows` of a micro-batch were too many."""
-    return Retry(
+    return NextAttempt(
         again=again, accumulation=accumulation, reason=reason, rule=MEMORY, measured=rows, bound=train.on_out_of_memory
     )

@@ -18,7 +18,8 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 class TrackedReporter:
-    """Passes on what it is told, and tells the sinks. They begin with the first event: this driver has the run then."""
+    """Passes on what it is told, and tells the sinks. They begin once this driver has the run, so that
+    they hear of its end even if nothing is left to train."""
 
     def __init__(self, reporter: Reporter, sinks: Sinks, run: Tracked) -> None:
         self.reporter, self.sinks, self.run = reporter, sinks, run
@@ -34,6 +35,13 @@ class TrackedReporter:
     def say(self, message: str) -> None:
         """See Reporter."""
         self.reporter.say(message)
+
+    def taken(self, state: RunState) -> None:
+        """See Reporter. An earlier driver may have been killed after the last commit, before it could end anything."""
+        self.reporter.taken(state)
+        if state.commits:
+            self.summary = summary(state)
+        self.begun = self.following
 
     def progress(self, task: str, progress: Progress) -> None:
         """See Reporter. Steps count within the task."""

@@ -19,6 +19,9 @@ class Reporter(Protocol):
     def say(self, message: str) -> None:
         """One line about what happens now."""
 
+    def taken(self, state: RunState) -> None:
+        """This driver has the run, and goes on with it from here."""
+
     def progress(self, task: str, progress: Progress) -> None:
         """A task moved on."""
 

@@ -169,6 +169,9 @@ class Quiet:
         """To the actor's log."""
         logging.getLogger("orthoplex").info(message)
 
+    def taken(self, state: RunState) -> None:
+        """The run's log has it."""
+
     def progress(self, task: str, progress: Progress) -> None:
         """The run's log has it."""
 

@@ -164,12 +164,16 @@ class Told:
     lines: list[str] = field(default_factory=list)
     steps: list[tuple[str, Progress]] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
+    taken_at: list[int] = field(default_factory=list)
 
     def say(self, message: str) -> None:
         self.lines.append(message)
 
     def progress(self, task: str, progress: Progress) -> None:
         self.steps.append((task, progress))
+
+    def taken(self, state: RunState) -> None:
+        self.taken_at.append(len(state.commits))
 
     def committed(self, state: RunState) -> None:
         self.commits.append(len(state.commits))

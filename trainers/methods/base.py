@@ -134,6 +134,25 @@ class Kept:
     modules: dict[str, float]
 
 
+@dataclass
+class Moment:
+    """Σ h hᵀ (D, D) over the rows of h that are not padding. `Reader` gives one to each layer that is read.
+
+    `mask` is that of the current batch, 1 for a row that counts; None if all rows count. All rows also count for a
+    layer that does not read the batch's tokens one by one, such as a pooler.
+    """
+
+    sum_DD: Tensor
+    mask: Tensor | None = None
+
+    def add(self, h: Tensor) -> None:
+        """Adds the output of a layer, (…, D)."""
+        rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
+        if self.mask is not None and self.mask.numel() == len(rows_ND):
+            rows_ND = rows_ND.masked_fill(self.mask.reshape(-1, 1) == 0, 0)
+        self.sum_DD += rows_ND.T @ rows_ND
+
+
 class NotFinite(Exception):
     """A trained adapter holds NaN or infinity."""
 
@@ -142,7 +161,8 @@ class Reader(Protocol):
     """The task's training rows, to be read once more after training. Collective."""
 
     def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Σ h hᵀ (D, D) of the outputs of these layers, by name; the layers must be `oa.layers.Adapted`."""
+        """Σ h hᵀ (D, D) of the outputs of these layers, by name. While rows are read, each layer
+        holds a `Moment` as its attribute `moment`, and adds its output to it."""
 
 
 class Attached(Protocol):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainers.data.batching import sorted_batches
-from trainers.methods.oa.layers import Moment
+from trainers.methods.base import Moment
 from trainers.methods.targets import width
 from trainers.models.base import Backbone
 from trainers.objectives.base import EncodedSplit

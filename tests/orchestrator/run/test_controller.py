@@ -86,7 +86,7 @@ def test_the_order_of_calls_and_entries(store: Path) -> None:
     (start, *rest) = entries(controller)
     assert {entry.body["lease"] for entry in rest} == {start.seq} and "lease" not in start.body
     assert isinstance(controller.reporter, Told)
-    assert controller.reporter.commits == [1, 2]
+    assert controller.reporter.taken_at == [0] and controller.reporter.commits == [1, 2]
     assert controller.reporter.steps == [(t, Progress(i, "train", 2, 6, loss=0.5)) for i, t in enumerate("ab")]
     assert controller.reporter.lines[0] == "reading the data of 2 tasks"
 
@@ -205,6 +205,20 @@ def test_a_finished_run_does_nothing(store: Path) -> None:
     before, begun = ops(controller), controller.state
     assert controller.run() is begun and fake.calls == []
     assert ops(controller) == before
+    assert isinstance(controller.reporter, Told) and controller.reporter.taken_at == []
+
+
+def test_a_run_that_was_killed_before_it_could_finish_is_taken_and_finished(store: Path) -> None:
+    """Sinks that show it as running are told of its end."""
+    first = asked(run_config(store))[0]
+    first.run()
+    assert first.state.head and first.state.head.op == "finish"
+    first.store.delete(first.track._key(first.state.head.seq))
+    first.track.seen.forget()
+    controller, fake = asked(run_config(store))
+    assert controller.state.status == "running"
+    assert controller.run().status == "finished" and fake.calls == ["check", "describe"]
+    assert isinstance(controller.reporter, Told) and controller.reporter.taken_at == [2]
 
 
 def test_an_appended_task_is_trained_alone(store: Path) -> None:
@@ -326,7 +340,7 @@ def test_without_memory_twice_the_micro_batches(store: Path) -> None:
     assert [(order.index, order.accumulation) for order in fake.orders] == [(0, 1), (0, 2), (0, 4), (1, 4)]
     retries = [entry.body for entry in entries(controller) if entry.op == "retry"]
     assert [(retry["kind"], retry["reason"]) for retry in retries] == [
-        ("out_of_memory", f"out of memory at {rows} rows a micro-batch; train.on_out_of_memory halves them")
+        ("out_of_memory", f"out of memory at {rows} rows per micro-batch; train.on_out_of_memory halves them")
         for rows in (8, 4)
     ]
 

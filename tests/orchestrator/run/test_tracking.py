@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Quiet:
 
     def say(self, message: str) -> None:
         self.told.append(message)
+
+    def taken(self, state: Any) -> None: ...
 
     def progress(self, task: str, progress: Progress) -> None:
         self.told.append((task, progress))
@@ -103,6 +106,28 @@ def test_what_was_not_driven_is_not_followed(run: FakeRun) -> None:
     with pytest.raises(ConfigError), tracked(run.config, Quiet()):
         raise ConfigError("the run was begun otherwise")
     assert lines(run) == []
+
+
+@pytest.mark.parametrize("error", [None, GuardStop("a guard"), KeyboardInterrupt()])
+def test_a_run_whose_driver_was_killed_after_its_last_commit_is_ended(
+    run: FakeRun, error: BaseException | None
+) -> None:
+    """Nothing is left to train, or nothing was trained before it ended; the sinks still show it as running."""
+    reporter = tracked(run.config, Quiet()).__enter__()
+    run.commit([0.5, 0.1])
+    run.commit([0.4, 0.9])
+    reporter.committed(run.state)  # and is killed here
+    before = len(lines(run))
+    with suppress(GuardStop, KeyboardInterrupt), tracked(run.config, Quiet()) as again:
+        again.taken(run.state)
+        if error:
+            raise error
+    begun, ended = lines(run)[before:]
+    assert (begun["event"], ended["event"]) == ("start", "end")
+    assert ended["status"] == (
+        "finished" if error is None else "stopped" if isinstance(error, GuardStop) else "interrupted"
+    )
+    assert ended["summary"]["aa/validation"] == pytest.approx(0.65)
 
 
 def test_parameters() -> None:

@@ -12,7 +12,8 @@ from trainers.config import ModelConfig
 from trainers.data.batching import sorted_batches
 from trainers.data.collate import Padded
 from trainers.data.prompts import Prompt
-from trainers.methods.oa.layers import Moment, attach
+from trainers.methods.base import Moment
+from trainers.methods.oa.layers import attach
 from trainers.methods.targets import match_modules
 from trainers.models.base import Backbone
 from trainers.models.loading import compile_blocks, load_backbone

@@ -7,13 +7,13 @@ Source: Wan et al., arXiv:2505.22358. The adapter reads the layer's output, so W
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainers.methods.base import Moment
 from trainers.methods.targets import Layer
 
 Pair = tuple[Tensor, Tensor]
@@ -53,25 +53,6 @@ def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return h + (h @ down_RD.T) @ up_DR.T
     return LowRank.apply(h, down_RD, up_DR)
-
-
-@dataclass
-class Moment:
-    """Σ h hᵀ (D, D) over the rows of h that are not padding.
-
-    `mask` is that of the current batch, 1 for a row that counts; None if all rows count. All rows also count for a
-    layer that does not read the batch's tokens one by one, such as a pooler.
-    """
-
-    sum_DD: Tensor
-    mask: Tensor | None = None
-
-    def add(self, h: Tensor) -> None:
-        """Adds the output of a layer, (…, D)."""
-        rows_ND = h.detach().reshape(-1, h.shape[-1]).float()
-        if self.mask is not None and self.mask.numel() == len(rows_ND):
-            rows_ND = rows_ND.masked_fill(self.mask.reshape(-1, 1) == 0, 0)
-        self.sum_DD += rows_ND.T @ rows_ND
 
 
 class Adapted:
