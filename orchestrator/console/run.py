@@ -19,7 +19,7 @@ from trainers.config import AdapterConfig
 from trainers.messages import Progress
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
-    from orchestrator.run.plan import Plan
+    from orchestrator.run.plan import Plan, PlannedTask
 
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
@@ -222,9 +222,7 @@ def print_plan(plan: "Plan") -> None:
         table.add_row(escape(task["name"]), task["state"], *(f"{n:,}" for n in (len(task["labels"]), *sizes, steps)))
     print_table(table)
     for task in plan.tasks:
-        out.print(f"labels of {task['name']}: {', '.join(task['labels'])}", markup=False)
-        for warning in task["warnings"]:
-            out.print(f"warning: {warning}", markup=False)
+        print_rows(task)
     out.print(f"adapted layers: {len(plan.modules)}")
     for name, width in plan.modules.items():
         out.print(f"  {name} (width {width})", markup=False)
@@ -238,6 +236,37 @@ def print_plan(plan: "Plan") -> None:
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)
+
+
+def print_rows(task: "PlannedTask") -> None:
+    """A task's labels, the lengths of its rows, a row as the model reads it, and warnings."""
+    name, tokens, example = task["name"], task["tokens"], task["example"]
+    of = f"all {tokens['rows']:,} rows"
+    if tokens["measured"] < tokens["rows"]:
+        of = f"a sample of {tokens['measured']:,} of {tokens['rows']:,} rows"
+    share = tokens["cut"] / tokens["measured"]
+    out.print(
+        f"labels of {name}: {', '.join(task['labels'])}\n"
+        f"  tokens per row: p50 {tokens['p50']:,}, p95 {tokens['p95']:,}, max {tokens['max']:,}, over {of}; "
+        f"{tokens['cut']:,} ({share:.1%}) cut at max_length {tokens['max_length']:,}\n"
+        f"  example: {middle_cut(str(example['text']), 200, 100)!r}\n"
+        f"  as tokens: {token_line(example['tokens'])}\n"
+        f"  answer: {example['label']!r}" + (f", {token_line(answer)}" if (answer := example["answer_tokens"]) else ""),
+        markup=False,
+    )
+    for warning in task["warnings"]:
+        out.print(f"warning: {warning}", markup=False)
+
+
+def middle_cut(text: str, head: int, tail: int) -> str:
+    """The text without its middle, if it has more than `head` + `tail` characters."""
+    return text if len(text) <= head + tail else f"{text[:head]} … {text[-tail:]}"
+
+
+def token_line(tokens: Sequence[object]) -> str:
+    """Tokens between bars, at most the first 20 and the last 10, and how many there are."""
+    shown = [*tokens[:20], "…", *tokens[-10:]] if len(tokens) > 30 else tokens
+    return f"{' | '.join(map(str, shown))} ({len(tokens):,} in all)"
 
 
 WHY = (

@@ -1,11 +1,11 @@
 """A run's plan: its tasks, layers, parameters, memory and store writes. Planning reads, and changes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
-from orchestrator.run.workers import check_tasks, describe_data, load_tasks, tokenizer_now
+from orchestrator.run.workers import all_rows, check_tasks, describe_data, load_tasks, tokenizer_now
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -15,13 +15,16 @@ from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
 from trainers.models.capabilities import Shape
+from trainers.models.preview import Example, Lengths, example, lengths
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class PlannedTask(TypedDict):
-    """A task's data in the form that `plan --json` prints. `state` is done or pending."""
+    """A task's data in the form that `plan --json` prints. `state` is done or pending; for `tokens` and `example` see
+    `Lengths` and `Example` of `trainers.models.preview`.
+    """
 
     name: str
     labels: list[str]
@@ -29,6 +32,8 @@ class PlannedTask(TypedDict):
     rows: dict[str, int]
     warnings: list[str]
     state: str
+    tokens: dict[str, int]
+    example: dict[str, str | list[str] | list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,8 @@ def make_plan(config: RunConfig) -> Plan:
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter, config.train)
-    check_tasks(config, data, model)
+    reader = check_tasks(config, data, model)
+    seen = [(lengths(reader, rows), example(reader, rows)) for rows in all_rows(config, data)]
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]
@@ -71,7 +77,7 @@ def make_plan(config: RunConfig) -> Plan:
         name=config.name,
         state=state.status,
         store=config.store,
-        tasks=[planned(task, index < len(state.commits)) for index, task in enumerate(descriptions)],
+        tasks=[planned(task, index < len(state.commits), *seen[index]) for index, task in enumerate(descriptions)],
         modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
         trained_parameters=cost.trained,
@@ -88,15 +94,18 @@ def make_plan(config: RunConfig) -> Plan:
     )
 
 
-def planned(task: TaskDescription, done: bool) -> PlannedTask:
+def planned(task: TaskDescription, done: bool, tokens: Lengths, row: Example) -> PlannedTask:
     """A task as the plan shows it."""
+    cut = [f"task {task.name}: {tokens.warning}"] if tokens.warning else []
     return {
         "name": task.name,
         "labels": list(task.labels),
         "fingerprint": task.fingerprint,
         "rows": {"train": task.rows.train, "validation": task.rows.validation, "test": task.rows.test},
-        "warnings": list(task.warnings),
+        "warnings": [*task.warnings, *cut],
         "state": "done" if done else "pending",
+        "tokens": asdict(tokens),
+        "example": asdict(row),
     }
 
 

@@ -23,6 +23,8 @@ from trainers.workers.group import WorkerGroup
 if TYPE_CHECKING:
     from torch import nn
 
+    from trainers.models.base import Backbone
+
 Say = Callable[[str], None]
 Check = Callable[[], None]
 
@@ -132,9 +134,9 @@ def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
     return data
 
 
-def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module") -> None:
+def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module") -> "Backbone":
     """Checks the tasks' texts and label words against tokenizer and model, as `plan`, `run` and `sweep` do before any
-    worker starts. `model` is the one without weights that `check_method` gives.
+    worker starts. `model` is the one without weights that `check_method` gives. Returns it with its tokenizer.
 
     Raises:
         ConfigError: a token that is needed is not in the model, or a task's words or rows are not fit for it.
@@ -145,6 +147,7 @@ def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module")
     reader = load_reader(config.model, model)
     for rows in all_rows(config, data):
         OBJECTIVES[rows.objective].check(reader, rows)
+    return reader
 
 
 def tokenizer_now(state: RunState, model: ModelConfig) -> dict[str, str] | None:

@@ -159,7 +159,8 @@ def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences progress bars, logs and warnings of `datasets` and `huggingface_hub` within the block."""
+    """Silences progress bars, logs and warnings of `datasets` and `huggingface_hub` within the block, and what
+    tokenizers say of long texts."""
     import datasets
     import huggingface_hub.utils as hub
 
@@ -168,7 +169,8 @@ def quiet() -> Iterator[None]:
         for module in (datasets, hub)
         if not module.are_progress_bars_disabled()
     ]
-    loggers = {name: logging.getLogger(name) for name in ("datasets", "huggingface_hub")}
+    names = ("datasets", "huggingface_hub", "transformers.tokenization_utils_base")
+    loggers = {name: logging.getLogger(name) for name in names}
     levels = {name: logger.level for name, logger in loggers.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -159,10 +159,13 @@ def test_plan(orthoplex: Orthoplex, config: Path) -> None:
     # 12 rows, one carved for validation: 11 rows are one batch of 32, three epochs
     assert shown["steps"] == [3, 3]
     assert [task["rows"] for task in shown["tasks"]] == [{"train": 11, "validation": 1, "test": 12}] * 2
+    assert all(task["tokens"]["rows"] == task["tokens"]["measured"] == 24 for task in shown["tasks"])
+    assert shown["tasks"][0]["example"]["tokens"][0] == "[CLS]"
     assert shown["objections"] == []
     assert not (config.parent / "store").exists()
     code, out, err = orthoplex("plan", config)
     assert (code, err) == (0, "") and "stream: not begun; 2 workers, ZeRO-2" in out and "adapted layers: 1" in out
+    assert out.count("over all 24 rows; 0 (0.0%) cut at max_length 128") == out.count("  as tokens: [CLS] | ") == 2
 
 
 @pytest.mark.skipif(not HAS_MINILM, reason="needs the `offline` extra")

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.console import run as console
-from orchestrator.console.run import RunReporter, number, percent
+from orchestrator.console.run import RunReporter, middle_cut, number, percent, print_rows, token_line
+from orchestrator.run.plan import PlannedTask
 from trainers.messages import Progress
 
 
@@ -55,3 +56,37 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         reporter.progress("a [b]", train(10))
         reporter.progress("a [b]", Progress(0, "evaluate test", 1, 2))
     assert "[1/2] a [b]: evaluate test" in screen.getvalue() and "1/2" in screen.getvalue()
+
+
+def planned(measured: int) -> PlannedTask:
+    lengths = {"rows": 10_000, "measured": measured, "p50": 12, "p95": 64, "max": 2100, "cut": 250, "max_length": 64}
+    return {
+        "name": "a", "labels": ["[no]", "yes"], "fingerprint": "", "state": "pending", "warnings": ["task a: w"],
+        "rows": {"train": 8000, "validation": 1000, "test": 1000},
+        "tokens": lengths,
+        "example": {
+            "text": "a [b]\n", "tokens": ["a", "[", "b"], "ids": [1, 2, 3], "label": "yes", "answer_tokens": ["y"]
+        },
+    }  # fmt: skip
+
+
+def test_the_rows_of_a_task_in_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(planned(5000))
+    assert capsys.readouterr().out.splitlines() == [
+        "labels of a: [no], yes",
+        "  tokens per row: p50 12, p95 64, max 2,100, over a sample of 5,000 of 10,000 rows; "
+        "250 (5.0%) cut at max_length 64",
+        "  example: 'a [b]\\n'",
+        "  as tokens: a | [ | b (3 in all)",
+        "  answer: 'yes', y (1 in all)",
+        "warning: task a: w",
+    ]
+    print_rows(planned(10_000))
+    assert "over all 10,000 rows; 250 (2.5%) cut" in capsys.readouterr().out
+
+
+def test_long_rows_lose_their_middle() -> None:
+    assert middle_cut("abcdef", 3, 3) == "abcdef"
+    assert middle_cut("abcdefg", 3, 3) == "abc … efg"
+    assert token_line([*range(30)]) == " | ".join(map(str, range(30))) + " (30 in all)"
+    assert token_line([*range(31)]) == " | ".join(map(str, [*range(20), "…", *range(21, 31)])) + " (31 in all)"

@@ -1,5 +1,6 @@
 """The memory that a plan reckons with, term by term; the rest of a plan is tested through `orthoplex plan`."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from orchestrator.track.events import RowCounts, TaskDescription
 from tests.support.fake_workers import run_config
 from trainers.methods.base import Footprint
 from trainers.models.capabilities import Shape
+from trainers.models.preview import Example, Lengths
 
 MODEL = Shape(width=8, layers=3, heads=4, positions=10)
 COST = Footprint(trained=100, kept=60, copies_weights=True, history_bytes=77)
@@ -52,7 +54,15 @@ def test_a_method_that_copies_nothing() -> None:
 def test_a_task_as_it_is_shown() -> None:
     rows = RowCounts(train=3, validation=1, test=2)
     task = TaskDescription(name="a", labels=("x", "y"), fingerprint="f", rows=rows, warnings=("w",))
+    few = Lengths(rows=6, measured=6, p50=3, p95=9, max=9, cut=0, max_length=16)
+    row = Example(text="b", tokens=["b"], ids=[1], label="x", answer_tokens=[])
     shown = {"name": "a", "labels": ["x", "y"], "fingerprint": "f", "warnings": ["w"]}
     shown["rows"] = {"train": 3, "validation": 1, "test": 2}
-    assert planned(task, done=True) == {**shown, "state": "done"}
-    assert planned(task, done=False)["state"] == "pending"
+    shown |= {"tokens": asdict(few), "example": asdict(row)}
+    assert planned(task, True, few, row) == {**shown, "state": "done"}
+    assert planned(task, False, few, row)["state"] == "pending"
+    assert planned(task, False, replace(few, cut=1), row)["warnings"] == [
+        "w",
+        "task a: 16.7% of its rows (1 of 6) are longer than model.max_length 16 and are cut; "
+        "raise it, or shorten the texts",
+    ]

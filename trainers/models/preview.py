@@ -1,0 +1,102 @@
+"""What a task's rows look like to the model, before anything runs: their lengths in tokens, and one row in full."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainers.data.prompts import Prompt
+from trainers.data.sources import quiet
+from trainers.messages import TaskRows
+from trainers.models.base import Backbone
+from trainers.models.text_to_text import TextToText
+
+MOST_ROWS, MOST_CHARACTERS = 5_000, 2_000_000  # tokenised per task; of a larger one a sample stands for all
+WARNED_SHARE = 0.1  # of rows that are cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens per row in its prompt, special tokens included, before any cut at `max_length`.
+
+    `rows` is the number of all rows of the task. `measured` of them were tokenised; the other numbers are of those.
+    """
+
+    rows: int
+    measured: int
+    p50: int
+    p95: int
+    max: int
+    cut: int
+    max_length: int
+
+    @property
+    def share_cut(self) -> float:
+        """Share of the measured rows that is longer than `max_length`."""
+        return self.cut / self.measured
+
+    @property
+    def warning(self) -> str | None:
+        """A line if many rows are cut."""
+        if self.share_cut <= WARNED_SHARE:
+            return None
+        of = f"{self.measured:,}" if self.measured == self.rows else f"{self.measured:,} sampled"
+        return (
+            f"{self.share_cut:.1%} of its rows ({self.cut:,} of {of}) are longer than model.max_length "
+            f"{self.max_length} and are cut; raise it, or shorten the texts"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A row as the model reads it. `answer_tokens` is empty if the model does not answer with tokens."""
+
+    text: str
+    tokens: list[str]
+    ids: list[int]
+    label: str
+    answer_tokens: list[str]
+
+
+def lengths(base: Backbone, task: TaskRows) -> Lengths:
+    """Lengths of all rows, or of a sample if there are more than MOST_ROWS or MOST_CHARACTERS."""
+    texts = [text for split, _ in task.splits.values() for text in split]
+    chosen = sample(texts, task.prompt)
+    with quiet():
+        rows = base.framed([task.prompt.before + text + task.prompt.after for text in chosen], task.prompt)
+    counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    half, most = np.percentile(counts, (50, 95), method="inverted_cdf")
+    cut = int((counts > base.max_length).sum())
+    return Lengths(
+        rows=len(texts), measured=len(counts), p50=int(half), p95=int(most), max=int(counts.max()), cut=cut,
+        max_length=base.max_length,
+    )  # fmt: skip
+
+
+def sample(texts: Sequence[str], prompt: Prompt) -> list[str]:
+    """The texts, or as many of them in a fixed random order as the bounds let pass, at least one."""
+    around = len(prompt.before) + len(prompt.after)
+    if len(texts) <= MOST_ROWS and sum(map(len, texts)) + around * len(texts) <= MOST_CHARACTERS:
+        return list(texts)
+    order = np.random.default_rng(0).permutation(len(texts))[:MOST_ROWS]
+    ends = np.cumsum([len(texts[i]) + around for i in order])
+    kept = max(1, int(np.searchsorted(ends, MOST_CHARACTERS, side="right")))
+    return [texts[i] for i in order[:kept]]
+
+
+def example(base: Backbone, task: TaskRows) -> Example:
+    """The first row of the first split."""
+    texts, targets = next(iter(task.splits.values()))
+    (ids,) = base.tokenize(texts[:1], task.prompt, task.labels)
+    label = task.labels[targets[0]]
+    answer = base.encode_answers(task.labels, task.prompt)[targets[0]] if isinstance(base, TextToText) else []
+    return Example(
+        text=task.prompt.before + texts[0] + task.prompt.after, tokens=named(base.tokenizer, ids), ids=list(ids),
+        label=label, answer_tokens=named(base.tokenizer, answer),
+    )  # fmt: skip
+
+
+def named(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The tokens with these ids, as the tokenizer writes them."""
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
