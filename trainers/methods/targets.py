@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -101,26 +102,31 @@ def _near(given: str, names: Collection[str]) -> str:
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
     """Every linear layer by name: `nn.Linear`, its quantised subclasses, and GPT-2's `Conv1D`.
 
-    A model's own subclass that gives something else, as Llama 4's router does, is none.
+    A model's own subclass counts if it computes the same, as Falcon's does; Llama 4's router does not.
     """
     from transformers.pytorch_utils import Conv1D
 
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    return {name: module for name, module in found.items() if computes_as_linear(module, nn.Linear, Conv1D)}
+    found: dict[str, Layer] = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    return {name: module for name, module in found.items() if type(module) is Conv1D or is_linear(type(module))}  # type: ignore[arg-type]
 
 
-@torch.no_grad()
-def computes_as_linear(module: Layer, *plain: type[nn.Module]) -> bool:
-    """Whether a layer gives one tensor of its output width. Those whose forward pass is a class's own in transformers,
-    and not that of one of `plain`, are tried with one row."""
-    owner = next(each for each in type(module).__mro__ if "forward" in vars(each))
-    if owner in plain or not owner.__module__.startswith("transformers."):
+@cache
+def is_linear(kind: type[nn.Module]) -> bool:
+    """Whether a subclass of `nn.Linear` gives x·Wᵀ + b. One with a forward pass of transformers' models is tried."""
+    owner = next(each for each in kind.__mro__ if "forward" in vars(each))
+    if not owner.__module__.startswith("transformers."):
         return True
+    layer: Any = kind.__new__(kind)  # whatever else its own __init__ asks for
+    nn.Module.__init__(layer)
+    weight, bias = torch.arange(6.0, device="cpu").view(3, 2), torch.ones(3, device="cpu")
+    layer.in_features, layer.out_features = 2, 3
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     try:
-        output = module(torch.zeros(1, input_width(module), dtype=module.weight.dtype, device=module.weight.device))
-    except Exception:  # whatever it asks for beyond a row
+        return torch.equal(layer(weight[1:]), nn.functional.linear(weight[1:], weight, bias))
+    except Exception:  # whatever its code raises without what its own __init__ makes
         return False
-    return isinstance(output, Tensor) and output.shape == (1, width(module))
 
 
 def _matching(regex: str, linears: Mapping[str, Layer]) -> dict[str, Layer]:

@@ -24,7 +24,20 @@ from cluster.errors import ConfigError
 from trainers.data.collate import Batch, Collate, Padded, moved_to
 from trainers.data.prompts import Prompt
 from trainers.identity import Identity
-from trainers.models.words import Frame, check_known, cuts, frame_of, most_id, once, twice, usable, without_end
+from trainers.models.words import (
+    RARE,
+    Frame,
+    check_known,
+    cuts,
+    encoded,
+    frame_of,
+    most_id,
+    once,
+    twice,
+    usable,
+    without_end,
+    writes,
+)
 
 PLAIN, PADDED = Prompt(), Padded()
 Answers = list[list[int]]
@@ -110,10 +123,10 @@ class Backbone(ABC):
         """Checks rows and the words that may answer them.
 
         Raises:
-            ConfigError: a row has a token without an embedding, or as `tokenize`.
+            ConfigError: a row has a token without an embedding or cannot be written, or as `tokenize`.
         """
         known = self.embeddings
-        if known is None or most_id(self.tokenizer) < known:
+        if (known is None or most_id(self.tokenizer) < known) and writes(self.tokenizer, RARE):
             texts = texts[:1]  # every token has an embedding; what remains is whether the prompt leaves room
         for ids in self.tokenize(texts, prompt, words):
             if known is not None:
@@ -195,7 +208,7 @@ class Backbone(ABC):
         """Token ids with what the tokenizer adds, cut to `most`. If an answer follows, nothing is added at the end."""
         ending = () if self.closes_text else self._frame.after
         limit = {} if most is None else {"truncation": True, "max_length": most + len(ending)}
-        found = self.tokenizer(list(strings), **limit)["input_ids"] if strings else []
+        found = encoded(self.tokenizer, list(strings), **limit)["input_ids"] if strings else []
         return [without_end(ids, ending) for ids in found]
 
     def _cut(self, text: str, prompt: Prompt, length: int) -> list[int]:

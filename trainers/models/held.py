@@ -11,6 +11,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def load_held(auto: Any, where: str, within: AbstractContextManager[Any], *, rea
     Weights are read `within` a context. The other arguments and the errors are those of `shape_held`.
     """
     shape = shape_held(auto, where, reads_pooler=reads_pooler, **how)  # ZeRO 3 neither allows nor tells it
-    with _without_report(), within:
+    with _without_report(), within, _damage_named():
         model = auto.from_pretrained(where, **how)
     if hasattr(shape, POOLER) and not _has_pooler(shape):
         leave_out_pooler(model)
@@ -48,7 +49,7 @@ def shape_held(auto: Any, where: str, *, reads_pooler: bool, **how: Any) -> nn.M
         ValueError: weights are not held, or in another shape than the configuration gives; it names them. Files that
             cannot be read raise one of `UNREADABLE`.
     """
-    with _without_report():
+    with _without_report(), _damage_named():
         loaded = auto.from_pretrained(
             where, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
@@ -102,6 +103,17 @@ def _is_computed(model: Any, name: str) -> bool:
             model._init_weights(module)
             made.append(value.clone())
     return torch.equal(*made) and bool((made[0] != made[0].flatten()[0]).any())
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Makes a ValueError of what torch raises of a `.bin` file that it cannot read."""
+    try:
+        yield
+    except (EOFError, UnpicklingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise ValueError("a .bin file of its weights is damaged, or holds more than tensors") from None
 
 
 @contextmanager

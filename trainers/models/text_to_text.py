@@ -69,7 +69,8 @@ class TextToText(Backbone):
         check_apart(words, [tuple(ids) for ids in answers])
         check_said(self.tokenizer, words, [bare(self.tokenizer, word) for word in words])
         if self.scoring == "generation":
-            check_apart(words, self.text(answers), "with scoring: generation; rename one of them, or use likelihood")
+            fix = "rename one of them, or use model.scoring: likelihood"
+            check_apart(words, self.text(answers), fix, "text once generated, without special tokens")
         return answers
 
     def units(self, labels: Labels) -> np.ndarray:

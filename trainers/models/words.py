@@ -7,13 +7,15 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+from unicodedata import category, normalize
 
 from cluster.errors import ConfigError
 from trainers.data.prompts import Prompt
 
 Ids = list[int]
 PROBES = ("a", "A", "0", ".", "the")  # one of them is a token to any tokenizer
-STAND_IN = "Answer:"  # the text before an answer if a prompt does not say what ends it
+RARE = "\u2603\ua66e\U00013000"  # a tokenizer that can write these can write any text
+STAND_INS = ("Answer:", *PROBES)  # one is the text before an answer if a prompt does not say what ends it
 NAMED = ("unk", "pad", "bos", "eos", "cls", "sep", "mask")  # special tokens that say nothing as a word
 
 
@@ -33,15 +35,48 @@ class Seam:
     answers: list[Ids]
 
 
+def encoded(tokenizer: Any, texts: str | list[str], **how: Any) -> Any:
+    """What the tokenizer makes of one or more texts.
+
+    Raises:
+        ConfigError: it cannot write one, since it has no token for a part of it and none for what is unknown.
+    """
+    try:
+        return tokenizer(texts, **how)
+    except Exception as error:  # tokenizers raises no class of its own
+        each = [texts] if isinstance(texts, str) else texts
+        lost = next((text for text in each if not writes(tokenizer, text)), each[0])
+        raise ConfigError(
+            f"model.name: the tokenizer cannot write {lost[:60]!r} ({first_line(error)}); give the tokenizer an "
+            "unknown token, or take such texts and labels out"
+        ) from None
+
+
+def writes(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer has tokens for all of a text, be it the one for what is unknown."""
+    try:
+        tokenizer(text)
+    except Exception:  # as in `encoded`
+        return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line: its class if it says no more than a key, and the next line after a colon."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {said}" if isinstance(error, LookupError) else said
+
+
 def bare(tokenizer: Any, text: str) -> Ids:
-    """Token ids without special tokens around them."""
-    ids: Ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """Token ids without special tokens around them. Raises ConfigError as `encoded`."""
+    ids: Ids = encoded(tokenizer, text, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def frame_of(tokenizer: Any) -> Frame:
     """What the tokenizer puts around a text; nothing if no probe shows it."""
-    for probe in PROBES:
+    for probe in (probe for probe in PROBES if writes(tokenizer, probe)):
         inner, whole = bare(tokenizer, probe), tokenizer(probe)["input_ids"]
         for start in range(len(whole) - len(inner) + 1) if inner else ():
             if whole[start : start + len(inner)] == inner:
@@ -74,7 +109,7 @@ def cuts(tokenizer: Any, text: str) -> tuple[list[int], bool]:
     written in Python do not say where their tokens end, so every character may be the last."""
     if not getattr(tokenizer, "is_fast", False):
         return list(range(len(text) + 1)), False
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = encoded(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [
         0,
         *(end for _, end in spans),
@@ -95,7 +130,7 @@ def seam(tokenizer: Any, prompt: Prompt, words: Sequence[str]) -> Seam:
     Raises:
         ConfigError: a word adds no token, or is joined with more than the fixed end of the prompt.
     """
-    head = STAND_IN + prompt.after
+    head = next((text for text in STAND_INS if writes(tokenizer, text)), "") + prompt.after
     alone = bare(tokenizer, head)
     wholes = [bare(tokenizer, joined(head, word)) for word in words]
     for word, whole in zip(words, wholes, strict=True):
@@ -134,13 +169,22 @@ def check_said(tokenizer: Any, words: Sequence[str], rows: Sequence[Ids]) -> Non
             )
 
 
-def check_apart(words: Sequence[str], seen: Sequence[Hashable], fix: str = "rename one of them") -> None:
+def check_apart(
+    words: Sequence[str], seen: Sequence[Hashable], fix: str = "rename one of them", same: str = "tokens to the model"
+) -> None:
     """Raises ConfigError if two words are the same in `seen`, which holds what the model sees of each."""
     first: dict[Hashable, str] = {}
     for word, what in zip(words, seen, strict=True):
         if what in first:
-            raise ConfigError(f"labels: {first[what]!r} and {word!r} are the same tokens to the model; {fix}")
+            one, other = map(ascii if looks_like(first[what], word) else repr, (first[what], word))
+            raise ConfigError(f"labels: {one} and {other} are the same {same}; {fix}")
         first[what] = word
+
+
+def looks_like(a: str, b: str) -> bool:
+    """Whether people cannot see that two words differ: é as one character and as two, or characters without width."""
+    seen = ["".join(char for char in normalize("NFC", word) if category(char) not in ("Cf", "Cc")) for word in (a, b)]
+    return seen[0] == seen[1]
 
 
 def named_ids(tokenizer: Any) -> frozenset[int]:

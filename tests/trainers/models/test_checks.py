@@ -122,3 +122,20 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(written))
     (tmp_path / "own.py").write_text("raise SystemExit('was run')")
     assert "code of its own, which is not run; " in refused(config).replace(")", "")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """What transformers raises of them is no ValueError."""
+    asked = base(tmp_path, "bert")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"cannot be loaded \(its tokenizer: .*\); save or fetch the files of that fol"
+    ):
+        load_reader(asked)
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="has no words; add its files"):
+        load_reader(asked)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"vocab_size": "64"}))
+    assert "vocab_size" in refused(asked) and "cannot be loaded (" in refused(asked)

@@ -138,6 +138,30 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
             load(config_of(tmp_path))
 
 
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_cut_bin_file_is_refused(left: int, tmp_path: Path) -> None:
+    """Torch raises RuntimeError or EOFError, whose advice is none for users."""
+    file = save_masked("Roberta", tmp_path) / "model.safetensors"
+    torch.save(load_file(file), tmp_path / "pytorch_model.bin")
+    file.unlink()
+    asked = config_of(tmp_path)
+    check_model(asked)
+    (tmp_path / "pytorch_model.bin").write_bytes((tmp_path / "pytorch_model.bin").read_bytes()[:left])
+    for load in (check_model, load_backbone):
+        with pytest.raises(ConfigError, match=r"a \.bin file of its weights is damaged, .*\); save or fetch the files"):
+            load(asked)
+
+
+def test_a_bin_file_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    (save_masked("Roberta", tmp_path) / "model.safetensors").unlink()
+    torch.save({"a": Path}, tmp_path / "pytorch_model.bin")
+    for load in (check_model, load_backbone):
+        with pytest.raises(
+            ConfigError, match=r"\(a \.bin file of its weights is damaged, or holds more than tensors\)"
+        ):
+            load(config_of(tmp_path))
+
+
 def test_tied_and_computed_weights_need_not_be_held(tmp_path: Path) -> None:
     """Qwen's head is its embedding; Pegasus computes its positions."""
     tied = config_of(save_tiny("qwen2", tmp_path / "tied"), "CAUSAL_LM")

@@ -13,7 +13,18 @@ from trainers.data.prompts import Prompt
 from trainers.models.causal import Causal
 from trainers.models.encoder import LabelEmbedding
 from trainers.models.seq2seq import Seq2Seq
-from trainers.models.words import Frame, check_known, frame_of, joined, once, seam, spread, usable, without_end
+from trainers.models.words import (
+    Frame,
+    check_known,
+    first_line,
+    frame_of,
+    joined,
+    once,
+    seam,
+    spread,
+    usable,
+    without_end,
+)
 
 ENDINGS = ("", "bos", "eos", "bos eos")
 PROMPTS = [
@@ -202,6 +213,7 @@ def test_ends_of_rows_in_ids() -> None:
         ("wordpiece", ["good", "😀", "😭"], "'😀' and '😭' are the same tokens"),
         ("metaspace always", ["退款", "good", "换货"], "'退款' and '换货' are the same tokens"),
         ("unigram", ["ยาว", "สั้น"], "'ยาว' and 'สั้น' are the same tokens"),
+        ("wordpiece", ["café", "cafe\u0301"], r"'caf\\xe9' and 'cafe\\u0301' are the same tokens"),
         ("wordpiece", ["good", "日"], "'日' says nothing to the model, whose tokenizer makes (<s> )?<unk>"),
         ("wordpiece", ["good", "\u200b"], "'\\\\u200b' (says nothing to|is no token to) the model"),
         ("byte-level", ["good", "</s>"], "'</s>' says nothing to the model"),
@@ -228,8 +240,41 @@ def test_words_alike_as_strings() -> None:
     Seq2Seq(None, real("byte-level"), 64, "").check_labels(words)
     Seq2Seq(None, real("byte-level"), 64, "", "generation").check_labels(["good", "bad"])
     made = real("byte-level")
-    with pytest.raises(ConfigError, match="with scoring: generation; rename one of them, or use likelihood"):
+    with pytest.raises(
+        ConfigError, match=r"same text once generated, .* rename one of them, or use model\.scoring: like"
+    ):
         Seq2Seq(None, made, 64, "", "generation").check_labels(["good", "good</s>"])
+
+
+@pytest.mark.parametrize("family", [LabelEmbedding, Seq2Seq, Causal])
+def test_a_tokenizer_that_cannot_write_every_text(family: Any) -> None:
+    """It has no token for what is unknown, and raises a plain Exception. What it can write is taken, row for row."""
+    bone = family(None, only_letters("abdegor "), 64, "")
+    assert frame_of(bone.tokenizer) == Frame()
+    bone.check_labels(["good", "bad"])
+    bone.check_texts(["a good dog", "bad"], ["good", "bad"])
+    for act in (lambda: bone.check_texts(["a good dog", "a fox"], ["good"]), lambda: bone.tokenize(["bad", "a fox"])):
+        with pytest.raises(ConfigError, match=r"model\.name: the tokenizer cannot write 'a fox' \(.*\); give the tok"):
+            act()
+    with pytest.raises(ConfigError, match=r"the tokenizer cannot write '(a )?fox'"):
+        bone.check_labels(["good", "fox"])
+
+
+def only_letters(letters: str) -> Any:
+    """A tokenizer that knows no other characters, as those trained on one alphabet."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = ["</s>", *letters]
+    made = Tokenizer(models.WordLevel({token: place for place, token in enumerate(known)}, unk_token="none"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="</s>")
+
+
+def test_what_an_exception_says() -> None:
+    assert first_line(KeyError("added_tokens")) == "KeyError: 'added_tokens'" and first_line(EOFError()) == "EOFError"
+    assert first_line(ValueError("field 'a':\n  expected int\nmore")) == "field 'a': expected int"
+    assert first_line(ValueError("one\ntwo")) == "one"
 
 
 # --- ids and embeddings
