@@ -16,7 +16,7 @@ from cluster.doctor.checks import Clock, Facts, Node, StoreFacts
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
-from cluster.storage import PROBE_KEY, LocalStore, S3Store, open_store, probe
+from cluster.storage import PROBE_KEY, LocalStore, S3Store, Store, open_store, probe
 
 PACKAGES = (
     "accelerate", "boto3", "datasets", "deepspeed", "numpy", "pyarrow", "pydantic", "pyyaml", "ray", "rich",
@@ -125,7 +125,7 @@ def ping(clock: Any) -> Clock | None:
 
 def gather_store(uri: str) -> StoreFacts:
     """The store's answer to the probe, the digest of the probe's object, and the store's clock."""
-    store: Any = open_store(uri)
+    store = open_store(uri)
     try:
         probe(store)
         seen = hashlib.sha256(store.get(PROBE_KEY)).hexdigest()
@@ -134,16 +134,19 @@ def gather_store(uri: str) -> StoreFacts:
         return StoreFacts(uri, str(error))
 
 
-def store_clock(store: LocalStore | S3Store) -> Clock:
-    """A store's clock: in a folder the time of a new file, in S3 the Date of an answer, in whole seconds."""
+def store_clock(store: Store) -> Clock | None:
+    """A store's clock: in a folder the time of a new file, in S3 the Date of an answer, in whole seconds. None for
+    other stores."""
     begun = time.time()
     if isinstance(store, LocalStore):
         with NamedTemporaryFile(dir=store.root / ".tmp") as file:
             theirs, coarse = os.fstat(file.fileno()).st_mtime, 0.01
-    else:
+    elif isinstance(store, S3Store):
         answer = store.client.list_objects_v2(Bucket=store.bucket, Prefix=store.prefix + PROBE_KEY, MaxKeys=1)
         date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
         theirs, coarse = parsedate_to_datetime(date).timestamp() + 0.5, 0.5
+    else:
+        return None
     took = time.time() - begun
     return Clock(theirs - begun - took / 2, took / 2 + coarse)
 

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,11 +33,26 @@ def open_store(uri: str) -> Store:
     if path.strip() and path.isprintable():
         with suppress(RuntimeError):  # no such home
             return LocalStore(Path(path).expanduser())
-    location, _, query = rest.partition("?")
+    if "://" in uri and (opener := SCHEMES.get(uri.partition("://")[0])):
+        return opener(uri)
+    raise unknown(uri)
+
+
+def open_s3(uri: str) -> Store:
+    """The store at `s3://bucket/prefix?options`."""
+    location, _, query = uri.removeprefix("s3://").partition("?")
     bucket, _, prefix = location.removesuffix("/").partition("/")
-    if uri.startswith("s3://") and BUCKET.fullmatch(bucket) and (not prefix or PATH.fullmatch(prefix)):
+    if BUCKET.fullmatch(bucket) and (not prefix or PATH.fullmatch(prefix)):
         return S3Store(bucket, prefix, S3Options.parse(query))
-    raise ConfigError(f"store {uri!r}: use a path, file:///path, s3://bucket or s3://bucket/prefix")
+    raise unknown(uri)
+
+
+SCHEMES: dict[str, Callable[[str], Store]] = {"s3": open_s3}  # beside folders, by what stands before ://
+
+
+def unknown(uri: str) -> ConfigError:
+    """The error for a URI that names no store."""
+    return ConfigError(f"store {uri!r}: use a path, file:///path, s3://bucket or s3://bucket/prefix")
 
 
 def probe(store: Store) -> None:

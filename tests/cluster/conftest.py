@@ -1,6 +1,7 @@
 """Stores to test, and time that passes at once."""
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.storage import LocalStore, S3Store, Store
+from tests.support.memory_store import MemoryStore, with_memory
 
 CLIENTS: dict[str, Any] = {}
 
@@ -29,13 +31,17 @@ def shared() -> Callable[[Store], Store]:
 @pytest.fixture(
     params=[
         "folder",
+        "memory",
         "moto",
         "moto with prefix",
         pytest.param("ceph", marks=pytest.mark.s3),
         pytest.param("ceph over https", marks=pytest.mark.s3),
     ]
 )
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "memory":
+        with_memory(monkeypatch.setitem)
+        return MemoryStore(uuid.uuid4().hex)
     if request.param == "folder":
         return LocalStore(tmp_path / "store")
     fixture = {"ceph": "ceph_bucket", "ceph over https": "ceph_tls_bucket"}.get(request.param, "s3_bucket")

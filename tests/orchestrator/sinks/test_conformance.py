@@ -9,17 +9,20 @@ import pytest
 from orchestrator.sinks.base import Sink, Sinks, Status
 from orchestrator.sinks.jsonl import JsonLines
 from orchestrator.sinks.tensorboard import TensorBoard
+from tests.support.kept_sink import Shelf
 from tests.support.places import PARAMETERS, RUN, Board, Lines, Place, Server, follow
 
 STATUSES: tuple[Status, ...] = ("finished", "stopped", "interrupted", "failed")
 
 
-@pytest.fixture(params=["tensorboard", "mlflow", "jsonl"])
+@pytest.fixture(params=["tensorboard", "mlflow", "jsonl", "kept"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "mlflow":
         copy = tmp_path / "mlflow.db"
         copy.write_bytes(request.getfixturevalue("database").read_bytes())
         return Server(f"sqlite:///{copy}")
+    if request.param == "kept":
+        return Shelf()
     return Board(tmp_path / "logs") if request.param == "tensorboard" else Lines(tmp_path / "new" / "log.jsonl")
 
 
