@@ -92,7 +92,7 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
 
     loaded = load_config(config, overrides)  # errors of the configuration come before torch is imported
     from orchestrator.console.run import print_plan
-    from orchestrator.track.state import refuse
+    from orchestrator.run.changes import refuse
 
     with only_our_output():
         from orchestrator.run.plan import make_plan

@@ -17,6 +17,7 @@ from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
+from orchestrator.run.changes import HARMLESS, objections, refuse, without
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
@@ -26,7 +27,7 @@ from orchestrator.run.workers import Group, OwnWorkers, Workers, tokenizer_now
 from orchestrator.track import events
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
-from orchestrator.track.state import HARMLESS, RunState, objections, refuse, without
+from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from trainers.identity import Identity, other_base
 from trainers.messages import Job, Order, Score, TaskDone

@@ -5,11 +5,12 @@ from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
+from orchestrator.run.changes import objections
 from orchestrator.run.workers import all_rows, check_tasks, describe_data, load_tasks, tokenizer_now
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
-from orchestrator.track.state import objections, replay
+from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method

@@ -7,12 +7,12 @@ from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Json, decided, parse
+from orchestrator.run.changes import differences, within
 from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as SweepStatus
 from orchestrator.track.events import Open, TaskDescription, unknown
 from orchestrator.track.layout import sweep_root
-from orchestrator.track.state import differences, within
 
 HARMLESS = (  # what may change between two starts of a sweep
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",

@@ -15,6 +15,7 @@ from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import resolve
+from orchestrator.run.changes import HARMLESS, without
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import Fork, plan_fork
 from orchestrator.run.workers import Check, Group, Scored
@@ -22,7 +23,7 @@ from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.reports import Report, TrialConfig
 from orchestrator.track.events import TaskDescription
-from orchestrator.track.state import HARMLESS, RunState, without
+from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.pool import PoolClient

@@ -24,11 +24,12 @@ from orchestrator.log.entry import Entry, canonical, parse_entry
 from orchestrator.log.event import Event, Part
 from orchestrator.log.index import raw
 from orchestrator.registry.publish import publish
+from orchestrator.run.changes import objections
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.driving import Driving
 from orchestrator.track.events import ASIDE, DRIVEN, Learned, Rules, TaskDescription
 from orchestrator.track.moves import moves
-from orchestrator.track.state import RunState, objections, replay
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, parse_manifest
 from trainers.models.loading import resolve_name
 

@@ -16,8 +16,9 @@ from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.gc import Collector, Decision, decide, sweep_temporary
 from orchestrator.registry.verify import verify
+from orchestrator.run.changes import objections
 from orchestrator.track.events import Commit
-from orchestrator.track.state import objections, replay
+from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from tests.support.entries import COMMIT
 from tests.support.registries import (

@@ -144,7 +144,7 @@ def test_a_missing_mlflow_is_noticed_by_plan(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_stored_run_without_tracking_goes_on(run: FakeRun, fake_run: Begin) -> None:
-    from orchestrator.track.state import objections
+    from orchestrator.run.changes import objections
 
     run.commit([0.5, 0.1])
     now = run.config.model_dump(mode="json")
