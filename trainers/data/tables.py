@@ -195,6 +195,8 @@ def plain_form(builder: "DatasetBuilder") -> str | None:
 
     forms = {Csv: "csv", Json: "json", Parquet: "parquet"}
     form = next((form for kind, form in forms.items() if isinstance(builder, kind)), None)
+    if form is None:
+        return None
     config = builder.config
     given = {each.name for each in fields(config)} - {each.name for each in fields(BuilderConfig)} - {"sep", "features"}
     usual = type(config)(name=config.name)

@@ -37,7 +37,8 @@ def test_what_is_left_out_of_data_is_said(config: RunConfig) -> None:
     first, second = load_tasks(config, said.append)
     assert (first.name, second.name) == ("a", "b") and first.fingerprint == second.fingerprint
     assert said == [f"warning: {warning}" for task in (first, second) for warning in task.warnings]
-    assert len(said) == 2
+    # of each task a training row in the test file, and the label that the only validation row does not have
+    assert len(said) == 4 and sum("without a validation row" in line for line in said) == 2
 
 
 def test_data_as_the_log_keeps_them(config: RunConfig) -> None:
