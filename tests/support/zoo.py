@@ -56,8 +56,14 @@ BY_VALUE = {
     3: "num_channels",
 }  # fmt: skip
 SIZES: dict[str, Any] = {key: value for value, keys in BY_VALUE.items() for key in keys.split()} | {"image_size": 32}
+IN_IMAGES = ("glm", "qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "paddleocr_vl")  # positions of three parts
+UNMADE = {"blt": "the widths of its parts follow from each other", "diffusion_gemma": "it has keys without a default"}
 SPECIAL: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 32},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
+    "lilt": {"hidden_size": 48},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 60},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 60},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16},
@@ -77,6 +83,8 @@ def keys_of(kind: type[PreTrainedConfig]) -> set[str]:
 
 def tiny_config(kind: type[PreTrainedConfig], **more: Any) -> PreTrainedConfig:
     """A small configuration of the class. Raises what the class raises if it cannot be made so."""
+    if kind.model_type in UNMADE:
+        raise ValueError(UNMADE[kind.model_type])
     keys = keys_of(kind)
     asked = {key: value for key, value in {**SIZES, **IDS, **NONE}.items() if key in keys}
     for name in {*kind.attribute_map} & {*asked}:
@@ -87,9 +95,21 @@ def tiny_config(kind: type[PreTrainedConfig], **more: Any) -> PreTrainedConfig:
     asked |= within(kind, keys)
     asked |= {key: of_two_layers(value) for key, value in lists_of(kind, keys, {*asked}).items()}
     made = kind(**{**asked, **SPECIAL.get(kind.model_type, {}), **more})
+    share_rotations(made)
+    if kind.model_type == "encoder-decoder":
+        made.decoder.is_decoder = made.decoder.add_cross_attention = True
     if made.is_encoder_decoder:  # every published one says it
         made.decoder_start_token_id = IDS["decoder_start_token_id"]
     return made
+
+
+def share_rotations(config: PreTrainedConfig) -> None:
+    """Lets the parts of a position in images (`mrope_section`) share the few rotations of a small head."""
+    rope = value_of(config, "rope_parameters")
+    if isinstance(rope, dict) and config.model_type.startswith(IN_IMAGES):
+        head = value_of(config, "head_dim") or SIZES["hidden_size"] // SIZES["num_attention_heads"]
+        pairs = int(head * rope.get("partial_rotary_factor", 1.0)) // 2
+        rope["mrope_section"] = [pairs // 2, pairs - pairs // 2 - pairs // 4, pairs // 4]
 
 
 def within(kind: type[PreTrainedConfig], keys: set[str]) -> dict[str, Any]:

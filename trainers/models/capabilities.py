@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+POSITION_KEYS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len", "max_target_positions")
 PLAIN_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}  # of a cache: keys and values of tokens, and nothing else
 
 
@@ -81,7 +82,7 @@ def most_positions(model: Any) -> int | None:
     padding_idx + 1.
     """
     config = text_config(model.config)
-    said = whole(config, "max_position_embeddings") or whole(config, "max_encoder_position_embeddings")
+    said = next((most for key in POSITION_KEYS if (most := whole(config, key))), None)
     if not said:
         return None
     skipped = (
@@ -100,5 +101,8 @@ def is_table(module: nn.Module, rows: int) -> bool:
 
 def whole(config: Any, key: str) -> int | None:
     """A number of the configuration above 0; None if it has none, as XLNet's positions, which are -1."""
-    value = getattr(config, key, None)
+    try:
+        value = getattr(config, key, None)
+    except Exception:  # transformers', of a value that differs between layers
+        return None
     return value if isinstance(value, int) and value > 0 else None

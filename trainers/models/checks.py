@@ -16,6 +16,12 @@ UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("dpr", "LABEL_EMBEDDING"): "it gives one vector per text and none per token",
     ("canine", "LABEL_EMBEDDING"): "it cannot read texts of less than four characters",
     ("fnet", "LABEL_EMBEDDING"): "it takes no attention mask, so that padding is read as text",
+    ("git", "CAUSAL_LM"): "its answers depend on the texts beside one in a batch",
+    ("lxmert", "LABEL_EMBEDDING"): "it asks for images",
+    ("vilt", "LABEL_EMBEDDING"): "it asks for images",
+    ("vits", "LABEL_EMBEDDING"): "it gives sounds",
+    ("reformer", "CAUSAL_LM"): "it trains on texts of one length",
+    ("reformer", "LABEL_EMBEDDING"): "it trains on texts of one length",
     ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
     ("cpmant", "CAUSAL_LM"): "every token sees those that follow",
     ("cpmant", "LABEL_EMBEDDING"): "it puts tokens of its own before a text, and padding before those",
@@ -64,13 +70,19 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
     answers = {"decoder_input_ids": ids} if task_type == "SEQ_2_SEQ_LM" else {}
     key = "last_hidden_state" if task_type == "LABEL_EMBEDDING" else "logits"
     try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        raise ConfigError(
+            f"model.name: {name!r} (a {type(model).__name__}) has no embeddings of tokens; use a model of text"
+        ) from None
+    try:
         with torch.no_grad():
             output = model.eval()(input_ids=ids, **answers, **taken(model, use_cache=False))
         found = getattr(output, key)
         if found.shape[:2] != ids.shape:
             raise ValueError(f"{key} has the shape {tuple(found.shape)} for {BATCH} texts of {TOKENS} tokens")
     except RuntimeError:
-        if task_type == "LABEL_EMBEDDING" and model.get_output_embeddings() is not None:
+        if task_type == "LABEL_EMBEDDING" and model.can_generate():
             raise ConfigError(
                 f"model.name: {name!r} (a {type(model).__name__}) gives probabilities of tokens and no embeddings; use "
                 "CAUSAL_LM, or a model of text"

@@ -139,3 +139,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(written | {"vocab_size": "64"}))
     assert "vocab_size" in refused(asked) and "cannot be loaded (" in refused(asked)
+
+
+@pytest.mark.parametrize("kind", ["fastspeech2_conformer", "higgs_audio_v2"])
+def test_models_that_give_no_embeddings(kind: str, tmp_path: Path) -> None:
+    assert refused(base(tmp_path, kind)).endswith("use a model of text")
