@@ -7,6 +7,7 @@ for tables that the class computes, such as the sinusoids of Pegasus.
 """
 
 import copy
+import errno
 import inspect
 import logging
 from collections.abc import Iterator
@@ -110,8 +111,9 @@ def _damage_named() -> Iterator[None]:
     """Makes a ValueError of what torch raises of a `.bin` file that it cannot read."""
     try:
         yield
-    except (EOFError, UnpicklingError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+    except (EOFError, UnpicklingError, OSError, RuntimeError) as error:
+        cut = getattr(error, "errno", None) == errno.EINVAL or "PytorchStreamReader" in str(error)
+        if isinstance(error, OSError | RuntimeError) and not cut:
             raise
         raise ValueError("a .bin file of its weights is damaged, or holds more than tensors") from None
 
