@@ -289,7 +289,7 @@ def test_status(orthoplex: Orthoplex, begun: Any) -> None:
         "│ a              │ 80.0 │ 25.0 │",
         "│ b              │ 70.0 │ 60.0 │",
         "  BWT (backward transfer)            -10.0 points\n",  # 0.7 − 0.8
-        "  FWT (forward transfer)              20.0\n",  # 0.25 − 0.05
+        "  FWT (forward transfer)              20.0 points\n",  # 0.25 − 0.05
         "│ layer.0.dense │ 3/4 │ 3/4 │",
     ):
         assert shown_line in out
