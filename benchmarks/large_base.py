@@ -2,9 +2,9 @@
 
     python benchmarks/large_base.py --stages 0,3 [--gradient-checkpointing] [--layers 32] [--folder /tmp/llama-7b]
 
-Prints, a stage, seconds to load, milliseconds a step, and peak device memory beside the weights and what activations
-are kept. Under ZeRO 3 on one GPU nothing is shared out, so the figure shows what the hooks and `zero.Init` cost. Needs
-the whole product (DeepSpeed, not Ray). `--cpu` runs a tiny shape, to try the script out.
+Prints, per stage, seconds to load, milliseconds per step, and peak device memory beside the weights and what
+activations are kept. Under ZeRO 3 on one GPU nothing is shared out, so the figure shows what the hooks and
+`zero.Init` cost. Needs the whole product (DeepSpeed, not Ray). `--cpu` runs a tiny shape, to try the script out.
 """
 
 import argparse

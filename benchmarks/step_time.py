@@ -7,7 +7,7 @@
 Run it with `PYTHONPATH=.` from the project's folder. On a CPU that others use too, threads that spin while they wait
 would give noise; hence the passive policy.
 
-Cells (`@t`: after t past tasks of 5 directions a layer):
+Cells (`@t`: after t past tasks of 5 directions per layer):
     forward            frozen forward only
     limit              frozen forward and activation-only backward
     lora               PEFT LoRA r=16 on the layers that ours adapts, its matrices in the model's dtype

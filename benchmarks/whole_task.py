@@ -91,7 +91,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--ways", default=",".join(WAYS), help="with commas between; all that the device can by default"
     )
-    parser.add_argument("--rows", type=int, help="training rows a task at most (2000)")
+    parser.add_argument("--rows", type=int, help="most training rows per task (2000)")
     parser.add_argument("--test-rows", type=int, help="first rows of the test set (1000)")
     parser.add_argument("--epochs", type=int, help="3, on a CPU 1")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text at most")
@@ -125,7 +125,7 @@ def main() -> None:
     setting = Setting(chosen.model, device, train, chosen.warm_up, chosen.max_length)
     ways = [way for way in chosen.ways.split(",") if device.type == "cuda" or way not in GPU_ONLY]
     subject = (
-        f"MiniLM, {setting.dtype} weights, at most {sizes['rows']} rows and {sizes['test_rows']} test rows a task, "
+        f"MiniLM, {setting.dtype} weights, at most {sizes['rows']} rows and {sizes['test_rows']} test rows per task, "
         f"{train.epochs} epochs, batch {train.batch_size}, {setting.max_length} tokens"
     )
     results = Results.open(subject, chosen.results, provenance(device, warm_up=chosen.warm_up, seed=chosen.seed))

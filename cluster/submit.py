@@ -1,7 +1,7 @@
 """What a job takes to a cluster: a command, the files of a working directory, variables, pinned packages.
 
 Secrets never travel: whoever may look at a job sees its command and its variables in plain text. They are put on the
-cluster itself (docs/operations.md), and here variables are passed on by name, if it is no secret's.
+cluster itself (docs/operations.md), and only variables whose names are not those of secrets are passed on.
 """
 
 import os
@@ -28,7 +28,7 @@ PASSED = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
 PASSED_PREFIX = "ORTHOPLEX_"
 STAYS = ("ORTHOPLEX_STATE",)  # a folder of this machine
 SECRET_WORDS = {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "KEY", "AUTH"}
-PLACE_WORDS = {"FILE", "PATH", "DIR"}  # the last word of a name that says where a secret lies, not what it is
+PLACE_WORDS = {"FILE", "PATH", "DIR"}  # the last word of a name that names a secret's place, not the secret
 OURS = {*QUIET, "DS_ACCELERATOR", "RAY_ADDRESS", "RAY_JOB_STOP_WAIT_TIME_S"}
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 GROUP_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -56,7 +56,7 @@ class Submission:
     metadata: Mapping[str, str] | None = None
 
     def request(self, package: Package) -> dict[str, Any]:
-        """Keyword arguments of `JobSubmissionClient.submit_job`; the driver reserves no CPU and no GPU."""
+        """Keyword arguments of `JobSubmissionClient.submit_job`. The driver reserves no CPU and no GPU."""
         runtime_env: dict[str, Any] = {"working_dir": str(package.path), "env_vars": dict(self.environment)}
         if self.pip:
             runtime_env["pip"] = list(self.pip)
@@ -83,7 +83,7 @@ def submission_id(run: str, name: str | None = None) -> str:
 def job_environment(
     asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False
 ) -> dict[str, str]:
-    """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* but STAYS set here, and what Ray is told.
+    """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* that are set here without STAYS, and Ray's.
 
     `asked` has `NAME`, whose value is taken from `environ`, and `NAME=VALUE`. After a stop the job has `grace_s`
     seconds to keep its state before Ray kills it.
@@ -129,7 +129,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def pinned(requirements: Sequence[str]) -> tuple[str, ...]:
-    """The requirements, those in files a line each, every one with an exact version.
+    """The requirements, each with an exact version. A file has one per line.
 
     Raises:
         ConfigError: one is malformed, has no exact version, or is Ray, whose version is the cluster's.
@@ -190,7 +190,7 @@ def packaged(directory: Path, excluded: Sequence[str] = EXCLUDED) -> Iterator[Pa
 
 
 def too_large(directory: Path, size: int, limit: int, entries: Sequence[zipfile.ZipInfo]) -> str:
-    """What to tell about a package beyond Ray's limit (both in bytes), with its three largest files."""
+    """The message for a package above Ray's limit, with its three largest files. `size` and `limit` are in bytes."""
     largest = sorted(entries, key=lambda entry: -entry.compress_size)[:3]
     named = ", ".join(f"{entry.filename} ({entry.compress_size / 2**20:,.0f} MiB)" for entry in largest)
     return (

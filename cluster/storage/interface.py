@@ -13,7 +13,7 @@ PATH = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
 
 
 class Content(NamedTuple):
-    """What was moved: its `size` in bytes and its `sha256` in hex, taken of the bytes as they passed."""
+    """The `size` in bytes and the `sha256` in hex of an object, measured while its bytes passed."""
 
     size: int
     sha256: str
@@ -42,10 +42,10 @@ class Store(Protocol):
         """
 
     def upload(self, key: str, path: Path) -> Content:
-        """`put` of a file of any size, read once, streamed; what was sent. The caller checks it if it expects more."""
+        """`put` of a file of any size, read once and streamed. Returns what was sent; the caller compares it."""
 
     def download(self, key: str, path: Path) -> Content:
-        """`get` into the file `path`, which is made or replaced, streamed; what arrived. The caller checks the digest.
+        """`get` into the file `path`, made or replaced, streamed. Returns what arrived; the caller compares it.
 
         Raises KeyAbsentError as `get` does. If it fails, the file is removed.
         """

@@ -24,7 +24,7 @@ class PassingError(StoreError):
 
 
 def patience_s() -> float:
-    """Seconds a store may be away: $ORTHOPLEX_STORE_PATIENCE_S, 120 where unset. Raises ConfigError: not a number."""
+    """Seconds that a store may be away: $ORTHOPLEX_STORE_PATIENCE_S, or 120. Raises ConfigError if it is no number."""
     text = os.environ.get(PATIENCE, str(PATIENCE_S))
     try:
         value = float(text)
@@ -36,12 +36,12 @@ def patience_s() -> float:
 
 
 def wait_s(attempt: int) -> float:
-    """How long to wait after failure number `attempt`, from 0: uniform in [0, 0.1 · 2^attempt], at most 5 seconds."""
+    """Seconds to wait after failure number `attempt`, from 0: uniform in [0, min(5, 0.1 · 2^attempt)]."""
     return random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt, 16)))
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """What `action` returns. It is called again after each PassingError; when patience ends, the last one is raised.
+    """The result of `action`. It is called again after each PassingError. If patience ends, the last one is raised.
 
     `action` must be safe to repeat, even if it took effect and only its answer was lost.
     """

@@ -30,7 +30,7 @@ from cluster.storage.transfer import CACHED_BYTES, CHUNK_BYTES, Digest, Target, 
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 60
 ONE_PUT_BYTES, PART_BYTES, STREAMS, MOST_PARTS = 64 << 20, 16 << 20, 4, 9_000
-SAMPLE_BYTES, NEAR_BYTES_A_S = 8 << 20, 120e6  # AWS gives one connection some 90 MB/s, and many connections more
+SAMPLE_BYTES, NEAR_BYTES_PER_S = 8 << 20, 120e6  # AWS gives one connection some 90 MB/s, and many connections more
 NONCE = "orthoplex-upload"  # metadata of an object sent in parts, by which its writer knows it again
 
 
@@ -58,8 +58,8 @@ class S3Store:
 
     @cached_property
     def bulk(self) -> Any:
-        """As `client`, for large bodies: it does not sign their bytes, which would digest each a second time. What
-        arrives is held against the digest of all on every read."""
+        """As `client`, for large bodies. It does not sign them, since that would digest each a second time. Every read
+        compares the digest of the whole object."""
         return self._connect(payload_signing_enabled=False)
 
     def _connect(self, **options: Any) -> Any:
@@ -87,7 +87,7 @@ class S3Store:
         patiently(lambda: self._put(checked(key), data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """See Store. Repeating is safe: 412 to the repetition of a put of ours finds our own bytes."""
+        """See Store. Repeating is safe: if a repeated put gets 412, the object holds our own bytes."""
         try:
             patiently(lambda: self._put(checked(key), data, IfNoneMatch="*"))
             return True
@@ -102,7 +102,7 @@ class S3Store:
             raise failure from None
 
     def upload(self, key: str, path: Path) -> Content:
-        """See Store. Digested while it is sent."""
+        """See Store. The file is digested while it is sent."""
         with reading(path) as source:
             size = os.fstat(source.fileno()).st_size
             if size > ONE_PUT_BYTES:
@@ -114,7 +114,7 @@ class S3Store:
         return digest.content()
 
     def download(self, key: str, path: Path) -> Content:
-        """See Store. Digested as it arrives; if parts arrive in parallel, digested behind them from the file."""
+        """See Store. The object is digested as it arrives. Parts that arrive in parallel are digested from the file."""
         checked(key)
         with filling(path) as target:
             answer, digest = patiently(lambda: self._open(key)), Digest()
@@ -129,7 +129,7 @@ class S3Store:
         return patiently(lambda: self._list(checked(prefix, "prefix"), limit))
 
     def list_folders(self, prefix: str) -> Keys:
-        """See Store. One request for a thousand folders, however much is in them."""
+        """See Store. One request per thousand folders, whatever they hold."""
         folder = checked(prefix, "prefix").removesuffix("/")
         return patiently(lambda: self._list_folders(f"{folder}/" if folder else ""))
 
@@ -181,7 +181,7 @@ class S3Store:
         return content
 
     def _send_each(self, key: str, source: IO[bytes], part_bytes: int, upload: str) -> tuple[Content, Keys]:
-        """Reads part after part, and digests it while those before are on their way; their ETags, in order."""
+        """Reads part after part, and digests each while earlier ones are sent; returns their ETags, in order."""
         digest, size, tags, sending = hashlib.sha256(), 0, Keys(), deque[Future[str]]()
         with ThreadPoolExecutor(STREAMS) as pool:
             try:
@@ -203,7 +203,7 @@ class S3Store:
             return str(self.bulk.upload_part(**target, UploadId=upload, PartNumber=number, **body)["ETag"])
 
     def _complete(self, key: str, upload: str, parts: Any, nonce: str) -> None:
-        """Makes the object of its parts. If an answer was lost, the upload is gone and our own object is there."""
+        """Makes the object from its parts. If an answer was lost, the upload is gone and our own object is there."""
         try:
             self._request("write", key, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
         except S3Error as error:
@@ -217,7 +217,7 @@ class S3Store:
                 raise
 
     def _body(self, data: bytes) -> dict[str, Any]:
-        """Large ones as a file: the timeout of a socket then counts from block to block, not for the whole body."""
+        """A large body goes as a file: the socket's timeout then counts per block, not for the whole body."""
         digest = hashlib.md5(data, usedforsecurity=False).digest() if self.options.lock_mode else b""
         body = BytesIO(data) if len(data) > CHUNK_BYTES else data
         return {"Body": body, **({"ContentMD5": b64encode(digest).decode()} if digest else {})}
@@ -233,7 +233,7 @@ class S3Store:
         return answer
 
     def _pour(self, key: str, answer: Any, target: Target, digest: Digest) -> None:
-        """Writes a whole object as it comes, to its end or until parts would be faster."""
+        """Writes an object as it arrives, to its end or until parts would be faster."""
         started, size = time.monotonic(), answer["ContentLength"]
         with self._explained("read", key), closing(answer["Body"]) as body:
             for chunk in iter(partial(body.read, CHUNK_BYTES), b""):
@@ -243,7 +243,7 @@ class S3Store:
                     break
 
     def _receive_parts(self, key: str, first: Any, target: Target, digest: Digest) -> None:
-        """What the answer `first` to the whole object left out, from where the digest is."""
+        """Fetches the rest of the object, from `digest.size` on. `first` is the answer to the whole object."""
         size = first["ContentLength"]
         rest = [Span(at, min(size, at + PART_BYTES)) for at in range(digest.size, size, PART_BYTES)]
 
@@ -295,12 +295,12 @@ def read_whole(source: IO[bytes], size: int) -> bytes:
 
 
 def is_slow(size: int, seconds: float) -> bool:
-    """Whether a stream that brought `size` bytes so far is slower than a server near by is."""
-    return size >= SAMPLE_BYTES and size < NEAR_BYTES_A_S * seconds
+    """Whether a stream that brought `size` bytes so far is slower than a nearby server would be."""
+    return size >= SAMPLE_BYTES and size < NEAR_BYTES_PER_S * seconds
 
 
 def drain(body: Any, target: Target, span: Span) -> int:
-    """Writes a body to its place in the file, and nothing beyond; how many bytes came."""
+    """Writes a body to its span of the file, and nothing beyond; returns the number of bytes that came."""
     at = span.start
     for chunk in iter(partial(body.read, CACHED_BYTES), b""):
         target.write_at(at, chunk[: span.stop - at])

@@ -1,4 +1,4 @@
-"""What the SDK raises, in this project's words and sorted: what may pass, what is hopeless, what was not there."""
+"""Errors of the SDK as this project's errors: failures that may pass, failures that will not, absent objects."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ REASONS = {  # by the code of an error answer, or by class of an SDK error
 PASSING_STATUS = {408, 409, 429, 500, 502, 503, 504}
 PASSING_CODES = {"RequestTimeout", "RequestTimeoutException"}
 PASSING_CLASSES = {"ConnectionError", "HTTPClientError", "IncompleteReadError", "OSError"}
-SOON_S = 5.0  # what may be a broken answer, but is more likely a wrong server
+SOON_S = 5.0  # of patience with these: a broken answer is possible, a wrong server more likely
 SOON = {"ResponseParserError", "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 
 
@@ -36,7 +36,7 @@ class S3PassingError(S3Error, PassingError):
 
 
 def translated(error: Exception, action: str, key: str, uri: str, at: str) -> StoreError:
-    """The error to raise in place of the SDK's, never in its words: they may quote secrets."""
+    """The error to raise instead of the SDK's. It never quotes the SDK's message, which may hold secrets."""
     answer: dict[str, Any] = getattr(error, "response", None) or {}
     names = [str(answer["Error"]["Code"])] if answer else [kind.__name__ for kind in type(error).__mro__]
     if names[0] in ("NoSuchKey", "404"):

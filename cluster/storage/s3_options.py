@@ -1,4 +1,4 @@
-"""What a bucket asks of every object written to it: encryption with a key, and retention. Part of the store's URI."""
+"""Options of every object written to a bucket: encryption with a key, and retention. They are part of the URI."""
 
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -15,8 +15,8 @@ class S3Options:
     """`?sse=aws:kms&kms_key=ID&lock_mode=GOVERNANCE&lock_days=30`, each of them optional; none is a secret.
 
     They stand in the URI so that every node that opens the store writes alike; environment variables would have to be
-    right on all of them. Retention needs a bucket made with object lock, which is versioned, and ends `lock_days` after
-    the write; `adapters gc` cannot remove for good what is under it.
+    right on each node. Retention needs a bucket made with object lock, which is versioned. It ends `lock_days` after
+    the write. Until then `adapters gc` cannot remove an object for good.
     """
 
     sse: str = ""
@@ -58,7 +58,7 @@ class S3Options:
         return f"?{urlencode(given, safe=':/')}" if given else ""
 
     def arguments(self) -> dict[str, Any]:
-        """What PutObject and CreateMultipartUpload are given; the retention is counted from now."""
+        """Arguments for PutObject and CreateMultipartUpload. Retention is counted from now."""
         made: dict[str, Any] = {}
         if self.sse:
             made["ServerSideEncryption"] = self.sse

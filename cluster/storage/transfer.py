@@ -13,7 +13,7 @@ from typing import IO
 from cluster.errors import StoreError
 from cluster.storage.interface import Content
 
-CHUNK_BYTES, CACHED_BYTES = 1 << 20, 256 << 10  # the second one stays in a core's own cache
+CHUNK_BYTES, CACHED_BYTES = 1 << 20, 256 << 10  # the second fits a core's own cache
 
 
 @contextmanager
@@ -44,7 +44,7 @@ class Target:
                 view, offset = view[count:], offset + count
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fills the buffer with what is in the file now, from an offset; how many bytes there were."""
+        """Fills the buffer with the file's bytes from an offset; returns their number."""
         with self._explained():
             return os.preadv(self.descriptor, [buffer], offset)
 
@@ -74,8 +74,8 @@ def filling(path: Path) -> Iterator[Target]:
 
 
 class Digest:
-    """The sha256 of bytes that are passed in order. Whole chunks are digested one behind, in a thread of its own, while
-    the next one is fetched; what is shorter, at once. `size` is how many bytes were passed."""
+    """The sha256 of bytes that are passed in order. A whole chunk is digested in a thread of its own while the next one
+    is fetched; a shorter one is digested at once. `size` is the number of bytes passed so far."""
 
     def __init__(self) -> None:
         self.sha256, self.size = hashlib.sha256(), 0
@@ -92,7 +92,7 @@ class Digest:
         self.size += len(chunk)
 
     def add_from(self, target: Target, stop: int) -> None:
-        """The bytes of a file from where this digest is to `stop`."""
+        """The bytes of a file from `size` to `stop`."""
         self.last.result()
         buffer = memoryview(bytearray(CACHED_BYTES))
         while self.size < stop and (count := target.read_into(buffer[: stop - self.size], self.size)):
@@ -107,7 +107,7 @@ class Digest:
 
 
 def copy(source: IO[bytes], write: Callable[[int, bytes], object]) -> Content:
-    """Calls `write(offset, chunk)` for all of the source; a chunk is digested while the next one is copied."""
+    """Calls `write(offset, chunk)` per chunk of the source. A chunk is digested while the next one is copied."""
     digest = Digest()
     for chunk in iter(partial(source.read, CHUNK_BYTES), b""):
         write(digest.size, chunk)

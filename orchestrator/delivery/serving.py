@@ -31,10 +31,10 @@ def serve_layout(version: Version, *, root: str = SERVE_ROOT, base: str | None =
     """Writes a version, with all tasks before it, as a plain PEFT folder into the store, for servers that load
     adapters by name.
 
-    Its place, which is returned, is `root`/<base>/<team>-<track>-v00000012/: of fixed width, since some servers list by
-    prefix, where v1 would match v10. adapter_config.json comes last and is put only if absent: a folder that has it is
-    whole, and never changes. `base` is the name the base is served by (default: the run's model.name), which
-    `base_model_name_or_path` then says; `model` is where the base's weights are, if elsewhere.
+    The place, which is returned, is `root`/<base>/<team>-<track>-v00000012/. The number has a fixed width, because some
+    servers list by prefix, and v1 would match v10. adapter_config.json is written last, and only if absent: a folder
+    that has it is whole, and never changes. `base` is the name by which the base is served (default: the run's
+    model.name); it becomes `base_model_name_or_path`. `model` is the place of the base's weights, if it has changed.
 
     Raises:
         ConfigError: a name that cannot stand in a key, or what `export` raises. IntegrityError: the folder is whole
@@ -72,8 +72,8 @@ def _stands(track: Track, prefix: str, config: bytes) -> bool:
 
 
 def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "PreTrainedModel":
-    """The transformers model `base`, or the one that the run's configuration names, with what a version answers with
-    in it.
+    """The transformers model `base`, or the one that the run's configuration names, with the stream up to a version in
+    its weights.
 
     `base` is a loaded model, which is changed, or a folder or hub id. New weights are computed in float32
     and rounded once to the model's dtype.

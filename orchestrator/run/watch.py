@@ -1,4 +1,4 @@
-"""How a driver follows a task in training, and tells of it."""
+"""How a driver follows a task in training, and reports it."""
 
 import time
 from typing import Protocol
@@ -10,23 +10,23 @@ from orchestrator.track.events import Position, Workers
 from orchestrator.track.state import RunState
 from trainers.messages import Progress, Started
 
-REAP_S, PATIENCE_S = 10.0, 60.0  # how often a wait for workers is looked into, until it is spoken of
+REAP_S, PATIENCE_S = 10.0, 60.0  # between two looks at a wait for workers; until the wait is reported
 
 
 class Reporter(Protocol):
     """Shows a run as it goes."""
 
     def say(self, message: str) -> None:
-        """One line about what happens now."""
+        """Shows one line about what happens now."""
 
     def taken(self, state: RunState) -> None:
         """This driver has the run, and goes on with it from here."""
 
     def progress(self, task: str, progress: Progress) -> None:
-        """A task moved on."""
+        """Shows the progress of a task."""
 
     def committed(self, state: RunState) -> None:
-        """A task was committed; it is the last of `state.commits`."""
+        """Shows a task that was just committed, the last of `state.commits`."""
 
 
 class Watch:
@@ -38,7 +38,7 @@ class Watch:
         self._wait()
 
     def __call__(self, event: Started | Progress | None) -> None:
-        """Takes an event of the worker group; None says that nothing happens."""
+        """Takes an event of the worker group; None if nothing happened."""
         match event:
             case Started():
                 self._started(event)
@@ -54,7 +54,7 @@ class Watch:
                 self._look()
 
     def broke(self) -> None:
-        """The group broke; another is on its way."""
+        """Counts a group that broke. Another is being started."""
         self.failures += 1
         self._wait()
 
@@ -70,7 +70,7 @@ class Watch:
             self.reporter.say(f"{event.workers} workers are training")
 
     def _look(self) -> None:
-        """Frees what dead drivers hold, and says once what is waited for."""
+        """Frees the placement groups of dead drivers. Says once what the run is waiting for."""
         import ray
 
         self.look_at = time.time() + REAP_S

@@ -1,7 +1,7 @@
 """The source of trials: Ray Tune's OptunaSearch, made to go on from the sweep's own log.
 
 Tune would keep a searcher's state as a pickle. Here the study is made again from the trials in the log at each start:
-those that ended are told to it, those that did not are the first to be suggested again.
+it is told the trials that ended. The others are suggested again first.
 """
 
 import warnings
@@ -30,8 +30,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def study_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> optuna.Study:
-    """An in-memory study over AA and parameters that knows how the trials ended: finished ones with their values,
-    stopped ones as pruned, failed ones as failed. NSGA-II has them as its first generations."""
+    """An in-memory study over AA and parameters that knows how the trials ended. Finished trials have their values,
+    stopped ones are pruned, failed ones are failed. They are the first generations of NSGA-II."""
     study = optuna.create_study(
         storage=optuna.storages.InMemoryStorage(), study_name=STUDY, sampler=sampler(config.search, len(trials)),
         directions=list(OBJECTIVES.values()),
@@ -55,8 +55,8 @@ def study_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> optuna.Study:
 
 
 class Grid(optuna.samplers.BruteForceSampler):
-    """Every point of a finite space, those of unmet conditions once. A study that is asked and told has no loop which
-    it could end when it is through; `StreamSearch` sees that nothing new comes."""
+    """Every point of a finite space. A key under an unmet condition adds no points. Optuna's sampler ends the study's
+    loop after the last point. Here the study has no loop; `StreamSearch` notices that nothing new comes."""
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -67,13 +67,14 @@ class Grid(optuna.samplers.BruteForceSampler):
 
 
 def in_order(config: SweepConfig, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """A point as it was asked for, key by key: a log sorts its keys, and a grid is a tree of them in the space's."""
+    """A point with its keys in the order of the space. A log sorts its keys, and a grid is a tree that depends on their
+    order."""
     return {key: values[key] for key in config.search.space if key in values}
 
 
 def sampler(search: SearchConfig, begun: int = 0) -> optuna.samplers.BaseSampler:
-    """Optuna's for the algorithm; TPE and NSGA-II heed the bound on BWT as a constraint. A sweep that goes on after
-    `begun` trials draws other numbers than it did at first."""
+    """Optuna's sampler for the algorithm. TPE and NSGA-II take the bound on BWT as a constraint. A sweep that goes on
+    after `begun` trials draws other numbers than at first."""
     seed = search.seed + begun
     match search.algorithm:
         case "tpe":
@@ -86,28 +87,29 @@ def sampler(search: SearchConfig, begun: int = 0) -> optuna.samplers.BaseSampler
 
 
 def grid(seed: int) -> Grid:
-    """Optuna calls its sampler experimental; what is used of it is tested here."""
+    """A grid without Optuna's warning that its sampler is experimental. The tests cover what is used of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return Grid(seed=seed)
 
 
 def population(search: SearchConfig) -> int:
-    """Trials of a generation of NSGA-II."""
+    """The number of trials per generation of NSGA-II."""
     return max(2, search.startup_trials)
 
 
 def excess(row: Row | None, min_bwt: float | None) -> float:
-    """By how much BWT is below its bound, min_bwt − BWT; 0 if there is no bound or nothing was measured."""
+    """The distance of BWT below its bound, min_bwt − BWT; 0 if there is no bound or nothing was measured."""
     return min_bwt - row.bwt if row and row.bwt is not None and min_bwt is not None else 0.0
 
 
 class StreamSearch(OptunaSearch):
-    """Suggests {"number", "values"}: an unfinished trial of an earlier start, a first point, then the sampler's own,
-    none of them twice. Each new one is told to `record` before it is begun; `closed` says when to suggest no more.
+    """Suggests {"number", "values"}: first unfinished trials of an earlier start, then the first points, then the
+    sampler's own. No point comes twice. `record` is called with each new one before it is begun. If `closed` returns
+    True, nothing more is suggested.
 
-    A trial counts for the sampler with its objectives once all its tasks are done. One that was stopped has values of
-    other tasks, so it is told as pruned.
+    A trial counts for the sampler once all its tasks are done. A stopped trial has values of fewer tasks, so the
+    sampler is told that it was pruned.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class StreamSearch(OptunaSearch):
         record: Callable[[int, Mapping[str, Scalar]], None],
         closed: Callable[[], bool],
     ) -> None:
-        """`state` is the sweep's as it is begun or gone on with."""
+        """`state` is the state of the sweep at this start."""
         self.sweep, self.record, self.closed = config, record, closed
         self.known = {trial.number: in_order(config, trial.values) for trial in state.trials}
         self.waiting = [trial.number for trial in state.trials if trial.status == "running"]
@@ -138,7 +140,7 @@ class StreamSearch(OptunaSearch):
         if self.closed() or (not self.waiting and self._enough()):
             return str(Searcher.FINISHED)
         if self.waiting:
-            super().suggest(trial_id)  # which the study has as the next one to try
+            super().suggest(trial_id)  # the study has it as its next point
             number = self.waiting.pop(0)
             values = self.known[number]
         elif (new := self._new(trial_id)) is None:
@@ -157,17 +159,17 @@ class StreamSearch(OptunaSearch):
         super().on_trial_complete(trial_id, result if whole else None, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the sweep's log is what it goes on from."""
+        """Does nothing: the sweep goes on from its log."""
 
     def _enough(self) -> bool:
         most = self.sweep.budget.trials
         return most is not None and len(self.known) >= most
 
     def _new(self, trial_id: str) -> dict[str, Scalar] | None:
-        """A point that was not tried; None if there seems to be none. Optuna is told a repeated one as failed.
+        """A point that was not tried; None if none is found. Optuna is told that a repeated point failed.
 
-        A sampler that keeps to what is best may repeat itself for ever; then one is drawn at random, or from what is
-        left if the space is finite.
+        A sampler that stays near the best points may repeat itself for ever. After ASKS repetitions the point is drawn
+        at random, or from the rest of the grid if the space is finite.
         """
         own = self._ot_study.sampler
         try:
@@ -176,7 +178,7 @@ class StreamSearch(OptunaSearch):
             self._ot_study.sampler = own
 
     def _asked(self, trial_id: str) -> dict[str, Scalar] | None:
-        for ask in range(2 * (ASKS + len(self.known))):  # a value that is off its step by rounding is met twice
+        for ask in range(2 * (ASKS + len(self.known))):  # a value that rounding moved off its step comes twice
             if ask == ASKS:
                 finite = all(parameter.finite for parameter in self.sweep.search.space.values())
                 seed = self.sweep.search.seed + len(self.known)

@@ -47,29 +47,29 @@ class Shared:
 
 
 class PoolWorkers:
-    """The workers of a pool, which hold base and data already; see `orchestrator.run.workers.Workers`.
+    """The workers of a pool. They hold base and data already. See `orchestrator.run.workers.Workers`.
 
-    Trials are scored on the validation splits of the tasks learned so far: the test splits decide nothing, so nothing
-    computes them.
+    Trials are scored on the validation splits of the tasks learned so far. Nothing depends on the test splits, so
+    they are not scored.
     """
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
 
     def check(self) -> None:
-        """The sweep has done so."""
+        """Does nothing: the sweep has checked already."""
 
     def describe(self) -> list[TaskDescription]:
-        """As the sweep has read them."""
+        """The descriptions of the data that the sweep has read."""
         return [*self.shared.tasks]
 
     @contextmanager
     def session(self) -> Iterator[Check]:
-        """An actor is connected; who stops it is the sweep."""
+        """Does nothing: an actor is connected to Ray, and the sweep stops it."""
         yield lambda: None
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
-        """The pool, for this job: what its workers hold of it already is as in their own."""
+        """The pool, for this job. Tasks, base and folder are those that its workers hold already."""
         shared = self.shared.job
         held = replace(job, tasks=shared.tasks, base=shared.base, folder=shared.folder)
         return nullcontext(PoolGroup(pool=self.shared.pool, job=held, cluster=cluster, check=check))
@@ -81,7 +81,7 @@ class PoolWorkers:
 
 @dataclass(kw_only=True)
 class PoolGroup:
-    """See `orchestrator.run.workers.Group`: any idle workers of the pool."""
+    """Any idle workers of the pool; see `orchestrator.run.workers.Group`."""
 
     pool: PoolClient
     job: Job
@@ -137,7 +137,7 @@ def row(state: RunState, done: int) -> Row:
 
 
 def gpus(state: RunState) -> float:
-    """GPUs that the run's last task was trained on, 0 without."""
+    """The number of GPUs that trained the run's last task; 0 if none did."""
     cost = state.commits[-1].cost
     if not (state.config and cost):
         return 0.0  # a run that was cut while it was forked has no configuration yet
@@ -146,8 +146,8 @@ def gpus(state: RunState) -> float:
 
 
 def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Report]:
-    """Tune's result after each task, those committed before first; the last one, with `done`, when the run has ended:
-    with `stopped` if one of its own guards did that, with `cut` if the sweep is leaving."""
+    """Tune's results, one per task; tasks that were committed before come first. The last one has `done`. It also has
+    `stopped` if one of the run's own guards ended it, or `cut` if the sweep is leaving."""
     total, reported = len(controller.config.tasks), 0
     end: Report = {"done": True}
     try:
@@ -164,10 +164,10 @@ def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Repor
 
 
 class Quiet:
-    """A reporter: the sweep tells of its trials."""
+    """A reporter that shows nothing: the sweep shows its trials."""
 
     def say(self, message: str) -> None:
-        """To the actor's log."""
+        """Writes to the actor's log."""
         logging.getLogger("orthoplex").info(message)
 
     def taken(self, state: RunState) -> None:
@@ -177,7 +177,7 @@ class Quiet:
         """The run's log has it."""
 
     def committed(self, state: RunState) -> None:
-        """Tune's result says so."""
+        """Tune's result has it."""
 
 
 class StreamTrial(Trainable):
@@ -187,12 +187,12 @@ class StreamTrial(Trainable):
     steps: Generator[RunState] | None = None
 
     def setup(self, config: TrialConfig, shared: Shared | None = None) -> None:
-        """Makes ready for a trial; `shared` comes once per actor."""
+        """Prepares for a trial. `shared` is given once per actor."""
         self.shared = shared or self.shared
         self.trial = self.shared.config.trial(config["number"], config["values"])
 
     def step(self) -> Report:
-        """Trains a task; the first time, begins the run or goes on with it from its last commit."""
+        """Trains a task. The first call begins the run, or goes on with it from its last commit."""
         if self.steps is None:
             fork = beginning(self.trial, self.shared)
             controller = Controller(self.trial, Quiet(), fork, PoolWorkers(self.shared))
@@ -201,7 +201,7 @@ class StreamTrial(Trainable):
         return next(self.results)
 
     def reset_config(self, new_config: TrialConfig) -> bool:
-        """Leaves the trial where it stands, and makes ready for another."""
+        """Leaves the trial where it stands, and prepares for another."""
         self.cleanup()
         self.setup(new_config)
         return True

@@ -61,11 +61,11 @@ class Tuning(tune.Callback):
         self.tracking = TrialTracking(config, say)
         ended = [trial for trial in log.state.trials if trial.status != "running"]
         self.scheduler = StreamScheduler(config.stopping, config.length, ended)
-        self.leaving: str | None = None  # why no trial is begun any more
+        self.leaving: str | None = None  # the reason to begin no more trials
 
     def run(self, session: Session, data: Sequence[TaskData]) -> str | None:
-        """Trains trials on these data until none is left or the budget is spent; says why in the latter case. Trials
-        that the session is told to leave stand at their last commit or checkpoint."""
+        """Trains trials on these data until none is left or the budget is spent; in the latter case it returns the
+        reason. If the session is told to leave, trials stop at their last commit or checkpoint."""
         os.environ.update(TUNE)
         if not debugging():
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
@@ -105,7 +105,7 @@ class Tuning(tune.Callback):
         return Job(f"{run.team}/{config.name}", run.model, run.adapter, run.train, run.deepspeed, run.store, tasks)
 
     def _trained(self, config: SweepConfig) -> dict[str, str]:
-        """First tasks that trials of earlier starts have committed, by key; the run that has each."""
+        """The runs of earlier starts that have committed a first task, by that task's key."""
         found: dict[str, str] = {}
         for trial in self.log.state.trials:
             if self._run_state(trial.run).commits:
@@ -117,7 +117,7 @@ class Tuning(tune.Callback):
         return replay(track.team, track.name, track.entries())
 
     def _record(self, number: int, values: Mapping[str, Scalar]) -> None:
-        """A point is chosen, and not begun yet."""
+        """Logs a point that is chosen and not begun yet."""
         self.log.append(Point(number=number, values=dict(values), run=self.config.trial_name(number)))
         self.say(f"trial {number}: {shown_values(values)}")
 
@@ -139,7 +139,7 @@ class Tuning(tune.Callback):
                 self.session.pool.leave()
 
     def on_trial_result(self, *, trial: Trial, result: Report, **_: Told) -> None:
-        """Says what was measured."""
+        """Records a trial's newest row, and shows it."""
         if row := row_of(result):
             number = trial.config["number"]
             self.scheduler.measure(number, row)
@@ -150,7 +150,7 @@ class Tuning(tune.Callback):
             self.say(f"{done}: AA {points(row.aa, 1)}{bwt}, {row.parameters:,} parameters")
 
     def on_trial_complete(self, *, trial: Trial, **_: Told) -> None:
-        """Logs how a trial ended; one that was cut off has not."""
+        """Logs how a trial ended. A trial that was cut off has not ended."""
         result, number = trial.last_result or {}, trial.config["number"]
         self.first_tasks.settle.remote(self.config.trial_name(number), False)
         if result.get("cut"):
@@ -162,7 +162,7 @@ class Tuning(tune.Callback):
         return self._outcome(number, "stopped" if reason else "finished", reason)
 
     def on_trial_error(self, *, trial: Trial, **_: Told) -> None:
-        """Logs why a trial failed, by its run's log if that says so."""
+        """Logs why a trial failed. The reason is that of the run's log, if there is one."""
         number = trial.config["number"]
         self.first_tasks.settle.remote(self.config.trial_name(number), False)
         state = self._run_state(self.config.trial_name(number))

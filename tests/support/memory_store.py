@@ -5,9 +5,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.errors import ConfigError, KeyAbsentError, StoreError
+from cluster.errors import ConfigError, KeyAbsentError
 from cluster.storage.interface import Content, Keys, checked, is_key
 from cluster.storage.opening import SCHEMES
+from cluster.storage.transfer import filling, reading
 from orchestrator.log.entry import digest
 
 OBJECTS: dict[str, dict[str, bytes]] = {}  # of each store, by its name
@@ -41,20 +42,20 @@ class MemoryStore:
             return len(self.objects) > before
 
     def upload(self, key: str, path: Path) -> Content:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"store {self.uri}: cannot read {path}: {error.strerror}") from None
+        with reading(path) as source:
+            data = source.read()
         self.put(key, data)
         return Content(len(data), digest(data))
 
     def download(self, key: str, path: Path) -> Content:
         data = self.get(key)
-        path.write_bytes(data)
+        with filling(path) as target:
+            target.write_at(0, data)
         return Content(len(data), digest(data))
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:
-        return sorted(key for key in [*self.objects] if key.startswith(checked(prefix, "prefix")))[:limit]
+        beginning = checked(prefix, "prefix")
+        return sorted(key for key in [*self.objects] if key.startswith(beginning))[:limit]
 
     def list_folders(self, prefix: str) -> Keys:
         below = f"{checked(prefix, 'prefix').removesuffix('/')}/".lstrip("/")

@@ -16,14 +16,14 @@ from tests.conftest import Ceph
 pytestmark = pytest.mark.s3
 
 
-@pytest.mark.parametrize("near_bytes_a_s", [0.0, math.inf])
+@pytest.mark.parametrize("near_bytes_per_s", [0.0, math.inf])
 def test_encryption_with_a_key(
-    ceph: Ceph, ceph_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, near_bytes_a_s: float
+    ceph: Ceph, ceph_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, near_bytes_per_s: float
 ) -> None:
     """Small objects, conditional ones, large ones and those in parts; read whole and in parts."""
     monkeypatch.setattr("cluster.storage.s3.ONE_PUT_BYTES", 20 << 20)
     monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
-    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_A_S", near_bytes_a_s)
+    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_PER_S", near_bytes_per_s)
     store = open_store(f"s3://{ceph_bucket}/a?sse=aws:kms&kms_key=testkey")
     probe(store)
     store.put("put", b"1")

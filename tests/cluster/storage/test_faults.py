@@ -72,13 +72,13 @@ def test_one_winner(faulty: S3Store) -> None:
         assert faulty.get(f"k/{number}") == values[won.index(True)]
 
 
-@pytest.mark.parametrize("near_bytes_a_s", [0.0, math.inf])
-def test_files(faulty: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near_bytes_a_s: float) -> None:
+@pytest.mark.parametrize("near_bytes_per_s", [0.0, math.inf])
+def test_files(faulty: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near_bytes_per_s: float) -> None:
     """Some in parts, all whole; fetched in one stream while it holds, or in parts."""
     for name in ("PART_BYTES", "ONE_PUT_BYTES"):
         monkeypatch.setattr(f"cluster.storage.s3.{name}", 5 << 20)  # the least that S3 takes
     monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
-    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_A_S", near_bytes_a_s)
+    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_PER_S", near_bytes_per_s)
     (tmp_path / "a").mkdir()
     for number, size in enumerate([0, 1, 100_000, 12_000_000, 6_000_000]):
         (tmp_path / f"a/{number}").write_bytes(os.urandom(size))

@@ -147,13 +147,13 @@ def test_encryption_and_retention_are_asked_for(s3: S3Store, tmp_path: Path, mon
     assert "SSEKMSKeyId" not in head and "ObjectLockMode" not in head
 
 
-@pytest.mark.parametrize(("near_bytes_a_s", "ranges"), [(0.0, 0), (math.inf, 3)])
+@pytest.mark.parametrize(("near_bytes_per_s", "ranges"), [(0.0, 0), (math.inf, 3)])
 def test_a_slow_stream_is_left_for_parts(
-    s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near_bytes_a_s: float, ranges: int
+    s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near_bytes_per_s: float, ranges: int
 ) -> None:
     """34 MiB: one request, or one that is left after a sample of 1 MiB, and the other 33 MiB in parts of 16."""
     monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
-    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_A_S", near_bytes_a_s)
+    monkeypatch.setattr("cluster.storage.s3.NEAR_BYTES_PER_S", near_bytes_per_s)
     (tmp_path / "file").write_bytes(data := os.urandom(34 << 20))
     sent = s3.upload("file", tmp_path / "file")
     asked: list[Any] = []

@@ -26,7 +26,7 @@ NEAR, FAR = (0.0, 1 << 62), (math.inf, 16 << 20)  # a server whose stream is fol
 def test_files_go_there_and_back(
     store: Store, *, tmp_path: Path, size: int, server: tuple[float, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in zip(("NEAR_BYTES_A_S", "ONE_PUT_BYTES"), server, strict=True):
+    for name, value in zip(("NEAR_BYTES_PER_S", "ONE_PUT_BYTES"), server, strict=True):
         monkeypatch.setattr(f"cluster.storage.s3.{name}", value)
     monkeypatch.setattr("cluster.storage.s3.SAMPLE_BYTES", 1 << 20)
     data, source, target = os.urandom(size), tmp_path / "source", tmp_path / "target"
