@@ -161,14 +161,10 @@ def as_long_as_can_be(base: Backbone, labels: Labels) -> None:
 
 def row(kind: Any, task_type: str, data: Path) -> Row | None:
     """The line of a configuration class under a task type; None if there is no class for both."""
-    import transformers
-
     auto_class = FAMILIES[task_type][1]
-    mapping = getattr(transformers, auto_class)._model_mapping
-    if kind not in mapping:
+    name = class_name(kind, auto_class)
+    if name is None:
         return None
-    found = mapping[kind]
-    name = (found if isinstance(found, type) else found[0]).__name__
     try:
         config = zoo.tiny_config(kind)
         with tempfile.TemporaryDirectory(prefix="orthoplex-models-") as folder:
@@ -179,6 +175,17 @@ def row(kind: Any, task_type: str, data: Path) -> Row | None:
     except Exception as error:
         return Row(kind.model_type, name, task_type, "", "", told(error))
     return Row(kind.model_type, name, task_type, plan, run, why or reason)
+
+
+def class_name(kind: Any, auto_class: str) -> str | None:
+    """The class that an auto class makes of a configuration; None if there is none, or transformers lacks it."""
+    import transformers
+
+    try:
+        found = getattr(transformers, auto_class)._model_mapping[kind]
+    except (KeyError, ValueError):
+        return None
+    return str((found if isinstance(found, type) else found[0]).__name__)
 
 
 @contextmanager

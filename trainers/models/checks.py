@@ -70,29 +70,33 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
     answers = {"decoder_input_ids": ids} if task_type == "SEQ_2_SEQ_LM" else {}
     key = "last_hidden_state" if task_type == "LABEL_EMBEDDING" else "logits"
     try:
-        model.get_input_embeddings()
-    except NotImplementedError:
-        raise ConfigError(
-            f"model.name: {name!r} (a {type(model).__name__}) has no embeddings of tokens; use a model of text"
-        ) from None
-    try:
         with torch.no_grad():
             output = model.eval()(input_ids=ids, **answers, **taken(model, use_cache=False))
         found = getattr(output, key)
         if found.shape[:2] != ids.shape:
             raise ValueError(f"{key} has the shape {tuple(found.shape)} for {BATCH} texts of {TOKENS} tokens")
     except RuntimeError:
-        if task_type == "LABEL_EMBEDDING" and model.can_generate():
-            raise ConfigError(
-                f"model.name: {name!r} (a {type(model).__name__}) gives probabilities of tokens and no embeddings; use "
-                "CAUSAL_LM, or a model of text"
-            ) from None
+        check_inconclusive(name, task_type, model)
     except Exception as error:  # whatever its code raises, it would raise in a worker
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise ConfigError(
             f"model.name: {name!r} (a {type(model).__name__}) cannot be given texts alone ({type(error).__name__}: "
             f"{first_line}); use a model of text"
         ) from None
+
+
+def check_inconclusive(name: str, task_type: str, model: Any) -> None:
+    """`check_reads_texts` of a model that cannot be followed without weights, by what its class has."""
+    kind = type(model).__name__
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        raise ConfigError(f"model.name: {name!r} (a {kind}) has no embeddings of tokens; use a model of text") from None
+    if task_type == "LABEL_EMBEDDING" and model.can_generate():
+        raise ConfigError(
+            f"model.name: {name!r} (a {kind}) gives probabilities of tokens and no embeddings; use CAUSAL_LM, or a "
+            "model of text"
+        )
 
 
 def checkpoint_activations(model: Any) -> nn.Module:

@@ -107,8 +107,7 @@ def test_gradient_checkpointing(kind: str, has: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "vit", "bros", "wav2vec2", "xmod", "perceiver"])
 def test_models_that_ask_for_more_than_texts(kind: str, tmp_path: Path) -> None:
-    message = refused(base(tmp_path, kind))
-    assert "cannot be given texts alone" in message or "has no embeddings of tokens" in message
+    assert "cannot be given texts alone" in refused(base(tmp_path, kind))
 
 
 def test_a_class_that_there_is_none_of(tmp_path: Path) -> None:
