@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
@@ -172,9 +172,8 @@ class SweepConfig(Frozen):
     def _values(self, point: str | Mapping[str, Scalar]) -> dict[str, Scalar]:
         if not isinstance(point, str):
             return dict(point)
-        own = self.run.model_dump(mode="json")
         return active(
-            self.search.space, lambda key: PAPER[key] if point == "paper" and key in PAPER else value_at(own, key)
+            self.search.space, lambda key: PAPER[key] if point == "paper" and key in PAPER else value_at(self.run, key)
         )
 
 
@@ -244,10 +243,11 @@ def merged(content: Mapping[str, Yaml], changes: Mapping[str, Yaml]) -> dict[str
     return found
 
 
-def value_at(content: JsonValue, dotted: str) -> Scalar:
-    """The value under a dotted key, which is searchable, and so no section or list."""
+def value_at(config: RunConfig, dotted: str) -> Scalar:
+    """The value of a dotted key, which is searchable, and so no section or list. A default that is not stored counts
+    too, as `adapter.method`."""
+    found: object = config
     for key in dotted.split("."):
-        assert isinstance(content, dict)
-        content = content[key]
-    assert not isinstance(content, dict | list)
-    return content
+        found = getattr(found, key)
+    assert found is None or isinstance(found, bool | int | float | str)
+    return found

@@ -236,6 +236,11 @@ def test_each_point_once() -> None:
     assert found.first_points() == [{"adapter.threshold": 0.5, "adapter.max_rank": 16}, {"adapter.threshold": 0.2}]
 
 
+def test_a_default_that_is_not_stored_is_a_first_point() -> None:
+    found = sweep_of({"adapter.rounding": {"choice": ["nearest", "stochastic"]}}, search={"first": ["defaults"]})
+    assert found.first_points() == [{"adapter.rounding": "nearest"}]
+
+
 def test_defaults_are_the_first_unless_said_otherwise() -> None:
     content = content_of()
     del content["search"]["first"]
