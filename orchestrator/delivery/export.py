@@ -72,21 +72,21 @@ def load_base(config: ModelConfig, version: Version) -> Backbone:
         ConfigError: it cannot be loaded. IntegrityError: its weights or its tokenizer are not those of the stream.
     """
     begun = version.state.base.tokenizer
-    refuse_other(version, Identity(None, digests_again(resolve_name(config.name), config.revision, begun)))
+    refuse_other(version, config.name, Identity(None, digests_again(resolve_name(config.name), config.revision, begun)))
     try:
         backbone = load_backbone(config)
     except ConfigError as error:
         raise ConfigError(f"{error}; or say where it is with --model") from None
-    refuse_other(version, backbone.identity)
+    refuse_other(version, config.name, backbone.identity)
     return backbone
 
 
-def refuse_other(version: Version, now: Identity) -> None:
+def refuse_other(version: Version, name: str, now: Identity) -> None:
     """Raises IntegrityError unless a base, as far as it is known, is the one that the stream was trained on."""
     if faults := differences(version, now):
         raise IntegrityError(
-            f"{version.reference}: the base is not the one that the stream was trained on ({'; '.join(faults)}); put "
-            "that one back, or say where it is with --model"
+            f"{version.reference}: the base {name!r} is not the one that the stream was trained on "
+            f"({'; '.join(faults)}); put that one back, or say where it is with --model"
         )
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import transformers
 import yaml
 
 from cluster.storage import LocalStore
@@ -13,27 +12,29 @@ from tests.support.nodes import Nodes
 from tests.support.tiny_models import MODELS, SHAPE, tokenizer
 from tests.support.tiny_run import call
 
-WORDS = 16_000  # the model knows so many of its tokenizer's; "zodiac" is beyond
 ROWS, BATCH = 40, 8
 
 
 def save_model(folder: Path) -> Path:
-    """A Llama whose table of words is shorter than its tokenizer's."""
+    """A Llama whose dropout is impossible, which shows once it trains."""
     made_by, config, shape = MODELS["llama"]
     words = tokenizer()
     made_by(
-        config(**{**shape, **SHAPE}, vocab_size=WORDS, pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id)
+        config(
+            **{**shape, **SHAPE},
+            vocab_size=len(words),
+            attention_dropout=1.5,
+            pad_token_id=words.pad_token_id,
+            eos_token_id=words.eos_token_id,
+        )
     ).save_pretrained(folder)
     words.save_pretrained(folder)
-    assert transformers.AutoConfig.from_pretrained(folder).vocab_size < words("zodiac")["input_ids"][0]
     return folder
 
 
 def config_file(folder: Path) -> Path:
     for split, rows in (("train", ROWS), ("test", BATCH)):
         texts = [f"{word} water {'and ' * (i % 3)}{i}" for i in range(rows // 2) for word in ("cold", "hot")]
-        if split == "train":
-            texts[ROWS // 2] = "cold zodiac"
         lines = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     content = {
@@ -58,14 +59,14 @@ def test_a_model_s_own_error_ends_the_run_and_says_where(nodes: Nodes, tmp_path:
     assert ops.count("workers") == 1 and "retry" not in ops, ops
     fail = entries[-1].body
     said = re.search(
-        r"task 'water': rank [01] failed in train step \d: IndexError: index out of range in self "
-        r"\((transformers/models/llama/modeling_llama\.py:\d+, forward)\)", fail["reason"],
+        r"task 'water': rank [01] failed in train step \d: RuntimeError: dropout probability has to be between 0 "
+        r"and 1, but got 1\.5 \((transformers/integrations/sdpa_attention\.py:\d+, \w+)\)", fail["reason"],
     )  # fmt: skip
     assert ops[-1] == "fail" and said is not None, fail
     assert "Traceback" not in run.stdout + run.stderr and said[0] in " ".join((run.stdout + run.stderr).split())
     evidence = fail["evidence"]
     assert (evidence["task"], evidence["place"]) == ("task 'water'", said[1])
-    assert "Traceback" in evidence["traceback"] and "modeling_llama.py" in evidence["traceback"]
+    assert "Traceback" in evidence["traceback"] and "sdpa_attention.py" in evidence["traceback"]
     status = call("status", "wrong", "--store", str(tmp_path / "store"), "--json")
     state = json.loads(status.stdout)
     assert (state["state"], state["reason"]) == ("failed", fail["reason"])

@@ -18,7 +18,7 @@ from orchestrator.log.entry import Entry
 from orchestrator.registry.publish import publish
 from orchestrator.run.controller import Controller
 from orchestrator.track.events import Learned, TaskDescription
-from orchestrator.track.state import replay
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, manifest_files
 from tests.support.entries import COMMIT
 
@@ -116,6 +116,7 @@ class Leaving:
 
     def check(self) -> None: ...
     def say(self, message: str) -> None: ...
+    def taken(self, state: RunState) -> None: ...
 
     def describe(self) -> list[TaskDescription]:
         raise Interrupted("interrupted by SIGINT")

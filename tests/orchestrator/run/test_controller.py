@@ -376,7 +376,9 @@ def test_an_error_that_nobody_foresaw_is_logged_too(store: Path) -> None:
 def test_a_guard_stops_the_stream(store: Path) -> None:
     config = run_config(store, "abc", guards={"min_average_accuracy": 0.6})
     controller, fake = asked(config, accuracy={0: 0.7, 1: 0.3})
-    with pytest.raises(GuardStop, match=r"AA 0\.5000 is below guards.min_average_accuracy 0\.6") as caught:
+    with pytest.raises(
+        GuardStop, match=r"AA of 50\.00 points is below guards.min_average_accuracy 0\.6 \(60\.00 points\)"
+    ) as caught:
         controller.run()
     assert caught.value.exit_code == 3
     assert [order.index for order in fake.orders] == [0, 1] and fake.calls[-2:] == ["group left", "session left"]

@@ -63,12 +63,12 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_words_that_readers_like_to_interpret(tmp_path, pair):
+@pytest.mark.parametrize("given", PAIRS)
+def test_words_that_readers_like_to_interpret(tmp_path, given):
     texts = ["NA", "None", "007", "1.0", "2024-01-01", "true", "nan", 'a "b",\r\nc', "\u2028x\x85y", "a\0b", "[1]", "-"]
-    train = [(text, pair[i % 2]) for i, text in enumerate(texts)]
-    found = everywhere(tmp_path, train, [("t", pair[0])])
-    words = tuple(sorted(str(word).strip() for word in pair))
+    train = [(text, given[i % 2]) for i, text in enumerate(texts)]
+    found = everywhere(tmp_path, train, [("t", given[0])])
+    words = tuple(sorted(str(word).strip() for word in given))
     expected = {(text.strip(), words.index(str(label).strip())) for text, label in train}
     for where, task in found.items():
         assert task.labels == words, where
@@ -77,10 +77,10 @@ def test_words_that_readers_like_to_interpret(tmp_path, pair):
     assert len({task.warnings for task in found.values()}) == 1
 
 
-@pytest.mark.parametrize("pair", [(0, 1), (0.0, 1.0), (False, True), ("0", "1"), ("no", "yes")])
-def test_given_labels(tmp_path, pair):
-    train = [(f"x {i}", pair[i % 2]) for i in range(6)]
-    found = everywhere(tmp_path, train, [("t", pair[1])], labels=["no", "yes"])
+@pytest.mark.parametrize("given", [(0, 1), (0.0, 1.0), (False, True), ("0", "1"), ("no", "yes")])
+def test_given_labels(tmp_path, given):
+    train = [(f"x {i}", given[i % 2]) for i in range(6)]
+    found = everywhere(tmp_path, train, [("t", given[1])], labels=["no", "yes"])
     assert all(rows_of(task.test) == [("t", 1)] for task in found.values())
     assert len({task.fingerprint for task in found.values()}) == 1
 
@@ -90,7 +90,7 @@ def test_any_rows(tmp_path):
     hypothesis = pytest.importorskip("hypothesis")
     st = hypothesis.strategies
     written = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
-    word = st.one_of(written, st.sampled_from([word for pair in PAIRS for word in pair if isinstance(word, str)]))
+    word = st.one_of(written, st.sampled_from([word for given in PAIRS for word in given if isinstance(word, str)]))
     word = word.filter(str.strip)
     number = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
     labels = st.one_of(
