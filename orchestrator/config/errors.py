@@ -70,7 +70,7 @@ def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> s
     if kind.startswith("union_tag_"):
         key = next(name for model in _models(place.kinds) for name in TAGS if name in model.model_fields)
         where, value = f"{where}.{key}", value.get(key)
-        options = [str(tag) for model in _models(place.kinds) for tag in _tags(model)]
+        options = [*dict.fromkeys(str(tag) for model in _models(place.kinds) for tag in _tags(model))]
     if kind == "extra_forbidden":
         return f"{where}: unknown key{_other_member(root, place.path) or _known_keys(root, place.path, place.owners)}"
     if kind in ("missing", "union_tag_not_found"):
@@ -149,7 +149,8 @@ def _other_member(root: Root, path: Sequence[int | str]) -> str:
     if not having:
         return ""
     key = next(name for name in TAGS if name in having[0].model_fields)
-    return f"; it belongs to {key} {' or '.join(str(tag) for model in having for tag in _tags(model))}"
+    named = dict.fromkeys(str(tag) for model in having for tag in _tags(model))
+    return f"; it belongs to {key} {' or '.join(named)}"
 
 
 def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -> str:
@@ -193,7 +194,7 @@ def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
     path: list[int | str] = []
     for key in loc:
         models = _models(kinds)
-        tagged = [model for model in models if key in _tags(model)]
+        tagged = [model for model in models if key in (_member_tag(model) or _tags(model))]
         if tagged and len(models) > 1:
             kinds = [*tagged]
         elif isinstance(key, int):
@@ -212,6 +213,12 @@ def _walk(root: Root, loc: Sequence[int | str]) -> _Place:
 
 def _models(kinds: Iterable[Annotation]) -> list[Root]:
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _member_tag(model: Root) -> tuple[str, ...]:
+    """What pydantic calls this kind of task, if that is more than its `source`."""
+    tag = getattr(model, "tag", None)
+    return (tag,) if isinstance(tag, str) else ()
 
 
 def _tags(model: Root) -> tuple[LiteralValue, ...]:

@@ -16,7 +16,8 @@ from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.sinks.config import TrackingConfig
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
-from trainers.data.tasks import DataConfig, TaskConfig
+from trainers.data.generative.config import AnyTask
+from trainers.data.tasks import DataConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -48,11 +49,11 @@ class RunConfig(Frozen):
     cluster: ClusterConfig = ClusterConfig()
     guards: GuardConfig = GuardConfig()
     tracking: TrackingConfig = TrackingConfig()
-    tasks: tuple[TaskConfig, ...]
+    tasks: tuple[AnyTask, ...]
 
     @field_validator("tasks")
     @classmethod
-    def _unique_names(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+    def _unique_names(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
         if not tasks:
             raise ValueError("name at least one task")
         names = [task.name for task in tasks]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainers.config import NAMED, OPTIONS
 
 if TYPE_CHECKING:
-    from trainers.data.sources import TaskConfig
+    from trainers.data.generative.config import AnyTask
 
 # The benchmark's own wording, by category, and the template above: github.com/cmnfriend/O-LoRA (Wang et al.,
 # arXiv:2310.14152), instruction_config.json and uie_dataset_lora.py. COPA has neither instruction nor options there:
@@ -33,7 +33,7 @@ class Prompt:
     after: str = ""
 
 
-def prompt_for(template: str, task: "TaskConfig", labels: Sequence[str]) -> Prompt:
+def prompt_for(template: str, task: "AnyTask", labels: Sequence[str]) -> Prompt:
     """The template `model.prompt` filled in for a task.
 
     {text} is the row's text. {labels} are the label words, comma-separated. {instruction} is the task's own, else the

@@ -2,13 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.resources import TaskResources
 from cluster.schema import Frozen
@@ -19,6 +19,13 @@ from trainers.data.docstrings import DocstringTask, docstring_rows
 FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # by a file's suffix
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # suffixes that may follow
 LISTED = 12  # how many names an error message lists
+GENERATIVE = {  # the format of a generative task: columns that its rows have
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+}
+GENERATIVE_KEYS = ("columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "training")
 
 
 class TaskBase(Frozen):
@@ -64,6 +71,16 @@ class ColumnsTask(TaskBase):
     text_column: str = "text"
     label_column: str = "label"
     labels: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classifies(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and (named := [key for key in GENERATIVE_KEYS if key in value]):
+            raise ValueError(
+                f"{named[0]} belongs to a generative task; name the format of its rows, one of "
+                f"{', '.join(GENERATIVE)}, text, or remove {named[0]}"
+            )
+        return value
 
 
 class FilesTask(ColumnsTask):

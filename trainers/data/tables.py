@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import DataError
 from trainers.data.formats import Columns, read
 from trainers.data.sources import (
+    GENERATIVE,
     ColumnsTask,
     FilesTask,
     HubTask,
@@ -89,9 +90,11 @@ def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
     for key, column in (("text_column", task.text_column), ("label_column", task.label_column)):
         if column not in found.values:
             hint = did_you_mean(column, found.names)
+            known = next((form for form, needed in GENERATIVE.items() if {*needed} <= {*found.names}), None)
+            other = f". Its columns are those of a generative task: name format: {known}" if known else ""
             raise DataError(
                 f"task {task.name}: {key} {column!r} is not a column of {where}; "
-                f"set {key} to one of: {listed(found.names)}{hint}"
+                f"set {key} to one of: {listed(found.names)}{hint}{other}"
             )
 
 

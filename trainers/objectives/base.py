@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from trainers.data.collate import Batch
+from trainers.data.generative.config import AnyTask
 from trainers.data.prompts import Prompt
-from trainers.data.sources import TaskConfig
 from trainers.data.tasks import DataConfig, TaskData
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone
@@ -48,7 +48,7 @@ class EncodedSplit(Protocol):
 class Objective(Protocol):
     """A kind of task: turns its files into rows, and rows into what a base is trained on and judged by."""
 
-    def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+    def prepare(self, task: AnyTask, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
         """Reads, cleans and splits a task. Raises DataError as `load_task` does."""
 
     def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch
+from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.prompts import Prompt
-from trainers.data.sources import TaskConfig
 from trainers.data.tasks import DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone, Labels
@@ -66,8 +66,9 @@ def naming(task: str) -> Iterator[None]:
 class Classification:
     """See the head of this module."""
 
-    def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+    def prepare(self, task: AnyTask, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
         """See `load_task`."""
+        assert not isinstance(task, GenerativeTask)
         return load_task(task, data, data_dir, seed)
 
     def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:

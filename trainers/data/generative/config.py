@@ -1,0 +1,213 @@
+"""The `tasks` entries of generative tasks, and which kind of task an entry is."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from cluster.schema import Frozen
+from trainers.config import NonNegative, Positive
+from trainers.data.sources import FORMS, ClBenchmarkTask, DocstringsTask, FilesTask, HubTask, TaskBase, did_you_mean
+
+Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
+TrainOn = Literal["completion", "all_assistant", "last_assistant", "all"]
+MetricName = Literal[
+    "exact_match", "raw_match", "squad_em", "token_f1", "rouge_l", "rouge_l_words", "edit_similarity", "sari", "bleu",
+    "chrf", "first_character", "number_match", "nll", "perplexity",
+]  # fmt: skip
+COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold; the first ones must be there
+    "prompt_completion": ("prompt", "completion", "references", "tools", "chat_template_kwargs"),
+    "messages": ("messages", "tools", "chat_template_kwargs"),
+    "text": ("text",),
+    "alpaca": ("instruction", "output", "input", "system", "history"),
+    "sharegpt": ("conversations", "system", "tools"),
+}
+REQUIRED = {"prompt_completion": 2, "messages": 1, "text": 1, "alpaca": 2, "sharegpt": 1}
+TRAINABLE: dict[str, tuple[TrainOn, ...]] = {  # by format; the first one is what is trained on if nothing is said
+    "prompt_completion": ("completion", "all"),
+    "messages": ("all_assistant", "last_assistant", "all"),
+    "text": ("all",),
+    "alpaca": ("all_assistant", "last_assistant", "all"),
+    "sharegpt": ("all_assistant", "last_assistant", "all"),
+}
+TRACE_METRICS: dict[str, MetricName] = {  # arXiv:2310.06762, by the folder's name
+    "C-STANCE": "raw_match", "FOMC": "raw_match", "NumGLUE-cm": "raw_match", "NumGLUE-ds": "raw_match",
+    "ScienceQA": "first_character", "MeetingBank": "rouge_l", "Py150": "edit_similarity", "20Minuten": "sari",
+}  # fmt: skip
+
+
+class TaskTraining(Frozen):
+    """What a task trains with instead of the `train` section; None leaves that as it is."""
+
+    epochs: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Positive | None = None
+    min_steps: Positive | None = None
+    max_steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TaskTraining":
+        if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}; lower min_steps")
+        return self
+
+
+class GenerativeTask(TaskBase):
+    """What every generative task has.
+
+    `metrics` score its answers, the first one is the primary one. `chat_template` is a name of the tokenizer's own
+    templates, `chatml`, or a file; None is the tokenizer's default. `system` is a system turn for conversations without
+    one. `max_length` overrides `model.max_length`. At most a share `max_cut` of a split's answers may be cut by it.
+    """
+
+    objective: ClassVar[str] = "generation"
+
+    metrics: tuple[MetricName, ...] | None = None
+    train_on: TrainOn | None = None
+    chat_template: str | None = None
+    system: str | None = None
+    max_length: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
+    max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
+    training: TaskTraining | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _some(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or len(set(value)) < len(value)):
+            raise ValueError("name each metric once, and at least one, for instance [rouge_l, exact_match]")
+        return value
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "GenerativeTask":
+        fit = TRAINABLE[self.form]
+        if self.train_on and self.train_on not in fit:
+            raise ValueError(f"train_on {self.train_on!r} does not fit rows of {self.form}; use {' or '.join(fit)}")
+        answered = [name for name in self.scored_by if name not in ("nll", "perplexity")]
+        if self.form == "text" and answered:
+            raise ValueError(f"metrics {answered[0]!r}: plain text has no answers; use nll or perplexity")
+        return self
+
+    @property
+    def form(self) -> Format:
+        """The format of its rows."""
+        return "prompt_completion"
+
+    @property
+    def trained_on(self) -> TrainOn:
+        """`train_on`, or what is usual for the format."""
+        return self.train_on or TRAINABLE[self.form][0]
+
+    @property
+    def scored_by(self) -> tuple[MetricName, ...]:
+        """`metrics`, or what is usual for the source and the format."""
+        return self.metrics or (("nll",) if self.form == "text" else ("rouge_l",))
+
+
+class FormatTask(GenerativeTask):
+    """Rows of one of the usual formats. `columns` says which of the data's columns stands for one of the format's."""
+
+    format: Format
+    columns: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def form(self) -> Format:
+        """`format`."""
+        return self.format
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> "FormatTask":
+        for name in self.columns:
+            if name not in COLUMNS[self.format]:
+                known = COLUMNS[self.format]
+                raise ValueError(
+                    f"columns {name!r} is none of the columns of {self.format}, which are {', '.join(known)}; write "
+                    f"FORMAT'S COLUMN: YOUR COLUMN{did_you_mean(name, known)}"
+                )
+        return self
+
+
+class GenerativeFilesTask(FormatTask):
+    """.jsonl, .json, .csv or .parquet files, folders of them, or `s3://bucket/key` of either."""
+
+    tag: ClassVar[str] = "files with format"
+
+    source: Literal["files"]
+    train: str
+    test: str
+    validation: str | None = None
+
+    @field_validator("train", "test", "validation")
+    @classmethod
+    def _known_suffix(cls, value: str | None) -> str | None:
+        suffix = "." + value.rsplit(".", 1)[-1] if value and "." in value.rsplit("/", 1)[-1] else ""
+        if value is not None and not value.strip():
+            raise ValueError("is empty; give the path of a file or folder")
+        if suffix and suffix not in FORMS and suffix.lstrip(".").isalpha():
+            raise ValueError(f"{value!r} ends in {suffix!r}; use a folder, or one of {', '.join(FORMS)}")
+        return value
+
+
+class GenerativeHubTask(FormatTask):
+    """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder."""
+
+    tag: ClassVar[str] = "hub with format"
+
+    source: Literal["hub"]
+    dataset: str
+    config_name: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    validation_split: str | None = None
+
+
+class SuperniTask(GenerativeTask):
+    """A task of Super-NaturalInstructions: `<data_dir>/<path>/{train,test}.json`, or one file `<data_dir>/<path>.json`
+    whose rows are divided by the seed. `data_dir` overrides the run's."""
+
+    source: Literal["superni"]
+    path: str
+    data_dir: str | None = None
+
+    @property
+    def scored_by(self) -> tuple[MetricName, ...]:
+        """ROUGE-L with stemmer, unless `metrics` says otherwise."""
+        return self.metrics or ("rouge_l",)
+
+
+class TraceTask(GenerativeTask):
+    """A task of TRACE: `<data_dir>/<path>/{train,eval,test}.json`. `data_dir` overrides the run's."""
+
+    source: Literal["trace"]
+    path: str
+    data_dir: str | None = None
+
+    @property
+    def scored_by(self) -> tuple[MetricName, ...]:
+        """The benchmark's metric for the folder of that name, unless `metrics` says otherwise."""
+        return self.metrics or (TRACE_METRICS.get(self.path.rstrip("/").rsplit("/", 1)[-1], "rouge_l"),)
+
+
+AnyGenerative = GenerativeFilesTask | GenerativeHubTask | SuperniTask | TraceTask
+SOURCES = ("docstrings", "cl_benchmark", "files", "hub", "superni", "trace")
+
+
+def kind_of(entry: Any) -> str | None:
+    """Which kind of task an entry of `tasks` is, as a mapping or validated, by its source and format."""
+    get = entry.get if isinstance(entry, Mapping) else lambda key: getattr(entry, key, None)
+    source = get("source")
+    if source in ("files", "hub") and get("format") is not None:
+        return f"{source} with format"
+    return source if source is None or isinstance(source, str) else str(source)
+
+
+AnyTask = Annotated[
+    Annotated[DocstringsTask, Tag("docstrings")]
+    | Annotated[ClBenchmarkTask, Tag("cl_benchmark")]
+    | Annotated[FilesTask, Tag("files")]
+    | Annotated[HubTask, Tag("hub")]
+    | Annotated[GenerativeFilesTask, Tag(GenerativeFilesTask.tag)]
+    | Annotated[GenerativeHubTask, Tag(GenerativeHubTask.tag)]
+    | Annotated[SuperniTask, Tag("superni")]
+    | Annotated[TraceTask, Tag("trace")],
+    Discriminator(kind_of),
+]

@@ -1,0 +1,278 @@
+"""The rows of a split as token ids, in arrays that processes share; large splits are tokenised once per machine.
+
+Shape suffixes: N rows, T tokens of all rows.
+"""
+
+import dataclasses
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import numpy as np
+
+from cluster.errors import DataError
+from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow
+from trainers.data.generative.config import GenerativeTask
+from trainers.data.generative.preparing import FORM, SPLITS, cache_folder, caching
+from trainers.data.tasks import TaskData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_AT_ONCE = 1_000
+PAGE = 4096  # bytes; an empty array cannot be mapped
+CACHED_ROWS = 20_000  # of a split; smaller ones are tokenised anew each time
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run's log tells of a split. `trained` of `tokens` are predicted; `cut` rows are cut by max_length; `ends`
+    are the token ids that end answers."""
+
+    rows: int
+    tokens: int
+    trained: int
+    cut: int
+    longest: int
+    ends: tuple[int, ...] = ()
+
+    def body(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Sequence[Example]):
+    """N rows as a model sees them; row i has the tokens `ids_T[offsets[i]:offsets[i + 1]]`.
+
+    ids_T, trained_T: (T,) int32 and bool. offsets: (N + 1,) int64. answers_T, answer_offsets: the same for the answers of
+    an encoder-decoder. prompt_lengths, wholes: (N,) int32, see `Example`. references: one JSON list per row.
+    """
+
+    ids_T: np.ndarray
+    trained_T: np.ndarray
+    offsets: np.ndarray
+    answers_T: np.ndarray
+    answer_offsets: np.ndarray
+    prompt_lengths: np.ndarray
+    wholes: np.ndarray
+    references: np.ndarray
+    reference_offsets: np.ndarray
+    counts: Counts = field(default=Counts(0, 0, 0, 0, 0))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens per row, of an encoder-decoder the prompt's."""
+        return np.diff(self.offsets)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """(N,) int64 trained tokens per row."""
+        if len(self.answers_T):
+            return np.diff(self.answer_offsets)
+        sums = np.concatenate([[0], np.cumsum(self.trained_T, dtype=np.int64)])
+        return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        row, answer = slice(*self.offsets[i : i + 2]), slice(*self.answer_offsets[i : i + 2])
+        told = bytes(self.references[slice(*self.reference_offsets[i : i + 2])])
+        return Example(
+            self.ids_T[row], self.trained_T[row], self.answers_T[answer], int(self.prompt_lengths[i]),
+            tuple(json.loads(told)), int(self.wholes[i]),
+        )  # fmt: skip
+
+
+ARRAYS = tuple(each.name for each in dataclasses.fields(Examples) if each.name != "counts")
+
+
+class Gathering:
+    """Examples on their way into arrays."""
+
+    def __init__(self) -> None:
+        self.ids, self.answers = array("i"), array("i")
+        self.trained, self.references = bytearray(), bytearray()
+        self.lengths, self.answer_lengths, self.reference_lengths = array("q"), array("q"), array("q")
+        self.prompts, self.wholes = array("i"), array("i")
+        self.ends: Counter[int] = Counter()
+        self.cut = 0
+
+    def add(self, made: Example) -> None:
+        """Takes one."""
+        told = json.dumps(made.references).encode()
+        self.ids.frombytes(made.ids.tobytes())
+        self.trained += made.trained.tobytes()
+        self.answers.frombytes(made.answer.tobytes())
+        self.references += told
+        self.lengths.append(len(made.ids))
+        self.answer_lengths.append(len(made.answer))
+        self.reference_lengths.append(len(told))
+        self.prompts.append(made.prompt_length)
+        self.wholes.append(made.whole)
+        self.cut += made.cut
+
+    def ended(self, made: Example, special: frozenset[int]) -> None:
+        """Notes which special token ends the answer of a row that is not cut."""
+        tail = made.answer if len(made.answer) else made.ids[made.prompt_length :]
+        found = [int(token) for token in tail[-4:] if int(token) in special]
+        if found and not made.cut:
+            self.ends[found[-1]] += 1
+
+    def done(self) -> Examples:
+        """The arrays."""
+        trained = np.frombuffer(self.trained, bool)
+        ids, answers = np.frombuffer(self.ids, np.int32), np.frombuffer(self.answers, np.int32)
+        rows = len(self.lengths)
+        predicted = int(trained.sum()) + len(answers)
+        counts = Counts(
+            rows, len(ids) + len(answers), predicted, self.cut, max(self.wholes, default=0), tuple(sorted(self.ends))
+        )
+        return Examples(
+            ids, trained, starts(self.lengths), answers, starts(self.answer_lengths),
+            np.frombuffer(self.prompts, np.int32), np.frombuffer(self.wholes, np.int32),
+            np.frombuffer(self.references, np.uint8), starts(self.reference_lengths), counts,
+        )  # fmt: skip
+
+
+def starts(lengths: "array[int]") -> np.ndarray:
+    """(N + 1,) where rows of these lengths begin, and the end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.frombuffer(lengths, np.int64))])
+
+
+def encode_task(task: GenerativeTask, data: TaskData, tokenizer: Any, settings: RenderSettings) -> dict[str, Examples]:
+    """Every split of a prepared task as examples.
+
+    Raises:
+        DataError: rows are refused, or too many answers are cut; see `encode`.
+    """
+    return {key: encode_split(task, data, key, tokenizer, settings) for key in SPLITS}
+
+
+def encode_split(task: GenerativeTask, data: TaskData, key: str, tokenizer: Any, settings: RenderSettings) -> Examples:
+    """One split, from the cache if it is large and was tokenised before."""
+    rows = getattr(data, key)
+    if len(rows) < CACHED_ROWS:
+        return encode(task, rows, tokenizer, settings)
+    told = [
+        FORM,
+        data.fingerprint,
+        key,
+        dataclasses.asdict(settings),
+        task.form,
+        task.max_cut,
+        tokenizer_digest(tokenizer),
+    ]
+    folder = cache_folder() / f"t{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
+    if not (folder / "counts.json").is_file():
+        with caching(folder) as staging:
+            save(encode(task, rows, tokenizer, settings), staging)
+    return load(folder)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256, hexadecimal, of all that a fast tokenizer does."""
+    special = json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True)
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
+
+
+def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: RenderSettings) -> Examples:
+    """Rows as examples.
+
+    Raises:
+        DataError: rows are refused: the message is of the first one, `evidence` counts them by kind. Or `max_length`
+            cuts a larger share of the answers than the task's `max_cut`.
+    """
+    held, refused = Gathering(), Counter[str]()
+    first: Refused | None = None
+    special = frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
+    renderer = Renderer(tokenizer, settings)
+    for batch in source_rows(rows):
+        for made in renderer.render(batch):
+            if isinstance(made, Refused):
+                first = first or made
+                refused[made.kind] += 1
+                continue
+            held.add(made)
+            held.ended(made, special)
+    if first:
+        raise all_refused(first, refused, len(rows))
+    found = held.done()
+    refuse_cuts(task, rows, found, settings)
+    return found
+
+
+def source_rows(rows: "Dataset") -> Iterator[list[SourceRow]]:
+    """The rows in lists of ROWS_AT_ONCE."""
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        yield [SourceRow(*each) for each in zip(part["where"], part["number"], part["row"], strict=True)]
+
+
+def all_refused(first: Refused, refused: Counter[str], rows: int) -> Refused:
+    """The first refusal, with how many there are."""
+    total = refused.total()
+    more = "" if total == 1 else f" ({total} of {rows} rows are refused: {counted(refused)})"
+    error = Refused(f"{first}{more}", first.kind)
+    error.evidence = {"refused": dict(refused), "rows": rows}
+    return error
+
+
+def counted(refused: Counter[str]) -> str:
+    """Kinds and how often each."""
+    return ", ".join(f"{kind.replace('_', ' ')} {number}" for kind, number in refused.most_common())
+
+
+def refuse_cuts(task: GenerativeTask, rows: "Dataset", found: Examples, settings: RenderSettings) -> None:
+    """Raises Refused if `max_length` cuts too many answers; plain text has none."""
+    cut = found.counts.cut
+    if task.form == "text" or cut <= task.max_cut * len(found):
+        return
+    longer = np.maximum(found.lengths, np.diff(found.answer_offsets)) < found.wholes
+    place = int(np.flatnonzero(longer)[0])
+    row = rows[place]
+    error = Refused(
+        f"task {task.name}: {row['where']} row {row['number']}: max_length {settings.max_length} cuts its "
+        f"{found.wholes[place]} tokens, and {cut} of {len(found)} rows are cut, more than the share max_cut "
+        f"{task.max_cut:g}; set the task's max_length to {found.counts.longest} or more, or raise max_cut", "answer_cut",
+    )  # fmt: skip
+    error.evidence = {"refused": {"answer_cut": cut}, "rows": len(found)}
+    raise error
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def save(examples: Examples, folder: Path) -> None:
+    """Writes the arrays to a folder."""
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(examples, name))
+    (folder / "counts.json").write_text(json.dumps(examples.counts.body()), "utf-8")
+
+
+def load(folder: Path) -> Examples:
+    """The arrays of a folder, mapped from its files."""
+    told = json.loads((folder / "counts.json").read_text("utf-8"))
+    paths = {name: folder / f"{name}.npy" for name in ARRAYS}
+    try:
+        arrays = {
+            name: np.load(path, mmap_mode="r" if path.stat().st_size > PAGE else None) for name, path in paths.items()
+        }
+    except (OSError, ValueError) as error:
+        raise DataError(f"data cache {str(folder)!r} cannot be read ({error}); remove that folder") from None
+    return Examples(**arrays, counts=Counts(**{**told, "ends": tuple(told["ends"])}))

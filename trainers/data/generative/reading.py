@@ -1,0 +1,229 @@
+"""Rows of generative tasks as they stand in files, folders, object stores and data sets, one after the other.
+
+Files are read row by row; nothing but .json is held whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import DataError, StoreError
+from cluster.storage import open_store
+from trainers.data import formats
+from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
+from trainers.data.sources import FORMS, listed, quiet, shown
+from trainers.data.tables import as_data_error
+
+PARQUET_ROWS = 1_000  # read at once
+Rows = Iterator[tuple[str, int, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split as it is read. `rows` yields (where, number from 1, row) anew per call; `digest` is of what it reads,
+    `size` its bytes. `where` names it in messages."""
+
+    where: str
+    rows: Callable[[], Rows]
+    digest: str
+    size: int
+
+
+def file_sources(task: GenerativeFilesTask, scratch: Path) -> dict[str, Source]:
+    """The splits of a task of files; those of an object store are copied to `scratch`.
+
+    Raises:
+        DataError: a file is absent, empty, or not what its name says.
+    """
+    named = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {key: file_source(task, key, path, scratch / key) for key, path in named.items() if path}
+
+
+def file_source(task: GenerativeFilesTask, key: str, name: str, scratch: Path) -> Source:
+    """One split: a file, or all files of a folder in the order of their names."""
+    where = f"{key} {name!r}"
+    if name.startswith("s3://"):
+        paths = fetched(task.name, where, name, scratch)
+    else:
+        paths = found_files(task.name, key, Path(name).expanduser())
+
+    def rows() -> Rows:
+        for path, shown_as in paths:
+            yield from read_file(task.name, shown_as if len(paths) > 1 else where, path)
+
+    with as_data_error(task, where, "repair the file"):
+        digest = file_digest([path for path, _ in paths])
+    return Source(where, rows, digest, sum(path.stat().st_size for path, _ in paths))
+
+
+def found_files(task: str, key: str, path: Path) -> list[tuple[Path, str]]:
+    """The files at a path, each with what messages call it. Raises DataError if there are none, or one is empty."""
+    where = f"{key} {str(path)!r}"
+    try:
+        found = sorted(each for each in path.iterdir() if each.suffix in FORMS) if path.is_dir() else [path]
+        empty = [each for each in found if not each.is_file() or not each.stat().st_size]
+    except OSError as error:
+        raise DataError(
+            f"task {task}: {where} cannot be read ({error.strerror}); correct the path under `{key}`"
+        ) from None
+    if not found:
+        raise DataError(f"task {task}: {where} holds no file that ends in {', '.join(FORMS)}; add one")
+    if empty:
+        state = "is empty" if empty[0].is_file() else "does not exist"
+        where = f"{key} {str(empty[0])!r}"
+        raise DataError(f"task {task}: {where} {state}; correct the path under `{key}`")
+    if found[0].suffix not in FORMS:
+        raise DataError(f"task {task}: {where} ends in {path.suffix!r}; use a folder, or one of {', '.join(FORMS)}")
+    return [(each, f"{key} {str(each)!r}") for each in found]
+
+
+def fetched(task: str, where: str, uri: str, scratch: Path) -> list[tuple[Path, str]]:
+    """Copies of an object, or of all objects below a prefix, that end as data files do."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        store = open_store(f"s3://{bucket}")
+        keys = [key] if Path(key).suffix in FORMS else [*store.list(key.rstrip("/") + "/")]
+        wanted = [each for each in keys if Path(each).suffix in FORMS]
+        scratch.mkdir(parents=True, exist_ok=True)
+        copies = [(scratch / f"{index:05}{Path(each).suffix}", each) for index, each in enumerate(wanted)]
+        for path, each in copies:
+            store.download(each, path)
+    except StoreError as error:
+        raise DataError(f"task {task}: {where} cannot be read ({error}); correct the URI") from None
+    if not copies:
+        raise DataError(f"task {task}: {where} holds no object that ends in {', '.join(FORMS)}; correct the URI")
+    return [(path, f"{where.split(maxsplit=1)[0]} 's3://{bucket}/{each}'") for path, each in copies]
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """sha256, hexadecimal, over the bytes of files in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+# ---------------------------------------------------------------- one file
+
+
+def read_file(task: str, where: str, path: Path) -> Rows:
+    """(where, number, row) of each row of a file. Raises DataError if the file is not what its name says."""
+    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    with readable(task, where):
+        for number, row in enumerate(readers[path.suffix](task, where, path), start=1):
+            yield where, number, row
+
+
+@contextmanager
+def readable(task: str, where: str) -> Iterator[None]:
+    """Turns what readers raise into one DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except UnicodeDecodeError as error:
+        found = f"{where} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})"
+        raise DataError(f"task {task}: {found}; save it as UTF-8") from None
+    except Exception as error:  # pyarrow, csv and the disk raise many kinds
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"task {task}: {where} cannot be read ({said[:200]}); repair the file") from None
+
+
+def json_lines(task: str, where: str, path: Path) -> Iterator[Any]:
+    """One row per line; empty lines are passed over."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line, text in enumerate(file, start=1):
+            if text.strip():
+                yield parsed(task, f"{where} line {line}", text)
+
+
+def parsed(task: str, where: str, text: str) -> Any:
+    """A JSON text. Raises DataError if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"task {task}: {where} is not readable JSON ({said}); repair the file") from None
+
+
+def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:
+    """A JSON list of rows, a mapping that holds one, or one row per line."""
+    text = path.read_text("utf-8-sig")
+    lines = text.strip().splitlines()
+    if len(lines) > 1 and lines[0].startswith("{") and lines[0].endswith("}"):
+        yield from json_lines(task, where, path)
+        return
+    content = parsed(task, where, text)
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(content) == len(lists) == 1 else content
+    if not isinstance(content, list):
+        raise DataError(f"task {task}: {where} holds {shown(content)}; it must be a JSON list of rows")
+    yield from content
+
+
+def csv_rows(task: str, where: str, path: Path) -> Iterator[Any]:
+    """Rows by the header, every value as it is written; a row that is cut short is filled up with empty strings."""
+    with closing(formats.opened(path)) as file, formats.long_fields():
+        rows = formats.csv_rows(file, ",")
+        header, number = next(rows, []), 0
+        formats.check_once(header, header)
+        for number, row in enumerate(rows, start=1):
+            if len(row) > len(header):
+                raise DataError(
+                    f"task {task}: {where} row {number} has {len(row)} fields, the header {len(header)}; quote texts "
+                    "that contain a comma"
+                )
+            yield dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=True))
+        if not number:
+            raise DataError(f"task {task}: {where} has no row below its header; add rows")
+
+
+def parquet_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG001
+    """Rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+            yield from batch.to_pylist()
+
+
+# ---------------------------------------------------------------- through `datasets`
+
+
+def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
+    """The splits of a data set: a hub id through the user's cache of `datasets`, a local folder anew.
+
+    Raises:
+        DataError: the data set or a split cannot be loaded.
+    """
+    from datasets import load_dataset
+
+    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
+    found = {}
+    with quiet():
+        for key, split in names.items():
+            if split:
+                where = f"{key}_split {split!r} of dataset {task.dataset!r}"
+                fix = "check the id, config_name and split, or download it on a machine that has network access"
+                cache = str(scratch) if Path(task.dataset).is_dir() else None
+                with as_data_error(task, where, fix):
+                    table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
+                found[key] = table_source(where, table)
+    return found
+
+
+def table_source(where: str, table: Any) -> Source:
+    """A split that `datasets` has loaded."""
+
+    def rows() -> Rows:
+        return ((where, number, row) for number, row in enumerate(table, start=1))
+
+    return Source(
+        where, rows, f"{table._fingerprint} {len(table)} {listed(table.column_names)}", int(table.nbytes or 0)
+    )
