@@ -106,6 +106,28 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
 
 
 @app.command()
+def data(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="rows to show of each task")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rows as the model sees them. What is trained, lengths, cuts, duplicates."""
+    from orchestrator.config.run import load_config
+
+    loaded = load_config(config, overrides)
+    from orchestrator.run.data_view import view_data
+
+    view = view_data(loaded, rows)
+    if as_json:
+        print_json(dataclasses.asdict(view))
+    else:
+        from orchestrator.console.data import print_data
+
+        print_data(view)
+
+
+@app.command()
 def run(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006

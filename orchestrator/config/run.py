@@ -16,7 +16,7 @@ from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.sinks.config import TrackingConfig
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
-from trainers.data.generative.config import AnyTask
+from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.tasks import DataConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
@@ -68,6 +68,16 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"model.quantization {self.model.quantization}: its weights can be neither folded into nor shared out; "
                 "use adapter.method oa with adapter.history concatenated, and deepspeed.zero_stage 2 or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_need_a_language_model(self) -> "RunConfig":
+        generative = [task for task in self.tasks if isinstance(task, GenerativeTask)]
+        if generative and self.model.task_type == "LABEL_EMBEDDING":
+            raise ValueError(
+                f"model.task_type LABEL_EMBEDDING: it generates no text, and task {generative[0].name} is generative; "
+                "use a CAUSAL_LM or SEQ_2_SEQ_LM"
             )
         return self
 

@@ -63,6 +63,7 @@ class Example:
     prompt_length: tokens from which an answer is generated (the prompt with its generation prompt).
     references: the texts that are right answers; empty if the row has none (plain text).
     whole: tokens of the row before `max_length` cut it.
+    shortened: whether the prompt has lost its middle.
     """
 
     ids: np.ndarray
@@ -71,6 +72,7 @@ class Example:
     prompt_length: int
     references: tuple[str, ...]
     whole: int = 0
+    shortened: bool = False
 
     @property
     def cut(self) -> bool:
@@ -82,7 +84,8 @@ class Example:
 class RenderSettings:
     """How the rows of a task become tokens. `template` is the text of a chat template, None if there is none.
 
-    `vocabulary` is how many tokens the model has embeddings for; None if that is not known.
+    `vocabulary` is how many tokens the model has embeddings for; None if that is not known. With `shorten`, a plain
+    prompt of more than 3/4 of max_length tokens loses its middle, whatever the answer is.
     """
 
     task: str
@@ -92,6 +95,7 @@ class RenderSettings:
     system: str | None = None
     vocabulary: int | None = None
     encoder_decoder: bool = False
+    shorten: bool = False
 
 
 def settings_for(
@@ -116,6 +120,7 @@ def settings_for(
         system=task.system,
         vocabulary=vocabulary,
         encoder_decoder=encoder_decoder,
+        shorten=task.too_long == "cut",
     )
 
 
@@ -166,10 +171,16 @@ class Renderer:
         """Token ids of texts, uncut."""
         if not texts:
             return []
-        ids: list[Ids] = self.tokenizer(
-            list(texts), add_special_tokens=framed, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return ids
+        if self.backend is None:
+            ids: list[Ids] = self.tokenizer(list(texts), add_special_tokens=framed, verbose=False)["input_ids"]
+            return ids
+        return [each.ids for each in self.backend.encode_batch_fast(list(texts), add_special_tokens=framed)]
+
+    @cached_property
+    def backend(self) -> Any:
+        """The tokenizer's own core, which neither cuts nor pads; None if it is written in Python."""
+        self.tokenizer(["a"], verbose=False)  # takes away the cuts and padding that its file may ask for
+        return getattr(self.tokenizer, "backend_tokenizer", None)
 
     def refused(self, row: SourceRow, kind: str, found: str, fix: str) -> Refused:
         """A refusal with task, row, what was found and the fix."""
@@ -298,7 +309,13 @@ class Renderer:
         self, row: SourceRow, draft: Draft, ids_S: np.ndarray, trained_S: np.ndarray, asked: int
     ) -> Example | Refused:
         """The example, cut at `max_length`, unless it trains nothing or everything, or is cut before its answer."""
-        most, only = self.settings.max_length, self.settings.train_on != "all"
+        most, only, whole = self.settings.max_length, self.settings.train_on != "all", len(ids_S)
+        room = most - most // 4
+        shortened = self.settings.shorten and draft.framed and room < asked < whole
+        if shortened:
+            gone = slice(room // 2, asked - (room - room // 2))
+            ids_S, trained_S, asked = np.delete(ids_S, gone), np.delete(trained_S, gone), room
+            whole = len(ids_S)
         if not trained_S.any():
             return self.refused(
                 row, "nothing_trained", "no token would be trained", "fill the answer, or remove the row"
@@ -312,10 +329,10 @@ class Renderer:
         if only and not trained_S[:most].any():
             return self.refused(
                 row, "answer_cut", f"its prompt has {asked} tokens, so max_length {most} cuts its answer away",
-                f"set the task's max_length to {len(ids_S)} or more, or remove the row",
+                f"set the task's max_length to {len(ids_S)} or more, remove the row, or set too_long to drop or cut",
             )  # fmt: skip
         return Example(
-            ids_S[:most], trained_S[:most], np.zeros(0, np.int32), min(asked, most), draft.references, len(ids_S)
+            ids_S[:most], trained_S[:most], np.zeros(0, np.int32), min(asked, most), draft.references, whole, shortened
         )
 
 

@@ -45,8 +45,11 @@ def find_template(task: str, name: str | None, tokenizer: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text. `cuts` are two prefixes of `whole` per trained part, up to its beginning and up to its end
-    (None: all of it). `asked` is the prefix from which an answer is generated."""
+    """A conversation as text.
+
+    cuts: per trained part, the prefix of `whole` up to its beginning, and that up to its end; None is all of it.
+    asked: the prefix from which an answer is generated.
+    """
 
     whole: str
     cuts: list[tuple[str, str | None]]

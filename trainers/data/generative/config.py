@@ -57,7 +57,8 @@ class GenerativeTask(TaskBase):
 
     `metrics` score its answers, the first one is the primary one. `chat_template` is a name of the tokenizer's own
     templates, `chatml`, or a file; None is the tokenizer's default. `system` is a system turn for conversations without
-    one. `max_length` overrides `model.max_length`. At most a share `max_cut` of a split's answers may be cut by it.
+    one. `max_length` overrides `model.max_length`. At most a share `max_cut` of a split's answers may be cut by it. A
+    row whose prompt alone fills it is refused or dropped; a prompt that is a string may also be cut, in its middle.
     """
 
     objective: ClassVar[str] = "generation"
@@ -68,6 +69,7 @@ class GenerativeTask(TaskBase):
     system: str | None = None
     max_length: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
     max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
+    too_long: Literal["refuse", "drop", "cut"] = "refuse"
     training: TaskTraining | None = None
 
     @field_validator("metrics")

@@ -32,7 +32,8 @@ CACHED_ROWS = 20_000  # of a split; smaller ones are tokenised anew each time
 @dataclass(frozen=True)
 class Counts:
     """What a run's log tells of a split. `trained` of `tokens` are predicted; `cut` rows are cut by max_length; `ends`
-    are the token ids that end answers."""
+    are the token ids that end answers. `dropped` rows were longer than max_length before their answer began;
+    `shortened` ones lost the middle of their prompt."""
 
     rows: int
     tokens: int
@@ -40,6 +41,8 @@ class Counts:
     cut: int
     longest: int
     ends: tuple[int, ...] = ()
+    dropped: int = 0
+    shortened: int = 0
 
     def body(self) -> dict[str, Any]:
         """As JSON."""
@@ -50,8 +53,9 @@ class Counts:
 class Examples(Sequence[Example]):
     """N rows as a model sees them; row i has the tokens `ids_T[offsets[i]:offsets[i + 1]]`.
 
-    ids_T, trained_T: (T,) int32 and bool. offsets: (N + 1,) int64. answers_T, answer_offsets: the same for the answers of
-    an encoder-decoder. prompt_lengths, wholes: (N,) int32, see `Example`. references: one JSON list per row.
+    ids_T, trained_T: (T,) int32 and bool. offsets: (N + 1,) int64. answers_T, answer_offsets: the same for the answers
+    of an encoder-decoder. prompt_lengths, wholes: (N,) int32, see `Example`. references: one JSON list per row, UTF-8.
+    places: (N,) int64 index of the row in its split, from which dropped rows are missing.
     """
 
     ids_T: np.ndarray
@@ -63,6 +67,7 @@ class Examples(Sequence[Example]):
     wholes: np.ndarray
     references: np.ndarray
     reference_offsets: np.ndarray
+    places: np.ndarray
     counts: Counts = field(default=Counts(0, 0, 0, 0, 0))
 
     @property
@@ -109,12 +114,12 @@ class Gathering:
         self.ids, self.answers = array("i"), array("i")
         self.trained, self.references = bytearray(), bytearray()
         self.lengths, self.answer_lengths, self.reference_lengths = array("q"), array("q"), array("q")
-        self.prompts, self.wholes = array("i"), array("i")
+        self.prompts, self.wholes, self.places = array("i"), array("i"), array("q")
         self.ends: Counter[int] = Counter()
-        self.cut = 0
+        self.cut = self.dropped = self.shortened = 0
 
-    def add(self, made: Example) -> None:
-        """Takes one."""
+    def add(self, made: Example, place: int) -> None:
+        """Takes the example of the row at a place."""
         told = json.dumps(made.references).encode()
         self.ids.frombytes(made.ids.tobytes())
         self.trained += made.trained.tobytes()
@@ -125,7 +130,9 @@ class Gathering:
         self.reference_lengths.append(len(told))
         self.prompts.append(made.prompt_length)
         self.wholes.append(made.whole)
+        self.places.append(place)
         self.cut += made.cut
+        self.shortened += made.shortened
 
     def ended(self, made: Example, special: frozenset[int]) -> None:
         """Notes which special token ends the answer of a row that is not cut."""
@@ -141,12 +148,20 @@ class Gathering:
         rows = len(self.lengths)
         predicted = int(trained.sum()) + len(answers)
         counts = Counts(
-            rows, len(ids) + len(answers), predicted, self.cut, max(self.wholes, default=0), tuple(sorted(self.ends))
+            rows,
+            len(ids) + len(answers),
+            predicted,
+            self.cut,
+            max(self.wholes, default=0),
+            tuple(sorted(self.ends)),
+            self.dropped,
+            self.shortened,
         )
         return Examples(
             ids, trained, starts(self.lengths), answers, starts(self.answer_lengths),
             np.frombuffer(self.prompts, np.int32), np.frombuffer(self.wholes, np.int32),
-            np.frombuffer(self.references, np.uint8), starts(self.reference_lengths), counts,
+            np.frombuffer(self.references, np.uint8), starts(self.reference_lengths),
+            np.frombuffer(self.places, np.int64), counts,
         )  # fmt: skip
 
 
@@ -201,20 +216,28 @@ def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: Rend
     held, refused = Gathering(), Counter[str]()
     first: Refused | None = None
     special = frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
-    renderer = Renderer(tokenizer, settings)
-    for batch in source_rows(rows):
-        for made in renderer.render(batch):
-            if isinstance(made, Refused):
-                first = first or made
-                refused[made.kind] += 1
-                continue
-            held.add(made)
+    renderer, place = Renderer(tokenizer, settings), -1
+    for made in (each for batch in source_rows(rows) for each in renderer.render(batch)):
+        place += 1
+        if isinstance(made, Example):
+            held.add(made, place)
             held.ended(made, special)
-    if first:
-        raise all_refused(first, refused, len(rows))
+        elif made.kind == "answer_cut" and task.too_long == "drop":
+            held.dropped += 1
+        else:
+            first = first or made
+            refused[made.kind] += 1
+    if first or not held.places:
+        raise all_refused(first or nothing_left(task, len(rows), settings), refused, len(rows))
     found = held.done()
     refuse_cuts(task, rows, found, settings)
     return found
+
+
+def nothing_left(task: GenerativeTask, rows: int, settings: RenderSettings) -> Refused:
+    """The error for a split whose rows are all dropped."""
+    found = f"all {rows} rows of a split are longer than max_length {settings.max_length} before their answers begin"
+    return Refused(f"task {task.name}: {found}; raise the task's max_length, or set too_long: cut", "answer_cut")
 
 
 def source_rows(rows: "Dataset") -> Iterator[list[SourceRow]]:
@@ -227,7 +250,7 @@ def source_rows(rows: "Dataset") -> Iterator[list[SourceRow]]:
 def all_refused(first: Refused, refused: Counter[str], rows: int) -> Refused:
     """The first refusal, with how many there are."""
     total = refused.total()
-    more = "" if total == 1 else f" ({total} of {rows} rows are refused: {counted(refused)})"
+    more = "" if total < 2 else f" ({total} of {rows} rows are refused: {counted(refused)})"
     error = Refused(f"{first}{more}", first.kind)
     error.evidence = {"refused": dict(refused), "rows": rows}
     return error
@@ -245,11 +268,12 @@ def refuse_cuts(task: GenerativeTask, rows: "Dataset", found: Examples, settings
         return
     longer = np.maximum(found.lengths, np.diff(found.answer_offsets)) < found.wholes
     place = int(np.flatnonzero(longer)[0])
-    row = rows[place]
+    row = rows[int(found.places[place])]
     error = Refused(
         f"task {task.name}: {row['where']} row {row['number']}: max_length {settings.max_length} cuts its "
         f"{found.wholes[place]} tokens, and {cut} of {len(found)} rows are cut, more than the share max_cut "
-        f"{task.max_cut:g}; set the task's max_length to {found.counts.longest} or more, or raise max_cut", "answer_cut",
+        f"{task.max_cut:g}; set the task's max_length to {found.counts.longest} or more, or raise max_cut",
+        "answer_cut",
     )  # fmt: skip
     error.evidence = {"refused": {"answer_cut": cut}, "rows": len(found)}
     raise error

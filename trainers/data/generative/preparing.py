@@ -50,8 +50,10 @@ SPLITS = ("train", "validation", "test")
 CACHED_BYTES = 32 << 20  # of sources; smaller ones are read anew each time and leave nothing on this machine
 ROWS_AT_ONCE = 5_000
 FORM = 1  # of what the cache holds; another number makes older entries unused
-RENDERING = {"metrics", "train_on", "chat_template", "system", "max_length", "max_cut", "training", "instruction",
-             "resources"}  # fmt: skip  # keys that do not change the rows
+RENDERING = {  # keys that do not change the rows
+    "metrics", "train_on", "chat_template", "system", "max_length", "max_cut", "too_long", "training", "instruction",
+    "resources",
+}  # fmt: skip
 
 
 def prepare_task(task: AnyGenerative, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:

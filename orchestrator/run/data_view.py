@@ -1,0 +1,161 @@
+"""A run's rows as its model will see them: token ids, what is trained, lengths, cuts, and texts in two places."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config.run import RunConfig
+from trainers.data.examples import Example, settings_for
+from trainers.data.generative.config import GenerativeTask
+from trainers.data.generative.encoding import encode_task
+from trainers.data.generative.preparing import SPLITS, digest, prepare_task
+from trainers.data.generative.rows import question
+from trainers.data.prompts import prompt_for
+from trainers.data.tasks import TaskData, load_task
+from trainers.models.base import Backbone
+from trainers.models.loading import check_model, load_reader
+
+Piece = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """One split. Lengths are of rows before they are cut, in tokens; shares are of rows and of tokens."""
+
+    rows: int
+    tokens: int
+    p50: int
+    p95: int
+    longest: int
+    share_cut: float
+    share_trained: float
+    dropped: int = 0
+    shortened: int = 0
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task. `shown` are its first training rows: the texts of neighbouring tokens, and whether they are trained."""
+
+    name: str
+    kind: str
+    fingerprint: str
+    max_length: int
+    splits: dict[str, SplitView]
+    warnings: list[str]
+    shown: list[list[Piece]]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """`rows` rows of one place ask what a row of another place asks."""
+
+    first: str
+    second: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class DataView:
+    """All tasks of a run, in order."""
+
+    tasks: list[TaskView]
+    overlaps: list[Overlap] = field(default_factory=list)
+
+
+def view_data(config: RunConfig, rows: int) -> DataView:
+    """Reads and tokenises all tasks as a run would; `rows` are shown of each.
+
+    Raises:
+        ConfigError: as the run would, for the same data.
+    """
+    reader, vocabulary = load_reader(config.model), embeddings(config)
+    tasks: list[TaskView] = []
+    asked: dict[str, list[bytes]] = {}
+    for task in config.tasks:
+        if isinstance(task, GenerativeTask):
+            data = prepare_task(task, config.data, config.data_folder, config.train.seed)
+            tasks.append(view_generative(config, task, data, reader, vocabulary, rows=rows))
+        else:
+            data = load_task(task, config.data, config.data_folder, config.train.seed)
+            prompt = prompt_for(config.model.prompt, task, data.labels)
+            tasks.append(view_classification(data, prompt, reader, rows))
+        asked |= {f"{task.name} {key}": [*questions(getattr(data, key))] for key in SPLITS}
+    return DataView(tasks, [*overlaps(asked)])
+
+
+def embeddings(config: RunConfig) -> int | None:
+    """How many tokens the model has embeddings for; None if it does not say."""
+    table: Any = check_model(config.model).get_input_embeddings()  # type: ignore[operator]
+    count = getattr(table, "num_embeddings", None)
+    return count if isinstance(count, int) else None
+
+
+def view_generative(
+    config: RunConfig, task: Any, data: TaskData, reader: Backbone, vocabulary: int | None, *, rows: int
+) -> TaskView:
+    """A generative task, whose rows may be refused here."""
+    both = config.model.task_type == "SEQ_2_SEQ_LM"
+    settings = settings_for(
+        task, reader.tokenizer, config.model.max_length, vocabulary=vocabulary, encoder_decoder=both
+    )
+    encoded = encode_task(task, data, reader.tokenizer, settings)
+    splits = {}
+    for key, examples in encoded.items():
+        counts = examples.counts
+        splits[key] = split_view(
+            examples.wholes, counts.tokens, counts.trained, counts.cut, counts.dropped, counts.shortened
+        )
+    shown = [[*pieces(example, reader.tokenizer)] for example in encoded["train"][:rows]]
+    return TaskView(task.name, task.form, data.fingerprint, settings.max_length, splits, [*data.warnings], shown)
+
+
+def view_classification(data: TaskData, prompt: Any, reader: Backbone, rows: int) -> TaskView:
+    """A classification task. What is trained is the answer of a language model, and nothing of an encoder's row."""
+    splits = {}
+    for key in SPLITS:
+        texts = [prompt.before + text + prompt.after for text in getattr(data, key)["text"]]
+        lengths = np.array([len(ids) for ids in reader.framed(texts, prompt)])
+        kept = np.minimum(lengths, reader.max_length)
+        splits[key] = split_view(lengths, int(kept.sum()), 0, int((lengths > kept).sum()))
+    part = data.train[:rows]
+    read = reader.tokenize(part["text"], prompt, data.labels)
+    shown = [
+        [(reader.tokenizer.decode(ids), False), (f" {data.labels[label]}", True)]
+        for ids, label in zip(read, part["label"], strict=True)
+    ]
+    return TaskView(data.name, "classification", data.fingerprint, reader.max_length, splits, [*data.warnings], shown)
+
+
+def split_view(lengths: np.ndarray, tokens: int, trained: int, cut: int, *left_out: int) -> SplitView:
+    """The figures of a split whose rows have these lengths; `left_out` are dropped and shortened rows."""
+    p50, p95 = (int(np.percentile(lengths, q, method="higher")) for q in (50, 95))
+    rows = len(lengths)
+    return SplitView(rows, tokens, p50, p95, int(lengths.max()), cut / rows, trained / max(tokens, 1), *left_out)
+
+
+def pieces(example: Example, tokenizer: Any) -> Iterator[Piece]:
+    """The texts of neighbouring tokens that are all trained, or all not."""
+    tokens = [*zip(example.ids.tolist(), example.trained.tolist(), strict=True)]
+    tokens += [(token, True) for token in example.answer.tolist()]
+    for trained, run in groupby(tokens, key=lambda each: each[1]):
+        yield tokenizer.decode([token for token, _ in run]), trained
+
+
+def questions(rows: Any) -> Iterator[bytes]:
+    """A digest per row of what it asks."""
+    if "text" in rows.column_names:
+        return (digest(text) for text in rows["text"])
+    return (digest(question(json.loads(row))) for row in rows["row"])
+
+
+def overlaps(asked: dict[str, list[bytes]]) -> Iterable[Overlap]:
+    """Every two places in which the same is asked."""
+    sets = {name: {*each} for name, each in asked.items()}
+    for first, second in combinations(asked, 2):
+        if shared := sets[first] & sets[second]:
+            yield Overlap(first, second, sum(1 for each in asked[first] if each in shared))
