@@ -301,7 +301,7 @@ class Renderer:
         found = f"the prompt's tokens are not the first of the row's: {alone!r} alone, {within!r} within the row"
         fix = "end the prompt, or begin the completion, with white space"
         if not draft.framed:
-            found = found.replace("the prompt's", f"the first {'turns' if index > 1 else 'turn'}'s")
+            found = found.replace("the prompt's tokens", "the tokens of the first turns")
             fix = "set chat_template to one that writes a turn alike wherever it stands, or train_on: last_assistant"
         return self.refused(row, "prompt_no_prefix", found, fix)
 

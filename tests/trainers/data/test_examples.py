@@ -1,6 +1,7 @@
 """What rows become, by hand: which text is trained, from where is answered, what is refused and why."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ def made(values: Any, tokenizer: Any = None, **settings: Any) -> Example:
 def parts(example: Example, tokenizer: Any) -> list[tuple[str, bool]]:
     """Neighbouring tokens that are all trained, or all not, as text."""
     places = [0, *(np.flatnonzero(np.diff(example.trained.astype(int))) + 1), len(example.ids)]
-    runs = zip(places, places[1:], strict=False)
-    return [(tokenizer.decode(example.ids[a:b]), bool(example.trained[a])) for a, b in runs]
+    return [(tokenizer.decode(example.ids[a:b]), bool(example.trained[a])) for a, b in pairwise(places)]
 
 
 # --- what is trained
@@ -141,7 +141,8 @@ def test_a_prompt_loses_its_middle_whatever_its_answer_is() -> None:
 FAULTS = [
     ("nothing_trained", {"messages": [USER]}, {}, "no turn is the assistant's", "add one"),
     ("everything_trained", {"prompt": "", "completion": "a"}, {}, "its prompt is empty", "name format: text"),
-    ("end_untrained", {"messages": [USER, HI]}, {"template": NO_END}, "no end token after turn 2", "chat_template"),
+    ("end_untrained", {"messages": [USER, HI]}, {"template": NO_END}, "no end token after turn 2",
+     "chat_template"),
     ("two_beginnings", {"prompt": "<s>a", "completion": "b"}, {"begins": True}, "begins with '<s>' twice", "remove it"),
     ("prompt_no_prefix", {"prompt": "ab", "completion": "c"}, {"merges": [("b", "c")]}, "are not the first of the row's",
      "white space"),
