@@ -225,5 +225,5 @@ def table_source(where: str, table: Any) -> Source:
         return ((where, number, row) for number, row in enumerate(table, start=1))
 
     return Source(
-        where, rows, f"{table._fingerprint} {len(table)} {listed(table.column_names)}", int(table.nbytes or 0)
+        where, rows, f"{table._fingerprint} {len(table)} {listed(table.column_names)}", int(table.data.nbytes)
     )

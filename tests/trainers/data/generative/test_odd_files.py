@@ -26,8 +26,10 @@ VALUES: list[Any] = [
     '[{"role": "user"', '[{"role": "user", "content": "Q"}]', {"role": "user", "content": "Q"}, "<s>", "</s>", "\u202e",
 ]  # fmt: skip
 BYTES = [
-    b"", b"\n\n", b"\xff\xfe{\x00", b"\xef\xbb\xbf" + b'{"text": "a"}\n', b'{"text": "a"', b"[1, 2", b"{}", b"[]", b"null",
-    b'{"text": "a"} {"text": "b"}', "{\"text\": \"ü\"}".encode("latin-1"), b"[" * 5_000, b'{"text": ' + b"9" * 5_000 + b"}",
+    b"", b"\n\n", b"\xff\xfe{\x00", b"\xef\xbb\xbf" + b'{"text": "a"}\n', b'{"text": "a"', b"[1, 2", b"{}", b"[]",
+     b"null",
+    b'{"text": "a"} {"text": "b"}', "{\"text\": \"ü\"}".encode("latin-1"), b"[" * 5_000,
+     b'{"text": ' + b"9" * 5_000 + b"}",
     b"\x00" * 40, b"PAR1", b"text\n", b'text\n"a\n', b"text,text\na,b\n", b"text\n\xff\n", b'[{"text": "a"}, 3]',
     b'{"rows": [{"text": "a"}]}', b"\r\n".join([b'{"text": "a"}'] * 3), b"{'text': 'a'}", b'{"text": "\\ud800"}',
 ]  # fmt: skip

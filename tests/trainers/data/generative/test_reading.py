@@ -1,0 +1,110 @@
+"""Files of four kinds, folders, object stores and data sets give the same rows."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cluster.errors import DataError
+from cluster.storage import open_store
+from trainers.data.generative.config import AnyTask
+from trainers.data.generative.reading import file_sources, hub_sources
+
+ROWS = [{"prompt": f"q, {i}\nü", "completion": str(i)} for i in range(5)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".jsonl":
+        path.write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)), "utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), "utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*rows[0]])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def sources(scratch: Path, **splits: Any) -> Any:
+    given = {"name": "t", "source": "files", "format": "prompt_completion", **splits}
+    return file_sources(TypeAdapter(AnyTask).validate_python(given), scratch)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_files(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a{suffix}", ROWS)
+    found = sources(tmp_path, train=str(path), test=str(path))
+    assert [*found] == ["train", "test"] and found["train"].size == path.stat().st_size
+    expected = [(f"train {str(path)!r}", i + 1, row) for i, row in enumerate(ROWS)]
+    assert [*found["train"].rows()] == [*found["train"].rows()] == expected
+
+
+def test_a_folder_is_its_files_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    second, first = write(folder / "b.csv", ROWS[2:]), write(folder / "a.jsonl", ROWS[:2])
+    (folder / "README.md").write_text("no data")
+    found = sources(tmp_path, train=str(folder), test=str(first))["train"]
+    assert [row for *_, row in found.rows()] == ROWS
+    assert [*found.rows()][2][:2] == (f"train {str(second)!r}", 1)
+
+
+def test_an_object_store(s3_bucket: str, tmp_path: Path) -> None:
+    store = open_store(f"s3://{s3_bucket}")
+    for name, rows in (("a.jsonl", ROWS[:3]), ("b.jsonl", ROWS[3:])):
+        store.upload(f"data/{name}", write(tmp_path / name, rows))
+    uri = f"s3://{s3_bucket}/data"
+    found = sources(tmp_path / "scratch", train=uri, test=f"{uri}/b.jsonl")
+    assert [row for *_, row in found["train"].rows()] == ROWS
+    assert [*found["test"].rows()] == [(f"test '{uri}/b.jsonl'", i + 1, row) for i, row in enumerate(ROWS[3:])]
+    for missing, message in ((f"{uri}/c.jsonl", "cannot be read"), (f"{uri}x", "holds no object")):
+        with pytest.raises(DataError, match=message):
+            sources(tmp_path / "more", train=missing, test=uri)
+
+
+def test_a_data_set_folder(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", ROWS)
+    write(tmp_path / "test.jsonl", ROWS[:2])
+    given = {"name": "t", "source": "hub", "dataset": str(tmp_path), "format": "prompt_completion"}
+    task: Any = TypeAdapter(AnyTask).validate_python(given)
+    found = hub_sources(task, tmp_path / "cache")
+    assert [row for *_, row in found["train"].rows()] == ROWS and len([*found["test"].rows()]) == 2
+    with pytest.raises(DataError, match=r"task t: test_split 'tests' of dataset .* cannot be read"):
+        hub_sources(task.model_copy(update={"test_split": "tests"}), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "does not exist; correct the path under `train`"),
+        ("a.jsonl", b"", "is empty; correct the path under `train`"),
+        ("a.jsonl", b'{"prompt": 1}\n{"prompt"', "line 2 is not readable JSON"),
+        ("a.json", b"{}", "must be a JSON list of rows"),
+        ("a.jsonl", b'{"prompt": "\xff"}', "is not UTF-8 text (byte 0xff at 12); save it as UTF-8"),
+        ("a.csv", b"prompt,completion\na,b,c\n", "row 1 has 3 fields, the header 2"),
+        ("a.parquet", b"PAR1", "cannot be read"),
+        ("folder", None, "does not exist"),
+    ],
+)
+def test_what_cannot_be_read(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    path, good = tmp_path / name, write(tmp_path / "good.jsonl", ROWS)
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        [*sources(tmp_path, train=str(path), test=str(good))["train"].rows()]
+    assert str(error.value).startswith(f"task t: train {str(path)!r}") and message in str(error.value)
+
+
+def test_a_folder_without_data(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    with pytest.raises(DataError, match=r"holds no file that ends in \.jsonl"):
+        sources(tmp_path, train=str(tmp_path / "f"), test="x.jsonl")
