@@ -72,9 +72,11 @@ def test_an_object_store(s3_bucket: str, tmp_path: Path) -> None:
 
 
 def test_a_data_set_folder(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl", ROWS)
-    write(tmp_path / "test.jsonl", ROWS[:2])
-    given = {"name": "t", "source": "hub", "dataset": str(tmp_path), "format": "prompt_completion"}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", ROWS)
+    write(folder / "test.jsonl", ROWS[:2])
+    given = {"name": "t", "source": "hub", "dataset": str(folder), "format": "prompt_completion"}
     task: Any = TypeAdapter(AnyTask).validate_python(given)
     found = hub_sources(task, tmp_path / "cache")
     assert [row for *_, row in found["train"].rows()] == ROWS and len([*found["test"].rows()]) == 2

@@ -1,0 +1,87 @@
+"""Entries of generative tasks: what they mean, and what is said of wrong ones."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cluster.errors import ConfigError
+from orchestrator.config.run import parse_config
+from trainers.data.generative.config import AnyTask, GenerativeFilesTask, GenerativeTask, TaskTraining, kind_of
+from trainers.data.tasks import FilesTask
+
+FILES = {"name": "t", "source": "files", "train": "a.jsonl", "test": "b.jsonl"}
+
+
+def entry(**keys: Any) -> Any:
+    return TypeAdapter(AnyTask).validate_python({**FILES, **keys})
+
+
+def refused(model: str = "CAUSAL_LM", **keys: Any) -> str:
+    given = {"name": "r", "adapter": {"target_modules": ["a"]}, "model": {"name": "docs-lm", "task_type": model},
+             "tasks": [{**FILES, **keys}]}  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        parse_config(given, "c.yaml")
+    heading, *lines = str(error.value).split("\n  ")
+    assert heading == f"c.yaml: {len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration"
+    return "\n".join(lines)
+
+
+def test_a_format_makes_a_task_generative() -> None:
+    assert isinstance(entry(), FilesTask) and entry().objective == "classification"
+    task = entry(format="messages")
+    assert isinstance(task, GenerativeFilesTask) and task.objective == "generation"
+    assert kind_of(task) == kind_of({**FILES, "format": "text"}) == "files with format"
+    assert [kind_of({}), kind_of({"source": "hub"}), kind_of({"source": 3})] == [None, "hub", "3"]
+
+
+@pytest.mark.parametrize(
+    ("form", "trained_on", "scored_by"),
+    [("prompt_completion", "completion", "rouge_l"), ("messages", "all_assistant", "rouge_l"), ("text", "all", "nll"),
+     ("alpaca", "all_assistant", "rouge_l"), ("sharegpt", "all_assistant", "rouge_l")],
+)  # fmt: skip
+def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
+    task: GenerativeTask = entry(format=form)
+    assert (task.trained_on, task.scored_by, task.form) == (trained_on, (scored_by,), form)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"format": "mesages"}, "tasks.0.format: \"mesages\": use one of prompt_completion, messages, text, alpaca, "
+         "sharegpt; did you mean 'messages'?"),
+        ({"format": "text", "train_on": "completion"}, "train_on 'completion' does not fit rows of text; use all"),
+        ({"format": "text", "metrics": ["rouge_l"]}, "metrics 'rouge_l': plain text has no answers; use nll or"),
+        ({"format": "text", "metrics": []}, "name each metric once, and at least one"),
+        ({"format": "messages", "metrics": ["rouge"]}, "did you mean 'rouge_l'?"),
+        ({"format": "prompt_completion", "columns": {"prompts": "q"}}, "did you mean 'prompt'?"),
+        ({"format": "messages", "text_column": "a"}, "tasks.0.text_column: unknown key"),
+        ({"format": "messages", "train_no": "all"}, "tasks.0.train_no: unknown key; did you mean 'train_on'?"),
+        ({"format": "messages", "train": "a.txt"}, "'a.txt' ends in '.txt'; use a folder, or one of .jsonl"),
+        ({"format": "messages", "training": {"epoch": 1}}, "tasks.0.training.epoch: unknown key; did you mean"),
+        ({"format": "messages", "training": {"min_steps": 9, "max_steps": 3}}, "min_steps 9 is above max_steps 3"),
+        ({"train_on": "all"}, "train_on belongs to a generative task; name the format of its rows, one of messages"),
+        ({"source": "superni"}, "tasks.0.path: required, but not given"),
+        ({"source": "trac"}, "use one of docstrings, cl_benchmark, files, hub, superni, trace; did you mean 'trace'?"),
+    ],
+)  # fmt: skip
+def test_wrong_entries(keys: dict[str, Any], message: str) -> None:
+    assert message in refused(**keys)
+
+
+def test_an_encoder_generates_nothing() -> None:
+    assert "model.task_type LABEL_EMBEDDING: it generates no text, and task t is" in refused(
+        "LABEL_EMBEDDING", format="text"
+    )
+
+
+def test_classification_is_stored_as_before() -> None:
+    assert {*entry().model_dump()} == {
+        "name", "source", "instruction", "max_train_rows", "max_test_rows", "resources", "text_column", "label_column",
+        "labels", "train", "test", "validation",
+    }  # fmt: skip
+
+
+def test_training_of_a_task() -> None:
+    task = entry(format="text", training={"epochs": 1, "min_steps": 2}, train="s3://b/folder")
+    assert task.training == TaskTraining(epochs=1, min_steps=2) and task.train == "s3://b/folder"
