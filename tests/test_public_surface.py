@@ -35,6 +35,7 @@ VERBS = {
     "": ["--version"],
     "init": ["path", "--force"],
     "plan": ["config", "--set", "--json"],
+    "data": ["config", "--set", "--rows", "--json"],
     "run": ["config", "--set", "--fork", "--from-task"],
     "status": ["name", "--store", "--json", "--watch"],
     "explain": ["name", "--store", "--json"],

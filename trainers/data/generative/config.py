@@ -194,7 +194,10 @@ SOURCES = ("docstrings", "cl_benchmark", "files", "hub", "superni", "trace")
 
 
 def kind_of(entry: Any) -> str | None:
-    """Which kind of task an entry of `tasks` is, as a mapping or validated, by its source and format."""
+    """Which kind of task an entry of `tasks` is, as a mapping or validated, by its source and format. What is neither is
+    left to some kind, which says that it should be a mapping."""
+    if not isinstance(entry, Mapping | TaskBase):
+        return "files"
     get = entry.get if isinstance(entry, Mapping) else lambda key: getattr(entry, key, None)
     source = get("source")
     if source in ("files", "hub") and get("format") is not None:
