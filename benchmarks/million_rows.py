@@ -28,9 +28,8 @@ from trainers.data.generative.preparing import prepare_task
 from trainers.data.tasks import DataConfig
 from trainers.models.loading import load_tokenizer
 
-WORDS = (
-    ["return", "the", "value", "of", "an", "array", "along", "axis", "or", "a", "list", "with", "each", "index", "string", "default", "when", "given", "none", "object"]
-)
+WORDS = """return the value of an array along axis or a list with each index string default when given none
+object""".split()  # noqa: SIM905
 
 
 def write_rows(path: Path, rows: int, seed: int) -> None:

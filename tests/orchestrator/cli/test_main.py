@@ -54,7 +54,8 @@ def test_wrong_configurations(refused: Callable[..., tuple[int, str]], config: P
         2,
         f"{config}: 3 errors in the configuration\n"
         "  train.epoch: unknown key; did you mean 'epochs'?\n"
-        "  tasks.1.source: \"file\": use one of docstrings, cl_benchmark, files, hub, superni, trace; did you mean 'files'?\n"
+        '  tasks.1.source: "file": use one of docstrings, cl_benchmark, files, hub, superni, trace; '
+        "did you mean 'files'?\n"
         "  train.batch_size: false: should be a whole number",
     )
     assert refused(verb, "none.yaml") == (2, "none.yaml: no such file; `orthoplex init` writes one")

@@ -190,11 +190,10 @@ class TraceTask(GenerativeTask):
 
 
 AnyGenerative = GenerativeFilesTask | GenerativeHubTask | SuperniTask | TraceTask
-SOURCES = ("docstrings", "cl_benchmark", "files", "hub", "superni", "trace")
 
 
 def kind_of(entry: Any) -> str | None:
-    """Which kind of task an entry of `tasks` is, as a mapping or validated, by its source and format. What is neither is
+    """Which kind of task an entry of `tasks` is, as a mapping or validated, by source and format. What is neither is
     left to some kind, which says that it should be a mapping."""
     if not isinstance(entry, Mapping | TaskBase):
         return "files"
