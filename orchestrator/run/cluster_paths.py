@@ -10,6 +10,7 @@ from orchestrator.config.errors import Yaml
 from orchestrator.config.run import RunConfig
 from orchestrator.log.signing import KEY_VARIABLE
 
+BENCHMARKS = ("cl_benchmark", "superni", "trace")  # sources that are read below data_dir
 MOUNT = "every node must mount it under this path"
 
 
@@ -68,15 +69,20 @@ def judge_key(path: str | None, directory: Path, shipped: Collection[str]) -> Pa
 def read_paths(config: RunConfig, directory: Path, env: Mapping[str, str]) -> list[tuple[str, str]]:
     """The paths that a run reads, each with the key that names it."""
     found = []
-    if any(task.source == "cl_benchmark" for task in config.tasks):
+    if any(task.source in BENCHMARKS and not getattr(task, "data_dir", None) for task in config.tasks):
         if config.data_dir:
             found.append(("data_dir", config.data_dir))
         elif "ORTHOPLEX_DATA_DIR" in env:
             found.append(("$ORTHOPLEX_DATA_DIR", env["ORTHOPLEX_DATA_DIR"]))
     for index, task in enumerate(config.tasks):
         for key in ("train", "validation", "test") if task.source == "files" else ():
-            if path := getattr(task, key):
+            if (path := getattr(task, key)) and not str(path).startswith("s3://"):
                 found.append((f"tasks.{index}.{key}", str(path)))
+        if own := getattr(task, "data_dir", None):
+            found.append((f"tasks.{index}.data_dir", own))
+        template = getattr(task, "chat_template", None)
+        if template and (directory / template).is_file():
+            found.append((f"tasks.{index}.chat_template", template))
     name = config.model.name
     if name.startswith(("/", ".", "~")) or (directory / name).is_dir():
         found.append(("model.name", name))

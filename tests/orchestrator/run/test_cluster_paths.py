@@ -69,3 +69,17 @@ def test_models_and_addresses(tmp_path: Path) -> None:
     assert levels(tmp_path, set(), model={"name": "/models/x"}) == [("warn", "model.name")]
     assert levels(tmp_path, set(), cluster={"address": "10.0.0.1:6379"}) == [("warn", "cluster.address")]
     assert levels(tmp_path, set(), cluster={"address": "auto"}) == []
+
+
+def test_paths_of_generative_tasks(tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    model = {"name": "docs-lm", "task_type": "CAUSAL_LM"}
+    asked = {"name": "a", "source": "files", "format": "messages", "train": "s3://b/a.jsonl", "test": "s3://b/t.jsonl"}
+    assert levels(tmp_path, set(), model=model, tasks=[asked]) == []
+    template = {**asked, "chat_template": "mine.jinja"}
+    assert levels(tmp_path, set(), model=model, tasks=[template]) == [("refuse", "tasks.0.chat_template")]
+    assert levels(tmp_path, set(), model=model, tasks=[{**template, "chat_template": "chatml"}]) == []
+    benchmark = {"name": "a", "source": "superni", "path": "task1"}
+    assert levels(tmp_path, set(), model=model, tasks=[benchmark], data_dir="/x") == [("warn", "data_dir")]
+    own = {**benchmark, "data_dir": "/y"}
+    assert levels(tmp_path, set(), model=model, tasks=[own], data_dir="/x") == [("warn", "tasks.0.data_dir")]
