@@ -1,0 +1,105 @@
+"""−log p of the tokens that are trained, without the logits of any other.
+
+Shape suffixes: L lines, S tokens of a line, N trained tokens, D model width, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from trainers.data.lines import Lines, in_lines
+
+CHUNK = 1024  # tokens whose logits exist at once
+Change = Callable[[Tensor], Tensor]
+
+
+def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
+    """(N,) float32 −log p of each trained token.
+
+    The model's head gets the hidden states of the trained tokens alone: a hook on it takes them out of those of all. If the
+    model's logits are the head's (`plain`), they are computed for CHUNK tokens at a time, and again in the backward pass.
+    """
+    assert batch.answers is not None
+    if plain:
+        with head_input(model, lambda hidden_LSD: hidden_LSD[:, -1:]) as seen:
+            run(model, batch)
+        hidden_ND = seen[0].flatten(0, 1)[batch.places]
+        head = model.get_output_embeddings()
+        pairs = zip(hidden_ND.split(CHUNK), batch.answers.split(CHUNK), strict=True)
+        return torch.cat([checkpoint(nll, head, hidden, tokens, use_reentrant=False) for hidden, tokens in pairs])
+    with head_input(model, lambda hidden_LSD: hidden_LSD.flatten(0, 1)[batch.places].unsqueeze(0)):
+        logits_NV = run(model, batch)[0]
+    return cross_entropy(logits_NV.float(), batch.answers, reduction="none")
+
+
+def nll(head: nn.Module, hidden_ND: Tensor, tokens_N: Tensor) -> Tensor:
+    """(N,) −log p of the tokens."""
+    return cross_entropy(head(hidden_ND).float(), tokens_N, reduction="none")
+
+
+def run(model: Any, batch: Lines) -> Tensor:
+    """The model's logits of the lines, as its head and what follows it give them."""
+    logits: Tensor = model(
+        input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
+    ).logits
+    return logits
+
+
+@contextmanager
+def head_input(model: Any, change: Change) -> Iterator[list[Tensor]]:
+    """Within the block the model's head gets `change` of its input; yields a list that gets what the input was."""
+    seen: list[Tensor] = []
+
+    def hook(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(inputs[0])
+        return (change(inputs[0]), *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def gives_head(model: Any, token: int) -> bool:
+    """Whether the model's logits are what its head makes of its input, without a factor or a bound of their own.
+
+    Collective if the model is partitioned.
+    """
+    ids = torch.full((1, 3), token, device=next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    try:
+        with head_input(model, lambda hidden: hidden) as seen:
+            logits = model(input_ids=ids, use_cache=False).logits
+        return torch.equal(model.get_output_embeddings()(seen[0]), logits)
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def keeps_apart(model: Any, tokens: tuple[int, int]) -> bool:
+    """Whether rows in one line have the losses that they have alone. Models that place tokens by their mask do not.
+
+    Collective if the model is partitioned.
+    """
+    one, other = tokens
+    ids = [np.array(row) for row in ([one, one, other, one], [other, one, other], [other, other, one, one, other])]
+    trained = [np.arange(len(row)) > 0 for row in ids]
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        together = token_losses(model, in_lines(ids, trained, one, 12).to(device), plain=False)
+        alone = token_losses(model, in_lines(ids, trained, one, None).to(device), plain=False)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+    finally:
+        model.train(training)
+    return torch.allclose(together, alone, rtol=1e-2, atol=1e-2 if together.dtype != torch.float32 else 1e-4)
