@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from trainers.data.lines import Lines, in_lines
+from trainers.models.capabilities import takes
 
 CHUNK = 1024  # tokens whose logits exist at once
 Change = Callable[[Tensor], Tensor]
@@ -90,13 +91,15 @@ def keeps_apart(model: Any, tokens: tuple[int, int]) -> bool:
 
     Collective if the model is partitioned.
     """
+    if not takes(model, "position_ids"):
+        return False
     one, other = tokens
-    ids = [np.array(row) for row in ([one, one, other, one], [other, one, other], [other, other, one, one, other])]
+    ids = [np.resize([one, other, other], 13), np.resize([other, one], 9), np.resize([one, one, other], 17)]
     trained = [np.arange(len(row)) > 0 for row in ids]
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        together = token_losses(model, in_lines(ids, trained, one, 12).to(device), plain=False)
+        together = token_losses(model, in_lines(ids, trained, one, 40).to(device), plain=False)
         alone = token_losses(model, in_lines(ids, trained, one, None).to(device), plain=False)
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
