@@ -3,7 +3,8 @@
 No message is stored as an object, but the controller copies the values of many into the store, so what they mean must
 not change:
 
-- `TaskDone`: into the run's `commit` entry, the task's manifest, or both; each `Score` as {"correct", "rows"}.
+- `TaskDone`: into the run's `commit` entry, the task's manifest, or both; each `Score` as {"correct", "rows"}, and
+  {"metrics"} if it has some.
 - `Started`: `workers` and `seconds` into the `workers` entry.
 - `Progress`: `index`, `phase`, `step` and `total_steps` into `renew` entries; the figures go to the sinks.
 - `Lost`: `kind`, and `reason` as part of a longer one, into the `retry` entry.
@@ -14,11 +15,13 @@ not change:
 and the store does not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.storage import FileRecord
 from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
 from trainers.identity import Identity
 
@@ -39,12 +42,24 @@ class TaskRows:
     objective: str = "classification"
 
 
+@dataclass(frozen=True, eq=False)
+class GenerativeRows:
+    """One generative task as workers get it: its configuration, and per split a table of rows in their plain form, see
+    `trainers.data.generative.preparing`."""
+
+    name: str
+    task: GenerativeTask
+    fingerprint: str
+    splits: dict[str, Any]
+    objective: str = "generation"
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a worker needs that does not change between tasks.
 
-    `run` is team/name. `tasks` are references to `TaskRows`, or to tasks which are token ids already
-    (`trainers.models.tokens.TokenizedTask`). `base` is a reference to the base in Ray's object store
+    `run` is team/name. `tasks` are references to `TaskRows` and `GenerativeRows`, or to tasks which are token ids
+    already (`trainers.models.tokens`). `base` is a reference to the base in Ray's object store
     (`trainers.models.packed`). If it is None, each worker loads the base from its files. So does ZeRO 3 always, since
     no worker holds the whole base. `folder` has those files, see `trainers.folders.for_workers`; None if `model.name`
     is enough.
@@ -105,10 +120,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Score:
-    """`correct` rows among the `rows` of one split."""
+    """`correct` rows among the `rows` of one split.
 
-    correct: int
+    Of a generative task, `correct` is the sum of its primary metric over the rows, and None if that metric is not from
+    0 to 1. `metrics` has the mean of each of its metrics.
+    """
+
+    correct: float | None
     rows: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -269,5 +269,12 @@ def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:
 
 
 def scores(row: Sequence[Score]) -> tuple[events.Score, ...]:
-    """A metrics row as the log keeps it: counts, from which fractions are computed when read."""
-    return tuple(events.Score(correct=score.correct, rows=score.rows) for score in row)
+    """A metrics row as the log keeps it: sums, from which fractions are computed when read."""
+    return tuple(score_of(score) for score in row)
+
+
+def score_of(score: Score) -> events.Score:
+    """One split's score as the log keeps it; `metrics` only if there are some."""
+    if score.metrics:
+        return events.Score(correct=score.correct, rows=score.rows, metrics=dict(score.metrics))
+    return events.Score(correct=score.correct, rows=score.rows)

@@ -17,13 +17,14 @@ from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
 from trainers.identity import digests_again
-from trainers.messages import Job, Order, Progress, Started, TaskDone, TaskRows
+from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.group import WorkerGroup
 
 if TYPE_CHECKING:
     from torch import nn
 
     from trainers.models.base import Backbone
+    from trainers.models.tokens import Rows
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
@@ -171,9 +172,9 @@ def describe_data(task: TaskData) -> TaskDescription:
     )
 
 
-def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator[TaskRows]:
+def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator["Rows"]:
     """Every task's rows as workers get them."""
     from trainers.objectives.known import OBJECTIVES
 
     for task, loaded in zip(config.tasks, data, strict=True):
-        yield OBJECTIVES[task.objective].rows(loaded, prompt_for(config.model.prompt, task, loaded.labels))
+        yield OBJECTIVES[task.objective].rows(task, loaded, prompt_for(config.model.prompt, task, loaded.labels))

@@ -97,15 +97,17 @@ class Retry(Event):
 
 
 class Score(Part):
-    """Correct rows among `rows` of one split."""
+    """Correct rows among `rows` of one split; of a generative task the sum of its primary metric, None if that is not
+    from 0 to 1. `metrics` has the mean of each metric of a generative task."""
 
-    correct: Int
+    correct: Number | None
     rows: Int
+    metrics: dict[str, Number] = Field(default_factory=dict)
 
     @property
-    def accuracy(self) -> float:
-        """The share of correct rows."""
-        return self.correct / self.rows
+    def accuracy(self) -> float | None:
+        """The share of correct rows, or the mean of the primary metric over the rows."""
+        return None if self.correct is None else self.correct / self.rows
 
 
 class ModuleBudget(Part):

@@ -5,7 +5,7 @@ Shape suffixes: B rows, S tokens of a row, A tokens of an answer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Batch:
         assert self.answers_mask is not None
         return (values_BA * self.answers_mask).sum(-1)
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """The same on `device`, without waiting for the copy."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {name: moved_to(value, device) for name, value in found.items() if isinstance(value, Tensor)}

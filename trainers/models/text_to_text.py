@@ -155,21 +155,22 @@ class TextToText(Backbone):
         return torch.tensor([known.get(answer, -1) for answer in answers], device=self.device)
 
     @torch.no_grad()
-    def generate(self, token_ids: Sequence[Sequence[int]], most: int) -> list[str]:
-        """Greedy answers of at most `most` tokens, without special tokens and outer white space.
+    def generate(self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = ()) -> list[str]:
+        """Greedy answers of at most `most` tokens, without special tokens and outer white space. An answer ends with
+        the end-of-text token, or with one of `ends`.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
         if self.repeats_prompt and not self.reuses:
             each = (PADDED([row], pad_id=self.pad_id).to(self.device) for row in token_ids)
-            return [answer for row in each for answer in self.generated_from(row, most)]
-        return self.generated_from(self.pad(token_ids, left=self.repeats_prompt), most)
+            return [answer for row in each for answer in self.generated_from(row, most, ends)]
+        return self.generated_from(self.pad(token_ids, left=self.repeats_prompt), most, ends)
 
-    def generated_from(self, batch: Batch, most: int) -> list[str]:
+    def generated_from(self, batch: Batch, most: int, ends: Sequence[int] = ()) -> list[str]:
         """Greedy answers to the rows of a batch."""
         output = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, do_sample=False,
-            pad_token_id=self.pad_id, eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.pad_id, eos_token_id=sorted({self.tokenizer.eos_token_id, *ends}),
             synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
         )  # fmt: skip
         return self.text(output[:, batch.ids.shape[1] if self.repeats_prompt else 1 :])

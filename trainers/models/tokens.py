@@ -6,8 +6,11 @@ from typing import SupportsIndex, overload
 
 import numpy as np
 
+from trainers.data.examples import settings_for
+from trainers.data.generative.encoding import Examples, encode_task
 from trainers.data.prompts import Prompt
-from trainers.messages import TaskRows
+from trainers.data.tasks import TaskData
+from trainers.messages import GenerativeRows, TaskRows
 from trainers.models.base import PLAIN, Backbone
 
 
@@ -77,9 +80,42 @@ def tokenize(
     return TokenizedSplit(TokenIds.of(backbone.tokenize(texts, prompt, words)), np.asarray(targets, dtype=np.int64))
 
 
-def tokenize_task(backbone: Backbone, task: TaskRows | TokenizedTask) -> TokenizedTask:
-    """Every split of a task as token ids; a task that is tokenised already is returned unchanged."""
-    if isinstance(task, TokenizedTask):
+@dataclass(frozen=True, eq=False)
+class TaskExamples:
+    """One generative task as its objective encodes it; `metrics` has the primary one first."""
+
+    name: str
+    splits: dict[str, Examples]
+    metrics: tuple[str, ...]
+    objective: str = "generation"
+
+
+Rows = TaskRows | GenerativeRows
+Tokenized = TokenizedTask | TaskExamples
+
+
+def tokenize_task(backbone: Backbone, task: Rows | Tokenized) -> Tokenized:
+    """Every split of a task as token ids; a task that is tokenised already is returned unchanged.
+
+    Raises:
+        DataError: a row of a generative task is refused, see `trainers.data.examples`.
+    """
+    if isinstance(task, TokenizedTask | TaskExamples):
         return task
+    if isinstance(task, GenerativeRows):
+        return TaskExamples(task.name, examples_of(backbone, task), task.task.scored_by)
     splits = {split: tokenize(backbone, *rows, task.prompt, task.labels) for split, rows in task.splits.items()}
     return TokenizedTask(task.name, task.labels, splits, task.objective, task.prompt)
+
+
+def examples_of(backbone: Backbone, rows: GenerativeRows) -> dict[str, Examples]:
+    """Every split of a generative task as this base reads it."""
+    settings = settings_for(
+        rows.task, backbone.tokenizer, backbone.max_length, vocabulary=backbone.embeddings,
+        encoder_decoder=backbone.closes_text,
+    )  # fmt: skip
+    from datasets import Dataset
+
+    tables = {key: Dataset(table) for key, table in rows.splits.items()}
+    data = TaskData(name=rows.name, labels=(), warnings=(), fingerprint=rows.fingerprint, **tables)
+    return encode_task(rows.task, data, backbone.tokenizer, settings)

@@ -23,8 +23,9 @@ Change = Callable[[Tensor], Tensor]
 def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
     """(N,) float32 −log p of each trained token.
 
-    The model's head gets the hidden states of the trained tokens alone: a hook on it takes them out of those of all. If the
-    model's logits are the head's (`plain`), they are computed for CHUNK tokens at a time, and again in the backward pass.
+    The model's head gets the hidden states of the trained tokens alone: a hook on it takes them out of those of all. If
+    the model's logits are the head's (`plain`), they are computed for CHUNK tokens at a time, and again in the backward
+    pass.
     """
     assert batch.answers is not None
     if plain:

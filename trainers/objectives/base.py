@@ -15,9 +15,9 @@ from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask
 from trainers.data.prompts import Prompt
 from trainers.data.tasks import DataConfig, TaskData
-from trainers.messages import Score, TaskRows
+from trainers.messages import Score
 from trainers.models.base import Backbone
-from trainers.models.tokens import TokenizedTask
+from trainers.models.tokens import Rows, Tokenized
 
 
 class EncodedSplit(Protocol):
@@ -51,17 +51,17 @@ class Objective(Protocol):
     def prepare(self, task: AnyTask, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
         """Reads, cleans and splits a task. Raises DataError as `load_task` does."""
 
-    def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
-        """Prepared data as workers get them."""
+    def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> Rows:
+        """Prepared data as workers get them. `prompt` is for classification alone."""
 
-    def check(self, base: Backbone, task: TaskRows) -> None:
+    def check(self, base: Backbone, task: Rows) -> None:
         """Checks on the driver what workers would refuse. `base` has a model without weights.
 
         Raises:
             ConfigError: as `encode`, or a row cannot be read as it is meant; the message names the task.
         """
 
-    def encode(self, base: Backbone, task: TokenizedTask) -> Mapping[str, EncodedSplit]:
+    def encode(self, base: Backbone, task: Tokenized) -> Mapping[str, EncodedSplit]:
         """Every split of a task. Called before any task is in the weights.
 
         Raises:

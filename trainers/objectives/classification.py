@@ -16,7 +16,7 @@ from trainers.data.prompts import Prompt
 from trainers.data.tasks import DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone, Labels
-from trainers.models.tokens import TokenIds, TokenizedTask
+from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask
 
 SPLITS = ("train", "validation", "test")
 
@@ -71,20 +71,22 @@ class Classification:
         assert not isinstance(task, GenerativeTask)
         return load_task(task, data, data_dir, seed)
 
-    def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
+    def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> TaskRows:  # noqa: ARG002
         """Texts and label indices per split."""
         splits = {key: getattr(data, key) for key in SPLITS}
         columns = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
         return TaskRows(data.name, data.labels, columns, prompt)
 
-    def check(self, base: Backbone, task: TaskRows) -> None:
+    def check(self, base: Backbone, task: Rows) -> None:
         """See Objective: label words that the base tells apart, and rows that can be answered with them."""
+        assert isinstance(task, TaskRows)
         with naming(task.name):
             base.check_labels(task.labels, task.prompt)
             base.check_texts([text for texts, _ in task.splits.values() for text in texts], task.labels, task.prompt)
 
-    def encode(self, base: Backbone, task: TokenizedTask) -> dict[str, ClassifiedSplit]:
+    def encode(self, base: Backbone, task: Tokenized) -> dict[str, ClassifiedSplit]:
         """The label words as the base alone encodes them, for all splits at once."""
+        assert isinstance(task, TokenizedTask)
         with naming(task.name):
             labels = base.encode_labels(task.labels, task.prompt)
         units = base.units(labels)

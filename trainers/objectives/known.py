@@ -2,5 +2,6 @@
 
 from trainers.objectives.base import Objective
 from trainers.objectives.classification import Classification
+from trainers.objectives.generation import Generation
 
-OBJECTIVES: dict[str, Objective] = {"classification": Classification()}
+OBJECTIVES: dict[str, Objective] = {"classification": Classification(), "generation": Generation()}

@@ -1,10 +1,10 @@
 """How an answer in free text is scored: one number from 0 to 1 per row, higher is better.
 
-A score over a split is the mean over its rows, so that ranks add up exactly; BLEU and chrF are means over sentences for
-that reason. If a row has several references, the best one counts, except for SARI, which reads all of them at once.
+A score over a split is the mean over its rows, so that ranks add up exactly. For that reason BLEU and chrF are means
+over sentences. If a row has several references, the best one counts, except for SARI, which reads all of them at once.
 
-    exact_match       equal in lower case, without punctuation, spaces squeezed; articles stay (O-LoRA, arXiv:2310.14152)
-    raw_match         equal as strings, outer white space aside (TRACE, arXiv:2310.06762: C-STANCE, FOMC, NumGLUE)
+    exact_match       equal in lower case, without punctuation; articles stay (O-LoRA, arXiv:2310.14152)
+    raw_match         equal as strings, outer white space aside (TRACE, arXiv:2310.06762: C-STANCE, FOMC, …)
     squad_em          as exact_match, without articles (SQuAD, arXiv:1606.05250)
     token_f1          F1 over the words of squad_em
     rouge_l           F-measure of the longest common subsequence of word stems (Lin, 2004; Porter's stemmer, as SuperNI)
