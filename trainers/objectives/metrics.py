@@ -7,7 +7,7 @@ over sentences. If a row has several references, the best one counts, except for
     raw_match         equal as strings, outer white space aside (TRACE, arXiv:2310.06762: C-STANCE, FOMC, …)
     squad_em          as exact_match, without articles (SQuAD, arXiv:1606.05250)
     token_f1          F1 over the words of squad_em
-    rouge_l           F-measure of the longest common subsequence of word stems (Lin, 2004; Porter's stemmer, as SuperNI)
+    rouge_l           F-measure of the longest common subsequence of word stems (Lin, 2004; Porter's stemmer)
     rouge_l_words     the same without stemmer
     edit_similarity   1 − insertions and deletions / characters of both (TRACE: Py150)
     sari              mean over 1 to 4 words of what was kept, added and deleted against the source (Xu et al., 2016)
