@@ -9,12 +9,14 @@ import torch
 from tests.support.families import backbone, minilm
 from tests.support.task_files import load_rows, many, rows_of
 from trainers.data.prompts import Prompt
+from trainers.data.sources import FilesTask
 from trainers.data.tasks import TaskData
 from trainers.messages import Score
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.classification import Classification, ClassifiedSplit
 
 OBJECTIVE = Classification()
+TASK = FilesTask(name="t", source="files", train="train.csv", test="test.csv")  # type: ignore[arg-type]
 WORDS = ["certainly not", "yes"]  # 2 tokens and 1, and the end
 
 
@@ -26,11 +28,11 @@ def data(tmp_path: Any) -> TaskData:
 
 
 def encoded(base: Any, data: TaskData) -> dict[str, ClassifiedSplit]:
-    return OBJECTIVE.encode(base, tokenize_task(base, OBJECTIVE.rows(data, Prompt())))
+    return OBJECTIVE.encode(base, tokenize_task(base, OBJECTIVE.rows(TASK, data, Prompt())))
 
 
 def test_rows_are_texts_and_label_indices_of_every_split(data: TaskData) -> None:
-    rows = OBJECTIVE.rows(data, Prompt("a", "b"))
+    rows = OBJECTIVE.rows(TASK, data, Prompt("a", "b"))
     assert (rows.labels, rows.prompt, rows.objective) == (("certainly not", "yes"), Prompt("a", "b"), "classification")
     for key in ("train", "validation", "test"):
         assert list(zip(*rows.splits[key], strict=True)) == rows_of(getattr(data, key))

@@ -15,8 +15,9 @@ from cluster.errors import ConfigError
 from tests.support.tiny_models import tiny, tokenizer
 from trainers.config import ModelConfig
 from trainers.data.collate import Batch
+from trainers.data.generative.config import AnyTask
 from trainers.data.prompts import Prompt
-from trainers.data.sources import TaskConfig
+from trainers.data.sources import FilesTask
 from trainers.data.tasks import DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Answers, Backbone
@@ -24,12 +25,13 @@ from trainers.models.causal import Causal
 from trainers.models.loading import load_backbone
 from trainers.models.seq2seq import Seq2Seq
 from trainers.models.text_to_text import TextToText
-from trainers.models.tokens import TokenIds, TokenizedTask, tokenize_task
+from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask, tokenize_task
 from trainers.objectives.base import EncodedSplit, Objective
 from trainers.objectives.known import OBJECTIVES
 from trainers.training.evaluate import evaluate
 
 PROMPT = Prompt("question : ", " . answer :")
+Prepared = tuple[AnyTask, TaskData]
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -69,21 +71,24 @@ class AnsweredSplit:
 class FreeAnswers:
     """Any text answers a text; what a task's file has as its label is the answer."""
 
-    def prepare(self, task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+    def prepare(self, task: AnyTask, data: DataConfig, data_dir: Path | None, seed: int) -> TaskData:
+        assert isinstance(task, FilesTask)
         return load_task(task, data, data_dir, seed)
 
-    def rows(self, data: TaskData, prompt: Prompt) -> TaskRows:
+    def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> TaskRows:
         return TaskRows(
             data.name, data.labels,
             {key: (list(getattr(data, key)["text"]), list(getattr(data, key)["label"])) for key in ("train", "test")},
             prompt, "free",
         )  # fmt: skip
 
-    def check(self, base: Backbone, task: TaskRows) -> None:
+    def check(self, base: Backbone, task: Rows) -> None:
+        assert isinstance(task, TaskRows)
         if isinstance(base, TextToText):
             base.encode_answers(task.labels, task.prompt)
 
-    def encode(self, base: Backbone, task: TokenizedTask) -> Mapping[str, EncodedSplit]:
+    def encode(self, base: Backbone, task: Tokenized) -> Mapping[str, EncodedSplit]:
+        assert isinstance(task, TokenizedTask)
         if not isinstance(base, TextToText):
             raise ConfigError("model.task_type: free answers need a language model; use CAUSAL_LM or SEQ_2_SEQ_LM")
         answers = base.encode_answers(task.labels, task.prompt)
@@ -108,28 +113,36 @@ every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> dict[str, TaskData]:
-    """One task as each objective prepares it."""
+def tasks(tmp_path: Path) -> dict[str, AnyTask]:
+    """One task per objective, of the same texts."""
     words = ["red", "very green", "blue"]
     for file, count in (("train", 15), ("test", 7)):
         lines = [f"{file} a thing {'that is ' * (i % 4)}{i},{words[i % 3]}" for i in range(count)]
         (tmp_path / f"{file}.csv").write_text("\n".join(["text,label", *lines]))
-    entry = {"name": "t", "source": "files", "train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
-    task: TaskConfig = TypeAdapter(TaskConfig).validate_python(entry)
-    return {name: each.prepare(task, DataConfig(), None, 0) for name, each in ALL.items()}
+    entry = {"name": "t", "source": "files", "train": f"{tmp_path}/train.csv", "test": f"{tmp_path}/test.csv"}
+    answered = {**entry, "format": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
+    read: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
+    answered["metrics"] = ["rouge_l", "nll"]
+    return {name: read.validate_python(answered if name == "generation" else entry) for name in ALL}
 
 
-def encoded(name: str, family: str, data: TaskData) -> EncodedSplit:
-    rows = ALL[name].rows(data, PROMPT)
+@pytest.fixture
+def data(tasks: dict[str, AnyTask]) -> dict[str, Prepared]:
+    """Each as its objective prepares it."""
+    return {name: (task, ALL[name].prepare(task, DataConfig(), None, 0)) for name, task in tasks.items()}
+
+
+def encoded(name: str, family: str, prepared: Prepared) -> EncodedSplit:
+    rows = ALL[name].rows(*prepared, PROMPT)
     task = tokenize_task(base(family), rows)
     assert rows.objective == task.objective == name
     return ALL[name].encode(base(family), task)["test"]
 
 
 @every_pair
-def test_a_row_weighs_the_same_in_any_batch(name: str, family: str, data: dict[str, TaskData]) -> None:
+def test_a_row_weighs_the_same_in_any_batch(name: str, family: str, data: dict[str, Prepared]) -> None:
     split = encoded(name, family, data[name])
-    count = len(data[name].test)
+    count = len(data[name][1].test)
     assert split.lengths.shape == split.terms.shape == (count,) and split.terms.min() >= 1
     with torch.no_grad():
         together = split.losses(split.batch(np.arange(count)))
@@ -139,7 +152,7 @@ def test_a_row_weighs_the_same_in_any_batch(name: str, family: str, data: dict[s
 
 
 @every_pair
-def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, TaskData]) -> None:
+def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, Prepared]) -> None:
     split, parameter = encoded(name, family, data[name]), max(base(family).model.parameters(), key=torch.numel)
     parameter.requires_grad_(True)
     (gradient,) = torch.autograd.grad(split.losses(split.batch(np.arange(3))).sum(), [parameter])
@@ -148,18 +161,18 @@ def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, TaskDat
 
 
 @every_pair
-def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, TaskData]) -> None:
-    split, count = encoded(name, family, data[name]), len(data[name].test)
+def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, Prepared]) -> None:
+    split, count = encoded(name, family, data[name]), len(data[name][1].test)
     with torch.no_grad():
         judged = torch.cat([split.judge(np.arange(start, min(start + 2, count)), 2) for start in range(0, count, 2)])
     assert judged.ndim == 2 and len(judged) == count
     scored = evaluate(split, 4)
-    assert scored.score == split.score(judged.double().sum(0).numpy()) and scored.score.rows == count
+    assert scored.score == split.score(judged.double().sum(0).cpu().numpy()) and scored.score.rows == count
     np.testing.assert_array_equal(scored.values, judged[:, 0].double().numpy())
     assert scored.values.min() >= 0 and scored.values.max() <= 1
 
 
-def test_a_base_that_cannot_serve_an_objective(data: dict[str, TaskData]) -> None:
+def test_a_base_that_cannot_serve_an_objective(data: dict[str, Prepared]) -> None:
     with pytest.raises(ConfigError, match=r"free answers need a language model; use"):
         encoded("free", "minilm", data["free"])
 
