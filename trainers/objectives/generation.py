@@ -68,14 +68,15 @@ class AnsweredSplit:
         return self.examples.trained if self.reading is None else predicted(self.examples)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """See EncodedSplit. A decoder's rows are packed into lines as long as the longest of them, if it can be."""
+        """See EncodedSplit. A decoder's rows share lines as long as the split's longest row, if the model can tell
+        them apart."""
         picked = [self.examples[i] for i in rows]
         if self.reading is None:
             return self.base.answer_batch(
                 [each.ids.tolist() for each in picked], [each.answer.tolist() for each in picked]
             )
         ids, trained = [each.ids for each in picked], [each.trained for each in picked]
-        capacity = max(map(len, ids)) if self.reading.packs else None
+        capacity = int(self.lengths.max()) if self.reading.packs else None
         return in_lines(ids, trained, self.base.pad_id, capacity).to(self.base.device)
 
     def losses(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 from trainers.objectives.metrics import METRICS
 
-WORDS = [
+WORDS = "the a cat sat on mat, Dog ran! 3 1,204 -7.5 Ünder 北京 over (lazy) fox's".split()  # noqa: SIM905
     "the",
     "a",
     "cat",

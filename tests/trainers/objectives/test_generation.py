@@ -1,0 +1,170 @@
+"""Free answers: what is trained, generated and scored, against one row at a time in plain transformers."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch.nn.functional import cross_entropy
+
+from cluster.errors import ConfigError, DataError
+from tests.support.tiny_models import tiny, tokenizer
+from trainers.config import ModelConfig
+from trainers.data.cleaning import DataConfig
+from trainers.data.generative.config import AnyTask, GenerativeTask
+from trainers.data.lines import Lines
+from trainers.data.prompts import Prompt
+from trainers.messages import GenerativeRows
+from trainers.models.base import Backbone
+from trainers.models.loading import load_backbone
+from trainers.models.seq2seq import Seq2Seq
+from trainers.models.tokens import tokenize_task
+from trainers.objectives.generation import AnsweredSplit, Generation
+from trainers.objectives.metrics import METRICS
+from trainers.training.evaluate import evaluate
+
+OBJECTIVE = Generation()
+PAIRS = [
+    {"prompt": f"def {verb}_{thing}({arguments}):\nSummary:", "completion": f" {verb.title()} the {thing}{more}."}
+    for verb in ("get", "set", "remove", "count")
+    for thing, arguments, more in (("item", "self", ""), ("names", "path, sep", " of a path"), ("x", "", " at once"))
+]
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What does {each['prompt'].split('(')[0][4:]} do?"},
+            {"role": "assistant", "content": each["completion"].strip()},
+            {"role": "user", "content": "Thanks."},
+            {"role": "assistant", "content": "You are welcome."},
+        ]
+    }
+    for each in PAIRS
+]
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@cache
+def docs_lm() -> Backbone:
+    return load_backbone(ModelConfig(name="docs-lm", task_type="CAUSAL_LM", max_length=96))
+
+
+@cache
+def t5() -> Backbone:
+    return Seq2Seq(tiny("t5"), tokenizer(), 48, "digest")
+
+
+def rows_of(folder: Path, rows: Sequence[dict[str, Any]], **keys: Any) -> GenerativeRows:
+    """The rows of a task whose last four rows are for the test."""
+    for name, part in (("train", rows[:-4]), ("test", rows[-4:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    entry = {"name": "t", "source": "files", "train": f"{folder}/train.jsonl", "test": f"{folder}/test.jsonl", **keys}
+    task: AnyTask = TypeAdapter(AnyTask).validate_python(entry)
+    assert isinstance(task, GenerativeTask)
+    return OBJECTIVE.rows(task, OBJECTIVE.prepare(task, DataConfig(), None, 0), Prompt())
+
+
+def split_of(base: Backbone, rows: GenerativeRows, key: str = "test") -> AnsweredSplit:
+    OBJECTIVE.check(base, rows)
+    return OBJECTIVE.encode(base, tokenize_task(base, rows))[key]
+
+
+def test_losses_are_those_of_the_trained_tokens_of_each_row_alone(tmp_path: Path) -> None:
+    base = docs_lm()
+    split = split_of(base, rows_of(tmp_path, PAIRS, format="prompt_completion"), "train")
+    rows = np.arange(len(split.examples))
+    batch = split.batch(rows)
+    assert isinstance(batch, Lines) and batch.packed and batch.ids.shape[0] < len(rows), "short rows share lines"
+    with torch.no_grad():
+        found = split.losses(batch)
+        for index, example in enumerate(split.examples):
+            ids, trained = torch.from_numpy(example.ids).long(), torch.from_numpy(example.trained)
+            losses = cross_entropy(base.model(ids.unsqueeze(0)).logits[0, :-1], ids[1:], reduction="none")
+            assert float(found[index]) == pytest.approx(float(losses[trained[1:]].sum()), rel=1e-4)
+            assert int(trained[1:].sum()) == split.terms[index]
+            assert base.text([ids[trained].tolist()]) == [json.loads(split_row(split, index))["completion"].strip()]
+
+
+def split_row(split: AnsweredSplit, index: int) -> str:
+    """The completion of a row as JSON, from its references."""
+    return json.dumps({"completion": split.examples[index].references[0]})
+
+
+@pytest.mark.parametrize("base", [docs_lm, t5], ids=["docs-lm", "t5"])
+def test_answers_are_those_of_transformers_row_by_row(base: Any, tmp_path: Path) -> None:
+    backbone = base()
+    split = split_of(backbone, rows_of(tmp_path, PAIRS, format="prompt_completion"))
+    found = split.answers(np.arange(4), at_once=3)
+    for index, answer in enumerate(found):
+        asked = split.examples[index].ids[: split.examples[index].prompt_length]
+        output = backbone.model.generate(
+            torch.from_numpy(asked).long().unsqueeze(0), max_new_tokens=split.most, do_sample=False,
+            pad_token_id=backbone.pad_id, eos_token_id=backbone.tokenizer.eos_token_id,
+        )  # fmt: skip
+        said = output[0, 1 if backbone.closes_text else len(asked) :]
+        assert answer == backbone.tokenizer.decode(said, skip_special_tokens=True).strip()
+    assert len({*found}) > 1 or backbone.closes_text
+
+
+def test_a_score_is_the_mean_of_the_first_metric_and_tells_the_others(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, PAIRS, format="prompt_completion", metrics=["rouge_l", "exact_match", "perplexity"])
+    split = split_of(docs_lm(), rows)
+    scored = evaluate(split, 3)
+    answers = split.answers(np.arange(4), 4)
+    expected = [
+        METRICS["rouge_l"](said, each.references, "") for said, each in zip(answers, split.examples, strict=True)
+    ]
+    np.testing.assert_allclose(scored.values, expected)
+    assert scored.score.correct == pytest.approx(sum(expected)) and scored.score.rows == 4
+    assert [*scored.score.metrics] == ["rouge_l", "exact_match", "perplexity"]
+    with torch.no_grad():
+        nll = float(split.losses(split.batch(np.arange(4))).sum()) / split.terms.sum()
+    assert scored.score.metrics["perplexity"] == pytest.approx(np.exp(nll), rel=1e-4)
+    assert scored.score.metrics["rouge_l"] == pytest.approx(np.mean(expected))
+
+
+def test_a_task_that_is_judged_by_loss_alone_has_no_accuracy(tmp_path: Path) -> None:
+    split = split_of(docs_lm(), rows_of(tmp_path, PAIRS, format="prompt_completion", metrics=["nll"]))
+    scored = evaluate(split, 2)
+    assert scored.score.correct is None and scored.score.metrics["nll"] > 0
+    assert ((scored.values > 0) & (scored.values < 1)).all()
+
+
+@pytest.mark.parametrize(("train_on", "said"), [("all_assistant", 2), ("last_assistant", 1)])
+def test_turns_of_a_conversation(train_on: str, said: int, tmp_path: Path) -> None:
+    base = docs_lm()
+    split = split_of(base, rows_of(tmp_path, CHATS, format="messages", train_on=train_on), "train")
+    end = base.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for example in split.examples:
+        ended = int((example.ids[example.trained] == end).sum())
+        assert ended == said, "each trained turn with its end"
+        assert "welcome" in base.tokenizer.decode(example.ids[example.trained])
+        assert base.tokenizer.decode(example.ids[: example.prompt_length]).endswith("<|im_start|>assistant\n")
+    assert split.examples.counts.ends == (end,)
+
+
+def test_plain_text_is_trained_on_whole(tmp_path: Path) -> None:
+    texts = [{"text": each["prompt"] + each["completion"]} for each in PAIRS]
+    split = split_of(docs_lm(), rows_of(tmp_path, texts, format="text"), "train")
+    assert (split.terms == split.lengths - 1).all(), "all but the first, which has nothing before it"
+    assert split.metrics == ("nll",)
+
+
+def test_rows_beyond_the_models_positions_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    long = [{**each, "prompt": each["prompt"] + " word" * 1100} for each in PAIRS]
+    rows = rows_of(tmp_path, long, format="prompt_completion", max_length=4000)
+    with pytest.raises(
+        ConfigError, match=r"task t: rows and answers take up to 11\d\d tokens, beyond the model's 1024"
+    ):
+        OBJECTIVE.check(docs_lm(), rows)
+
+
+def test_a_refused_row_is_named_before_anything_starts(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, [*PAIRS[:-5], {"prompt": "", "completion": "x"}, *PAIRS[-4:]], format="prompt_completion")
+    with pytest.raises(DataError, match=r"task t: .*train.jsonl.* row 8: its prompt is empty.*fill it"):
+        OBJECTIVE.check(docs_lm(), rows)
