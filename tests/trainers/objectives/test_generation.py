@@ -76,7 +76,10 @@ def split_of(base: Backbone, rows: GenerativeRows, key: str = "test") -> Answere
 
 def test_losses_are_those_of_the_trained_tokens_of_each_row_alone(tmp_path: Path) -> None:
     base = docs_lm()
-    split = split_of(base, rows_of(tmp_path, PAIRS, format="prompt_completion"), "train")
+    longer = [
+        {**each, "prompt": "# Many more tokens, to make lines long.\n" * 4 + each["prompt"]} for each in PAIRS[:3]
+    ]
+    split = split_of(base, rows_of(tmp_path, [*longer, *PAIRS], format="prompt_completion"), "train")
     rows = np.arange(len(split.examples))
     batch = split.batch(rows)
     assert isinstance(batch, Lines) and batch.packed and batch.ids.shape[0] < len(rows), "short rows share lines"

@@ -11,23 +11,6 @@ import pytest
 from trainers.objectives.metrics import METRICS
 
 WORDS = "the a cat sat on mat, Dog ran! 3 1,204 -7.5 Ünder 北京 over (lazy) fox's".split()  # noqa: SIM905
-    "the",
-    "a",
-    "cat",
-    "sat",
-    "on",
-    "mat,",
-    "Dog",
-    "ran!",
-    "3",
-    "1,204",
-    "-7.5",
-    "Ünder",
-    "北京",
-    "over",
-    "(lazy)",
-    "fox's",
-]
 
 
 def pairs(count: int) -> list[tuple[str, str]]:
