@@ -27,7 +27,7 @@ class Listed(NamedTuple):
     stored_bytes: int
     overlap: float | None
     prefix: str
-    tested: bytes | Sequence[float] = ()
+    tested: bytes | Sequence[float | None] = ()
 
     @property
     def average_accuracy(self) -> float | None:

@@ -107,7 +107,7 @@ class Score(Part):
     @property
     def accuracy(self) -> float | None:
         """The share of correct rows, or the mean of the primary metric over the rows."""
-        return None if self.correct is None else self.correct / self.rows
+        return divided(self.correct, self.rows)
 
 
 class ModuleBudget(Part):
@@ -219,8 +219,9 @@ class _Tested(TypedDict, total=False):
 _TESTED = TypeAdapter(_Tested)  # a model takes three times as long, and 100,000 commits are listed at once
 
 
-def accuracies_tested(raw: bytes) -> list[float]:
-    """The accuracies on the test splits in the bytes of a commit; none if they are malformed."""
+def accuracies_tested(raw: bytes) -> list[float | None]:
+    """The accuracies on the test splits in the bytes of a commit, None for a task judged by its loss; none if they are
+    malformed."""
     try:
         scores = _TESTED.validate_json(raw).get("test", [])
     except ValueError:
@@ -228,7 +229,12 @@ def accuracies_tested(raw: bytes) -> list[float]:
             scores = _TESTED.validate_python(json.loads(raw)).get("test", [])  # a lone surrogate is no error here
         except ValueError:
             return []
-    return [score["correct"] / score["rows"] for score in scores if score["rows"]]
+    return [divided(score["correct"], score["rows"]) for score in scores if score["rows"]]
+
+
+def divided(correct: float | None, rows: int) -> float | None:
+    """correct / rows, None if `correct` is."""
+    return None if correct is None else correct / rows
 
 
 class Position(Part):

@@ -1,12 +1,13 @@
 """The `tasks` entries of generative tasks, and which kind of task an entry is."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from cluster.schema import Frozen
 from trainers.config import NonNegative, Positive
+from trainers.data.docstring_answers import AnswerTask
 from trainers.data.sources import FORMS, ClBenchmarkTask, DocstringsTask, FilesTask, HubTask, TaskBase, did_you_mean
 
 Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
@@ -189,7 +190,16 @@ class TraceTask(GenerativeTask):
         return self.metrics or (TRACE_METRICS.get(self.path.rstrip("/").rsplit("/", 1)[-1], "rouge_l"),)
 
 
-AnyGenerative = GenerativeFilesTask | GenerativeHubTask | SuperniTask | TraceTask
+class DocstringAnswersTask(GenerativeTask):
+    """A built-in generative task, see `trainers.data.docstring_answers`."""
+
+    tag: ClassVar[str] = "docstrings with answers"
+
+    source: Literal["docstrings"]
+    task: AnswerTask
+
+
+AnyGenerative = DocstringAnswersTask | GenerativeFilesTask | GenerativeHubTask | SuperniTask | TraceTask
 
 
 def kind_of(entry: Any) -> str | None:
@@ -199,6 +209,8 @@ def kind_of(entry: Any) -> str | None:
         return "files"
     get = entry.get if isinstance(entry, Mapping) else lambda key: getattr(entry, key, None)
     source = get("source")
+    if source == "docstrings" and get("task") in get_args(AnswerTask):
+        return DocstringAnswersTask.tag
     if source in ("files", "hub") and get("format") is not None:
         return f"{source} with format"
     return source if source is None or isinstance(source, str) else str(source)
@@ -209,6 +221,7 @@ AnyTask = Annotated[
     | Annotated[ClBenchmarkTask, Tag("cl_benchmark")]
     | Annotated[FilesTask, Tag("files")]
     | Annotated[HubTask, Tag("hub")]
+    | Annotated[DocstringAnswersTask, Tag(DocstringAnswersTask.tag)]
     | Annotated[GenerativeFilesTask, Tag(GenerativeFilesTask.tag)]
     | Annotated[GenerativeHubTask, Tag(GenerativeHubTask.tag)]
     | Annotated[SuperniTask, Tag("superni")]

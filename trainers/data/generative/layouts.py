@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
+from trainers.data.docstring_answers import answer_rows
 from trainers.data.docstrings import draw
-from trainers.data.generative.config import SuperniTask, TraceTask
+from trainers.data.generative.config import DocstringAnswersTask, SuperniTask, TraceTask
 from trainers.data.generative.reading import Rows, Source, parsed, readable
 from trainers.data.sources import did_you_mean, listed, shown
 
@@ -155,3 +156,16 @@ def trace_rows(task: TraceTask, where: str, held: list[Any]) -> Iterator[tuple[s
                 f'task {task.name}: {where} row {number}: {shown(row)} is not {{"prompt": …, "answer": …}}; repair it'
             )
         yield where, number, {"prompt": row["prompt"], "completion": row["answer"]}
+
+
+# ---------------------------------------------------------------- docstrings
+
+
+def docstring_sources(task: DocstringAnswersTask, seed: int) -> dict[str, Source]:
+    """The splits of a built-in task over docstrings."""
+    sources = {}
+    for key, part in zip(("train", "test"), answer_rows(task.task, seed), strict=True):
+        where = f"{key} of docstrings {task.task}"
+        digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()
+        sources[key] = listed_source(where, [(where, n, row) for n, row in enumerate(part, start=1)], digest, 0)
+    return sources

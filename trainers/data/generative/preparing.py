@@ -32,13 +32,14 @@ from cluster.folders import appearing
 from trainers.data.cleaning import DataConfig, count, limited
 from trainers.data.generative.config import (
     AnyGenerative,
+    DocstringAnswersTask,
     FormatTask,
     GenerativeFilesTask,
     GenerativeHubTask,
     SuperniTask,
     TraceTask,
 )
-from trainers.data.generative.layouts import superni_sources, trace_sources
+from trainers.data.generative.layouts import docstring_sources, superni_sources, trace_sources
 from trainers.data.generative.reading import Source, file_sources, hub_sources
 from trainers.data.generative.rows import RowFault, Values, canonical, question, written
 from trainers.data.tasks import TaskData
@@ -83,6 +84,8 @@ def prepare_task(task: AnyGenerative, data: DataConfig, data_dir: Path | None, s
 def read_sources(task: AnyGenerative, data_dir: Path | None, seed: int, scratch: Path) -> dict[str, Source]:
     """The splits that a task gives."""
     match task:
+        case DocstringAnswersTask():
+            return docstring_sources(task, seed)
         case GenerativeFilesTask():
             return file_sources(task, scratch)
         case GenerativeHubTask():
