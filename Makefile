@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart cluster-up cluster-down test test-fast test-all test-faults test-s3 lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-faults test-s3 lint measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,9 @@ install-dev: $(VENV)/.installed-dev  ## add what tests and checks need
 
 quickstart: install  ## train four tasks on two ZeRO-2 workers on this machine's CPU
 	$(BIN)/orthoplex run configs/quickstart.yaml
+
+quickstart-llm: install  ## train four generative tasks on docs-lm on this machine's CPU
+	$(BIN)/orthoplex run configs/quickstart_llm.yaml
 
 cluster-up: install  ## start two Ray nodes with a job server on this machine, to try `orthoplex submit`
 	$(BIN)/python -m cluster.local up

@@ -16,7 +16,7 @@ from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
 from trainers.models.capabilities import Shape
-from trainers.models.preview import Example, Lengths, example, lengths
+from trainers.models.preview import Example, Lengths, preview
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -69,7 +69,7 @@ def make_plan(config: RunConfig) -> Plan:
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter, config.train)
     reader = check_tasks(config, data, model)
-    seen = [(lengths(reader, rows), example(reader, rows)) for rows in all_rows(config, data)]
+    seen = [preview(reader, rows) for rows in all_rows(config, data)]
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]

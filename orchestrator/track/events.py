@@ -208,7 +208,7 @@ class Committed(Commit):
 
 
 class _Counts(TypedDict):
-    correct: int
+    correct: float | None
     rows: int
 
 

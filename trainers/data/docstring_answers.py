@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from cluster.errors import DataError
 from trainers.data.docstrings import (
@@ -136,10 +136,10 @@ def header(entry: Entry) -> str:
     return f"def {called(entry)}{arguments}:"
 
 
-def resolved(entry: Entry) -> object:
+def resolved(entry: Entry) -> Any:
     """The documented object. Raises AttributeError if it is not found by its name."""
     module = "builtins" if entry.module.startswith("builtins.") else entry.module
-    found: object = importlib.import_module(module)
+    found: Any = importlib.import_module(module)
     for part in entry.name.removeprefix(f"{module}.").split("."):
         found = getattr(found, part)
     return found

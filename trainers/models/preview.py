@@ -11,6 +11,7 @@ from trainers.data.sources import quiet
 from trainers.messages import TaskRows
 from trainers.models.base import Backbone
 from trainers.models.text_to_text import TextToText
+from trainers.models.tokens import Rows, examples_of
 
 MOST_ROWS, MOST_CHARACTERS = 5_000, 2_000_000  # tokenised per task; of a larger one a sample stands for all
 WARNED_SHARE = 0.1  # of rows that are cut
@@ -59,6 +60,34 @@ class Example:
     answer_tokens: list[str]
 
 
+def preview(base: Backbone, task: Rows) -> tuple[Lengths, Example]:
+    """The lengths of a task's rows, and its first one.
+
+    Raises:
+        DataError: a row of a generative task is refused, see `trainers.data.examples`.
+    """
+    if isinstance(task, TaskRows):
+        return lengths(base, task), example(base, task)
+    splits = examples_of(base, task)
+    wholes = np.concatenate([each.wholes for each in splits.values()])
+    first = next(iter(splits.values()))[0]
+    cut = sum(each.counts.cut for each in splits.values())
+    row, answer = first.ids, first.answer if len(first.answer) else first.ids[first.prompt_length :]
+    return counted(wholes, len(wholes), cut, task.task.max_length or base.max_length), Example(
+        text=base.tokenizer.decode(row[: first.prompt_length]), tokens=named(base.tokenizer, row.tolist()),
+        ids=row.tolist(), label=base.tokenizer.decode(answer), answer_tokens=named(base.tokenizer, answer.tolist()),
+    )  # fmt: skip
+
+
+def counted(counts: np.ndarray, rows: int, cut: int, max_length: int) -> Lengths:
+    """Lengths of these tokens per row."""
+    half, most = np.percentile(counts, (50, 95), method="inverted_cdf")
+    return Lengths(
+        rows=rows, measured=len(counts), p50=int(half), p95=int(most), max=int(counts.max()), cut=cut,
+        max_length=max_length,
+    )  # fmt: skip
+
+
 def lengths(base: Backbone, task: TaskRows) -> Lengths:
     """Lengths of all rows, or of a sample if there are more than MOST_ROWS or MOST_CHARACTERS."""
     texts = [text for split, _ in task.splits.values() for text in split]
@@ -66,12 +95,7 @@ def lengths(base: Backbone, task: TaskRows) -> Lengths:
     with quiet():
         rows = base.framed([task.prompt.before + text + task.prompt.after for text in chosen], task.prompt)
     counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    half, most = np.percentile(counts, (50, 95), method="inverted_cdf")
-    cut = int((counts > base.max_length).sum())
-    return Lengths(
-        rows=len(texts), measured=len(counts), p50=int(half), p95=int(most), max=int(counts.max()), cut=cut,
-        max_length=base.max_length,
-    )  # fmt: skip
+    return counted(counts, len(texts), int((counts > base.max_length).sum()), base.max_length)
 
 
 def sample(texts: Sequence[str], prompt: Prompt) -> list[str]:
