@@ -76,7 +76,7 @@ def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
 
 
-LISTS = {"plan", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show",
+LISTS = {"plan", "data", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show",
          "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
 
 

@@ -241,7 +241,7 @@ class Controller:
             "trained_against": list(against),
             "config": self.config.model_dump(mode="json"),
             "code": code_version(),
-            "metrics": learned.model_dump(mode="json", include={"validation", "test"}),
+            "metrics": learned.model_dump(mode="json", include={"validation", "test"}, exclude_unset=True),
             "cost": done.cost,
             **({"tokenizer": done.tokenizer} if done.tokenizer else {}),
             **({} if done.kept is None else {"kept": done.kept}),
