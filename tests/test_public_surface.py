@@ -76,8 +76,8 @@ def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show",
-         "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
+LISTS = {"plan", "data", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list",
+         "adapters show", "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
 
 
 def test_what_lists_something_has_json() -> None:
