@@ -25,8 +25,7 @@ GENERATIVE = {  # the format of a generative task: columns that its rows have
     "sharegpt": ("conversations",),
     "alpaca": ("instruction", "output"),
 }
-GENERATIVE_KEYS = ("columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long",
-                   "training")  # fmt: skip
+GENERATIVE_KEYS = ("columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long")
 
 
 class TaskBase(Frozen):

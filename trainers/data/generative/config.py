@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from cluster.schema import Frozen
-from trainers.config import NonNegative, Positive
+from trainers.config import NonNegative
 from trainers.data.docstring_answers import AnswerTask
 from trainers.data.sources import FORMS, ClBenchmarkTask, DocstringsTask, FilesTask, HubTask, TaskBase, did_you_mean
 
@@ -37,22 +36,6 @@ TRACE_METRICS: dict[str, MetricName] = {  # arXiv:2310.06762, by the folder's na
 }  # fmt: skip
 
 
-class TaskTraining(Frozen):
-    """What a task trains with instead of the `train` section; None leaves that as it is."""
-
-    epochs: Positive | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Positive | None = None
-    min_steps: Positive | None = None
-    max_steps: Positive | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "TaskTraining":
-        if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
-            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}; lower min_steps")
-        return self
-
-
 class GenerativeTask(TaskBase):
     """What every generative task has.
 
@@ -71,7 +54,6 @@ class GenerativeTask(TaskBase):
     max_length: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
     max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
     too_long: Literal["refuse", "drop", "cut"] = "refuse"
-    training: TaskTraining | None = None
 
     @field_validator("metrics")
     @classmethod
