@@ -10,15 +10,13 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from cluster.errors import ConfigError
-from cluster.schema import Frozen
+from cluster.schema import Frozen, Grown
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -154,7 +152,7 @@ class MethodConfig(Frozen):
         return False
 
 
-class AdapterConfig(MethodConfig):
+class AdapterConfig(MethodConfig, Grown):
     """`method: oa`, the default: OA-Adapter, one adapter per task that chooses its own size.
 
     A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
@@ -163,6 +161,7 @@ class AdapterConfig(MethodConfig):
     out of what is stored, since they were there before there were others.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("rounding",)
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
 
     method: Literal["oa"] = Field("oa", exclude=True)
@@ -192,13 +191,6 @@ class AdapterConfig(MethodConfig):
         if self.min_rank > self.max_rank:
             raise ValueError(f"min_rank {self.min_rank} is above max_rank {self.max_rank}; lower min_rank")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        stored: dict[str, Any] = handler(self)
-        if stored.get("rounding") == "nearest":
-            del stored["rounding"]
-        return stored
 
     @property
     def protection(self) -> OrthogonalityConfig:

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from math import isfinite
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from cluster.errors import DataError
-from cluster.schema import Frozen
+from cluster.schema import Grown
 from trainers.config import Positive
 from trainers.data.docstrings import draw
 from trainers.data.sources import ColumnsTask, Split, TaskBase, did_you_mean, listed, shown
 
 
-class DataConfig(Frozen):
+class DataConfig(Grown):
     """How rows are split and limited, for every task that does not say otherwise. None means no limit.
 
     `validation_fraction` is a share of the cleaned training rows, at most `max_validation_rows` and at least one row.
@@ -24,18 +24,13 @@ class DataConfig(Frozen):
     no other way before.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("test_sample",)
+
     validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     max_validation_rows: Positive | None = 500
     max_train_rows: Positive | None = None
     max_test_rows: Positive | None = None
     test_sample: Literal["first", "random"] = "first"
-
-    @model_serializer(mode="wrap")
-    def _without_default_sample(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        if written.get("test_sample") == "first":
-            del written["test_sample"]
-        return written
 
 
 WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # a whole number as programs write it, be it as a fraction

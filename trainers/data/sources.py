@@ -18,12 +18,14 @@ from trainers.data.docstrings import DocstringTask, docstring_rows
 
 FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # by a file's suffix
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # suffixes that may follow
+HUB_FIX = "check the id, config_name and split, or download it on a machine that has network access"
 LISTED = 12  # how many names an error message lists
-GENERATIVE = {  # the format of a generative task: columns that its rows have
+REQUIRED = {  # per format of a generative task, the columns that its rows must have
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
     "sharegpt": ("conversations",),
     "alpaca": ("instruction", "output"),
+    "text": ("text",),
 }
 GENERATIVE_KEYS = ("columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long")
 
@@ -78,7 +80,7 @@ class ColumnsTask(TaskBase):
         if isinstance(value, Mapping) and (named := [key for key in GENERATIVE_KEYS if key in value]):
             raise ValueError(
                 f"{named[0]} belongs to a generative task; name the format of its rows, one of "
-                f"{', '.join(GENERATIVE)}, text, or remove {named[0]}"
+                f"{', '.join(REQUIRED)}, or remove {named[0]}"
             )
         return value
 
@@ -99,7 +101,7 @@ class FilesTask(ColumnsTask):
         return value
 
 
-class HubTask(ColumnsTask):
+class HubData(Frozen):
     """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder."""
 
     source: Literal["hub"]
@@ -108,6 +110,21 @@ class HubTask(ColumnsTask):
     train_split: str = "train"
     test_split: str = "test"
     validation_split: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder here, which is read anew each time."""
+        return Path(self.dataset).is_dir()
+
+    @property
+    def splits(self) -> dict[str, tuple[str, str]]:
+        """Per split that there is, its name in the dataset and what messages call it."""
+        named = {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
+        return {key: (name, f"{key}_split {name!r} of dataset {self.dataset!r}") for key, name in named.items() if name}
+
+
+class HubTask(HubData, ColumnsTask):
+    """A table of a dataset."""
 
 
 TaskConfig = Annotated[DocstringsTask | ClBenchmarkTask | FilesTask | HubTask, Field(discriminator="source")]

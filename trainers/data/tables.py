@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import DataError
 from trainers.data.formats import Columns, read
 from trainers.data.sources import (
-    GENERATIVE,
+    HUB_FIX,
+    REQUIRED,
     ColumnsTask,
     FilesTask,
     HubTask,
@@ -53,17 +54,13 @@ def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
 
 def read_hub(task: HubTask) -> RawTask:
     """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew."""
-    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
     tables = {}
     with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
         dataset: HubDataset | None = None
-        for key, split in names.items():
-            if split:
-                where = f"{key}_split {split!r} of dataset {task.dataset!r}"
-                fix = "check the id, config_name and split, or download it on a machine that has network access"
-                with as_data_error(task, where, fix):
-                    dataset = dataset or HubDataset.found(task, scratch if Path(task.dataset).is_dir() else None)
-                    tables[key] = (where, dataset.columns(split))
+        for key, (split, where) in task.splits.items():
+            with as_data_error(task, where, HUB_FIX):
+                dataset = dataset or HubDataset.found(task, scratch if task.is_folder else None)
+                tables[key] = (where, dataset.columns(split))
         return table_task(task, tables)
 
 
@@ -90,8 +87,8 @@ def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
     for key, column in (("text_column", task.text_column), ("label_column", task.label_column)):
         if column not in found.values:
             hint = did_you_mean(column, found.names)
-            known = next((form for form, needed in GENERATIVE.items() if {*needed} <= {*found.names}), None)
-            other = f". Its columns are those of a generative task: name format: {known}" if known else ""
+            fits = [form for form, needed in REQUIRED.items() if {*needed} <= {*found.names} and form != "text"]
+            other = f". Its columns are those of a generative task: name format: {fits[0]}" if fits else ""
             raise DataError(
                 f"task {task.name}: {key} {column!r} is not a column of {where}; "
                 f"set {key} to one of: {listed(found.names)}{hint}{other}"

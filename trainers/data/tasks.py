@@ -65,6 +65,9 @@ __all__ = [
 ]
 
 
+SPLITS = ("train", "validation", "test")  # of a task
+
+
 @dataclass(frozen=True)
 class TaskData:
     """A task ready to train on.

@@ -7,7 +7,17 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from trainers.config import NonNegative
 from trainers.data.docstring_answers import AnswerTask
-from trainers.data.sources import FORMS, ClBenchmarkTask, DocstringsTask, FilesTask, HubTask, TaskBase, did_you_mean
+from trainers.data.sources import (
+    FORMS,
+    REQUIRED,
+    ClBenchmarkTask,
+    DocstringsTask,
+    FilesTask,
+    HubData,
+    HubTask,
+    TaskBase,
+    did_you_mean,
+)
 
 Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
 TrainOn = Literal["completion", "all_assistant", "last_assistant", "all"]
@@ -15,14 +25,13 @@ MetricName = Literal[
     "exact_match", "raw_match", "squad_em", "token_f1", "rouge_l", "rouge_l_words", "edit_similarity", "sari", "bleu",
     "chrf", "first_character", "number_match", "nll", "perplexity",
 ]  # fmt: skip
-COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold; the first ones must be there
-    "prompt_completion": ("prompt", "completion", "references", "tools", "chat_template_kwargs"),
-    "messages": ("messages", "tools", "chat_template_kwargs"),
-    "text": ("text",),
-    "alpaca": ("instruction", "output", "input", "system", "history"),
-    "sharegpt": ("conversations", "system", "tools"),
+COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold
+    "prompt_completion": (*REQUIRED["prompt_completion"], "references", "tools", "chat_template_kwargs"),
+    "messages": (*REQUIRED["messages"], "tools", "chat_template_kwargs"),
+    "text": REQUIRED["text"],
+    "alpaca": (*REQUIRED["alpaca"], "input", "system", "history"),
+    "sharegpt": (*REQUIRED["sharegpt"], "system", "tools"),
 }
-REQUIRED = {"prompt_completion": 2, "messages": 1, "text": 1, "alpaca": 2, "sharegpt": 1}
 TRAINABLE: dict[str, tuple[TrainOn, ...]] = {  # by format; the first one is what is trained on if nothing is said
     "prompt_completion": ("completion", "all"),
     "messages": ("all_assistant", "last_assistant", "all"),
@@ -132,17 +141,10 @@ class GenerativeFilesTask(FormatTask):
         return value
 
 
-class GenerativeHubTask(FormatTask):
-    """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder."""
+class GenerativeHubTask(HubData, FormatTask):
+    """Rows of a dataset."""
 
     tag: ClassVar[str] = "hub with format"
-
-    source: Literal["hub"]
-    dataset: str
-    config_name: str | None = None
-    train_split: str = "train"
-    test_split: str = "test"
-    validation_split: str | None = None
 
 
 class SuperniTask(GenerativeTask):

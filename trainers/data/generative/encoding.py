@@ -18,8 +18,8 @@ import numpy as np
 from cluster.errors import DataError
 from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow
 from trainers.data.generative.config import GenerativeTask
-from trainers.data.generative.preparing import FORM, SPLITS, cache_folder, caching
-from trainers.data.tasks import TaskData
+from trainers.data.generative.preparing import FORM, cache_folder, caching
+from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset

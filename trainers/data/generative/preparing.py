@@ -42,12 +42,11 @@ from trainers.data.generative.config import (
 from trainers.data.generative.layouts import docstring_sources, superni_sources, trace_sources
 from trainers.data.generative.reading import Source, file_sources, hub_sources
 from trainers.data.generative.rows import RowFault, Values, canonical, question, written
-from trainers.data.tasks import TaskData
+from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SPLITS = ("train", "validation", "test")
 CACHED_BYTES = 32 << 20  # of sources; smaller ones are read anew each time and leave nothing on this machine
 ROWS_AT_ONCE = 5_000
 FORM = 1  # of what the cache holds; another number makes older entries unused

@@ -15,7 +15,7 @@ from cluster.errors import DataError, StoreError
 from cluster.storage import open_store
 from trainers.data import formats
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
-from trainers.data.sources import FORMS, listed, quiet, shown
+from trainers.data.sources import FORMS, HUB_FIX, listed, quiet, shown
 from trainers.data.tables import as_data_error
 
 PARQUET_ROWS = 1_000  # read at once
@@ -204,17 +204,13 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
     """
     from datasets import load_dataset
 
-    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
     found = {}
     with quiet():
-        for key, split in names.items():
-            if split:
-                where = f"{key}_split {split!r} of dataset {task.dataset!r}"
-                fix = "check the id, config_name and split, or download it on a machine that has network access"
-                cache = str(scratch) if Path(task.dataset).is_dir() else None
-                with as_data_error(task, where, fix):
-                    table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
-                found[key] = table_source(where, table)
+        for key, (split, where) in task.splits.items():
+            cache = str(scratch) if task.is_folder else None
+            with as_data_error(task, where, HUB_FIX):
+                table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
+            found[key] = table_source(where, table)
     return found
 
 

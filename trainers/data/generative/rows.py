@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.data.generative.config import COLUMNS, REQUIRED
-from trainers.data.sources import did_you_mean, listed, shown
+from trainers.data.generative.config import COLUMNS
+from trainers.data.sources import REQUIRED, did_you_mean, listed, shown
 
 Turn = dict[str, Any]
 Values = dict[str, Any]
@@ -45,7 +45,7 @@ def canonical(form: str, columns: Mapping[str, str], raw: Any) -> Values:
     if not isinstance(raw, Mapping):
         raise RowFault(f"{shown(raw)} is not a mapping", 'write rows as {"column": value}')
     values = {name: raw.get(columns.get(name, name)) for name in COLUMNS[form]}
-    for name in COLUMNS[form][: REQUIRED[form]]:
+    for name in REQUIRED[form]:
         if columns.get(name, name) not in raw:
             raise absent(form, columns.get(name, name), name, raw)
     match form:
@@ -62,7 +62,7 @@ def canonical(form: str, columns: Mapping[str, str], raw: Any) -> Values:
 
 def absent(form: str, column: str, name: str, raw: Mapping[Any, Any]) -> RowFault:
     """The fault of a row without a column that its format needs."""
-    fits = [other for other in COLUMNS if {*COLUMNS[other][: REQUIRED[other]]} <= {*raw}]
+    fits = [other for other in COLUMNS if {*REQUIRED[other]} <= {*raw}]
     fix = f"name the format that it has: format: {fits[0]}" if fits else f"name yours: columns: {{{name}: COLUMN}}"
     return RowFault(
         f"a row of {form} has no column {column!r}, only {listed(map(str, raw))}",
