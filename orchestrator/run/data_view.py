@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config.run import RunConfig
-from trainers.data.examples import Example, settings_for
-from trainers.data.generative.config import GenerativeTask
-from trainers.data.generative.encoding import encode_task
-from trainers.data.generative.preparing import SPLITS, digest, prepare_task
+from orchestrator.run.workers import all_rows, load_tasks
+from trainers.data.examples import Example
+from trainers.data.generative.preparing import digest
 from trainers.data.generative.rows import question
-from trainers.data.prompts import prompt_for
-from trainers.data.tasks import TaskData, load_task
+from trainers.data.prompts import Prompt
+from trainers.data.tasks import SPLITS, TaskData
+from trainers.messages import GenerativeRows
 from trainers.models.base import Backbone
 from trainers.models.loading import check_model, load_reader
+from trainers.models.tokens import TaskExamples, examples_of
 
 Piece = tuple[str, bool]
 
@@ -67,54 +68,37 @@ class DataView:
     overlaps: list[Overlap] = field(default_factory=list)
 
 
-def view_data(config: RunConfig, rows: int) -> DataView:
-    """Reads and tokenises all tasks as a run would; `rows` are shown of each.
+def view_data(config: RunConfig, shown: int) -> DataView:
+    """Reads and tokenises all tasks as a run would; `shown` rows of each are in the view.
 
     Raises:
         ConfigError: as the run would, for the same data.
     """
-    reader, vocabulary = load_reader(config.model), embeddings(config)
-    tasks: list[TaskView] = []
-    asked: dict[str, list[bytes]] = {}
-    for task in config.tasks:
-        if isinstance(task, GenerativeTask):
-            data = prepare_task(task, config.data, config.data_folder, config.train.seed)
-            tasks.append(view_generative(config, task, data, reader, vocabulary, rows=rows))
-        else:
-            data = load_task(task, config.data, config.data_folder, config.train.seed)
-            prompt = prompt_for(config.model.prompt, task, data.labels)
-            tasks.append(view_classification(data, prompt, reader, rows))
-        asked |= {f"{task.name} {key}": [*questions(getattr(data, key))] for key in SPLITS}
+    reader = load_reader(config.model, check_model(config.model))
+    data = load_tasks(config, say=lambda _: None)  # warnings are in the views
+    tasks = [
+        view_generative(task, rows.task.form, examples_of(reader, rows), reader, shown)
+        if isinstance(rows, GenerativeRows)
+        else view_classification(task, rows.prompt, reader, shown)
+        for task, rows in zip(data, all_rows(config, data), strict=True)
+    ]
+    asked = {f"{task.name} {key}": [*questions(getattr(task, key))] for task in data for key in SPLITS}
     return DataView(tasks, [*overlaps(asked)])
 
 
-def embeddings(config: RunConfig) -> int | None:
-    """How many tokens the model has embeddings for; None if it does not say."""
-    table: Any = check_model(config.model).get_input_embeddings()  # type: ignore[operator]
-    count = getattr(table, "num_embeddings", None)
-    return count if isinstance(count, int) else None
-
-
-def view_generative(
-    config: RunConfig, task: Any, data: TaskData, reader: Backbone, vocabulary: int | None, *, rows: int
-) -> TaskView:
-    """A generative task, whose rows may be refused here."""
-    both = config.model.task_type == "SEQ_2_SEQ_LM"
-    settings = settings_for(
-        task, reader.tokenizer, config.model.max_length, vocabulary=vocabulary, encoder_decoder=both
-    )
-    encoded = encode_task(task, data, reader.tokenizer, settings)
+def view_generative(data: TaskData, form: str, made: TaskExamples, reader: Backbone, rows: int) -> TaskView:
+    """A generative task."""
     splits = {}
-    for key, examples in encoded.items():
+    for key, examples in made.splits.items():
         counts = examples.counts
         splits[key] = split_view(
             examples.wholes, counts.tokens, counts.trained, counts.cut, counts.dropped, counts.shortened
         )
-    shown = [[*pieces(example, reader.tokenizer)] for example in encoded["train"][:rows]]
-    return TaskView(task.name, task.form, data.fingerprint, settings.max_length, splits, [*data.warnings], shown)
+    shown = [[*pieces(example, reader.tokenizer)] for example in made.splits["train"][:rows]]
+    return TaskView(data.name, form, data.fingerprint, made.max_length, splits, [*data.warnings], shown)
 
 
-def view_classification(data: TaskData, prompt: Any, reader: Backbone, rows: int) -> TaskView:
+def view_classification(data: TaskData, prompt: Prompt, reader: Backbone, rows: int) -> TaskView:
     """A classification task. What is trained is the answer of a language model, and nothing of an encoder's row."""
     splits = {}
     for key in SPLITS:

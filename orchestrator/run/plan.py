@@ -6,7 +6,7 @@ from typing import TypedDict
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.changes import objections
-from orchestrator.run.workers import all_rows, check_tasks, describe_data, load_tasks, tokenizer_now
+from orchestrator.run.workers import check_tasks, describe_data, load_tasks, tokenizer_now
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -68,8 +68,8 @@ def make_plan(config: RunConfig) -> Plan:
     state = replay(config.team, config.name, entries)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter, config.train)
-    reader = check_tasks(config, data, model)
-    seen = [preview(reader, rows) for rows in all_rows(config, data)]
+    reader, tasks = check_tasks(config, data, model)
+    seen = [preview(reader, task) for task in tasks]
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]

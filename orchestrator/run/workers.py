@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainers.models.base import Backbone
-    from trainers.models.tokens import Rows
+    from trainers.models.tokens import Rows, Tokenized
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
@@ -76,12 +76,12 @@ class OwnWorkers:
     def __init__(self, config: RunConfig, say: Say) -> None:
         self.config, self.say = config, say
         self.folder = model_folder(config.model.name)
-        self.data: list[TaskData] = []
+        self.tasks: list[Rows | Tokenized] = []
         self.rows: tuple[Any, ...] = ()
 
     def check(self) -> None:
         """See Workers."""
-        assert self.model
+        _ = self.model
 
     @cached_property
     def model(self) -> "nn.Module":
@@ -92,9 +92,9 @@ class OwnWorkers:
 
     def describe(self) -> list[TaskDescription]:
         """See Workers."""
-        self.data = load_tasks(self.config, self.say)
-        check_tasks(self.config, self.data, self.model)
-        return [describe_data(task) for task in self.data]
+        data = load_tasks(self.config, self.say)
+        _, self.tasks = check_tasks(self.config, data, self.model)
+        return [describe_data(task) for task in data]
 
     @contextmanager
     def session(self) -> Iterator[Check]:
@@ -102,7 +102,7 @@ class OwnWorkers:
         import ray
 
         with ray_session(self.config.cluster), stop_signals(self.say) as stop:
-            self.rows = tuple(ray.put(rows) for rows in all_rows(self.config, self.data))
+            self.rows = tuple(map(ray.put, self.tasks))
             yield stop
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
@@ -135,9 +135,12 @@ def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:
     return data
 
 
-def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module") -> "Backbone":
+def check_tasks(
+    config: RunConfig, data: Sequence[TaskData], model: "nn.Module"
+) -> "tuple[Backbone, list[Rows | Tokenized]]":
     """Checks the tasks' texts and label words against tokenizer and model, as `plan`, `run` and `sweep` do before any
-    worker starts. `model` is the one without weights that `check_method` gives. Returns it with its tokenizer.
+    worker starts. `model` is the one without weights that `check_method` gives. Returns it with its tokenizer, and the
+    tasks as workers get them.
 
     Raises:
         ConfigError: a token that is needed is not in the model, or a task's words or rows are not fit for it.
@@ -146,9 +149,7 @@ def check_tasks(config: RunConfig, data: Sequence[TaskData], model: "nn.Module")
     from trainers.objectives.known import OBJECTIVES
 
     reader = load_reader(config.model, model)
-    for rows in all_rows(config, data):
-        OBJECTIVES[rows.objective].check(reader, rows)
-    return reader
+    return reader, [OBJECTIVES[rows.objective].check(reader, rows) for rows in all_rows(config, data)]
 
 
 def tokenizer_now(state: RunState, model: ModelConfig) -> dict[str, str] | None:

@@ -1,6 +1,8 @@
 """What a model's class can do, seen from its configuration, its modules, its forward pass and its cache."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,17 @@ from torch import Tensor, nn
 
 POSITION_KEYS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len", "max_target_positions")
 PLAIN_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}  # of a cache: keys and values of tokens, and nothing else
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class NoCacheError(Exception):

@@ -4,6 +4,7 @@ Shape suffixes as in `base`; N is B · C.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from trainers.data.prompts import Prompt
 from trainers.models.base import PLAIN, Answers
 from trainers.models.capabilities import check_repeatable, most_positions, needs, taken
 from trainers.models.text_to_text import TextToText, Then, summed_nll
+from trainers.models.trained_tokens import Reading
 from trainers.models.words import apart, joined, seam, spread
 
 CHECKED_ROWS, CHECKED_WORDS = 64, 8  # of a task, each as one string with each
@@ -32,6 +34,12 @@ class Causal(TextToText):
 
     closes_text = False
     repeats_prompt = True
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How rows that are trained on some of their tokens are read. Collective if the model is partitioned."""
+        end = self.tokenizer.eos_token_id
+        return Reading.of(self.model, (end, (end + 1) % (self.embeddings or end + 2)))
 
     def tokenize(self, texts: Sequence[str], prompt: Prompt = PLAIN, words: Sequence[str] = ()) -> list[list[int]]:
         """See Backbone. Tokens at the end of the prompt that are joined with one of the `words` are left out: they are

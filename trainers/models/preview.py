@@ -11,7 +11,7 @@ from trainers.data.sources import quiet
 from trainers.messages import TaskRows
 from trainers.models.base import Backbone
 from trainers.models.text_to_text import TextToText
-from trainers.models.tokens import Rows, examples_of
+from trainers.models.tokens import Rows, TaskExamples, Tokenized
 
 MOST_ROWS, MOST_CHARACTERS = 5_000, 2_000_000  # tokenised per task; of a larger one a sample stands for all
 WARNED_SHARE = 0.1  # of rows that are cut
@@ -60,20 +60,17 @@ class Example:
     answer_tokens: list[str]
 
 
-def preview(base: Backbone, task: Rows) -> tuple[Lengths, Example]:
-    """The lengths of a task's rows, and its first one.
-
-    Raises:
-        DataError: a row of a generative task is refused, see `trainers.data.examples`.
-    """
+def preview(base: Backbone, task: Rows | Tokenized) -> tuple[Lengths, Example]:
+    """The lengths of a checked task's rows, and its first one."""
     if isinstance(task, TaskRows):
         return lengths(base, task), example(base, task)
-    splits = examples_of(base, task)
+    assert isinstance(task, TaskExamples)
+    splits = task.splits
     wholes = np.concatenate([each.wholes for each in splits.values()])
     first = next(iter(splits.values()))[0]
     cut = sum(each.counts.cut for each in splits.values())
     row, answer = first.ids, first.answer if len(first.answer) else first.ids[first.prompt_length :]
-    return counted(wholes, len(wholes), cut, task.task.max_length or base.max_length), Example(
+    return counted(wholes, len(wholes), cut, task.max_length), Example(
         text=base.tokenizer.decode(row[: first.prompt_length]), tokens=named(base.tokenizer, row.tolist()),
         ids=row.tolist(), label=base.tokenizer.decode(answer), answer_tokens=named(base.tokenizer, answer.tolist()),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
+from trainers.models.capabilities import evaluating
 from trainers.models.words import bare, check_apart, check_known, check_said
 
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
@@ -112,14 +113,11 @@ class TextToText(Backbone):
         Collective if the model is partitioned.
         """
         end = [self.tokenizer.eos_token_id]
-        training = self.model.training
-        self.model.eval()
         try:
-            self.continued([end * 2], [end * 3, end * 2])
+            with evaluating(self.model):
+                self.continued([end * 2], [end * 3, end * 2])
         except Exception:  # whatever the model raises: if it cannot read texts at all, it will raise that again
             return False
-        finally:
-            self.model.train(training)
         return True
 
     @torch.no_grad()

@@ -82,11 +82,13 @@ def tokenize(
 
 @dataclass(frozen=True, eq=False)
 class TaskExamples:
-    """One generative task as its objective encodes it; `metrics` has the primary one first."""
+    """One generative task as its objective encodes it; `metrics` has the primary one first. Longer rows than
+    `max_length` are cut."""
 
     name: str
     splits: dict[str, Examples]
     metrics: tuple[str, ...]
+    max_length: int
     objective: str = "generation"
 
 
@@ -103,19 +105,20 @@ def tokenize_task(backbone: Backbone, task: Rows | Tokenized) -> Tokenized:
     if isinstance(task, TokenizedTask | TaskExamples):
         return task
     if isinstance(task, GenerativeRows):
-        return TaskExamples(task.name, examples_of(backbone, task), task.task.scored_by)
+        return examples_of(backbone, task)
     splits = {split: tokenize(backbone, *rows, task.prompt, task.labels) for split, rows in task.splits.items()}
     return TokenizedTask(task.name, task.labels, splits, task.objective, task.prompt)
 
 
-def examples_of(backbone: Backbone, rows: GenerativeRows) -> dict[str, Examples]:
+def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:
     """Every split of a generative task as this base reads it."""
+    from datasets import Dataset
+
     settings = settings_for(
         rows.task, backbone.tokenizer, backbone.max_length, vocabulary=backbone.embeddings,
         encoder_decoder=backbone.closes_text,
     )  # fmt: skip
-    from datasets import Dataset
-
     tables = {key: Dataset(table) for key, table in rows.splits.items()}
     data = TaskData(name=rows.name, labels=(), warnings=(), fingerprint=rows.fingerprint, **tables)
-    return encode_task(rows.task, data, backbone.tokenizer, settings)
+    splits = encode_task(rows.task, data, backbone.tokenizer, settings)
+    return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length)

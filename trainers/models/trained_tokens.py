@@ -5,6 +5,7 @@ Shape suffixes: L lines, S tokens of a line, N trained tokens, D model width, V 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,23 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from trainers.data.lines import Lines, in_lines
-from trainers.models.capabilities import takes
+from trainers.models.capabilities import evaluating, takes
 
 CHUNK = 1024  # tokens whose logits exist at once
 Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a decoder reads rows. `plain`: its logits are its head's alone. `packs`: several rows may share a line."""
+
+    plain: bool
+    packs: bool
+
+    @classmethod
+    def of(cls, model: Any, tokens: tuple[int, int]) -> "Reading":
+        """As probes with two tokens find it. Collective if the model is partitioned."""
+        return cls(gives_head(model, tokens[0]), keeps_apart(model, tokens))
 
 
 def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
@@ -76,14 +90,9 @@ def gives_head(model: Any, token: int) -> bool:
     Collective if the model is partitioned.
     """
     ids = torch.full((1, 3), token, device=next(model.parameters()).device)
-    training = model.training
-    model.eval()
-    try:
-        with head_input(model, lambda hidden: hidden) as seen:
-            logits = model(input_ids=ids, use_cache=False).logits
-        return torch.equal(model.get_output_embeddings()(seen[0]), logits)
-    finally:
-        model.train(training)
+    with evaluating(model), head_input(model, lambda hidden: hidden) as seen:
+        logits = model(input_ids=ids, use_cache=False).logits
+    return torch.equal(model.get_output_embeddings()(seen[0]), logits)
 
 
 @torch.no_grad()
@@ -97,13 +106,13 @@ def keeps_apart(model: Any, tokens: tuple[int, int]) -> bool:
     one, other = tokens
     ids = [np.resize([one, other, other], 13), np.resize([other, one], 9), np.resize([one, one, other], 17)]
     trained = [np.arange(len(row)) > 0 for row in ids]
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     try:
-        together = token_losses(model, in_lines(ids, trained, one, 40).to(device), plain=False)
-        alone = token_losses(model, in_lines(ids, trained, one, None).to(device), plain=False)
+        with evaluating(model):
+            together, alone = (
+                token_losses(model, in_lines(ids, trained, one, capacity).to(device), plain=False)
+                for capacity in (40, None)
+            )
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
-    finally:
-        model.train(training)
     return torch.allclose(together, alone, rtol=1e-2, atol=1e-2 if together.dtype != torch.float32 else 1e-4)

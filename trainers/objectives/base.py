@@ -54,8 +54,9 @@ class Objective(Protocol):
     def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> Rows:
         """Prepared data as workers get them. `prompt` is for classification alone."""
 
-    def check(self, base: Backbone, task: Rows) -> None:
-        """Checks on the driver what workers would refuse. `base` has a model without weights.
+    def check(self, base: Backbone, task: Rows) -> Rows | Tokenized:
+        """Checks on the driver what workers would refuse. `base` has a model without weights. Returns the task, or what
+        it is as tokens if the check makes them: workers take both.
 
         Raises:
             ConfigError: as `encode`, or a row cannot be read as it is meant; the message names the task.

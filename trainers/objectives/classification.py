@@ -13,12 +13,10 @@ from cluster.errors import ConfigError
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.prompts import Prompt
-from trainers.data.tasks import DataConfig, TaskData, load_task
+from trainers.data.tasks import SPLITS, DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,12 +75,13 @@ class Classification:
         columns = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
         return TaskRows(data.name, data.labels, columns, prompt)
 
-    def check(self, base: Backbone, task: Rows) -> None:
+    def check(self, base: Backbone, task: Rows) -> Rows:
         """See Objective: label words that the base tells apart, and rows that can be answered with them."""
         assert isinstance(task, TaskRows)
         with naming(task.name):
             base.check_labels(task.labels, task.prompt)
             base.check_texts([text for texts, _ in task.splits.values() for text in texts], task.labels, task.prompt)
+        return task
 
     def encode(self, base: Backbone, task: Tokenized) -> dict[str, ClassifiedSplit]:
         """The label words as the base alone encodes them, for all splits at once."""

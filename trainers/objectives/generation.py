@@ -3,7 +3,6 @@
 Shape suffixes as in `base`; N trained tokens of a batch, M metrics of answers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,33 +16,20 @@ from trainers.data.cleaning import DataConfig
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.encoding import Examples
-from trainers.data.generative.preparing import SPLITS, prepare_task
+from trainers.data.generative.preparing import prepare_task
 from trainers.data.lines import Lines, in_lines
 from trainers.data.prompts import Prompt
-from trainers.data.tasks import TaskData
+from trainers.data.tasks import SPLITS, TaskData
 from trainers.messages import GenerativeRows, Score
 from trainers.models.base import Backbone
+from trainers.models.capabilities import most_positions
+from trainers.models.causal import Causal
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import Rows, TaskExamples, Tokenized, examples_of
-from trainers.models.trained_tokens import gives_head, keeps_apart, token_losses
+from trainers.models.trained_tokens import Reading, token_losses
 from trainers.objectives.metrics import METRICS
 
 OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a decoder reads rows. `plain`: its logits are its head's alone. `packs`: several rows may share a line."""
-
-    plain: bool
-    packs: bool
-
-    @classmethod
-    def of(cls, base: Backbone) -> "Reading":
-        """As probes on the model find it. Collective if the model is partitioned."""
-        end = base.tokenizer.eos_token_id
-        other = (end + 1) % (base.embeddings or end + 2)
-        return cls(gives_head(base.model, end), keeps_apart(base.model, (end, other)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,50 +72,55 @@ class AnsweredSplit:
         assert isinstance(batch, Lines)
         return batch.sums(token_losses(self.base.model, batch, plain=self.reading.plain))
 
+    @cached_property
+    def answered(self) -> tuple[str, ...]:
+        """The metrics of answers."""
+        return tuple(name for name in self.metrics if name not in OF_LOSS)
+
     def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
         """(B, 1 + M + 2): the row's own value, each metric of its answer, −Σ log p and trained tokens if they are asked
         for. The row's own value is its primary metric, or the geometric mean of its tokens' probabilities."""
-        columns = [torch.zeros(len(rows), 0, dtype=torch.float64)]
-        if answered := [name for name in self.metrics if name not in OF_LOSS]:
-            columns.append(self.answers_judged(rows, answered, at_once))
-        if len(answered) < len(self.metrics):
-            losses_B = torch.cat([self.losses(self.batch(part)) for part in parts(rows, at_once)]).double().cpu()
-            terms_B = torch.from_numpy(self.terms[rows]).double()
-            columns.append(torch.stack([losses_B, terms_B], 1))
-            own = torch.exp(-losses_B / terms_B) if self.metrics[0] in OF_LOSS else columns[1][:, 0]
-        else:
-            own = columns[1][:, 0]
-        return torch.cat([own.unsqueeze(1), *columns], 1).to(self.base.device)
+        answers_BM = self.answers_judged(rows, at_once)
+        losses_BK = answers_BM[:, :0] if len(self.answered) == len(self.metrics) else self.losses_judged(rows, at_once)
+        by_loss = self.metrics[0] in OF_LOSS
+        own_B = torch.exp(-losses_BK[:, 0] / losses_BK[:, 1]) if by_loss else answers_BM[:, 0]
+        return torch.cat([own_B.unsqueeze(1), answers_BM, losses_BK], 1).to(self.base.device)
 
-    def answers_judged(self, rows: np.ndarray, metrics: Sequence[str], at_once: int) -> Tensor:
-        """(B, M) metrics of the generated answers."""
-        found = []
-        for row, answer in zip(rows, self.answers(rows, at_once), strict=True):
-            example = self.examples[int(row)]
-            asked = self.base.text([example.ids[: example.prompt_length].tolist()])[0]
-            found.append([METRICS[name](answer, example.references, asked) for name in metrics])
+    def losses_judged(self, rows: np.ndarray, at_once: int) -> Tensor:
+        """(B, 2) −Σ log p and trained tokens."""
+        losses_B = torch.cat([self.losses(self.batch(part)) for part in parts(rows, at_once)]).double().cpu()
+        return torch.stack([losses_B, torch.from_numpy(self.terms[rows]).double()], 1)
+
+    def answers_judged(self, rows: np.ndarray, at_once: int) -> Tensor:
+        """(B, M) metrics of the generated answers; nothing is generated if there are none."""
+        if not self.answered:
+            return torch.zeros(len(rows), 0, dtype=torch.float64)
+        asked = self.base.text([self.asked(row) for row in rows])
+        found = [
+            [METRICS[name](answer, self.examples[int(row)].references, source) for name in self.answered]
+            for row, answer, source in zip(rows, self.answers(rows, at_once), asked, strict=True)
+        ]
         return torch.tensor(found, dtype=torch.float64)
+
+    def asked(self, row: int) -> list[int]:
+        """The tokens of a row from which an answer is generated."""
+        example = self.examples[int(row)]
+        ids: list[int] = example.ids[: example.prompt_length].tolist()
+        return ids
 
     def answers(self, rows: np.ndarray, at_once: int) -> list[str]:
         """The greedy answers to these rows."""
-        asked = [self.examples[int(i)].ids[: self.examples[int(i)].prompt_length].tolist() for i in rows]
         ends = self.examples.counts.ends
-        return [
-            answer
-            for start in range(0, len(asked), at_once)
-            for answer in self.base.generate(asked[start : start + at_once], self.most, ends)
-        ]
+        batches = ([self.asked(row) for row in part] for part in parts(rows, at_once))
+        return [answer for asked in batches for answer in self.base.generate(asked, self.most, ends)]
 
     def score(self, totals: np.ndarray) -> Score:
         """The mean of each metric, and the sum of the primary one over the rows."""
         rows = len(self.examples)
-        answered = [name for name in self.metrics if name not in OF_LOSS]
-        means = {name: float(total) / rows for name, total in zip(answered, totals[1:], strict=False)}
-        if len(answered) < len(self.metrics):
-            nll = float(totals[-2] / totals[-1])
-            means |= {
-                name: {"nll": nll, "perplexity": float(np.exp(nll))}[name] for name in self.metrics if name in OF_LOSS
-            }
+        means = {name: float(total) / rows for name, total in zip(self.answered, totals[1:], strict=False)}
+        if len(self.answered) < len(self.metrics):
+            means["nll"] = float(totals[-2] / totals[-1])
+            means["perplexity"] = float(np.exp(means["nll"]))
         correct = None if self.metrics[0] in OF_LOSS else float(totals[0])
         return Score(correct, rows, {name: means[name] for name in self.metrics})
 
@@ -148,15 +139,17 @@ class Generation:
         tables = {key: getattr(data, key).data.table for key in SPLITS}
         return GenerativeRows(data.name, task, data.fingerprint, tables)
 
-    def check(self, base: Backbone, task: Rows) -> None:
-        """See Objective: every row as workers will read it."""
+    def check(self, base: Backbone, task: Rows) -> TaskExamples:
+        """See Objective: every row as workers read it."""
         assert isinstance(task, GenerativeRows)
-        check_positions(base, task.name, examples_of(base, task))
+        made = examples_of(base, task)
+        check_positions(base, made)
+        return made
 
     def encode(self, base: Backbone, task: Tokenized) -> dict[str, AnsweredSplit]:
         """The splits with what probes find out about the model."""
         assert isinstance(task, TaskExamples) and isinstance(base, TextToText)
-        reading = None if base.closes_text else Reading.of(base)
+        reading = base.reading if isinstance(base, Causal) else None
         most = longest_answer(task.splits["train"])
         return {
             key: AnsweredSplit(base=base, examples=each, metrics=task.metrics, most=most, reading=reading)
@@ -182,16 +175,16 @@ def longest_answer(examples: Examples) -> int:
     return int((examples.lengths - examples.prompt_lengths).max())
 
 
-def check_positions(base: Backbone, task: str, splits: dict[str, Examples]) -> None:
+def check_positions(base: Backbone, task: TaskExamples) -> None:
     """Raises ConfigError if prompt and answer together may go beyond the model's positions."""
-    config = getattr(base.model, "config", None)
-    most = getattr(config, "max_position_embeddings", None)
+    most = most_positions(base.model)
     if base.closes_text or not most:
         return
+    splits = task.splits
     asked = max(int(each.prompt_lengths.max()) for each in splits.values())
     needed = max([asked + longest_answer(splits["train"]), *(int(each.lengths.max()) for each in splits.values())])
     if needed > most:
         raise ConfigError(
-            f"task {task}: rows and answers take up to {needed} tokens, beyond the model's {most} positions; lower the "
-            "task's max_length"
+            f"task {task.name}: rows and answers take up to {needed} tokens, beyond the model's {most} positions; "
+            "lower the task's max_length"
         )

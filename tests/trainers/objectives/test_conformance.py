@@ -82,10 +82,11 @@ class FreeAnswers:
             prompt, "free",
         )  # fmt: skip
 
-    def check(self, base: Backbone, task: Rows) -> None:
+    def check(self, base: Backbone, task: Rows) -> Rows:
         assert isinstance(task, TaskRows)
         if isinstance(base, TextToText):
             base.encode_answers(task.labels, task.prompt)
+        return task
 
     def encode(self, base: Backbone, task: Tokenized) -> Mapping[str, EncodedSplit]:
         assert isinstance(task, TokenizedTask)
