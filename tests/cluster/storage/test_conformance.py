@@ -107,6 +107,7 @@ def test_list_folders(store: Store) -> None:
     assert store.list_folders("") == ["t"]
 
 
+@pytest.mark.slow
 def test_list_folders_beyond_a_page(store: Store) -> None:
     names = [f"f{number:04d}" for number in range(1005)]
     with ThreadPoolExecutor(16) as pool:

@@ -78,6 +78,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> tuple
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upto", [1, 3])
 def test_a_served_folder_gives_equal_outputs_in_a_process_with_only_transformers_and_peft(
     stream: Stream,

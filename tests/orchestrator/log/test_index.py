@@ -143,6 +143,7 @@ def test_tracks_are_listed_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- what bodies hold
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_that_was_started_a_hundred_times(tmp_path: Path) -> None:
     """A real `start` has the versions of packages, where a `delete` has those of adapters."""
     track = started_in_vain(config_of("a", team="team", store=str(tmp_path / "store")), 210)

@@ -105,6 +105,7 @@ def test_moves_of_another_alias_are_no_conflict(track: Track, monkeypatch: pytes
     assert named(track) == {"candidate": 2, "production": 3}
 
 
+@pytest.mark.slow
 def test_races_have_one_winner(uri: str, tmp_path: Path) -> None:
     """Eight processes move one alias, all from where it was last; now and then it has been there and back (ABA)."""
     track, store, won = track_with(3, tmp_path, uri), forkable(uri), tmp_path / "won"

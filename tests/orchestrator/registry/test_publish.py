@@ -34,6 +34,7 @@ from tests.support.sample import some
 PROCESSES, EACH = 8, some(10, 3)
 
 
+@pytest.mark.slow
 def test_processes_publish_at_once(uri: str, tmp_path: Path) -> None:
     """Contiguous, chained, none lost; what a reader sees throughout is whole."""
     told, store = tmp_path / "told", forkable(uri)
@@ -123,6 +124,7 @@ def test_a_publisher_killed_at_each_step(killing_ground: str, tmp_path: Path, mo
     check_gc_removes_the_orphans(uri, tmp_path)
 
 
+@pytest.mark.slow
 def test_publishers_killed_at_random_instants(killing_ground: str, tmp_path: Path) -> None:
     uri, draw, told = killing_ground, random.Random(5), tmp_path / "told"
     store, longest_s = forkable(uri), 0.4 if uri.startswith("s3:") else 0.06

@@ -230,6 +230,7 @@ def test_renewals_end_where_another_took_over(track: Track) -> None:
     assert ops(track)[-1] == "start"  # the first one says no more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "sweep"])
 def test_a_lease_that_is_renewed_for_hours(kind: str, track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
     """600 renewals by the thread that makes them, each a hundredth of a second after the other."""
