@@ -274,6 +274,46 @@ class TrainConfig(Frozen):
         return self.seed * 1_000_003 + index
 
 
+class DecodingConfig(Frozen):
+    """How the answers of a generative task are generated: the likeliest token each time (`temperature` 0), the
+    likeliest of `beams` answers, or samples.
+
+    A sample is drawn from softmax(logits / `temperature`), from its `top_k` likeliest tokens, and from the fewest
+    likeliest ones that have a share `top_p`. `seed` and the prompt's tokens draw it, so that it does not depend on
+    workers and batches. An answer has at most `max_new_tokens`, else as many as the longest training answer, and ends
+    before the first of the `stop` strings.
+    """
+
+    temperature: Annotated[NonNegative, Field(le=100)] = 0.0
+    top_k: Positive | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    beams: Annotated[int, Field(ge=1, le=64)] = 1
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    stop: tuple[str, ...] = ()
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("an empty string would end every answer at once; name strings that follow an answer")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DecodingConfig":
+        given = [
+            key for key in ("top_k", "top_p", "seed") if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if given and not self.temperature:
+            raise ValueError(f"{given[0]} says how samples are drawn, and temperature 0 draws none; set temperature")
+        if self.beams > 1 and self.temperature:
+            raise ValueError(f"beams {self.beams} look for the likeliest answer, and temperature draws one; remove one")
+        return self
+
+
+GREEDY = DecodingConfig()
+
+
 class DeepSpeedConfig(Frozen):
     """The ZeRO stage of every task. Stage 3 also partitions the frozen model, which is then whole on no worker."""
 

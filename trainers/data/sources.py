@@ -27,7 +27,9 @@ REQUIRED = {  # per format of a generative task, the columns that its rows must 
     "alpaca": ("instruction", "output"),
     "text": ("text",),
 }
-GENERATIVE_KEYS = ("columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long")
+GENERATIVE_KEYS = (
+    "columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long", "decoding",
+)  # fmt: skip
 
 
 class TaskBase(Frozen):

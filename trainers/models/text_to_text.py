@@ -12,10 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainers.config import GREEDY, DecodingConfig
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
+from trainers.models.decoding import asked_of, plainly, until
 from trainers.models.words import bare, check_apart, check_known, check_said
 
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
@@ -150,28 +152,37 @@ class TextToText(Backbone):
         """(B,) index of the label whose word equals the greedy answer; −1 if none does."""
         known = {word: index for index, word in enumerate(self.text(labels))}
         answers = self.generate(token_ids, max(map(len, labels)))
-        return torch.tensor([known.get(answer, -1) for answer in answers], device=self.device)
+        return torch.tensor([known.get(answer.strip(), -1) for answer in answers], device=self.device)
 
     @torch.no_grad()
-    def generate(self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = ()) -> list[str]:
-        """Greedy answers of at most `most` tokens, without special tokens and outer white space. An answer ends with
-        the end-of-text token, or with one of `ends`.
+    def generate(
+        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
+    ) -> list[str]:
+        """Answers of at most `most` tokens, without special tokens, generated as `how` says. An answer ends with the
+        end-of-text token, with one of `ends`, or before a stop string. The base's generation_config.json has no say in
+        it, but for token ids.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
         if self.repeats_prompt and not self.reuses:
-            each = (PADDED([row], pad_id=self.pad_id).to(self.device) for row in token_ids)
-            return [answer for row in each for answer in self.generated_from(row, most, ends)]
-        return self.generated_from(self.pad(token_ids, left=self.repeats_prompt), most, ends)
+            return [answer for row in token_ids for answer in self.generated_from([row], most, ends, how)]
+        return self.generated_from(token_ids, most, ends, how)
 
-    def generated_from(self, batch: Batch, most: int, ends: Sequence[int] = ()) -> list[str]:
-        """Greedy answers to the rows of a batch."""
-        output = self.model.generate(
-            input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, do_sample=False,
-            pad_token_id=self.pad_id, eos_token_id=sorted({self.tokenizer.eos_token_id, *ends}),
-            synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
-        )  # fmt: skip
-        return self.text(output[:, batch.ids.shape[1] if self.repeats_prompt else 1 :])
+    def generated_from(
+        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int], how: DecodingConfig
+    ) -> list[str]:
+        """The answers to rows of one batch."""
+        batch = PADDED(token_ids, pad_id=self.pad_id, left=self.repeats_prompt).to(self.device)
+        start = batch.ids.shape[1] if self.repeats_prompt else 1
+        with plainly(self.model):
+            output = self.model.generate(
+                input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
+                eos_token_id=sorted({self.tokenizer.eos_token_id, *ends}),
+                synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
+                **asked_of(how, self.tokenizer, token_ids, start),
+            )  # fmt: skip
+        said = self.tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
+        return [until(text, how.stop) for text in said]
 
     def text(self, ids: Tensor | Answers) -> list[str]:
         """Token ids as strings, without special tokens and outer white space."""

@@ -6,6 +6,7 @@ from typing import SupportsIndex, overload
 
 import numpy as np
 
+from trainers.config import GREEDY, DecodingConfig
 from trainers.data.examples import settings_for
 from trainers.data.generative.encoding import Examples, encode_task
 from trainers.data.prompts import Prompt
@@ -83,13 +84,14 @@ def tokenize(
 @dataclass(frozen=True, eq=False)
 class TaskExamples:
     """One generative task as its objective encodes it; `metrics` has the primary one first. Longer rows than
-    `max_length` are cut."""
+    `max_length` are cut. Answers are generated as `decoding` says."""
 
     name: str
     splits: dict[str, Examples]
     metrics: tuple[str, ...]
     max_length: int
     objective: str = "generation"
+    decoding: DecodingConfig = GREEDY
 
 
 Rows = TaskRows | GenerativeRows
@@ -121,4 +123,5 @@ def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:
     tables = {key: Dataset(table) for key, table in rows.splits.items()}
     data = TaskData(name=rows.name, labels=(), warnings=(), fingerprint=rows.fingerprint, **tables)
     splits = encode_task(rows.task, data, backbone.tokenizer, settings)
-    return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length)
+    decoding = rows.task.decoding or GREEDY
+    return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length, decoding=decoding)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import ConfigError
+from trainers.config import GREEDY, DecodingConfig
 from trainers.data.cleaning import DataConfig
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask, GenerativeTask
@@ -34,14 +35,15 @@ OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnsweredSplit:
-    """N rows of one split. `metrics` has the primary one first; `most` tokens are generated at most; `reading` is None
-    for an encoder-decoder."""
+    """N rows of one split. `metrics` has the primary one first. At most `most` tokens are generated, as `decoding`
+    says. `reading` is None for an encoder-decoder."""
 
     base: TextToText
     examples: Examples
     metrics: tuple[str, ...]
     most: int
     reading: Reading | None
+    decoding: DecodingConfig = GREEDY
 
     @property
     def lengths(self) -> np.ndarray:
@@ -109,10 +111,10 @@ class AnsweredSplit:
         return ids
 
     def answers(self, rows: np.ndarray, at_once: int) -> list[str]:
-        """The greedy answers to these rows."""
+        """The answers to these rows, as they are generated."""
         ends = self.examples.counts.ends
         batches = ([self.asked(row) for row in part] for part in parts(rows, at_once))
-        return [answer for asked in batches for answer in self.base.generate(asked, self.most, ends)]
+        return [answer for asked in batches for answer in self.base.generate(asked, self.most, ends, self.decoding)]
 
     def score(self, totals: np.ndarray) -> Score:
         """The mean of each metric, and the sum of the primary one over the rows."""
@@ -150,9 +152,11 @@ class Generation:
         """The splits with what probes find out about the model."""
         assert isinstance(task, TaskExamples) and isinstance(base, TextToText)
         reading = base.reading if isinstance(base, Causal) else None
-        most = longest_answer(task.splits["train"])
+        most = most_generated(task)
         return {
-            key: AnsweredSplit(base=base, examples=each, metrics=task.metrics, most=most, reading=reading)
+            key: AnsweredSplit(
+                base=base, examples=each, metrics=task.metrics, most=most, reading=reading, decoding=task.decoding
+            )
             for key, each in task.splits.items()
         }
 
@@ -169,10 +173,15 @@ def predicted(examples: Examples) -> np.ndarray:
 
 
 def longest_answer(examples: Examples) -> int:
-    """Tokens of the longest trained answer: as many are generated at most."""
+    """Tokens of the longest trained answer."""
     if len(examples.answers_T):
         return int(np.diff(examples.answer_offsets).max())
     return int((examples.lengths - examples.prompt_lengths).max())
+
+
+def most_generated(task: TaskExamples) -> int:
+    """Tokens that an answer has at most."""
+    return task.decoding.max_new_tokens or longest_answer(task.splits["train"])
 
 
 def check_positions(base: Backbone, task: TaskExamples) -> None:
@@ -182,9 +191,9 @@ def check_positions(base: Backbone, task: TaskExamples) -> None:
         return
     splits = task.splits
     asked = max(int(each.prompt_lengths.max()) for each in splits.values())
-    needed = max([asked + longest_answer(splits["train"]), *(int(each.lengths.max()) for each in splits.values())])
+    needed = max([asked + most_generated(task), *(int(each.lengths.max()) for each in splits.values())])
     if needed > most:
         raise ConfigError(
             f"task {task.name}: rows and answers take up to {needed} tokens, beyond the model's {most} positions; "
-            "lower the task's max_length"
+            f"lower the task's max_length{' or decoding.max_new_tokens' * bool(task.decoding.max_new_tokens)}"
         )

@@ -130,10 +130,10 @@ def rouge_l_words(answer: str, reference: str) -> float:
 
 
 def edit_similarity(answer: str, reference: str) -> float:
-    """rapidfuzz's normalised similarity of insertions and deletions."""
+    """rapidfuzz's normalised similarity of insertions and deletions, white space around the answer aside."""
     from rapidfuzz.distance import Indel
 
-    return float(Indel.normalized_similarity(answer, reference))
+    return float(Indel.normalized_similarity(answer.strip(), reference))
 
 
 def bleu(answer: str, references: Sequence[str], _source: str) -> float:

@@ -110,8 +110,21 @@ def test_answers_are_those_of_transformers_row_by_row(base: Any, tmp_path: Path)
             pad_token_id=backbone.pad_id, eos_token_id=backbone.tokenizer.eos_token_id,
         )  # fmt: skip
         said = output[0, 1 if backbone.closes_text else len(asked) :]
-        assert answer == backbone.tokenizer.decode(said, skip_special_tokens=True).strip()
+        assert answer == backbone.tokenizer.decode(said, skip_special_tokens=True)
     assert len({*found}) > 1 or backbone.closes_text
+
+
+def test_decoding_of_a_task(tmp_path: Path) -> None:
+    keys = {"format": "prompt_completion", "decoding": {"max_new_tokens": 5, "stop": ["."]}}
+    base, rows = docs_lm(), rows_of(tmp_path, PAIRS, **keys)
+    split = split_of(base, rows)
+    assert split.most == 5 and split.decoding.stop == (".",)
+    asked = [split.asked(i) for i in range(4)]
+    expected = base.generate(asked, 5, split.examples.counts.ends)  # type: ignore[attr-defined]
+    assert split.answers(np.arange(4), at_once=3) == [text.partition(".")[0] for text in expected]
+    most = {"format": "prompt_completion", "decoding": {"max_new_tokens": 1020}}
+    with pytest.raises(ConfigError, match=r"beyond the model's 1024 positions; lower .* or decoding.max_new_tokens"):
+        OBJECTIVE.check(base, rows_of(tmp_path, PAIRS, **most))
 
 
 def test_a_score_is_the_mean_of_the_first_metric_and_tells_the_others(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from trainers.config import NonNegative
+from cluster.schema import Grown
+from trainers.config import DecodingConfig, NonNegative
 from trainers.data.docstring_answers import AnswerTask
 from trainers.data.sources import (
     FORMS,
@@ -45,16 +46,18 @@ TRACE_METRICS: dict[str, MetricName] = {  # arXiv:2310.06762, by the folder's na
 }  # fmt: skip
 
 
-class GenerativeTask(TaskBase):
+class GenerativeTask(TaskBase, Grown):
     """What every generative task has.
 
-    `metrics` score its answers, the first one is the primary one. `chat_template` is a name of the tokenizer's own
+    `metrics` score its answers, the first one is the primary one. `decoding` says how these are generated; None is
+    greedily. `chat_template` is a name of the tokenizer's own
     templates, `chatml`, or a file; None is the tokenizer's default. `system` is a system turn for conversations without
     one. `max_length` overrides `model.max_length`. At most a share `max_cut` of a split's answers may be cut by it. A
     row whose prompt alone fills it is refused or dropped; a prompt that is a string may also be cut, in its middle.
     """
 
     objective: ClassVar[str] = "generation"
+    added: ClassVar[tuple[str, ...]] = ("decoding",)
 
     metrics: tuple[MetricName, ...] | None = None
     train_on: TrainOn | None = None
@@ -63,6 +66,7 @@ class GenerativeTask(TaskBase):
     max_length: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
     max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
     too_long: Literal["refuse", "drop", "cut"] = "refuse"
+    decoding: DecodingConfig | None = None
 
     @field_validator("metrics")
     @classmethod
@@ -79,6 +83,10 @@ class GenerativeTask(TaskBase):
         answered = [name for name in self.scored_by if name not in ("nll", "perplexity")]
         if self.form == "text" and answered:
             raise ValueError(f"metrics {answered[0]!r}: plain text has no answers; use nll or perplexity")
+        if self.decoding and not answered:
+            raise ValueError(
+                f"decoding says how answers are generated, and metrics {self.scored_by[0]!r} needs none; remove it"
+            )
         return self
 
     @property

@@ -53,6 +53,11 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
         ({"format": "text", "train_on": "completion"}, "train_on 'completion' does not fit rows of text; use all"),
         ({"format": "text", "metrics": ["rouge_l"]}, "metrics 'rouge_l': plain text has no answers; use nll or"),
         ({"format": "text", "metrics": []}, "name each metric once, and at least one"),
+        ({"format": "text", "decoding": {"beams": 2}}, "and metrics 'nll' needs none; remove it"),
+        ({"format": "messages", "decoding": {"top_k": 5}}, "tasks.0.decoding: top_k says how samples are drawn"),
+        ({"format": "messages", "decoding": {"temprature": 1}}, "unknown key; did you mean 'temperature'?"),
+        ({"decoding": {"temperature": 1}}, "decoding belongs to a generative task; name the format of its rows"),
+        ({"format": "messages", "decoding": {"stop": "x"}}, 'tasks.0.decoding.stop: "x": should be a list'),
         ({"format": "messages", "metrics": ["rouge"]}, "did you mean 'rouge_l'?"),
         ({"format": "prompt_completion", "columns": {"prompts": "q"}}, "did you mean 'prompt'?"),
         ({"format": "messages", "text_column": "a"}, "tasks.0.text_column: unknown key"),
@@ -82,5 +87,7 @@ def test_classification_is_stored_as_before() -> None:
 
 
 def test_training_of_a_task() -> None:
+    assert "decoding" not in entry(format="alpaca").model_dump(), "stored as before there was such a key"
+    assert entry(format="alpaca", decoding={"beams": 2}).model_dump()["decoding"]["beams"] == 2
     task = entry(format="text", train="s3://b/folder")
     assert task.train == "s3://b/folder"

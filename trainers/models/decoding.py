@@ -1,0 +1,126 @@
+"""How an answer becomes of what a model says of the next token: greedily, by beams, or drawn.
+
+A row is drawn with numbers of its own: they come from the seed, the tokens of its prompt, and how many tokens the
+answer has so far. Batches, workers and other rows do not matter. Two rows with one prompt get one answer. After each
+task a row is drawn with the same numbers as before it, so that a score changes with the model alone.
+
+Shape suffixes: B rows, S tokens so far, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
+
+from trainers.config import DecodingConfig
+
+TOKENS = (  # of a model's generation_config.json, what says how it writes; all else there is taste
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id", "cache_implementation",
+)  # fmt: skip
+TAIL = 8  # tokens beyond the bytes of a stop string that are read again after each token
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(LogitsProcessor):
+    """Leaves one token per row, drawn from what the settings leave of the distribution.
+
+    token_ids: the B prompts. start: tokens before the answers.
+    """
+
+    token_ids: Sequence[Sequence[int]]
+    how: DecodingConfig
+    start: int
+
+    @cached_property
+    def generators(self) -> list[np.random.Generator]:
+        """One per row."""
+        return [np.random.Generator(np.random.Philox(key=key(self.how.seed, row))) for row in self.token_ids]
+
+    @cached_property
+    def cuts(self) -> LogitsProcessorList:
+        """What removes tokens, in the order that transformers has."""
+        found: list[LogitsProcessor] = [TopKLogitsWarper(self.how.top_k)] if self.how.top_k else []
+        return LogitsProcessorList([*found, *([TopPLogitsWarper(self.how.top_p)] if self.how.top_p < 1 else [])])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, V) logits → 0 at the first token whose cumulated probability is beyond the row's number, else −∞."""
+        kept_BV = self.cuts(input_ids, scores.float() / self.how.temperature)
+        total_BV = kept_BV.double().softmax(-1).cumsum(-1)
+        drawn_B1 = torch.tensor([[each.random()] for each in self.generators], dtype=torch.float64).to(scores.device)
+        beyond_BV = total_BV > drawn_B1.clamp_max(1 - 1e-12) * total_BV[:, -1:]
+        token_B1 = beyond_BV.int().argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
+
+
+def key(seed: int, row: Sequence[int]) -> int:
+    """128 bits that tell prompts and seeds apart."""
+    told = np.array([seed, *row], dtype=np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(told, digest_size=16).digest(), "little")
+
+
+@dataclass(frozen=True, eq=False)
+class Stops(StoppingCriteria):
+    """Ends a row once its answer has a stop string. What stands in the prompt does not count.
+
+    start: tokens before the answers.
+    """
+
+    tokenizer: Any
+    stop: tuple[str, ...]
+    start: int
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: Any) -> Tensor:  # noqa: ARG002
+        """(B, S) → (B,) bool."""
+        ends = self.found(input_ids[:, max(self.start, input_ids.shape[1] - self.window) :])
+        for row in ends.nonzero().flatten().tolist():  # the tail alone may read otherwise
+            ends[row] = self.found(input_ids[row : row + 1, self.start :])[0]
+        return ends
+
+    @property
+    def window(self) -> int:
+        """Tokens in which a stop string ends: each has at least a byte, but for some special ones."""
+        return max(len(each.encode()) for each in self.stop) + TAIL
+
+    def found(self, ids_BS: Tensor) -> Tensor:
+        """(B,) whether the tokens have a stop string."""
+        texts = self.tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
+        return torch.tensor([any(each in text for each in self.stop) for text in texts], device=ids_BS.device)
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
+
+
+def asked_of(how: DecodingConfig, tokenizer: Any, token_ids: Sequence[Sequence[int]], start: int) -> dict[str, Any]:
+    """What `generate` is asked for, beyond tokens and lengths. Drawing leaves one token, and that is taken greedily."""
+    drawn = [Drawn(token_ids, how, start)] if how.temperature else []
+    stops = [Stops(tokenizer, how.stop, start)] if how.stop else []
+    return {
+        "do_sample": False,
+        "num_beams": how.beams,
+        "logits_processor": LogitsProcessorList(drawn),
+        "stopping_criteria": StoppingCriteriaList(stops),
+    }
+
+
+@contextmanager
+def plainly(model: Any) -> Iterator[None]:
+    """Within the block the model has no ways of its own to generate: many come with beams, penalties or least lengths
+    in their generation_config.json, which `generate` takes without a word."""
+    own = model.generation_config
+    told = {name: value for name in TOKENS if (value := getattr(own, name, None)) is not None}
+    model.generation_config = GenerationConfig(**told)
+    try:
+        yield
+    finally:
+        model.generation_config = own
