@@ -59,7 +59,7 @@ def measure(config: RunConfig, folder: Path) -> Row:
     done: list[TaskDone] = []
     started = time.perf_counter()
     for index in range(len(rows)):
-        order = Order(index, 1, "v", (), (), f"c/{index}", {}, zero_shot=False, validation=0, test=index + 1)
+        order = Order(index, 1, "v", (), (), f"c/{index}", {}, zero_shot=False, validation=(), test=range(index + 1))
         done.append(worker.run(order))
     matrix = [[100 * score.correct / score.rows for score in task.test] for task in done]
     steps = sum(config.train.steps(len(splits["train"].terms)) for splits in worker.splits)

@@ -256,7 +256,7 @@ def with_ours(setting: Setting, task: TaskRows, *, stage: type[Timed] = Timed, c
     job = Job(
         "benchmark", ModelConfig(name=setting.model), adapter, setting.train, DeepSpeedConfig(zero_stage=2), "", ()
     )
-    order = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=0, test=0)
+    order = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=(), test=())
     nowhere: Any = None  # a store is only used where checkpoints are asked for
     training = stage(
         job, order, task.name, backbone, method, train, nowhere, lambda _: None,

@@ -21,4 +21,8 @@ class Grown(Frozen):
     def _without_added_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
         fields = type(self).model_fields
-        return {key: value for key, value in written.items() if key not in self.added or value != fields[key].default}
+        return {
+            key: value
+            for key, value in written.items()
+            if key not in self.added or getattr(self, key) != fields[key].default
+        }

@@ -122,7 +122,7 @@ def two_steps(config: RunConfig) -> None:
         tuple(all_rows(config, data)),
     )  # fmt: skip
     worker = Worker(job, torch.device("cpu"), lambda _: None)
-    order = Order(0, 1, "v", (), (), "c", {}, zero_shot=True, validation=0, test=1)
+    order = Order(0, 1, "v", (), (), "c", {}, zero_shot=True, validation=(), test=(0,))
     worker.catch_up(order)
     worker.run(order)
     split = worker.splits[0]["test"]

@@ -14,7 +14,7 @@ from cluster import errors
 from cluster.resources import ClusterConfig
 from cluster.storage import LocalStore, upload_files
 from orchestrator.cli.main import app
-from orchestrator.config.run import GuardConfig, RunConfig, parse_config
+from orchestrator.config.run import EvaluateConfig, GuardConfig, RunConfig, parse_config
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.config import (
     AshaConfig,
@@ -125,7 +125,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
         "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
         "adapter": REQUIRED, "train": TrainConfig(), "data": DataConfig(), "deepspeed": DeepSpeedConfig(),
-        "cluster": ClusterConfig(), "guards": GuardConfig(), "tracking": TrackingConfig(),
+        "cluster": ClusterConfig(), "guards": GuardConfig(), "evaluate": EvaluateConfig(), "tracking": TrackingConfig(),
         "tasks": REQUIRED,
     },
     ModelConfig: {
@@ -160,6 +160,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "max_failures": 2, "grace_s": 20, "lease_s": 120,
     },
     GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
+    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
         "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,
@@ -254,7 +255,7 @@ def test_manifest_and_log(tmp_path: Path) -> None:
     assert [entry.op for entry in (started, opened, committed)] == ["start", "open", "commit"]
     assert started.body.keys() == {"versions", "cluster", "driver", "lease_s"}
     assert opened.body.keys() == {"config", "tasks", "lease"}
-    assert opened.body["config"].keys() == RunConfig.model_fields.keys()
+    assert opened.body["config"].keys() == RunConfig.model_fields.keys() - {*RunConfig.added}
     assert opened.body["tasks"][0].keys() == {"name", "labels", "fingerprint", "rows", "warnings"}
     assert committed.body.keys() == COMMIT
     manifest = track.read_manifest(prefix, committed.body["manifest_sha256"])

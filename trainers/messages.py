@@ -15,7 +15,7 @@ not change:
 and the store does not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,10 +84,10 @@ class Order:
     `MethodConfig.files`. A worker reads those that it does not hold already, and checks them against `digests`, their
     sha256. `version_root` is the key prefix under which a fresh folder is written. `checkpoint` is the key of the
     checkpoint of the task in training. A checkpoint that is there is resumed from if its identity equals `identity`.
-    With `zero_shot`, every task is scored on its test split before training. After training, the first `validation`
-    tasks are scored on their validation splits, and the first `test` tasks on their test splits. `job` is the run to
-    train for, if it is not the one that the workers were started for. `base` is the base that the history was trained
-    on.
+    With `zero_shot`, every task is scored on its test split before training. After training, the tasks with the indices
+    `validation` are scored on their validation splits, and those of `test` on their test splits, on at most `rows` rows
+    each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `job` is the run to train
+    for, if it is not the one that the workers were started for. `base` is the base that the history was trained on.
     """
 
     index: int
@@ -98,10 +98,12 @@ class Order:
     checkpoint: str
     identity: dict[str, Any]
     zero_shot: bool
-    validation: int
-    test: int
+    validation: Sequence[int]
+    test: Sequence[int]
     job: Job | None = None
     base: Identity = field(default_factory=Identity)
+    rows: int | None = None
+    keep_answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Score:
-    """`correct` rows among the `rows` of one split.
+    """`correct` rows among the `rows` that were scored of one split; none were if `rows` is 0.
 
     Of a generative task, `correct` is the sum of its primary metric over the rows, and None if that metric is not from
     0 to 1. `metrics` has the mean of each of its metrics.
@@ -131,9 +133,13 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+NOT_SCORED = Score(None, 0)
+
+
 @dataclass(frozen=True)
 class TaskDone:
-    """Task `index` is trained, and the tasks that its order names are scored. Its `files` are stored under the key
+    """Task `index` is trained, and the tasks that its order names are scored; `validation` and `test` have a score per
+    task up to the last of these, NOT_SCORED for others. Its `files` are stored under the key
     `prefix`, but are not committed yet. `base_digest` and `tokenizer` tell its base, see `trainers.identity`.
     `kept` has the fields of `methods.base.Kept`."""
 

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
-from cluster.schema import Frozen
+from cluster.schema import Frozen, Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
@@ -34,8 +34,24 @@ class GuardConfig(Frozen):
     max_active_parameters: Annotated[int, Field(gt=0)] | None = None
 
 
-class RunConfig(Frozen):
+class EvaluateConfig(Frozen):
+    """What is scored after a task, see `orchestrator.run.evaluation`.
+
+    `tasks` is `all` or `seen`, those learned so far. A whole row is scored after every `every`-th task and after the
+    last. `rows` are scored at most per split, the same each time; null is all. Of a generative task, `keep_answers`
+    test rows are kept with their answers; 0 keeps none.
+    """
+
+    tasks: Literal["all", "seen"] = "all"
+    every: Annotated[int, Field(gt=0)] = 1
+    rows: Annotated[int, Field(gt=0)] | None = None
+    keep_answers: Annotated[int, Field(ge=0)] = 50
+
+
+class RunConfig(Grown):
     """One run: a stream of tasks over one frozen model, written to one track `<team>/<name>` of a store."""
+
+    added: ClassVar[tuple[str, ...]] = ("evaluate",)
 
     name: Name
     team: Name = "default"
@@ -48,6 +64,7 @@ class RunConfig(Frozen):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     cluster: ClusterConfig = ClusterConfig()
     guards: GuardConfig = GuardConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
     tasks: tuple[AnyTask, ...]
 

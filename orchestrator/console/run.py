@@ -162,7 +162,9 @@ def print_status(state: RunState) -> None:
     names = [task.name for task in state.tasks]
     rows = [("(untrained)", state.zero_shot), *zip(names, state.matrix("test"), strict=True)]
     print_table(matrix_table("Accuracy on the test splits, points", names, rows))
-    measured = state.metrics("test")
+    measured, whole = state.metrics("test"), state.whole("test")
+    if whole < done:
+        out.print(f"  after {whole} of them, since when not all were scored:")
     for key, title in METRICS.items():
         out.print(f"  {title:<32}{percent(measured[key]):>8}{' points' if measured[key] is not None else ''}")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
@@ -231,11 +233,27 @@ def print_plan(plan: "Plan") -> None:
         f"trainable parameters per task: {plan.trained_parameters:,}; "
         f"kept parameters per task: at most {plan.most_kept_parameters:,}"
     )
+    print_evaluation(plan)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
     out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)
+
+
+def print_evaluation(plan: "Plan") -> None:
+    """What the evaluation of the whole run takes, and what it keeps of the data."""
+    cost = plan.evaluation
+    generated = f"; at most {cost['generated_tokens']:,} tokens generated" if cost["generated_tokens"] else ""
+    out.print(
+        f"evaluation: {cost['passes']:,} passes over splits, {cost['rows']:,} rows beside {cost['trained_rows']:,} "
+        f"trained rows{generated}; evaluate.tasks, every and rows make it less"
+    )
+    if kept := cost["kept_answers"]:
+        out.print(
+            f"kept answers: up to {kept:,} test rows of each generative task, as text in the store; "
+            "evaluate.keep_answers 0 keeps none"
+        )
 
 
 def print_rows(task: "PlannedTask") -> None:

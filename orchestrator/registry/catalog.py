@@ -120,7 +120,8 @@ def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Li
 
 
 def _listed(commit: Committed) -> Listed:
+    tested = [score.accuracy for score in commit.test] if all(score.rows for score in commit.test) else []
     return Listed(
         commit.seq, commit.time, commit.version, commit.task, commit.active_parameters, commit.stored_bytes,
-        commit.overlap, commit.prefix, [score.accuracy for score in commit.test],
+        commit.overlap, commit.prefix, tested,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.folders import appearing
@@ -23,14 +24,16 @@ from orchestrator.log.seen import state_folder
 from orchestrator.track.events import Commit
 from orchestrator.track.layout import MANIFEST
 from orchestrator.track.track import Track, manifest_files
+from trainers.data.answers import ANSWERS
 
 FETCHERS = 8
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
-    """Makes `directory`, absent or empty, with the files and manifest of each commit below its name in `versions` ("":
-    the folder itself); returns the bytes. A folder that already holds exactly these files is left as it is.
+    """Makes `directory`, absent or empty, with the files (see `shared`) and manifest of each commit below its name in
+    `versions` ("": the folder itself); returns the bytes. A folder that already holds exactly these files is left as it
+    is.
 
     Raises:
         IntegrityError: a file is missing or differs from the digest that the log vouches for.
@@ -42,7 +45,7 @@ def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
         read = pool.map(track.manifest_of, versions.values())
         for (below, commit), manifest in zip(versions.items(), read, strict=True):
             manifests[f"{below}/{MANIFEST}".lstrip("/")] = canonical(manifest)
-            for path, record in manifest_files(manifest).items():
+            for path, record in shared(manifest).items():
                 key = f"{commit.prefix}/{path}"
                 wanted[f"{below}/{path}".lstrip("/")] = FileRecord(key, record.size, record.sha256)
     if _occupied(directory):
@@ -50,6 +53,11 @@ def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
     else:
         _make(track, wanted, manifests, directory)
     return sum(record.size for record in wanted.values())
+
+
+def shared(manifest: Mapping[str, Any]) -> dict[str, FileRecord]:
+    """The files of a version, but for its kept answers: they hold rows of the data."""
+    return {path: record for path, record in manifest_files(manifest).items() if path != ANSWERS}
 
 
 def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str, bytes], directory: Path) -> None:

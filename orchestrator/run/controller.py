@@ -147,6 +147,7 @@ class Controller:
         return Order(
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
+            rows=self.config.evaluate.rows, keep_answers=self.config.evaluate.keep_answers,
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:

@@ -18,14 +18,15 @@ def decide(
     guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int
 ) -> list[Decision]:
     """One decision per guard that is set. It compares the validation matrix, the parameters kept so far, or the room
-    for the `left` tasks with its bound. The stream goes on if no decision is `stop`.
+    for the `left` tasks with its bound. The stream goes on if no decision is `stop`. If a guard was set when not all
+    tasks were scored any more, the matrix counts as far as they were.
 
     A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it. One that
     fills its whole layer, and that adapters are projected out of, always stops it: they would be 0.
     `orthogonality` is None if the method has no bases.
     """
     subject = f"v{len(state.commits)}"
-    return judge(guards, state.measured, subject, "guards.") + _full(orthogonality, state, left, subject)
+    return judge(guards, state.measured_last, subject, "guards.") + _full(orthogonality, state, left, subject)
 
 
 def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int, subject: str) -> list[Decision]:

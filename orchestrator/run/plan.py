@@ -6,6 +6,8 @@ from typing import TypedDict
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.changes import objections
+from orchestrator.run.evaluation import Cost, Size
+from orchestrator.run.evaluation import cost as evaluation_cost
 from orchestrator.run.workers import check_tasks, describe_data, load_tasks, tokenizer_now
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
@@ -17,6 +19,8 @@ from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
 from trainers.models.capabilities import Shape
 from trainers.models.preview import Example, Lengths, preview
+from trainers.models.tokens import Rows, TaskExamples, Tokenized
+from trainers.objectives.generation import OF_LOSS, most_generated
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -50,6 +54,7 @@ class Plan:
     trained_parameters: int
     most_kept_parameters: int
     steps: list[int]
+    evaluation: Cost
     workers: int | dict[str, int]
     zero_stage: int
     memory_per_worker_bytes: dict[str, int]
@@ -84,6 +89,7 @@ def make_plan(config: RunConfig) -> Plan:
         trained_parameters=cost.trained,
         most_kept_parameters=cost.kept,
         steps=[config.train.steps(len(task.train)) for task in data],
+        evaluation=evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)]),
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, Shape.of(model), base, cost),
@@ -108,6 +114,15 @@ def planned(task: TaskDescription, done: bool, tokens: Lengths, row: Example) ->
         "tokens": asdict(tokens),
         "example": asdict(row),
     }
+
+
+def size(description: TaskDescription, task: Rows | Tokenized) -> Size:
+    """What a task's evaluation depends on. Metrics of the loss alone need no answers."""
+    generated = 0
+    if isinstance(task, TaskExamples) and any(name not in OF_LOSS for name in task.metrics):
+        generated = most_generated(task)
+    rows = description.rows
+    return Size(train=rows.train, validation=rows.validation, test=rows.test, generated=generated)
 
 
 def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -> dict[str, int]:

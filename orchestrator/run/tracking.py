@@ -111,9 +111,11 @@ def figures(progress: Progress) -> dict[str, float]:
 
 
 def summary(state: RunState) -> dict[str, float | None]:
-    """The run after the task committed last: fractions per split, parameters of the stream, seconds of that task."""
+    """The run after the task committed last: fractions per split, None if not all tasks were scored after it;
+    parameters of the stream, seconds of that task."""
     cost = state.commits[-1].cost
-    measured = {f"{key}/{split}": state.metrics(split)[key] for split in SPLITS for key in ("aa", "bwt", "forgetting")}
+    known = {split: state.metrics(split) if state.whole(split) == len(state.commits) else {} for split in SPLITS}
+    measured = {f"{key}/{split}": known[split].get(key) for split in SPLITS for key in ("aa", "bwt", "forgetting")}
     return {
         **measured,
         "parameters": state.active_parameters,

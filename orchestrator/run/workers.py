@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
+from orchestrator.run.evaluation import Scored, scored
 from orchestrator.run.signals import stop_signals
 from orchestrator.track.events import RowCounts, TaskDescription
 from orchestrator.track.state import RunState
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
-
-
-class Scored(TypedDict):
-    """What a task is to be scored on, see `Order`."""
-
-    zero_shot: bool
-    validation: int
-    test: int
 
 
 class Group(Protocol):
@@ -116,9 +109,8 @@ class OwnWorkers:
         return WorkerGroup(held, cluster, check)
 
     def scored(self, index: int) -> Scored:
-        """Every task on both splits after each task, and the untrained model before the first."""
-        tasks = len(self.config.tasks)
-        return {"zero_shot": index == 0, "validation": tasks, "test": tasks}
+        """See `orchestrator.run.evaluation`."""
+        return scored(self.config, index)
 
 
 def load_tasks(config: RunConfig, say: Say) -> list[TaskData]:

@@ -17,8 +17,9 @@ from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import resolve
 from orchestrator.run.changes import HARMLESS, without
 from orchestrator.run.controller import Controller
+from orchestrator.run.evaluation import Scored
 from orchestrator.run.fork import Fork, plan_fork
-from orchestrator.run.workers import Check, Group, Scored
+from orchestrator.run.workers import Check, Group
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.reports import Report, TrialConfig
@@ -76,7 +77,7 @@ class PoolWorkers:
 
     def scored(self, index: int) -> Scored:
         """The validation splits so far."""
-        return {"zero_shot": False, "validation": index + 1, "test": 0}
+        return {"zero_shot": False, "validation": range(index + 1), "test": ()}
 
 
 @dataclass(kw_only=True)

@@ -97,8 +97,9 @@ class Retry(Event):
 
 
 class Score(Part):
-    """Correct rows among `rows` of one split; of a generative task the sum of its primary metric, None if that is not
-    from 0 to 1. `metrics` has the mean of each metric of a generative task."""
+    """Correct rows among the scored `rows` of one split; of a generative task the sum of its primary metric, None if
+    that is not from 0 to 1. `metrics` has the mean of each metric of a generative task. A split that was not scored has
+    no rows, and None."""
 
     correct: Number | None
     rows: Int
@@ -221,7 +222,7 @@ _TESTED = TypeAdapter(_Tested)  # a model takes three times as long, and 100,000
 
 def accuracies_tested(raw: bytes) -> list[float | None]:
     """The accuracies on the test splits in the bytes of a commit, None for a task judged by its loss; none if they are
-    malformed."""
+    malformed, or if the commit does not have all of them."""
     try:
         scores = _TESTED.validate_json(raw).get("test", [])
     except ValueError:
@@ -229,12 +230,13 @@ def accuracies_tested(raw: bytes) -> list[float | None]:
             scores = _TESTED.validate_python(json.loads(raw)).get("test", [])  # a lone surrogate is no error here
         except ValueError:
             return []
-    return [divided(score["correct"], score["rows"]) for score in scores if score["rows"]]
+    whole = all(score["rows"] for score in scores)
+    return [divided(score["correct"], score["rows"]) for score in scores] if whole else []
 
 
 def divided(correct: float | None, rows: int) -> float | None:
-    """correct / rows, None if `correct` is."""
-    return None if correct is None else correct / rows
+    """correct / rows, None if `correct` is, or if there are no rows."""
+    return None if correct is None or not rows else correct / rows
 
 
 class Position(Part):

@@ -116,20 +116,36 @@ class RunState:
 
     def matrix(self, split: Split) -> Matrix:
         """The T × T accuracy matrix of a split; rows of tasks not yet trained are None."""
-        rows = [self._padded(commit.validation if split == "validation" else commit.test) for commit in self.commits]
+        rows = [self._padded(scores_of(commit, split)) for commit in self.commits]
         return rows + [[None] * len(self.tasks) for _ in range(len(self.tasks) - len(rows))]
 
+    def whole(self, split: Split) -> int:
+        """The number of tasks, from the first on, after which all of them were scored last on a split."""
+        ends = range(len(self.commits), 0, -1)
+        return next((n for n in ends if all(score.rows for score in scores_of(self.commits[n - 1], split)[:n])), 0)
+
     def metrics(self, split: Split) -> dict[str, float | None]:
-        """Accuracy metrics over the committed tasks, as fractions; None if not measured."""
+        """Accuracy metrics over the first `whole` tasks, as fractions; None if not measured."""
         sizes = [task.rows.validation if split == "validation" else task.rows.test for task in self.tasks]
-        return metrics.summary(self.matrix(split)[: len(self.commits)], self.zero_shot, sizes)
+        return metrics.summary(self.matrix(split)[: self.whole(split)], self.zero_shot, sizes)
 
     @property
     def measured(self) -> Measured:
-        """The figures that bounds are compared with: the validation split, and the parameters of all tasks."""
+        """The figures that bounds are compared with: the validation split, and the parameters of all tasks. AA and
+        forgetting are None if not all tasks were scored after the last one."""
+        done = len(self.commits)
+        if self.whole("validation") < done:
+            return Measured(
+                tasks=done, average_accuracy=None, forgetting=None, active_parameters=self.active_parameters
+            )
+        return self.measured_last
+
+    @property
+    def measured_last(self) -> Measured:
+        """As `measured`, when all tasks so far were scored last."""
         found = self.metrics("validation")
         return Measured(
-            tasks=len(self.commits), average_accuracy=found["aa"], forgetting=found["forgetting"],
+            tasks=self.whole("validation"), average_accuracy=found["aa"], forgetting=found["forgetting"],
             active_parameters=self.active_parameters,
         )  # fmt: skip
 
@@ -162,6 +178,11 @@ class RunState:
     def _padded(self, scores: Sequence[Score]) -> list[float | None]:
         row: list[float | None] = [score.accuracy for score in scores]
         return row + [None] * (len(self.tasks) - len(row))
+
+
+def scores_of(commit: Committed, split: Split) -> tuple[Score, ...]:
+    """The scores of a commit on a split, by task."""
+    return commit.validation if split == "validation" else commit.test
 
 
 def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
@@ -202,7 +223,9 @@ OF_A_COMMIT = ("version", "active_parameters", "stored_bytes", "overlap", "occup
 def status_view(state: RunState) -> dict[str, JsonLike]:
     """The output of `status RUN --json`. Values are fractions; null if they were not measured.
 
-    `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`.
+    `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`. A split that
+    was not scored is null in a matrix. `metrics_after` and `validation_metrics_after` are there if the metrics are
+    those after fewer tasks than are done, since not all were scored after the last one.
     """
     now = state.driving
     driver = None
@@ -228,7 +251,14 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
         },
         "validation_metrics": state.metrics("validation"),
         "decisions": [each.shown() for each in state.decisions],
+        **_metrics_after(state),
     }
+
+
+def _metrics_after(state: RunState) -> dict[str, JsonLike]:
+    splits: dict[str, Split] = {"metrics_after": "test", "validation_metrics_after": "validation"}
+    whole = {key: state.whole(split) for key, split in splits.items()}
+    return {key: tasks for key, tasks in whole.items() if tasks < len(state.commits)}
 
 
 def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:

@@ -15,9 +15,10 @@ from cluster.resources import ClusterConfig
 from cluster.storage import open_store, upload_files
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.run.controller import Controller
+from orchestrator.run.evaluation import Scored, scored
 from orchestrator.track.events import RowCounts, TaskDescription
 from orchestrator.track.state import RunState
-from trainers.messages import Job, Order, Progress, Score, Started, TaskDone
+from trainers.messages import NOT_SCORED, Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
 ROWS = {"train": 40, "validation": 10, "test": 20}
@@ -92,9 +93,8 @@ class FakeWorkers:
         finally:
             self.calls.append("group left")
 
-    def scored(self, index: int) -> Mapping[str, Any]:
-        tasks = len(self.config.tasks)
-        return {"zero_shot": index == 0, "validation": tasks, "test": tasks}
+    def scored(self, index: int) -> Scored:
+        return scored(self.config, index)
 
     def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
         """As `WorkerGroup.train`, with the events that it gives."""
@@ -128,12 +128,15 @@ class FakeWorkers:
             occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},
             angles=[{"smallest": 90.0, "mean": 90.0} for _ in range(order.index)],
             active_parameters=len(MODULES) * RANK * (2 * WIDTH + 1),
-            zero_shot=self._scores(len(self.config.tasks), "test") if order.zero_shot else None,
+            zero_shot=self._scores(range(len(self.config.tasks)), "test") if order.zero_shot else None,
             cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max}, **row,
         )  # fmt: skip
 
-    def _scores(self, tasks: int, split: str) -> list[Score]:
-        return [Score(round(self.accuracy.get(task, 0.5) * ROWS[split]), ROWS[split]) for task in range(tasks)]
+    def _scores(self, tasks: Sequence[int], split: str) -> list[Score]:
+        found = [NOT_SCORED] * (max(tasks, default=-1) + 1)
+        for task in tasks:
+            found[task] = Score(round(self.accuracy.get(task, 0.5) * ROWS[split]), ROWS[split])
+        return found
 
 
 def write_files(folder: Path, seed: int) -> None:

@@ -61,7 +61,7 @@ class Stream:
         index = len(self.digests)
         return Order(
             index, 1, f"v/{self.job.run}", tuple(self.files), tuple(self.digests), f"c/{self.job.run}", {},
-            zero_shot=False, validation=len(TASKS), test=0, job=self.job,
+            zero_shot=False, validation=range(len(TASKS)), test=(), job=self.job,
         )  # fmt: skip
 
     def train(self, worker: Worker, *, commit: bool = True) -> None:
@@ -135,7 +135,7 @@ def kept_without_replay(worker: Worker, stream: Stream) -> list[int]:
     """Tasks that are read again for a further order of the same job, and for one whose first task is another."""
     asked: list[int] = []
     worker.fetch = lambda references: asked.append(len(references)) or list(references)  # type: ignore[func-returns-value]
-    order = Order(2, 1, "", tuple(stream.files), tuple(stream.digests), "", {}, zero_shot=False, validation=0, test=0)
+    order = Order(2, 1, "", tuple(stream.files), tuple(stream.digests), "", {}, zero_shot=False, validation=(), test=())
     worker.take(stream.job)
     worker.catch_up(order)
     worker.held[0] = ("another", "task")

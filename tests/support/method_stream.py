@@ -56,7 +56,7 @@ class MethodStream:
     def training(self, index: int, leave_at: int | None = None) -> TaskTraining:
         """The stage of task `index`, which the driver leaves after `leave_at` updates."""
         job = Job("t/x", ModelConfig(), self.config, TRAIN, DeepSpeedConfig(), str(self.store), ())  # type: ignore[arg-type]
-        order = Order(index, 1, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=0, test=0)
+        order = Order(index, 1, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=(), test=())
         logged = itertools.count(1)
         return TaskTraining(
             job, order, f"task {index}", self.backbone, self.method, self.rows(index), open_store(str(self.store)),

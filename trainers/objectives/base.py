@@ -3,14 +3,15 @@
 Shape suffixes: N rows of a split, B rows of a batch, K statistics of a row.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from trainers.data.answers import Asked
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask
 from trainers.data.prompts import Prompt
@@ -18,6 +19,14 @@ from trainers.data.tasks import DataConfig, TaskData
 from trainers.messages import Score
 from trainers.models.base import Backbone
 from trainers.models.tokens import Rows, Tokenized
+
+
+class Judged(NamedTuple):
+    """What is found out about B rows. `statistics` (B, K) add up to what `EncodedSplit.score` needs; the first is the
+    row's own value, from 0 to 1. `answers` are the B generated texts, none if the objective generates none."""
+
+    statistics: Tensor
+    answers: Sequence[str] = ()
 
 
 class EncodedSplit(Protocol):
@@ -37,12 +46,14 @@ class EncodedSplit(Protocol):
     def losses(self, batch: Batch) -> Tensor:
         """(B,) float32: the sum of each row's loss terms."""
 
-    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
-        """(B, K) numbers per row that add up to what `score` needs; the first is the row's own value, from 0 to 1.
-        At most `at_once` texts per forward pass, and equally many passes for equally many rows."""
+    def judge(self, rows: np.ndarray, at_once: int) -> Judged:
+        """Answers B rows. At most `at_once` texts per forward pass, and equally many passes for equally many rows."""
 
-    def score(self, totals: np.ndarray) -> Score:
-        """The score of the split by the sums over its rows of what `judge` gives, (K,) float64."""
+    def score(self, totals: np.ndarray, rows: int) -> Score:
+        """The score of this many rows by the sums of their statistics, (K,) float64."""
+
+    def in_words(self, row: int) -> Asked:
+        """A row whose answer `judge` generates, as people read it."""
 
 
 class Objective(Protocol):
@@ -72,7 +83,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of a split, and each row's own value, (N,), from 0 to 1."""
+    """The score of n rows of a split, and each row's own value, (n,), from 0 to 1, in the order of the split; by row
+    number the answers that were to be kept, and their metrics."""
 
     score: Score
     values: np.ndarray
+    answers: Mapping[int, str] = field(default_factory=dict)
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from cluster.errors import ConfigError
+from trainers.data.answers import Asked
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.prompts import Prompt
@@ -17,6 +18,7 @@ from trainers.data.tasks import SPLITS, DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone, Labels
 from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask
+from trainers.objectives.base import Judged
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,14 +44,18 @@ class ClassifiedSplit:
         """−Σ log p of each row's label."""
         return self.base.losses(batch, self.labels)
 
-    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
+    def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         """(B, 1): whether the predicted label, among the task's own, is the right one."""
         guesses_B = self.base.predict([self.token_ids[i] for i in rows], self.labels, at_once)
-        return (guesses_B == self.base.to_device(self.targets[rows])).unsqueeze(1)
+        return Judged((guesses_B == self.base.to_device(self.targets[rows])).unsqueeze(1))
 
-    def score(self, totals: np.ndarray) -> Score:
+    def score(self, totals: np.ndarray, rows: int) -> Score:
         """Correct rows."""
-        return Score(int(totals[0]), len(self.targets))
+        return Score(int(totals[0]), rows)
+
+    def in_words(self, row: int) -> Asked:
+        """See EncodedSplit: no text is generated."""
+        raise NotImplementedError(f"row {row}: its answer is one of the label words")
 
 
 @contextmanager

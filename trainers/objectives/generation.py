@@ -3,6 +3,7 @@
 Shape suffixes as in `base`; N trained tokens of a batch, M metrics of answers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cluster.errors import ConfigError
 from trainers.config import GREEDY, DecodingConfig
+from trainers.data.answers import Asked
 from trainers.data.cleaning import DataConfig
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask, GenerativeTask
@@ -28,6 +30,7 @@ from trainers.models.causal import Causal
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import Rows, TaskExamples, Tokenized, examples_of
 from trainers.models.trained_tokens import Reading, token_losses
+from trainers.objectives.base import Judged
 from trainers.objectives.metrics import METRICS
 
 OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
@@ -79,30 +82,35 @@ class AnsweredSplit:
         """The metrics of answers."""
         return tuple(name for name in self.metrics if name not in OF_LOSS)
 
-    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
+    def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         """(B, 1 + M + 2): the row's own value, each metric of its answer, −Σ log p and trained tokens if they are asked
         for. The row's own value is its primary metric, or the geometric mean of its tokens' probabilities."""
-        answers_BM = self.answers_judged(rows, at_once)
+        answers = self.answers(rows, at_once) if self.answered else []
+        answers_BM = self.answers_judged(rows, answers)
         losses_BK = answers_BM[:, :0] if len(self.answered) == len(self.metrics) else self.losses_judged(rows, at_once)
         by_loss = self.metrics[0] in OF_LOSS
         own_B = torch.exp(-losses_BK[:, 0] / losses_BK[:, 1]) if by_loss else answers_BM[:, 0]
-        return torch.cat([own_B.unsqueeze(1), answers_BM, losses_BK], 1).to(self.base.device)
+        return Judged(torch.cat([own_B.unsqueeze(1), answers_BM, losses_BK], 1).to(self.base.device), answers)
 
     def losses_judged(self, rows: np.ndarray, at_once: int) -> Tensor:
         """(B, 2) −Σ log p and trained tokens."""
         losses_B = torch.cat([self.losses(self.batch(part)) for part in parts(rows, at_once)]).double().cpu()
         return torch.stack([losses_B, torch.from_numpy(self.terms[rows]).double()], 1)
 
-    def answers_judged(self, rows: np.ndarray, at_once: int) -> Tensor:
+    def answers_judged(self, rows: np.ndarray, answers: Sequence[str]) -> Tensor:
         """(B, M) metrics of the generated answers; nothing is generated if there are none."""
         if not self.answered:
             return torch.zeros(len(rows), 0, dtype=torch.float64)
         asked = self.base.text([self.asked(row) for row in rows])
         found = [
             [METRICS[name](answer, self.examples[int(row)].references, source) for name in self.answered]
-            for row, answer, source in zip(rows, self.answers(rows, at_once), asked, strict=True)
+            for row, answer, source in zip(rows, answers, asked, strict=True)
         ]
         return torch.tensor(found, dtype=torch.float64)
+
+    def in_words(self, row: int) -> Asked:
+        """The prompt without special tokens, and the references."""
+        return Asked(prompt=self.base.text([self.asked(row)])[0], references=tuple(self.examples[row].references))
 
     def asked(self, row: int) -> list[int]:
         """The tokens of a row from which an answer is generated."""
@@ -116,9 +124,8 @@ class AnsweredSplit:
         batches = ([self.asked(row) for row in part] for part in parts(rows, at_once))
         return [answer for asked in batches for answer in self.base.generate(asked, self.most, ends, self.decoding)]
 
-    def score(self, totals: np.ndarray) -> Score:
+    def score(self, totals: np.ndarray, rows: int) -> Score:
         """The mean of each metric, and the sum of the primary one over the rows."""
-        rows = len(self.examples)
         means = {name: float(total) / rows for name, total in zip(self.answered, totals[1:], strict=False)}
         if len(self.answered) < len(self.metrics):
             means["nll"] = float(totals[-2] / totals[-1])

@@ -1,5 +1,7 @@
 """The score of the model as it stands on one split, over all ranks."""
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -7,8 +9,16 @@ import torch.distributed as dist
 from trainers.objectives.base import EncodedSplit, Scored
 
 
+def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
+    """At most `most` (None: all) of a split's `rows` row numbers, drawn by the seed: the first ones of one order, so
+    that a smaller draw is within a larger one."""
+    return np.random.default_rng(seed).permutation(rows)[:most]
+
+
 @torch.no_grad()
-def evaluate(split: EncodedSplit, batch_size: int) -> Scored:
+def evaluate(
+    split: EncodedSplit, batch_size: int, rows: np.ndarray | None = None, keep: Collection[int] = ()
+) -> Scored:
     """The split's score, and each row's own value, the same on all ranks. With n ranks, each takes every n-th row.
 
     All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call. A rank that has no
@@ -17,18 +27,32 @@ def evaluate(split: EncodedSplit, batch_size: int) -> Scored:
     Args:
         split: the same on all ranks, with at least one row.
         batch_size: texts per forward pass and rank.
+        rows: the row numbers to score, (n,), in any order; None is all.
+        keep: rows whose answers are returned too, if the objective generates some.
     """
-    order, ranks = np.argsort(split.lengths, kind="stable"), dist.get_world_size()
+    picked = np.arange(len(split.lengths)) if rows is None else np.sort(rows)
+    order, ranks = picked[np.argsort(split.lengths[picked], kind="stable")], dist.get_world_size()
     places, found = [], []
+    said: dict[int, str] = {}
     for start in range(0, len(order), batch_size * ranks):
         dealt = order[start : start + batch_size * ranks]
         mine = dealt[dist.get_rank() :: ranks]
-        rows = np.resize(mine if len(mine) else dealt, -(-len(dealt) // ranks))
+        judged = split.judge(np.resize(mine if len(mine) else dealt, -(-len(dealt) // ranks)), batch_size)
         places.append(mine)
-        found.append(split.judge(rows, batch_size)[: len(mine)].double())
+        found.append(judged.statistics[: len(mine)].double())
+        said |= dict(zip(mine.tolist(), judged.answers, strict=False))
     mine_MK = torch.cat(found)
-    all_NK = mine_MK.new_zeros(len(order), mine_MK.shape[1])
+    all_NK = mine_MK.new_zeros(len(split.lengths), mine_MK.shape[1])
     all_NK[torch.from_numpy(np.concatenate(places)).to(all_NK.device)] = mine_MK
     dist.all_reduce(all_NK)
     statistics = all_NK.cpu().numpy()
-    return Scored(split.score(statistics.sum(0)), statistics[:, 0])
+    answers = of_all({row: said[row] for row in keep if row in said}) if keep and judged.answers else {}
+    one = {row: split.score(statistics[row], 1).metrics for row in answers}
+    return Scored(split.score(statistics[picked].sum(0), len(picked)), statistics[picked, 0], answers, one)
+
+
+def of_all(mine: Mapping[int, str]) -> dict[int, str]:
+    """The answers of all ranks, by row. Collective."""
+    found: list[dict[int, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(found, dict(mine))
+    return {row: answer for each in found for row, answer in each.items()}

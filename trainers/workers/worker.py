@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 
 from cluster.errors import ConfigError, IntegrityError, OrthoplexError, TrainingError
-from cluster.storage import open_store, upload_files
+from cluster.storage import FileRecord, open_store, upload_files
+from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.identity import other_base
-from trainers.messages import Failed, Job, Lost, Order, Progress, Score, Started, TaskDone
+from trainers.messages import Failed, Job, Lost, Order, Started, TaskDone
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
@@ -27,9 +28,9 @@ from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.known import OBJECTIVES
-from trainers.training.evaluate import evaluate
 from trainers.training.stage import Leaving, Report, TaskTraining, Trained
 from trainers.workers.group import SETTLE_S
+from trainers.workers.scoring import Scoring
 from trainers.workers.worker_log import WorkerLog
 
 Fetch = Callable[[Sequence[Any]], list[Any]]
@@ -306,7 +307,8 @@ class Worker:
     def run(self, order: Order) -> TaskDone:
         """Trains one task, adds its artifact to the history, uploads its files, and scores the tasks that the order
         names with the artifact as it is stored."""
-        zero_shot = self.evaluate_first(len(self.splits), order, "test") if order.zero_shot else None
+        scoring = self.scoring(order)
+        zero_shot = scoring.scores("test", range(len(self.splits)), 0) if order.zero_shot else None
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
             trained = self.training(order).run()
@@ -321,9 +323,10 @@ class Worker:
         summary, kept = trained.artifact.summary, self.method.kept()
         assert summary is not None
         started = time.monotonic()
-        validation = self.evaluate_first(order.validation, order, "validation")
-        test = self.evaluate_first(order.test, order, "test")
+        validation = scoring.scores("validation", order.validation, self.known)
+        test = scoring.scores("test", order.test, self.known)
         eval_s = time.monotonic() - started
+        files += self.keep(prefix, scoring.kept)
         return TaskDone(
             index=order.index,
             prefix=prefix,
@@ -351,16 +354,14 @@ class Worker:
             self.leaving,
         )  # fmt: skip
 
-    def evaluate_first(self, count: int, order: Order, split: str) -> list[Score]:
-        """Scores on `split` of the first `count` tasks, also of those that are not trained yet."""
-        scores = []
-        for number, splits in enumerate(self.splits[:count], start=1):
-            with during(f"evaluate {split}, task {number}"), self.method.answering(number - 1):
-                scores.append(evaluate(splits[split], self.job.train.eval_batch_size).score)
-            self.report(Progress(order.index, f"evaluate {split}", number, count))
-        return scores
+    def scoring(self, order: Order) -> Scoring:
+        """What scores tasks for the order."""
+        tasks = list(zip(self.names, self.splits, strict=True))
+        return Scoring(
+            order=order, tasks=tasks, train=self.job.train, answering=self.method.answering, report=self.report
+        )
 
-    def upload(self, order: Order, trained: Trained, folder: Path) -> tuple[str, list[Any]]:
+    def upload(self, order: Order, trained: Trained, folder: Path) -> tuple[str, list[FileRecord]]:
         """Rank 0 writes the task's files under a new prefix, which is not part of the run until it is committed."""
         prefix = f"{order.version_root}/{uuid.uuid4().hex}"
         if self.rank != 0:
@@ -369,6 +370,14 @@ class Worker:
             trained.artifact.write(folder)
             trained.log.write(folder / "training.parquet")
             return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
+
+    def keep(self, prefix: str, answers: Sequence[KeptAnswer]) -> list[FileRecord]:
+        """Rank 0 writes the answers beside the task's files; no file if there are none."""
+        if self.rank != 0 or not answers:
+            return []
+        with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
+            write_answers(Path(folder) / ANSWERS, answers)
+            return upload_files(open_store(self.job.store_uri), prefix, Path(folder))
 
 
 def fixed(job: Job) -> dict[str, Any]:

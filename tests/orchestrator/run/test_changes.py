@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.errors import key_paths
-from orchestrator.config.run import RunConfig
+from orchestrator.config.run import EvaluateConfig, RunConfig
 from orchestrator.run.changes import differences, forbidden_changes, objections
 
 Begin = Callable[..., Any]
@@ -16,8 +16,9 @@ Begin = Callable[..., Any]
 HARMLESS = {
     "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
     "cluster.lease_s", "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
-    "deepspeed.zero_stage", "guards", "guards.max_active_parameters", "guards.max_forgetting",
-    "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
+    "deepspeed.zero_stage", "evaluate", "evaluate.every", "evaluate.keep_answers", "evaluate.rows", "evaluate.tasks",
+    "guards", "guards.max_active_parameters", "guards.max_forgetting", "guards.min_average_accuracy", "store",
+    "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
     "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
     "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
@@ -25,7 +26,7 @@ HARMLESS = {
 
 @pytest.fixture
 def begun(fake_run: Begin) -> dict[str, Any]:
-    return fake_run("a", "b").config.model_dump(mode="json")
+    return {**fake_run("a", "b").config.model_dump(mode="json"), "evaluate": EvaluateConfig().model_dump()}
 
 
 OF_LORA = {f"adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}

@@ -474,7 +474,7 @@ def test_a_trial_begins_as_another_ones_first_task(
 @pytest.mark.parametrize("index", [0, 3])
 def test_trials_are_scored_on_what_they_have_learned(tmp_path: Path, index: int) -> None:
     asked = PoolWorkers(shared_of(tmp_path)).scored(index)
-    assert asked == {"zero_shot": False, "validation": index + 1, "test": 0}
+    assert asked == {"zero_shot": False, "validation": range(index + 1), "test": ()}
 
 
 def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
@@ -492,7 +492,7 @@ def test_the_pool_serves_the_trial(tmp_path: Path) -> None:
     with workers.session() as check:
         check()
     job = Job("default/s-00004", config.model, config.adapter, config.train, config.deepspeed, config.store, ())
-    order: Any = Order(1, 1, "r", (), (), "c", {}, False, 2, 0)
+    order: Any = Order(1, 1, "r", (), (), "c", {}, False, (0, 1), ())
     with workers.group(job, config.cluster, check) as group:
         assert group.cluster == config.cluster and group.train(order, print) == "done"  # type: ignore[comparison-overlap]
     assert given[0] == replace(order, job=replace(job, tasks=("tokens",), base="base", folder="folder"))

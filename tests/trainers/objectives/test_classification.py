@@ -56,7 +56,7 @@ def test_right_is_the_label_of_least_loss(family: str, data: TaskData) -> None:
             split.base.losses(split.base.batch(texts, np.full(5, label), split.labels), split.labels)
             for label in (0, 1)
         ]
-        found = split.judge(rows, 2)
+        found = split.judge(rows, 2).statistics
         own = split.losses(split.batch(rows))
     likeliest = torch.stack(losses).argmin(0).numpy()
     assert found.shape == (5, 1) and found[:, 0].tolist() == (likeliest == split.targets).tolist()
@@ -64,4 +64,4 @@ def test_right_is_the_label_of_least_loss(family: str, data: TaskData) -> None:
 
 
 def test_the_score_counts_right_rows(data: TaskData) -> None:
-    assert encoded(minilm(), data)["test"].score(np.array([3.0])) == Score(3, 5)
+    assert encoded(minilm(), data)["test"].score(np.array([3.0]), 5) == Score(3, 5)

@@ -14,6 +14,7 @@ from torch import Tensor
 from cluster.errors import ConfigError
 from tests.support.tiny_models import tiny, tokenizer
 from trainers.config import ModelConfig
+from trainers.data.answers import Asked
 from trainers.data.collate import Batch
 from trainers.data.generative.config import AnyTask
 from trainers.data.prompts import Prompt
@@ -26,7 +27,7 @@ from trainers.models.loading import load_backbone
 from trainers.models.seq2seq import Seq2Seq
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask, tokenize_task
-from trainers.objectives.base import EncodedSplit, Objective
+from trainers.objectives.base import EncodedSplit, Judged, Objective
 from trainers.objectives.known import OBJECTIVES
 from trainers.training.evaluate import evaluate
 
@@ -58,14 +59,18 @@ class AnsweredSplit:
     def losses(self, batch: Batch) -> Tensor:
         return self.base.answer_losses(batch)
 
-    def judge(self, rows: np.ndarray, at_once: int) -> Tensor:
+    def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         """(B, 2): whether the answer is the right one, and the words of the right one."""
         said = self.base.generate([self.token_ids[i] for i in rows], int(self.terms.max()))
         right = self.base.text([self.answers[i] for i in rows])
-        return torch.tensor([[float(a == b), len(b.split())] for a, b in zip(said, right, strict=True)])
+        return Judged(torch.tensor([[float(a == b), len(b.split())] for a, b in zip(said, right, strict=True)]), said)
 
-    def score(self, totals: np.ndarray) -> Score:
-        return Score(int(totals[0]), len(self.token_ids))
+    def score(self, totals: np.ndarray, rows: int) -> Score:
+        return Score(int(totals[0]), rows)
+
+    def in_words(self, row: int) -> Asked:
+        prompt, answer = self.base.text([self.token_ids[row], self.answers[row]])
+        return Asked(prompt=prompt, references=(answer,))
 
 
 class FreeAnswers:
@@ -165,10 +170,11 @@ def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, Prepare
 def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, Prepared]) -> None:
     split, count = encoded(name, family, data[name]), len(data[name][1].test)
     with torch.no_grad():
-        judged = torch.cat([split.judge(np.arange(start, min(start + 2, count)), 2) for start in range(0, count, 2)])
+        starts = range(0, count, 2)
+        judged = torch.cat([split.judge(np.arange(n, min(n + 2, count)), 2).statistics for n in starts])
     assert judged.ndim == 2 and len(judged) == count
     scored = evaluate(split, 4)
-    assert scored.score == split.score(judged.double().sum(0).cpu().numpy()) and scored.score.rows == count
+    assert scored.score == split.score(judged.double().sum(0).cpu().numpy(), count) and scored.score.rows == count
     np.testing.assert_array_equal(scored.values, judged[:, 0].double().numpy())
     assert scored.values.min() >= 0 and scored.values.max() <= 1
 

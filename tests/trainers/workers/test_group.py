@@ -9,7 +9,7 @@ from trainers.messages import Failed, Lost, Order, Progress, Started
 from trainers.workers import group as launch
 from trainers.workers.group import Feed
 
-ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=1, test=1)
+ORDER = Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=(0,), test=(0,))
 DIED = Lost("workers", "rank 1 died")
 
 

@@ -56,7 +56,7 @@ class Setting:
         files = [tuple(self.store.get(f"{d.prefix}/{name}") for name in (ADAPTER_FILE, BASES_FILE)) for d in done]
         return Order(
             len(done), 1, f"v/{job.run}", tuple(map(ray.put, files)), tuple(digests(d) for d in done),
-            f"c/{job.run}", {"run": job.run}, zero_shot=False, validation=len(done) + 1, test=0, job=job,
+            f"c/{job.run}", {"run": job.run}, zero_shot=False, validation=range(len(done) + 1), test=(), job=job,
         )  # fmt: skip
 
     def ask(self, order: Order) -> tuple[TaskDone, list[Any]]:
@@ -205,7 +205,7 @@ def test_leave_keeps_the_tasks_in_training(setting: Setting) -> None:
 
 
 def order(run: str) -> Order:
-    return Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=0, test=0, job=job(run, "", 2, {}))
+    return Order(0, 1, "", (), (), "", {}, zero_shot=False, validation=(), test=(), job=job(run, "", 2, {}))
 
 
 def test_an_order_goes_where_its_history_is_then_where_workers_are() -> None:

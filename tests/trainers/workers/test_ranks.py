@@ -31,7 +31,7 @@ def base(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def order_of(base: Job, run: str) -> Order:
     return Order(
-        0, 1, f"v/{run}", (), (), f"c/{run}", {"run": run}, zero_shot=False, validation=1, test=0,
+        0, 1, f"v/{run}", (), (), f"c/{run}", {"run": run}, zero_shot=False, validation=(0,), test=(),
         job=replace(base, run=f"t/{run}"),
     )  # fmt: skip
 

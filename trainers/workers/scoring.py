@@ -1,0 +1,53 @@
+"""Scores tasks as an order asks, and keeps answers for people to read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from trainers.config import TrainConfig
+from trainers.data.answers import KeptAnswer
+from trainers.failures import during
+from trainers.messages import NOT_SCORED, Order, Progress, Score
+from trainers.objectives.base import EncodedSplit
+from trainers.training.evaluate import drawn, evaluate
+from trainers.training.stage import Report
+
+
+@dataclass(kw_only=True)
+class Scoring:
+    """The scores of one order. `tasks` has the splits of every task, by its name; `answering` makes the model answer as
+    it does for a task. `kept` collects answers."""
+
+    order: Order
+    tasks: Sequence[tuple[str, Mapping[str, EncodedSplit]]]
+    train: TrainConfig
+    answering: Callable[[int], AbstractContextManager[None]]
+    report: Report
+    kept: list[KeptAnswer] = field(default_factory=list)
+
+    def scores(self, split: str, tasks: Sequence[int], learned: int) -> list[Score]:
+        """Scores of tasks, by their indices, on `split`, also of those that are not trained yet, after `learned` tasks.
+        The last one is that of the last of `tasks`; what is between is NOT_SCORED. Collective."""
+        found = [NOT_SCORED] * (max(tasks, default=-1) + 1)
+        for number, index in enumerate(tasks, start=1):
+            with during(f"evaluate {split}, task {index + 1}"), self.answering(index):
+                found[index] = self.score(split, index, learned)
+            self.report(Progress(self.order.index, f"evaluate {split}", number, len(tasks)))
+        return found
+
+    def score(self, key: str, index: int, learned: int) -> Score:
+        """The score of a task; keeps answers of its test split."""
+        name, splits = self.tasks[index]
+        split = splits[key]
+        rows = drawn(len(split.lengths), self.order.rows, self.train.seed)
+        keep = rows[: self.order.keep_answers].tolist() if key == "test" else []
+        found = evaluate(split, self.train.eval_batch_size, rows, keep)
+        for row in keep if found.answers else ():
+            asked = split.in_words(row)
+            self.kept.append(
+                KeptAnswer(
+                    task=name, row=row, learned=learned, prompt=asked.prompt, references=asked.references,
+                    answer=found.answers[row], metrics=found.metrics[row],
+                )
+            )  # fmt: skip
+        return found.score
