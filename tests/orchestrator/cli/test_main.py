@@ -163,9 +163,15 @@ def test_plan(orthoplex: Orthoplex, config: Path) -> None:
     assert all(task["tokens"]["rows"] == task["tokens"]["measured"] == 24 for task in shown["tasks"])
     assert shown["tasks"][0]["example"]["tokens"][0] == "[CLS]"
     assert shown["objections"] == []
+    # both splits of both tasks after each task, and the untrained model on the test splits
+    assert shown["evaluation"] == {
+        "passes": 10, "rows": 2 * 2 * 13 + 24, "trained_rows": 3 * 22, "generated_tokens": 0, "kept_answers": 0,
+    }  # fmt: skip
     assert not (config.parent / "store").exists()
     code, out, err = orthoplex("plan", config)
     assert (code, err) == (0, "") and "stream: not begun; 2 workers, ZeRO-2" in out and "adapted layers: 1" in out
+    assert "evaluation: 10 passes over splits, 76 rows beside 66 trained rows; evaluate.tasks, every and" in out
+    assert "kept answers" not in out
     assert out.count("over all 24 rows; 0 (0.0%) cut at max_length 128") == out.count("  as tokens: [CLS] | ") == 2
 
 

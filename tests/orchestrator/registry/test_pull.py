@@ -8,10 +8,13 @@ import pytest
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
 from orchestrator.log.event import parse
+from orchestrator.registry.publish import publish
 from orchestrator.registry.pull import file_digest, pull
-from orchestrator.track.events import Commit
+from orchestrator.registry.verify import verify
+from orchestrator.track.events import Commit, Learned
 from orchestrator.track.track import Track
 from tests.support.registries import read_everything, track_with
+from trainers.data.answers import ANSWERS
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +146,19 @@ def test_what_is_pulled_is_the_users(
     pull(track, {"": commit}, tmp_path / "again")
     assert {name: contents(tmp_path / "again")[name] for name in kept} == kept == read_everything(track.store)[0]
     assert clones == ([0x40049409] * 4 if sharing else [])  # two files, twice
+
+
+def test_kept_answers_stay_in_the_store(track: Track, tmp_path: Path) -> None:
+    """They hold rows of the data. The manifest lists them, and a folder pulled before is recognised."""
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("adapter.safetensors", ANSWERS):
+        (made / name).write_bytes(name.encode())
+    commit = parse(publish(track, made, Learned(task="c"), {}), Commit)
+    size = len("adapter.safetensors")
+    for _ in range(2):
+        assert pull(track, {"": commit}, tmp_path / "out") == size
+    assert contents(tmp_path / "out").keys() == {"adapter.safetensors", "manifest.json"}
+    assert [record["path"] for record in track.manifest_of(commit)["files"]] == ["adapter.safetensors", ANSWERS]
+    (track.store.root / commit.prefix / ANSWERS).write_bytes(b"x")  # type: ignore[attr-defined]
+    assert [fault for fault in verify(track).faults if ANSWERS in fault]
