@@ -26,7 +26,15 @@ from orchestrator.sweeps.config import (
 )
 from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
-from trainers.config import AdapterConfig, DeepSpeedConfig, LoraConfig, ModelConfig, OrthogonalityConfig, TrainConfig
+from trainers.config import (
+    AdapterConfig,
+    DeepSpeedConfig,
+    LoraConfig,
+    ModelConfig,
+    OrthogonalityConfig,
+    OwnTraining,
+    TrainConfig,
+)
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
 
 # --- the command line
@@ -119,7 +127,7 @@ def test_each_verb_has_a_summary() -> None:
 # --- the configuration: keys and their defaults; REQUIRED has none
 
 REQUIRED: Any = ...
-LIMITS = {"resources": None, "instruction": None, "max_train_rows": None, "max_test_rows": None}
+LIMITS = dict.fromkeys(("resources", "instruction", "max_train_rows", "max_test_rows", "max_length", "training"))
 COLUMNS = {"text_column": "text", "label_column": "label", "labels": None}
 SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
@@ -145,10 +153,13 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",
     },
     TrainConfig: {
-        "epochs": 3, "batch_size": 32, "gradient_accumulation_steps": 1, "eval_batch_size": 64,
+        "epochs": 3, "min_steps": 0, "max_steps": None, "batch_size": 32, "gradient_accumulation_steps": 1, "eval_batch_size": 64,
         "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20, "weight_decay": 0.0,
         "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None, "gradient_checkpointing": False,
         "compile": False, "on_out_of_memory": "stop", "seed": 0,
+    },
+    OwnTraining: {
+        "epochs": None, "learning_rate": None, "batch_size": None, "min_steps": None, "max_steps": None,
     },
     DataConfig: {
         "validation_fraction": 0.1, "max_validation_rows": 500, "max_train_rows": None, "max_test_rows": None,

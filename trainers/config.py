@@ -20,6 +20,9 @@ from cluster.schema import Frozen, Grown
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+AtLeast = Annotated[int, Field(ge=0)]
+Tokens = Annotated[int, Field(ge=4, le=1_000_000)]  # what a row is cut at
 FIELDS = ("text", "labels", "instruction", "category", "dataset", "task")
 OPTIONS = "Option: {labels} \n"
 BENCHMARK = "{instruction}" + OPTIONS + "{text}\nAnswer:"
@@ -59,7 +62,7 @@ class ModelConfig(Frozen):
     scoring: Literal["likelihood", "generation"] = "likelihood"
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantization: Literal["float8"] | None = None
-    max_length: Annotated[int, Field(ge=4, le=1_000_000)] = 128
+    max_length: Tokens = 128
     revision: str | None = None
 
     @model_validator(mode="after")
@@ -241,21 +244,43 @@ AnyMethod = Annotated[
 ]
 
 
-class TrainConfig(Frozen):
+class OwnTraining(Grown):
+    """A task's `training`: values in place of those of `train`. Null, or a key left out, is the run's own value."""
+
+    added: ClassVar[tuple[str, ...]] = ("epochs", "learning_rate", "batch_size", "min_steps", "max_steps")
+
+    epochs: Positive | None = None
+    learning_rate: Rate | None = None
+    batch_size: Positive | None = None
+    min_steps: AtLeast | None = None
+    max_steps: Positive | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values that are not null."""
+        return {key: value for key, value in self if value is not None}
+
+
+class TrainConfig(Grown):
     """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches.
 
-    A checkpoint of the task is stored every `checkpoint_steps` updates. `gradient_checkpointing` computes activations
-    twice instead of keeping them. `compile` runs the model's repeated blocks through `torch.compile`. If a device runs
-    out of memory, `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
+    A task takes the steps of its `epochs`, but at least `min_steps` and at most `max_steps`. A checkpoint of the task
+    is stored every `checkpoint_steps` updates. `gradient_checkpointing` computes activations twice instead of keeping
+    them. `compile` runs the model's repeated blocks through `torch.compile`. If a device runs out of memory,
+    `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("min_steps", "max_steps")
+
     epochs: Positive = 3
+    min_steps: AtLeast = 0
+    max_steps: Positive | None = None
     batch_size: Positive = 32
     gradient_accumulation_steps: Positive = 1
     eval_batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
-    budget_learning_rate_factor: Annotated[float, Field(gt=0)] = 10.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    learning_rate: Rate = 1.0e-3
+    budget_learning_rate_factor: Rate = 10.0
+    warmup_steps: AtLeast = 20
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0
     logging_steps: Positive = 10
@@ -265,9 +290,25 @@ class TrainConfig(Frozen):
     on_out_of_memory: Literal["stop", "halve"] = "stop"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        return self.checked()
+
+    def checked(self) -> "TrainConfig":
+        """The configuration itself. Raises ValueError if one key excludes another."""
+        if self.max_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}; lower min_steps")
+        return self
+
+    def with_own(self, own: OwnTraining | None) -> "TrainConfig":
+        """The configuration with a task's own values. Raises ValueError if they exclude others."""
+        return self.model_copy(update=own.given).checked() if own else self
+
     def steps(self, rows: int) -> int:
-        """Optimizer steps of a task with that many training rows: epochs · ceil(rows / batch_size)."""
-        return -(-rows // self.batch_size) * self.epochs
+        """Optimizer steps of a task with that many training rows: epochs · ceil(rows / batch_size), but at least
+        `min_steps` and at most `max_steps`."""
+        least = max(self.min_steps, -(-rows // self.batch_size) * self.epochs)
+        return least if self.max_steps is None else min(least, self.max_steps)
 
     def task_seed(self, index: int) -> int:
         """The seed of task `index` (0-based), different for every task and every `seed`."""

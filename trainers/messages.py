@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.storage import FileRecord
-from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import AnyMethod, DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
 from trainers.identity import Identity
@@ -32,7 +32,7 @@ class TaskRows:
 
     `labels` are the label words; for an objective other than classification they may be all its answers. `splits` has
     texts and label indices per split. `prompt` is put around every text. `objective` is a key of
-    `trainers.objectives.known.OBJECTIVES`.
+    `trainers.objectives.known.OBJECTIVES`. `max_length` is the task's own, if it has one.
     """
 
     name: str
@@ -40,6 +40,7 @@ class TaskRows:
     splits: dict[str, tuple[list[str], list[int]]]
     prompt: Prompt
     objective: str = "classification"
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ class Order:
     `validation` are scored on their validation splits, and those of `test` on their test splits, on at most `rows` rows
     each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `job` is the run to train
     for, if it is not the one that the workers were started for. `base` is the base that the history was trained on.
+    `training` are the task's own values in place of those of `Job.train`.
     """
 
     index: int
@@ -104,6 +106,7 @@ class Order:
     base: Identity = field(default_factory=Identity)
     rows: int | None = None
     keep_answers: int = 0
+    training: OwnTraining | None = None
 
 
 @dataclass(frozen=True)

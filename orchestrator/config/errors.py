@@ -118,9 +118,9 @@ def key_paths(root: Root, prefix: str = "") -> Iterator[str]:
 
 
 def _sections(annotation: Annotation) -> list[Root]:
-    """The models that a value may be; none if it may be something else."""
+    """The models that a value may be; none if it may be something else than null."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kinds = [*_plain(annotation)] if union else [annotation]
+    kinds = [kind for kind in _plain(annotation) if kind is not types.NoneType] if union else [annotation]
     models = _models(kinds)
     return models if len(models) == len(kinds) else []
 
@@ -154,10 +154,12 @@ def _other_member(root: Root, path: Sequence[int | str]) -> str:
 
 
 def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -> str:
-    """A replacement for an unknown key: the same key of another section, the nearest one of its own, or all of them."""
-    name = str(path[-1])
+    """A replacement for an unknown key: the same key of a section inside or of another section, the nearest one of its
+    own, or all of them."""
+    name, here = str(path[-1]), "".join(f"{key}." for key in path[:-1])
     known = sorted({key for model in owners for key in model.model_fields})
-    elsewhere = [path for path in key_paths(root) if path.endswith(f".{name}")]
+    inside = dict.fromkeys(key for model in owners for key in key_paths(model, here) if key.endswith(f".{name}"))
+    elsewhere = [*inside] or [key for key in key_paths(root) if key.endswith(f".{name}")]
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
     return _near(name, known) or f"; known here: {', '.join(known)}"

@@ -117,6 +117,19 @@ class RunConfig(Grown):
                 raise ValueError(f"tasks.{index}.resources: {error}") from None
         return self
 
+    @model_validator(mode="after")
+    def _training_fits_together(self) -> "RunConfig":
+        for index in range(len(self.tasks)):
+            try:
+                self.training_of(index)
+            except ValueError as error:
+                raise ValueError(f"tasks.{index}.training: {error}") from None
+        return self
+
+    def training_of(self, index: int) -> TrainConfig:
+        """The `train` section with the own values of task `index`."""
+        return self.train.with_own(self.tasks[index].training)
+
     @field_validator("store")
     @classmethod
     def _known_store(cls, store: str) -> str:

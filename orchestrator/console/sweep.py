@@ -11,7 +11,7 @@ from orchestrator.console.run import number, out, percent, print_table
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Chosen
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, how_it_stands
-from orchestrator.sweeps.space import Scalar, shown_values
+from orchestrator.sweeps.space import Scalar, short, shown_values
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
 
 
@@ -61,7 +61,7 @@ def trials_table(config: SweepConfig, state: SweepState, front: Sequence[int]) -
     table = Table(title="Trials: validation splits, points; * on the Pareto front", title_justify="left")
     table.add_column("trial", justify="right")
     for key in config.search.space:
-        table.add_column(escape(key.rpartition(".")[2]), justify="right")
+        table.add_column(escape(short(key)), justify="right")
     for column in ("tasks", "AA", "BWT", "parameters", "seconds", "status"):
         table.add_column(column, justify="left" if column == "status" else "right")
     for trial in state.trials:

@@ -9,6 +9,7 @@ from orchestrator.log.entry import JsonLike
 from orchestrator.log.event import Json
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
+from trainers.data.sources import TaskBase
 from trainers.identity import tokenizer_differences
 
 
@@ -28,6 +29,19 @@ HARMLESS = (  # keys, and sections as a whole
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
     "train.logging_steps", "train.on_out_of_memory",
 )  # fmt: skip
+
+
+LEARNED_AS = (  # keys of a task that change what is learned from the same rows
+    "chat_template", "instruction", "max_length", "system", "too_long", "train_on", "training",
+)  # fmt: skip
+
+
+def learned_as(task: TaskBase) -> dict[str, Any]:
+    """What a checkpoint's identity has of a task beside its rows: {"task": the keys that are set}, empty if none is."""
+    own = {
+        key: value for key, value in task.model_dump(mode="json", exclude_defaults=True).items() if key in LEARNED_AS
+    }
+    return {"task": own} if own else {}
 
 
 def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
-from orchestrator.run.changes import HARMLESS, objections, refuse, without
+from orchestrator.run.changes import HARMLESS, learned_as, objections, refuse, without
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
@@ -148,6 +148,7 @@ class Controller:
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
             rows=self.config.evaluate.rows, keep_answers=self.config.evaluate.keep_answers,
+            training=self.config.tasks[index].training,
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:
@@ -163,7 +164,8 @@ class Controller:
             except WorkersLost as error:
                 watch.broke()
                 attempt = Attempt(watch.failures, self.accumulation, watch.workers)
-                retry = decide_retry(error.lost, attempt, self.config.train, group.cluster.max_failures)
+                train = self.config.training_of(order.index)
+                retry = decide_retry(error.lost, attempt, train, group.cluster.max_failures)
                 self.log.decide(retry.decision(watch.task))
                 if not retry.again:
                     raise TrainingError(retry.reason) from None
@@ -178,6 +180,7 @@ class Controller:
             "fingerprint": self.state.tasks[index].fingerprint,
             "parents": [commit.manifest_sha256 for commit in self.state.commits],
             "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
+            **learned_as(self.config.tasks[index]),
         }
 
     def _announce(self) -> None:

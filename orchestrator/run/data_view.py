@@ -79,7 +79,7 @@ def view_data(config: RunConfig, shown: int) -> DataView:
     tasks = [
         view_generative(task, rows.task.form, examples_of(reader, rows), reader, shown)
         if isinstance(rows, GenerativeRows)
-        else view_classification(task, rows.prompt, reader, shown)
+        else view_classification(task, rows.prompt, reader.cut_at(rows.max_length), shown)
         for task, rows in zip(data, all_rows(config, data), strict=True)
     ]
     asked = {f"{task.name} {key}": [*questions(getattr(task, key))] for task in data for key in SPLITS}

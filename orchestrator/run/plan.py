@@ -88,7 +88,7 @@ def make_plan(config: RunConfig) -> Plan:
         base_parameters=base,
         trained_parameters=cost.trained,
         most_kept_parameters=cost.kept,
-        steps=[config.train.steps(len(task.train)) for task in data],
+        steps=[config.training_of(index).steps(len(task.train)) for index, task in enumerate(data)],
         evaluation=evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)]),
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
@@ -132,17 +132,12 @@ def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -
     if the method copies them; adapter: 16 bytes per parameter (value, gradient, two Adam moments), moments shared by
     all workers from ZeRO 1 on, gradients from ZeRO 2, values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at
     two bytes per value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
-    gradient_checkpointing; bases: the method's arrays of earlier tasks.
+    gradient_checkpointing, for the task that needs most; bases: the method's arrays of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
-    width, layers, heads = shape.width, shape.layers, shape.heads
-    rows = max(1, config.train.batch_size // (workers * config.train.gradient_accumulation_steps))
-    length = min(config.model.max_length, shape.positions or config.model.max_length)
-    a_value = 34 * width + 5 * heads * length
     moments, gradients, parameters = (workers if stage >= least else 1 for least in (1, 2, 3))
     weights = base * (1 if config.model.quantization else size) // parameters
-    kept = 2 * width * (layers - 1) + a_value if config.train.gradient_checkpointing else layers * a_value
-    activations = rows * length * kept
+    activations = max(activation_values(config, index, shape) for index in range(len(config.tasks)))
     return {
         "process": PROCESS_BYTES,
         "weights": weights,
@@ -151,3 +146,14 @@ def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -
         "activations": activations * size // 2,
         "bases": cost.history_bytes,
     }
+
+
+def activation_values(config: RunConfig, index: int, shape: Shape) -> int:
+    """Values of activations that a micro-batch of task `index` keeps on a worker, see `worker_memory`."""
+    train, width, layers = config.training_of(index), shape.width, shape.layers
+    rows = max(1, train.batch_size // (config.cluster.num_workers.min * train.gradient_accumulation_steps))
+    most = config.tasks[index].max_length or config.model.max_length
+    length = min(most, shape.positions or most)
+    a_value = 34 * width + 5 * shape.heads * length
+    kept = 2 * width * (layers - 1) + a_value if train.gradient_checkpointing else layers * a_value
+    return rows * length * kept

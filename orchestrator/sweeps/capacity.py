@@ -78,7 +78,7 @@ def needed_bytes(config: SweepConfig) -> int:
     choices = {key: p.bounds for key, p in config.search.space.items() if p.kind == "choice"}
     tops |= {key: max(found) for key, values in choices.items() if len(found := _numbers(values)) == len(values)}
     sizes = ("adapter.max_rank", "adapter.rank", "train.batch_size")
-    large = {key: value for key, value in tops.items() if key in sizes}
+    large = {key: value for key, value in tops.items() if key in sizes or key.endswith(".training.batch_size")}
     run = config.trial(1, large)
     model, method = check_method(run.model, run.adapter, run.train)
     base = sum(parameter.numel() for parameter in model.parameters())

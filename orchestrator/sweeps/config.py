@@ -13,7 +13,7 @@ from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
 from orchestrator.sinks.config import TrackingConfig
-from orchestrator.sweeps.space import Given, Parameter, Scalar, active, space_faults, with_values
+from orchestrator.sweeps.space import TASK_KEY, Given, Parameter, Scalar, active, space_faults, with_values
 
 Count = Annotated[int, Field(gt=0)]
 Hours = Annotated[float, Field(gt=0)]
@@ -130,6 +130,13 @@ class SweepConfig(Frozen):
         faults = space_faults(space, self.search.algorithm, self.run)
         if self.tasks is not None and self.tasks > tasks:
             faults.append(f"tasks: {self.tasks}, but run.tasks has {tasks}; lower it, or null for all")
+        unlearned = [
+            key for key in space if (found := TASK_KEY.fullmatch(key)) and self.length <= int(found[1]) < tasks
+        ]
+        faults += [
+            f"search.space.{key}: a trial learns {self.length} tasks (`tasks`); raise it, or leave the key out"
+            for key in unlearned
+        ]
         for point in self.search.first if not faults else ():
             name = point if isinstance(point, str) else "point"
             faults += point_faults(self._values(point), space, name)
@@ -245,8 +252,10 @@ def merged(content: Mapping[str, Yaml], changes: Mapping[str, Yaml]) -> dict[str
 
 def value_at(config: RunConfig, dotted: str) -> Scalar:
     """The value of a dotted key, which is searchable, and so no section or list. A default that is not stored counts
-    too, as `adapter.method`."""
+    too, as `adapter.method`; a task without a value of its own has that of `train`."""
     found: object = config
+    if task := TASK_KEY.fullmatch(dotted):
+        found, dotted = config.training_of(int(task[1])), task[2]
     for key in dotted.split("."):
         found = getattr(found, key)
     assert found is None or isinstance(found, bool | int | float | str)

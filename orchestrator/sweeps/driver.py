@@ -2,6 +2,7 @@
 The sweep's log says which trials there are and how they ended. Each trial's run holds its tasks."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
@@ -17,7 +18,10 @@ from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import Finish, Open, TaskDescription
 from orchestrator.track.provenance import code_version
-from trainers.data.tasks import TaskData
+
+if TYPE_CHECKING:
+    from trainers.models.base import Backbone
+    from trainers.models.tokens import Rows, Tokenized
 
 Say = Callable[[str], None]
 
@@ -73,24 +77,24 @@ class Sweep:
         with session(self.config, self.say) as started:
             cluster = started.config.run.cluster.model_dump(mode="json")
             self.log.append(PoolSize(slots=started.at_once, cluster=cluster))
-            data = self._load()
+            tasks = self._load()
             from orchestrator.sweeps.tuning import Tuning  # seconds, while workers start
 
-            return Tuning(self.config, self.log, self.say).run(started, data)
+            return Tuning(self.config, self.log, self.say).run(started, *tasks)
 
-    def _load(self) -> list[TaskData]:
-        """The tasks' data; logs what is about to be done. Raises ConfigError as `run`."""
+    def _load(self) -> "tuple[Backbone, list[Rows | Tokenized]]":
+        """What `check_tasks` gives; logs what is about to be done. Raises ConfigError as `run`."""
         from trainers.methods.registry import check_method
 
         first = self.config.trial(1, {})
         model, _ = check_method(first.model, first.adapter, first.train)
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
-        check_tasks(first, data, model)
+        checked = check_tasks(first, data, model)
         described = tuple(describe_data(task) for task in data)
         self._check(described)
         self._open(described)
-        return data
+        return checked
 
     def _choose_anew(self) -> str | None:
         """Nothing is left to train, only the rule is another. Returns why the sweep had ended."""

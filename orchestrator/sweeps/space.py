@@ -9,7 +9,7 @@ As in Ray Tune the upper bound of `randint` and `lograndint` is left out, that o
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -18,6 +18,7 @@ from cluster.schema import Frozen
 from cluster.words import nearest
 from orchestrator.config.errors import described, key_paths
 from orchestrator.config.run import RunConfig
+from trainers.config import OwnTraining
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -39,6 +40,9 @@ FIXED = (  # what the started workers hold, or what changes no result
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.logging_steps",
     "train.on_out_of_memory",
 )  # fmt: skip
+
+
+TASK_KEY = re.compile(rf"tasks\.(0|[1-9]\d*)\.training\.({'|'.join(OwnTraining.model_fields)})")
 
 
 class Parameter(Frozen):
@@ -165,7 +169,7 @@ def space_faults(space: Mapping[str, Parameter], algorithm: str, run: RunConfig)
         if not searchable(key):
             faults.append(f"{where}: {unsearchable(key)}")
             continue
-        if foreign := other_method(run, key):
+        if foreign := other_method(run, key) or other_task(run, key):
             faults.append(f"{where}: {foreign}")
             continue
         faults += [f"{where}: {fault}" for value in parameter.ends() if (fault := unfit(run, key, value))]
@@ -181,7 +185,10 @@ def space_faults(space: Mapping[str, Parameter], algorithm: str, run: RunConfig)
 
 
 def searchable(key: str) -> bool:
-    """Whether trials may differ in a key: adapter and optimisation, but for what started workers hold."""
+    """Whether trials may differ in a key: adapter and optimisation, a task's own too, but for what started workers
+    hold."""
+    if TASK_KEY.fullmatch(key):
+        return True
     leaves = set(key_paths(RunConfig)) - {"adapter.orthogonality"}
     return key in leaves and key.partition(".")[0] in ("adapter", "train") and "." in key and key not in FIXED
 
@@ -194,6 +201,14 @@ def other_method(run: RunConfig, key: str) -> str:
     return f"adapter.method {run.adapter.method} has no such key; use {', '.join(own_keys(run))}"
 
 
+def other_task(run: RunConfig, key: str) -> str:
+    """Why the run does not have the task of a key, empty if it has it or the key is not a task's."""
+    found = TASK_KEY.fullmatch(key)
+    if found is None or int(found[1]) < len(run.tasks):
+        return ""
+    return f"run.tasks has no item {found[1]}; its items are 0 to {len(run.tasks) - 1}"
+
+
 def own_keys(run: RunConfig) -> list[str]:
     """The searchable keys of the run's method."""
     return [path for path in key_paths(type(run.adapter), "adapter.") if searchable(path)]
@@ -203,7 +218,9 @@ def unsearchable(key: str) -> str:
     """The message for a key that is not searchable."""
     if key in FIXED:
         return "cannot be searched: all trials share workers that hold it; set it under run"
-    known = [path for path in key_paths(RunConfig) if searchable(path)]
+    task = re.match(r"tasks\.\d+\.", key)
+    own = [f"{task[0]}training.{name}" for name in OwnTraining.model_fields] if task else []
+    known = own or [path for path in key_paths(RunConfig) if searchable(path)]
     same = [path for path in known if path.endswith(f".{key.rpartition('.')[2]}")]
     near = same[0] if same else nearest(key, known)
     return f"cannot be searched; did you mean {near!r}?" if near else f"cannot be searched; use {', '.join(known)}"
@@ -220,22 +237,25 @@ def unfit(run: RunConfig, key: str, value: Scalar) -> str:
 
 
 def with_values(content: Mapping[str, JsonValue], values: Mapping[str, Scalar]) -> dict[str, JsonValue]:
-    """The configuration with dotted keys set; unchanged itself."""
+    """The configuration with dotted keys set, list items by number; unchanged itself."""
     found = deepcopy(dict(content))
     for key, value in values.items():
         *sections, last = key.split(".")
-        target = found
+        target: Any = found
         for section in sections:
-            inner = target[section]
-            assert isinstance(inner, dict)
-            target = inner
+            target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
         target[last] = value
     return found
 
 
+def short(key: str) -> str:
+    """A key for people, by its last part: threshold; a task's with its task: tasks.0 learning_rate."""
+    found = TASK_KEY.fullmatch(key)
+    return f"tasks.{found[1]} {found[2]}" if found else key.rpartition(".")[2]
+
+
 def shown_values(values: Mapping[str, Scalar]) -> str:
-    """A point on one line, keys by their last part: threshold 0.5, side both."""
+    """A point on one line: threshold 0.5, side both."""
     return ", ".join(
-        f"{key.rpartition('.')[2]} {format(value, '.4g') if isinstance(value, float) else value}"
-        for key, value in values.items()
+        f"{short(key)} {format(value, '.4g') if isinstance(value, float) else value}" for key, value in values.items()
     )

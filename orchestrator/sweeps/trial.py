@@ -95,9 +95,11 @@ class PoolGroup:
 
 
 def first_task_key(config: RunConfig) -> str:
-    """The sha256 of all that the first task's adapter and directions depend on; equal keys, equal bytes."""
-    kept = without(config.model_dump(mode="json"), (*HARMLESS, *LATER_TASKS_ONLY, "name", "tasks"))
-    return digest(canonical({**kept, "task": config.tasks[0].model_dump(mode="json")}))
+    """The sha256 of all that the first task's adapter and directions depend on; equal keys, equal bytes. What the task
+    has in place of a value of `train` counts, and that value does not."""
+    as_trained = config.model_copy(update={"train": config.training_of(0)})
+    kept = without(as_trained.model_dump(mode="json"), (*HARMLESS, *LATER_TASKS_ONLY, "name", "tasks"))
+    return digest(canonical({**kept, "task": config.tasks[0].model_dump(mode="json", exclude={"training"})}))
 
 
 def beginning(config: RunConfig, shared: Shared) -> Fork | None:

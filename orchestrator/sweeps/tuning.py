@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import ray
 from ray import tune
@@ -17,7 +19,6 @@ from cluster.errors import Interrupted, TrainingError
 from cluster.session import debugging
 from cluster.storage import open_store
 from orchestrator.run.driver_log import DriverLog
-from orchestrator.run.workers import all_rows
 from orchestrator.sweeps import results
 from orchestrator.sweeps.capacity import spent
 from orchestrator.sweeps.config import SweepConfig
@@ -34,9 +35,12 @@ from orchestrator.sweeps.trial import Shared, StreamTrial, first_task_key
 from orchestrator.track.metrics import points
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
-from trainers.data.tasks import TaskData
-from trainers.messages import Job, TaskRows
+from trainers.messages import Job
 from trainers.workers.group import last_line
+
+if TYPE_CHECKING:
+    from trainers.models.base import Backbone
+    from trainers.models.tokens import Rows, Tokenized
 
 Say = Callable[[str], None]
 Told = int | list[Trial]  # by Tune, beside what is asked for: the iteration and all trials
@@ -63,14 +67,15 @@ class Tuning(tune.Callback):
         self.scheduler = StreamScheduler(config.stopping, config.length, ended)
         self.leaving: str | None = None  # the reason to begin no more trials
 
-    def run(self, session: Session, data: Sequence[TaskData]) -> str | None:
-        """Trains trials on these data until none is left or the budget is spent; in the latter case it returns the
-        reason. If the session is told to leave, trials stop at their last commit or checkpoint."""
+    def run(self, session: Session, reader: "Backbone", tasks: "Sequence[Rows | Tokenized]") -> str | None:
+        """Trains trials on these tasks, as `check_tasks` gives them, until none is left or the budget is spent; in the
+        latter case it returns the reason. If the session is told to leave, trials stop at their last commit or
+        checkpoint."""
         os.environ.update(TUNE)
         if not debugging():
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how trials end is said here
         config, self.session = session.config, session
-        job = session.pool.begin(self._job(config, data))
+        job = session.pool.begin(self._job(config, reader, tasks))
         imported_ahead(results.IMPORTS)
         self.first_tasks: ActorHandle = ray.remote(num_cpus=0)(FirstTasks).remote(self._trained(config))
         shared = Shared(
@@ -89,20 +94,19 @@ class Tuning(tune.Callback):
             raise TrainingError(why)
         return self.leaving
 
-    def _job(self, config: SweepConfig, data: Sequence[TaskData]) -> Job:
+    def _job(self, config: SweepConfig, reader: "Backbone", tasks: "Sequence[Rows | Tokenized]") -> Job:
         """The job of all trials' workers, without the base. Its data are placed in Ray's object store, as token ids."""
-        from trainers.models.loading import load_reader
         from trainers.models.tokens import tokenize_task
 
         run = config.trial(1, {})
-        reader = load_reader(run.model)
+        light = replace(reader, model=None)
 
-        def placed(rows: TaskRows) -> ray.ObjectRef:
-            return ray.put(tokenize_task(deepcopy(reader), rows))  # a tokenizer serves one thread
+        def placed(task: Rows | Tokenized) -> ray.ObjectRef:
+            return ray.put(tokenize_task(deepcopy(light), task))  # a tokenizer serves one thread
 
         with ThreadPoolExecutor() as threads:
-            tasks = tuple(threads.map(placed, all_rows(run, data)))
-        return Job(f"{run.team}/{config.name}", run.model, run.adapter, run.train, run.deepspeed, run.store, tasks)
+            held = tuple(threads.map(placed, tasks))
+        return Job(f"{run.team}/{config.name}", run.model, run.adapter, run.train, run.deepspeed, run.store, held)
 
     def _trained(self, config: SweepConfig) -> dict[str, str]:
         """The runs of earlier starts that have committed a first task, by that task's key."""

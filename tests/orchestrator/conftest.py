@@ -145,8 +145,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, config: SweepConfig, log: DriverLog[SweepState], say: Any) -> None:
             self.log = log
 
-        def run(self, started: Any, data: list[Any]) -> str | None:
-            asked.append((data, [driver.describe_data(task) for task in data]))
+        def run(self, started: Any, reader: str, tasks: list[Any]) -> str | None:
+            assert reader == "reader"
+            asked.append((tasks, [driver.describe_data(task) for task in tasks]))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
     monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
@@ -158,7 +159,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(driver, "session", session)
     monkeypatch.setattr("orchestrator.sweeps.tuning.Tuning", Fake)
     monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: (None, None))
-    monkeypatch.setattr(driver, "check_tasks", lambda *_: None)
+    monkeypatch.setattr(driver, "check_tasks", lambda config, data, model: ("reader", data))
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
     monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
     asked.append(Fake)

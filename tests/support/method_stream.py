@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cluster.storage import open_store
-from trainers.config import DeepSpeedConfig, MethodConfig, ModelConfig, TrainConfig
+from trainers.config import DeepSpeedConfig, MethodConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import Job, Order, TaskRows
 from trainers.methods.base import Artifact, Method
@@ -53,10 +53,15 @@ class MethodStream:
         rows = TaskRows("t", tuple(words), {"train": (texts, [i % 2 for i in range(ROWS)])}, Prompt())
         return Classification().encode(self.backbone, tokenize_task(self.backbone, rows))["train"]
 
-    def training(self, index: int, leave_at: int | None = None) -> TaskTraining:
-        """The stage of task `index`, which the driver leaves after `leave_at` updates."""
+    def training(
+        self, index: int, leave_at: int | None = None, *, own: OwnTraining | None = None, accumulation: int = 1
+    ) -> TaskTraining:
+        """The stage of task `index`, which the driver leaves after `leave_at` updates; `own` is its `training`."""
         job = Job("t/x", ModelConfig(), self.config, TRAIN, DeepSpeedConfig(), str(self.store), ())  # type: ignore[arg-type]
-        order = Order(index, 1, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=(), test=())
+        order = Order(
+            index, accumulation, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=(), test=(),
+            training=own,
+        )  # fmt: skip
         logged = itertools.count(1)
         return TaskTraining(
             job, order, f"task {index}", self.backbone, self.method, self.rows(index), open_store(str(self.store)),

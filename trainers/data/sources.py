@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.resources import TaskResources
-from cluster.schema import Frozen
+from cluster.schema import Frozen, Grown
 from cluster.words import nearest
-from trainers.config import Positive
+from trainers.config import OwnTraining, Positive, Tokens
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
 FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # by a file's suffix
@@ -28,18 +28,20 @@ REQUIRED = {  # per format of a generative task, the columns that its rows must 
     "text": ("text",),
 }
 GENERATIVE_KEYS = (
-    "columns", "train_on", "metrics", "chat_template", "system", "max_length", "max_cut", "too_long", "decoding",
+    "columns", "train_on", "metrics", "chat_template", "system", "max_cut", "too_long", "decoding",
 )  # fmt: skip
 
 
-class TaskBase(Frozen):
+class TaskBase(Grown):
     """What every task has.
 
-    The row limits override those of the `data` section. `instruction` overrides the benchmark's in a prompt, and
-    `resources` override the `cluster` section. `objective` says what tasks of this source are trained on and judged by,
+    The row limits override those of the `data` section, `training` overrides `train`, `max_length` overrides that of
+    the `model` section, and `resources` override the `cluster` section. `instruction` overrides the benchmark's in a
+    prompt. `objective` says what tasks of this source are trained on and judged by,
     see `trainers.objectives.known`.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("max_length", "training")
     objective: ClassVar[str] = "classification"
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -47,6 +49,20 @@ class TaskBase(Frozen):
     max_train_rows: Positive | None = None
     max_test_rows: Positive | None = None
     resources: TaskResources | None = None
+    max_length: Tokens | None = None
+    training: OwnTraining | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_is_the_file(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(value.get("train"), Mapping):
+            raise ValueError("train is a file; what a task has in place of the run's `train` stands under `training`")
+        return value
+
+    @field_validator("training")
+    @classmethod
+    def _empty_is_none(cls, value: OwnTraining | None) -> OwnTraining | None:
+        return value if value and value.given else None
 
 
 class DocstringsTask(TaskBase):

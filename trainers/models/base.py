@@ -12,9 +12,9 @@ V vocabulary.
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -61,6 +61,11 @@ class Backbone(ABC):
     scoring: str = "likelihood"
     collate: Collate = PADDED
     tokenizer_digests: Mapping[str, str] = field(default_factory=dict)
+    limited_by: str = "model.max_length"  # the key that `max_length` comes from, for messages
+
+    def cut_at(self, max_length: int | None) -> Self:
+        """The same base as a task with a `max_length` of its own reads with it; None is the base's."""
+        return self if max_length is None else replace(self, max_length=max_length, limited_by="max_length")
 
     @property
     def identity(self) -> Identity:
@@ -85,7 +90,7 @@ class Backbone(ABC):
         (empty,) = self.framed([prompt.before + prompt.after], prompt)
         if len(empty) >= self.max_length:
             raise ConfigError(
-                f"model.max_length: {self.max_length} tokens leave no room for a text, the prompt alone takes "
+                f"{self.limited_by}: {self.max_length} tokens leave no room for a text, the prompt alone takes "
                 f"{len(empty)}; raise it, or shorten model.prompt"
             )
         whole = self.framed([prompt.before + text + prompt.after for text in texts], prompt)

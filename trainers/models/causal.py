@@ -76,8 +76,8 @@ class Causal(TextToText):
         most = None if self.model is None else most_positions(self.model)  # a reader of tokens has no model
         if most and self.max_length + longest > most:
             raise ConfigError(
-                f"model.max_length: {self.max_length} tokens of text and {longest} of an answer are beyond the model's "
-                f"{most} positions; use at most {most - longest}"
+                f"{self.limited_by}: {self.max_length} tokens of text and {longest} of an answer are beyond the "
+                f"model's {most} positions; use at most {most - longest}"
             )
         return answers
 

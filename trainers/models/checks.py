@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cluster.errors import ConfigError
-from trainers.models.capabilities import taken
+from trainers.models.capabilities import most_positions, taken
 
 BATCH, TOKENS = 2, 4  # of the texts that a model without weights is given
 BOTH_WAYS = {"bert-generation"}  # decoders that are encoders unless their configuration says is_decoder
@@ -57,6 +57,13 @@ def check_unquantised(name: str, architecture: Any) -> None:
             f"model.name: the weights of {name!r} are stored quantised ({getattr(method, 'value', method)}); name the "
             "model that they were made from (model.quantization: float8 reads that in eight bits)"
         )
+
+
+def check_length(model: Any, max_length: int, key: str = "model.max_length") -> None:
+    """Raises ConfigError if texts of `max_length` tokens are beyond the model's positions; `key` is where it stands."""
+    positions = most_positions(model)
+    if positions and max_length > positions:
+        raise ConfigError(f"{key}: {max_length} is beyond the model's {positions} positions; use at most that")
 
 
 def check_reads_texts(name: str, task_type: str, model: Any) -> None:

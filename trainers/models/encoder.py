@@ -27,7 +27,7 @@ class LabelEmbedding(Backbone):
         rows = self.tokenize(words)
         whole = self.framed(words)
         check_apart(words, [tuple(ids) for ids in whole])
-        fix = f"rename one of them, or raise model.max_length, which cuts them after {self.max_length} tokens"
+        fix = f"rename one of them, or raise {self.limited_by}, which cuts them after {self.max_length} tokens"
         check_apart(words, [tuple(ids) for ids in rows], fix)
         check_said(self.tokenizer, words, rows)
         if self.embeddings is not None:

@@ -16,9 +16,8 @@ from trainers.data.sources import quiet
 from trainers.folders import expanded
 from trainers.identity import tokenizer_digests
 from trainers.models.base import Backbone
-from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
-from trainers.models.checks import check_reads_texts, check_task_type, check_unquantised
+from trainers.models.checks import check_length, check_reads_texts, check_task_type, check_unquantised
 from trainers.models.encoder import LabelEmbedding
 from trainers.models.held import UNREADABLE, load_held, shape_held, state_without_pooler
 from trainers.models.quantise import quantise
@@ -199,11 +198,7 @@ def check_model(config: ModelConfig) -> nn.Module:
         raise
     except Exception as error:  # whatever transformers and torch raise of this configuration
         raise unmakeable(config, architecture, error) from None
-    positions = most_positions(model)
-    if positions and config.max_length > positions:
-        raise ConfigError(
-            f"model.max_length: {config.max_length} is beyond the model's {positions} positions; use at most that"
-        )
+    check_length(model, config.max_length)
     check_reads_texts(config.name, config.task_type, model)
     if issubclass(FAMILIES[config.task_type][0], TextToText):
         start = first_token(architecture, stored_generation(config))

@@ -44,8 +44,8 @@ class Lengths:
             return None
         of = f"{self.measured:,}" if self.measured == self.rows else f"{self.measured:,} sampled"
         return (
-            f"{self.share_cut:.1%} of its rows ({self.cut:,} of {of}) are longer than model.max_length "
-            f"{self.max_length} and are cut; raise it, or shorten the texts"
+            f"{self.share_cut:.1%} of its rows ({self.cut:,} of {of}) are longer than max_length "
+            f"{self.max_length} and are cut; raise model.max_length or the task's own, or shorten the texts"
         )
 
 
@@ -63,7 +63,8 @@ class Example:
 def preview(base: Backbone, task: Rows | Tokenized) -> tuple[Lengths, Example]:
     """The lengths of a checked task's rows, and its first one."""
     if isinstance(task, TaskRows):
-        return lengths(base, task), example(base, task)
+        cut_so = base.cut_at(task.max_length)
+        return lengths(cut_so, task), example(cut_so, task)
     assert isinstance(task, TaskExamples)
     splits = task.splits
     wholes = np.concatenate([each.wholes for each in splits.values()])

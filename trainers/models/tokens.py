@@ -65,19 +65,20 @@ class TokenizedSplit:
 @dataclass(frozen=True)
 class TokenizedTask:
     """One task as an objective encodes it: the words that targets index, each split as token ids, and the prompt around
-    each text."""
+    each text. `max_length` is the task's own, if it has one."""
 
     name: str
     labels: tuple[str, ...]
     splits: dict[str, TokenizedSplit]
     objective: str = "classification"
     prompt: Prompt = PLAIN
+    max_length: int | None = None
 
 
 def tokenize(
     backbone: Backbone, texts: Sequence[str], targets: Sequence[int], prompt: Prompt, words: Sequence[str] = ()
 ) -> TokenizedSplit:
-    """Token ids of every text in its prompt, cut at the model's `max_length`; `words` are those that may answer."""
+    """Token ids of every text in its prompt, cut at the base's `max_length`; `words` are those that may answer."""
     return TokenizedSplit(TokenIds.of(backbone.tokenize(texts, prompt, words)), np.asarray(targets, dtype=np.int64))
 
 
@@ -108,8 +109,9 @@ def tokenize_task(backbone: Backbone, task: Rows | Tokenized) -> Tokenized:
         return task
     if isinstance(task, GenerativeRows):
         return examples_of(backbone, task)
-    splits = {split: tokenize(backbone, *rows, task.prompt, task.labels) for split, rows in task.splits.items()}
-    return TokenizedTask(task.name, task.labels, splits, task.objective, task.prompt)
+    base = backbone.cut_at(task.max_length)
+    splits = {split: tokenize(base, *rows, task.prompt, task.labels) for split, rows in task.splits.items()}
+    return TokenizedTask(task.name, task.labels, splits, task.objective, task.prompt, task.max_length)
 
 
 def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:

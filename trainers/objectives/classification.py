@@ -17,6 +17,7 @@ from trainers.data.prompts import Prompt
 from trainers.data.tasks import SPLITS, DataConfig, TaskData, load_task
 from trainers.messages import Score, TaskRows
 from trainers.models.base import Backbone, Labels
+from trainers.models.checks import check_length
 from trainers.models.tokens import Rows, TokenIds, Tokenized, TokenizedTask
 from trainers.objectives.base import Judged
 
@@ -75,16 +76,19 @@ class Classification:
         assert not isinstance(task, GenerativeTask)
         return load_task(task, data, data_dir, seed)
 
-    def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> TaskRows:  # noqa: ARG002
+    def rows(self, task: AnyTask, data: TaskData, prompt: Prompt) -> TaskRows:
         """Texts and label indices per split."""
         splits = {key: getattr(data, key) for key in SPLITS}
         columns = {key: (list(split["text"]), list(split["label"])) for key, split in splits.items()}
-        return TaskRows(data.name, data.labels, columns, prompt)
+        return TaskRows(data.name, data.labels, columns, prompt, max_length=task.max_length)
 
     def check(self, base: Backbone, task: Rows) -> Rows:
         """See Objective: label words that the base tells apart, and rows that can be answered with them."""
         assert isinstance(task, TaskRows)
         with naming(task.name):
+            base = base.cut_at(task.max_length)
+            if task.max_length is not None:
+                check_length(base.model, task.max_length, base.limited_by)
             base.check_labels(task.labels, task.prompt)
             base.check_texts([text for texts, _ in task.splits.values() for text in texts], task.labels, task.prompt)
         return task
@@ -93,7 +97,7 @@ class Classification:
         """The label words as the base alone encodes them, for all splits at once."""
         assert isinstance(task, TokenizedTask)
         with naming(task.name):
-            labels = base.encode_labels(task.labels, task.prompt)
+            labels = base.cut_at(task.max_length).encode_labels(task.labels, task.prompt)
         units = base.units(labels)
         return {
             key: ClassifiedSplit(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,9 @@ class TaskTraining:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The `train` section, with the number of micro-batches that the order gives."""
-        return self.job.train.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
+        """The `train` section with the task's own values, and the number of micro-batches that the order gives."""
+        own = self.job.train.with_own(self.order.training)
+        return own.model_copy(update={"gradient_accumulation_steps": self.order.accumulation})
 
     def run(self) -> Trained:
         """Trains to the end.
@@ -141,9 +143,11 @@ class TaskTraining:
         return build_engine(model, self.config, self.job.deepspeed.zero_stage, dist.get_world_size(), self.steps)
 
     def batches(self) -> Iterator[np.ndarray]:
-        """Effective batches of all epochs, as row indices."""
-        for epoch in range(self.config.epochs):
-            yield from self.backbone.collate.batches(self.split.lengths, self.config.batch_size, self.seed, epoch)
+        """The effective batch of each step, as row indices: epoch after epoch, each in an order of its own, until all
+        steps have one. They depend on rows, batch size and seed alone."""
+        size, make = self.config.batch_size, self.backbone.collate.batches
+        epochs = (make(self.split.lengths, size, self.seed, epoch) for epoch in count())
+        return islice(chain.from_iterable(epochs), self.steps)
 
     def step(self, step: int, batch: np.ndarray) -> None:
         """One update with the method's checks; then, if they are due, a row of the log and a checkpoint."""
@@ -259,9 +263,10 @@ class TaskTraining:
 
     def diverged(self, what: str, step: int, batch: np.ndarray | None = None) -> TrainingError:
         """The error for training that is not finite any more, with the last rows of the log as evidence."""
+        section = "its training" if self.order.training and self.order.training.learning_rate else "train"
         error = TrainingError(
             f"task {self.name!r}: {what}; what was committed stands. Give the run another `name` and lower "
-            f"train.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
+            f"{section}.learning_rate (now {self.config.learning_rate}) or train.max_grad_norm"
         )
         rows = [] if batch is None else [int(row) for row in batch]
         before = self.log.before(EVIDENCE_ROWS)

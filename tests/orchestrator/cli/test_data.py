@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
     generative = {"source": "files", "train": train, "test": test, "format": "prompt_completion"}
     tasks = [
         {"name": "qa", **generative}, {"name": "again", **generative},
-        {"name": "words", "source": "files", "train": train, "test": test, "text_column": "prompt"},
+        {"name": "words", "source": "files", "train": train, "test": test, "text_column": "prompt", "max_length": 4},
     ]  # fmt: skip
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({**CONFIG, "tasks": tasks, "store": str(tmp_path / "store")}))
@@ -46,6 +46,9 @@ def test_the_command(orthoplex: Orthoplex, config: Path) -> None:
     (asked, plain), (answer, trained) = first["shown"][0]
     assert (plain, trained) == (False, True) and asked.startswith("What is ") and answer.startswith("number ")
     assert 0 < first["splits"]["train"]["share_trained"] < 1 and first["splits"]["train"]["share_cut"] == 0
+    words = view["tasks"][2]
+    assert (first["max_length"], words["max_length"]) == (64, 4)
+    assert words["splits"]["train"]["tokens"] == 4 * words["splits"]["train"]["rows"]
     told = {(each["first"], each["second"]): each["rows"] for each in view["overlaps"]}
     assert told[("qa test", "again test")] == told[("qa test", "words test")] == 2
 

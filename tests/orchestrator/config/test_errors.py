@@ -110,6 +110,32 @@ WRONG_TASKS = {
     "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
         'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'
     ],
+    "tasks: [{name: a, source: docstrings, task: area, training: {epoch: 2, weight_decay: 1, zzz: 1}}]": [
+        "tasks.0.training.epoch: unknown key; did you mean 'epochs'?",
+        "tasks.0.training.weight_decay: unknown key; did you mean 'train.weight_decay'?",
+        "tasks.0.training.zzz: unknown key; known here: batch_size, epochs, learning_rate, max_steps, min_steps",
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, training: {epochs: 0, learning_rate: fast, max_steps: yes}}]": [
+        "tasks.0.training.epochs: 0: should be greater than 0",
+        'tasks.0.training.learning_rate: "fast": should be a number',
+        "tasks.0.training.max_steps: true: should be a whole number",
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, training: {min_steps: 9, max_steps: 8}}]": [
+        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps"
+    ],
+    "train: {min_steps: 9}\ntasks: [{name: a, source: docstrings, task: area, training: {max_steps: 8}}]": [
+        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps"
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, training: 3, max_length: 2}]": [
+        "tasks.0.max_length: 2: should be greater than or equal to 4",
+        "tasks.0.training: 3: should be a mapping of keys",
+    ],
+    "tasks: [{name: a, source: docstrings, task: area, epochs: 3}]": [
+        "tasks.0.epochs: unknown key; did you mean 'tasks.0.training.epochs'?"
+    ],
+    "tasks: [{name: a, source: files, train: {epochs: 3}, test: b.csv}]": [
+        "tasks.0: train is a file; what a task has in place of the run's `train` stands under `training`"
+    ],
     f"tasks: [{TASK}, {TASK}]": ["tasks: task names must differ; repeated: a"],
 }  # fmt: skip
 

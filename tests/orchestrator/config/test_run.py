@@ -111,7 +111,7 @@ def test_the_template_shows_every_key(load: Load) -> None:
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
     config = load(commented)
     assert [task.source for task in config.tasks] == ["docstrings"] * 4 + ["cl_benchmark", "files", "hub"]
-    limits = {"instruction", "max_train_rows", "max_test_rows", "resources"}  # shown once
+    limits = {"instruction", "max_train_rows", "max_test_rows", "resources", "max_length", "training"}  # shown once
     for task in config.tasks[4:]:
         assert type(task).model_fields.keys() - limits <= task.model_fields_set
     assert limits <= config.tasks[4].model_fields_set

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import EvaluateConfig, RunConfig
-from orchestrator.run.changes import differences, forbidden_changes, objections
+from orchestrator.run.changes import differences, forbidden_changes, learned_as, objections
+from trainers.data.generative.config import SuperniTask
 
 Begin = Callable[..., Any]
 
@@ -74,6 +75,8 @@ def test_tasks_may_be_appended_and_nothing_else(begun: dict[str, Any]) -> None:
     assert changes({**a, "max_train_rows": 5}, b) == ["tasks.0.max_train_rows: was None, is now 5"]
     assert changes(a, {**b, "task": "area"}, c) == ["tasks.1.task: was 'library', is now 'area'"]
     assert changes({**a, "resources": {"num_workers": 4}}, b) == []
+    assert changes(a, {**b, "training": {"epochs": 3}}) == ["tasks.1.training: was None, is now {'epochs': 3}"]
+    assert changes({**a, "max_length": 9}, b) == ["tasks.0.max_length: was None, is now 9"]
     assert changes(c) == ["tasks: had 2, now 1; tasks may only be appended", "tasks.0.name: was 'a', is now 'c'"]
 
 
@@ -101,3 +104,18 @@ def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[...,
     assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
         "task 'a': its rows differ from those the run was begun with"
     ]
+
+
+def test_what_tells_checkpoints_of_a_task_apart_beside_its_rows() -> None:
+    """Nothing for tasks as they were before there was more, so that their checkpoints are still resumed from."""
+    plain = {"name": "a", "source": "superni", "path": "x"}
+    found = [
+        learned_as(SuperniTask.model_validate({**plain, **own}))
+        for own in (
+            {}, {"metrics": ["nll"], "resources": {"num_workers": 1}, "training": {}}, {"max_length": 64},
+            {"training": {"epochs": 2}, "train_on": "all"},
+        )
+    ]  # fmt: skip
+    assert found == [
+        {}, {}, {"task": {"max_length": 64}}, {"task": {"training": {"epochs": 2}, "train_on": "all"}},
+    ]  # fmt: skip

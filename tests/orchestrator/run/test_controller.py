@@ -27,7 +27,7 @@ from orchestrator.track.events import Process, Start
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
-from trainers.config import ModelConfig
+from trainers.config import ModelConfig, OwnTraining
 from trainers.identity import Identity
 from trainers.messages import Lost, Order, Progress
 from trainers.models.loading import read_tokenizer
@@ -113,6 +113,27 @@ def test_the_bodies_are_those_of_the_golden_logs(store: Path) -> None:
     assert written == {*driven, "fork"}
     expected = json.loads((GOLDEN / "expected_bodies.json").read_text())
     assert misfits(expected, logged(store)) == []
+
+
+def test_orders_carry_what_a_task_has_of_its_own(store: Path) -> None:
+    """And a checkpoint of a task whose training is another one now is not resumed from."""
+    config = run_config(store)
+    own = OwnTraining(batch_size=2, min_steps=50)
+    tasks = (config.tasks[0].model_copy(update={"training": own}), config.tasks[1])
+    controller, fake = asked(config.model_copy(update={"tasks": tasks}))
+    controller.run()
+    assert [order.training for order in fake.orders] == [own, None]
+    assert [order.identity.get("task") for order in fake.orders] == [
+        {"training": {"batch_size": 2, "min_steps": 50}}, None,
+    ]  # fmt: skip
+    assert fake.jobs[0].train == config.train
+
+
+def test_a_task_of_few_rows_a_batch_is_not_halved_below_one(store: Path) -> None:
+    config = run_config(store, "a", train=HALVE)
+    small = config.tasks[0].model_copy(update={"training": OwnTraining(batch_size=2)})
+    with pytest.raises(TrainingError, match="out of memory at 1 rows per micro-batch"):
+        asked(config.model_copy(update={"tasks": (small,)}), raises={0: [WorkersLost(NO_MEMORY)]})[0].run()
 
 
 def test_orders_carry_the_history(store: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.run.plan import PROCESS_BYTES, planned, worker_memory
 from orchestrator.track.events import RowCounts, TaskDescription
 from tests.support.fake_workers import run_config
+from trainers.config import OwnTraining
 from trainers.methods.base import Footprint
 from trainers.models.capabilities import Shape
 from trainers.models.preview import Example, Lengths
@@ -47,6 +48,14 @@ def test_bfloat16_halves_and_checkpointing_keeps_one_layer() -> None:
     assert kept == 6 * 10 * (2 * 8 * 2 + 34 * 8 + 5 * 4 * 10) * 2
 
 
+def test_the_task_that_needs_most() -> None:
+    """A task's own batch size and length, in `memory` the first of two: 2 · 10 rows over 2 workers, 5 tokens."""
+    config = run_config(Path("store"), "ab", model={"max_length": 16}, train={"batch_size": 12})
+    own = config.tasks[0].model_copy(update={"training": OwnTraining(batch_size=40), "max_length": 5})
+    found = worker_memory(config.model_copy(update={"tasks": (own, config.tasks[1])}), MODEL, 1000, COST)
+    assert found["activations"] == max(20 * 5 * 3 * (34 * 8 + 5 * 4 * 5), 6 * 10 * 3 * (34 * 8 + 5 * 4 * 10)) * 2
+
+
 def test_a_method_that_copies_nothing() -> None:
     assert memory(Footprint(trained=100, kept=60, copies_weights=False, history_bytes=0))["originals"] == 0
 
@@ -63,6 +72,6 @@ def test_a_task_as_it_is_shown() -> None:
     assert planned(task, False, few, row)["state"] == "pending"
     assert planned(task, False, replace(few, cut=1), row)["warnings"] == [
         "w",
-        "task a: 16.7% of its rows (1 of 6) are longer than model.max_length 16 and are cut; "
-        "raise it, or shorten the texts",
+        "task a: 16.7% of its rows (1 of 6) are longer than max_length 16 and are cut; "
+        "raise model.max_length or the task's own, or shorten the texts",
     ]

@@ -14,6 +14,7 @@ from orchestrator.run.plan import make_plan
 from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, load_tasks
 from tests.support.fake_workers import without_ray
 from tests.support.token_cases import CASES, TokenCase, made
+from trainers.config import OwnTraining
 from trainers.messages import Job
 from trainers.models.loading import load_backbone
 from trainers.models.tokens import tokenize_task
@@ -58,6 +59,17 @@ def test_rows_carry_texts_and_label_indices(config: RunConfig) -> None:
     assert dict(zip(texts, labels, strict=True)) == {
         f"other {'cats' if n % 2 else 'dogs'} number {n}": 0 if n % 2 else 1 for n in range(5)
     }
+
+
+def test_a_plan_has_each_tasks_own_steps_and_length(config: RunConfig) -> None:
+    """Nine rows, of which one is held out; the second task has what the run says."""
+    own = {"training": OwnTraining(batch_size=4, epochs=2, min_steps=7), "max_length": 4}
+    plan = make_plan(config.model_copy(update={"tasks": (config.tasks[0].model_copy(update=own), config.tasks[1])}))
+    assert plan.steps == [7, 3]
+    first, second = (task["tokens"] for task in plan.tasks)
+    assert (first["max_length"], second["max_length"]) == (4, 128)
+    assert first["cut"] == first["rows"] and second["cut"] == 0
+    assert [len(task["example"]["ids"]) for task in plan.tasks] == [4, second["p50"]]
 
 
 def test_a_run_scores_every_task_and_the_untrained_model_once(config: RunConfig) -> None:

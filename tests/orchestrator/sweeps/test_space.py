@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
+from cluster.errors import ConfigError
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import RunConfig
 from orchestrator.sweeps.space import FIXED, Parameter, searchable, shown_values, space_faults, suggested
-from tests.support.sweeps import line_of, run_content
+from tests.support.sweeps import line_of, run_content, sweep_of
 
 SEARCHABLE = {
     "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.rank_pattern",
@@ -23,7 +24,8 @@ SEARCHABLE = {
     "adapter.orthogonality.mode", "adapter.orthogonality.side", "adapter.orthogonality.energy",
     "adapter.orthogonality.max_occupancy", "adapter.orthogonality.saturation", "train.epochs", "train.batch_size",
     "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",
-    "train.max_grad_norm", "train.seed", "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode",
+    "train.max_grad_norm", "train.seed", "train.min_steps", "train.max_steps",
+    "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode",
 }  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "uniform": [0.25, 0.75],
@@ -215,6 +217,9 @@ def test_every_fixed_key_exists_and_says_why() -> None:
         ("adapter.orthogonality.energ", "adapter.orthogonality.energy"),
         ("optimizer.learning_rate", "train.learning_rate"),
         ("max_rank", "adapter.max_rank"),
+        ("tasks.0.learning_rate", "tasks.0.training.learning_rate"),
+        ("tasks.0.training.learning_rates", "tasks.0.training.learning_rate"),
+        ("tasks.3.training.minsteps", "tasks.3.training.min_steps"),
     ],
 )
 def test_a_key_that_is_near(key: str, meant: str) -> None:
@@ -324,6 +329,35 @@ def test_all_faults_at_once() -> None:
         "search.space.train.learning_rate",
         "search.space.train.learning_rate",
     ]
+
+
+OWN = "tasks.1.training.learning_rate"
+
+
+def test_a_task_of_its_own() -> None:
+    """The value of one task wins over that of all, whichever is searched; a task without one starts from the run's."""
+    space = {OWN: {"loguniform": [1e-4, 0.5]}, "train.learning_rate": {"loguniform": [1e-4, 0.5]}}
+    own = [*run_content()["tasks"]]
+    own[0] = {**own[0], "training": {"learning_rate": 0.125}}
+    sweep = sweep_of(space, run={"tasks": own}, search={"first": ["defaults"]})
+    assert sweep.first_points() == [{OWN: 1e-3, "train.learning_rate": 1e-3}]
+    trial = sweep.trial(1, {OWN: 0.25, "train.learning_rate": 0.5})
+    assert [trial.training_of(index).learning_rate for index in range(4)] == [0.125, 0.25, 0.5, 0.5]
+    assert shown_values({OWN: 0.25, "train.learning_rate": 0.5}) == "tasks.1 learning_rate 0.25, learning_rate 0.5"
+    assert "training" not in sweep.run.model_dump()["tasks"][1]  # the run itself is as it was
+
+
+def test_a_task_that_is_not_there_or_not_learned() -> None:
+    searched = {"choice": [1]}
+    assert faults({"tasks.4.training.epochs": searched}) == [
+        "search.space.tasks.4.training.epochs: run.tasks has no item 4; its items are 0 to 3"
+    ]
+    with pytest.raises(ConfigError, match=r"tasks\.2\.training\.epochs: a trial learns 2 tasks \(`tasks`\); raise it"):
+        sweep_of({"tasks.1.training.epochs": searched, "tasks.2.training.epochs": searched}, tasks=2)
+    own = [{**task, "training": {"min_steps": 9}} for task in run_content()["tasks"]]
+    run = RunConfig.model_validate(run_content(tasks=own))
+    (said,) = faults({"tasks.0.training.max_steps": {"choice": [8, 9]}}, run=run)
+    assert "tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps" in said
 
 
 def test_a_point_on_one_line() -> None:

@@ -50,7 +50,8 @@ OTHERS = {  # for each searchable key another value than the run has
     "adapter.history": "concatenated", "adapter.rounding": "stochastic", "adapter.orthogonality.weight": 1.0,
     "adapter.orthogonality.mode": "projection", "adapter.orthogonality.side": "both",
     "adapter.orthogonality.energy": 0.5, "adapter.orthogonality.max_occupancy": 0.1,
-    "adapter.orthogonality.saturation": "drop", "train.epochs": 1, "train.batch_size": 8,
+    "adapter.orthogonality.saturation": "drop", "train.epochs": 1, "train.batch_size": 8, "train.min_steps": 50,
+    "train.max_steps": 50,
     "train.learning_rate": 0.5, "train.budget_learning_rate_factor": 2.0, "train.warmup_steps": 0,
     "train.weight_decay": 0.1, "train.max_grad_norm": 0.5, "train.seed": 1,
 }  # fmt: skip
@@ -97,10 +98,20 @@ def test_together_they_are_shared_too() -> None:
         ("model.max_length", 32, False),
         ("adapter.target_modules", ["query"], False),
         ("data", {"max_train_rows": 9}, False),
+        ("tasks.0.max_length", 32, False),
+        ("tasks.0.training.epochs", 1, False),
+        ("tasks.0.training.epochs", 3, True),  # as the run has it
+        ("tasks.1.training.epochs", 1, True),
     ],
 )
 def test_what_else_makes_a_first_task(path: str, value: Any, same: bool) -> None:
     assert (key_with(path, value) == key_with()) == same
+
+
+def test_what_a_task_overrides_makes_no_first_task_of_its_own() -> None:
+    own = ("tasks.0.training.learning_rate", 0.25)
+    assert key_with(*own, ("train.learning_rate", 0.5)) == key_with(*own) == key_with("train.learning_rate", 0.25)
+    assert key_with(*own, ("train.epochs", 1)) != key_with(*own)
 
 
 def adapters(**orthogonality: Any) -> AdapterConfig:

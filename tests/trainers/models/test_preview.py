@@ -55,7 +55,8 @@ def test_a_warning_is_for_more_than_a_tenth() -> None:
     assert (few.cut, few.warning) == (2, None)
     many = lengths(encoder(), rows(*[3] * 17, 11, 11, 11))
     assert many.warning == (
-        "15.0% of its rows (3 of 20) are longer than model.max_length 12 and are cut; raise it, or shorten the texts"
+        "15.0% of its rows (3 of 20) are longer than max_length 12 and are cut; raise model.max_length or the task's "
+        "own, or shorten the texts"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from tests.support import method_stream
 from tests.support.launching import launch
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
-from trainers.config import AdapterConfig
+from trainers.config import AdapterConfig, OwnTraining
+from trainers.data.batching import epoch_batches, micro_batches
 from trainers.methods.oa import bank
 from trainers.methods.registry import method_for
 from trainers.training.stage import Leaving
@@ -112,3 +114,61 @@ def test_the_cap_holds_for_a_task_resumed_from_its_last_update(new: New) -> None
     (free.store / "c" / "0").unlink()
     found = free.learn(0).summary
     assert found is not None and found.active_parameters > 300
+
+
+LONG = OwnTraining(min_steps=10, learning_rate=1e-2)  # 12 rows in batches of 4: 2 epochs are 6 steps
+
+
+def test_more_steps_than_epochs_are_further_passes(new: New) -> None:
+    """Each in an order of its own; the last one ends where the steps do, and fewer steps are their beginning."""
+    stage = new(1).training(0, own=LONG)
+    lengths = stage.split.lengths
+    found = [*stage.batches()]
+    expected = [batch for epoch in range(4) for batch in epoch_batches(lengths, 4, stage.seed, epoch)][:10]
+    assert stage.steps == len(found) == 10 and all(map(np.array_equal, found, expected))
+    passes = [np.concatenate(found[start : start + 3]) for start in (0, 3, 6)]
+    assert all([*np.sort(rows)] == [*range(12)] for rows in passes)
+    assert len({tuple(rows) for rows in passes}) == 3
+    cut = new(1).training(0, own=OwnTraining(max_steps=5))
+    assert cut.steps == 5 and all(map(np.array_equal, cut.batches(), found[:5]))
+
+
+@pytest.mark.parametrize(("workers", "accumulation"), [(1, 1), (2, 1), (3, 2)])  # the last one: more shares than rows
+def test_any_number_of_workers_sees_the_same_batches(new: New, workers: int, accumulation: int) -> None:
+    seen = []
+    for batch in new(1).training(0, own=LONG, accumulation=accumulation).batches():
+        shares = [rows for rank in range(workers) for rows in micro_batches(batch, accumulation, rank, workers)]
+        seen.append({*np.concatenate(shares).tolist()})
+    assert seen == [{*batch.tolist()} for batch in new(1).training(0, own=LONG).batches()]
+
+
+@pytest.mark.parametrize("leave_at", [5, 8])  # within the epochs, and beyond them
+def test_a_task_resumed_with_more_steps_than_epochs_ends_with_the_same_bytes(new: New, leave_at: int) -> None:
+    stream = new(1)
+    with pytest.raises(Leaving):
+        stream.training(0, leave_at, own=LONG).run()
+    resumed = new(1).training(0, own=LONG).run()
+    (stream.store / "c" / "0").unlink()
+    whole = new(1).training(0, own=LONG).run()
+    assert resumed.artifact.files == whole.artifact.files
+    assert whole.log.tensors()["step"].tolist() == [*range(1, 11)]
+    (stream.store / "c" / "0").unlink()
+    assert resumed.artifact.files != new(1).learn(0).files
+
+
+def test_a_batch_smaller_than_its_micro_batches_weighs_rows_as_ever(new: New, base: Path) -> None:
+    """Three rows of a task's own batch size in five micro-batches, two of them empty, are three rows in one."""
+    own = OwnTraining(batch_size=3)
+    found = []
+    for accumulation in (1, 5):
+        stream = new(1)
+        found.append(stream.training(0, own=own, accumulation=accumulation).run().log.tensors()["loss"].tolist())
+        (stream.store / "c" / "0").unlink()
+    assert len(found[0]) == 8 and found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_a_task_that_diverges_names_the_rate_that_is_its_own(new: New) -> None:
+    said = str(new(1).training(0, own=LONG).diverged("the loss is nan", 3))
+    assert "lower its training.learning_rate (now 0.01)" in said
+    said = str(new(1).training(0, own=OwnTraining(epochs=9)).diverged("the loss is nan", 3))
+    assert "lower train.learning_rate (now 0.02)" in said

@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from cluster.schema import Grown
 from trainers.config import DecodingConfig, NonNegative
 from trainers.data.docstring_answers import AnswerTask
 from trainers.data.sources import (
@@ -46,24 +45,23 @@ TRACE_METRICS: dict[str, MetricName] = {  # arXiv:2310.06762, by the folder's na
 }  # fmt: skip
 
 
-class GenerativeTask(TaskBase, Grown):
+class GenerativeTask(TaskBase):
     """What every generative task has.
 
     `metrics` score its answers, the first one is the primary one. `decoding` says how these are generated; None is
-    greedily. `chat_template` is a name of the tokenizer's own
-    templates, `chatml`, or a file; None is the tokenizer's default. `system` is a system turn for conversations without
-    one. `max_length` overrides `model.max_length`. At most a share `max_cut` of a split's answers may be cut by it. A
-    row whose prompt alone fills it is refused or dropped; a prompt that is a string may also be cut, in its middle.
+    greedily. `chat_template` is a name of the tokenizer's own templates, `chatml`, or a file; None is the tokenizer's
+    default. `system` is a system turn for conversations without one. At most a share `max_cut` of a split's answers may
+    be cut by `max_length`. A row whose prompt alone fills it is refused or dropped; a prompt that is a string may also
+    be cut, in its middle.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("training", "decoding")  # `max_length` was there from the beginning
     objective: ClassVar[str] = "generation"
-    added: ClassVar[tuple[str, ...]] = ("decoding",)
 
     metrics: tuple[MetricName, ...] | None = None
     train_on: TrainOn | None = None
     chat_template: str | None = None
     system: str | None = None
-    max_length: Annotated[int, Field(ge=4, le=1_000_000)] | None = None
     max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
     too_long: Literal["refuse", "drop", "cut"] = "refuse"
     decoding: DecodingConfig | None = None

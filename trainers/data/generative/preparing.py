@@ -52,7 +52,7 @@ ROWS_AT_ONCE = 5_000
 FORM = 1  # of what the cache holds; another number makes older entries unused
 RENDERING = {  # keys that do not change the rows
     "metrics", "train_on", "chat_template", "system", "max_length", "max_cut", "too_long", "instruction",
-    "resources", "decoding",
+    "resources", "decoding", "training",
 }  # fmt: skip
 
 

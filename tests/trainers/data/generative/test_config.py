@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import parse_config
+from trainers.config import OwnTraining
 from trainers.data.generative.config import AnyTask, GenerativeFilesTask, GenerativeTask, kind_of
 from trainers.data.tasks import FilesTask
 
@@ -63,7 +64,7 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
         ({"format": "messages", "text_column": "a"}, "tasks.0.text_column: unknown key"),
         ({"format": "messages", "train_no": "all"}, "tasks.0.train_no: unknown key; did you mean 'train_on'?"),
         ({"format": "messages", "train": "a.txt"}, "'a.txt' ends in '.txt'; use a folder, or one of .jsonl"),
-        ({"format": "messages", "training": {"epochs": 1}}, "tasks.0.training: unknown key"),
+        ({"format": "messages", "training": {"epoch": 1}}, "training.epoch: unknown key; did you mean 'epochs'?"),
         ({"train_on": "all"}, "train_on belongs to a generative task; name the format of its rows, one of messages"),
         ({"source": "superni"}, "tasks.0.path: required, but not given"),
         ({"source": "trac"}, "use one of docstrings, cl_benchmark, files, hub, superni, trace; did you mean 'trace'?"),
@@ -86,8 +87,18 @@ def test_classification_is_stored_as_before() -> None:
     }  # fmt: skip
 
 
+def test_generative_tasks_are_stored_as_before() -> None:
+    assert {*entry(format="text").model_dump()} == {
+        "name", "source", "instruction", "max_train_rows", "max_test_rows", "resources", "metrics", "train_on",
+        "chat_template", "system", "max_length", "max_cut", "too_long", "format", "columns", "train", "test",
+        "validation",
+    }  # fmt: skip
+
+
 def test_training_of_a_task() -> None:
+    """`train` stays the file. A section without a value is none."""
     assert "decoding" not in entry(format="alpaca").model_dump(), "stored as before there was such a key"
     assert entry(format="alpaca", decoding={"beams": 2}).model_dump()["decoding"]["beams"] == 2
-    task = entry(format="text", train="s3://b/folder")
-    assert task.train == "s3://b/folder"
+    task = entry(format="text", train="s3://b/folder", training={"epochs": 1, "max_steps": None})
+    assert task.train == "s3://b/folder" and task.training == OwnTraining(epochs=1)
+    assert task.model_dump()["training"] == {"epochs": 1} and entry(training={}) == entry()
