@@ -155,8 +155,9 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     TrainConfig: {
         "epochs": 3, "min_steps": 0, "max_steps": None, "batch_size": 32, "gradient_accumulation_steps": 1,
         "eval_batch_size": 64, "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20,
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None, "gradient_checkpointing": False,
-        "compile": False, "on_out_of_memory": "stop", "seed": 0,
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None,
+        "gradient_checkpointing": False, "compile": False,
+        "on_out_of_memory": "stop", "seed": 0,
     },
     OwnTraining: {
         "epochs": None, "learning_rate": None, "batch_size": None, "min_steps": None, "max_steps": None,
