@@ -16,9 +16,11 @@ from typing import Any
 
 
 class OrthoplexError(Exception):
-    """Base class; its message names the key, the value and the fix."""
+    """Base class; its message names the key, the value and the fix. `evidence`, JSON, goes into the log of the run or
+    sweep that it ends."""
 
     exit_code = 1
+    evidence: dict[str, Any] = {}  # noqa: RUF012
 
 
 class ConfigError(OrthoplexError):
@@ -48,9 +50,7 @@ class IntegrityError(StoreError):
 
 
 class TrainingError(OrthoplexError):
-    """A worker failed or training diverged; `evidence`, JSON, goes into the run's log."""
-
-    evidence: dict[str, Any] = {}  # noqa: RUF012
+    """A worker failed or training diverged."""
 
 
 class GuardStop(OrthoplexError):

@@ -1,8 +1,9 @@
-"""What tells one base from another: the digest of its weights, and those of its tokenizer's files.
+"""What tells one base from another: the digest of its weights, those of its tokenizer's files, and its configuration.
 
 The tokenizer is told by its files, byte by byte, wherever they lie: `tokenizer.json`, its configuration, special and
 added tokens, chat templates; also vocabularies, if they and not `tokenizer.json` are what is read. So the digests are
-the same for a folder, a copy of it and a hub id, on every machine and with every version of transformers.
+the same for a folder, a copy of it and a hub id, on every machine and with every version of transformers. What counts
+of the configuration says `trainers.architecture`.
 """
 
 import hashlib
@@ -10,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from trainers.architecture import CONFIG, GENERATION, settings, settings_differences
 
 WHOLE = "tokenizer.json"
 CHAT_TEMPLATES = "additional_chat_templates"
@@ -26,10 +29,12 @@ VOCABULARIES = (  # of the tokenizers of transformers, for those that read them
 
 @dataclass(frozen=True)
 class Identity:
-    """The sha256 of the weights, and of each file of the tokenizer; None and empty if they are not known."""
+    """The sha256 of the weights, and of each file of the tokenizer, and what config.json says about computing; None and
+    empty if they are not known."""
 
     weights: str | None = None
     tokenizer: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def differences(self, now: "Identity") -> list[str]:
         """What is not as it was, one line each: "its weights have sha256 …, not …". What is not known is not
@@ -37,7 +42,8 @@ class Identity:
         lines = []
         if self.weights and now.weights and self.weights != now.weights:
             lines.append(f"its weights have sha256 {now.weights}, not {self.weights}")
-        return lines + tokenizer_differences(self.tokenizer, now.tokenizer)
+        lines += tokenizer_differences(self.tokenizer, now.tokenizer)
+        return lines + settings_differences(self.config, now.config)
 
 
 def other_base(name: str, faults: Iterable[str]) -> str:
@@ -76,6 +82,15 @@ def digests_again(where: str, revision: str | None, was: Mapping[str, str]) -> d
     allow. Empty if there is no such folder or hub id, which who loads it will say."""
     try:
         return _digests(files(where, revision, was))
+    except OSError:
+        return {}
+
+
+def settings_of(where: str, revision: str | None) -> dict[str, Any]:
+    """What the configuration of a folder or hub id says about computing. Empty if there is none, which who loads the
+    model will say."""
+    try:
+        return settings(files(where, revision, (CONFIG, GENERATION)))
     except OSError:
         return {}
 

@@ -142,9 +142,9 @@ NOT_SCORED = Score(None, 0)
 @dataclass(frozen=True)
 class TaskDone:
     """Task `index` is trained, and the tasks that its order names are scored; `validation` and `test` have a score per
-    task up to the last of these, NOT_SCORED for others. Its `files` are stored under the key
-    `prefix`, but are not committed yet. `base_digest` and `tokenizer` tell its base, see `trainers.identity`.
-    `kept` has the fields of `methods.base.Kept`."""
+    task up to the last of these, NOT_SCORED for others. Its `files` are stored under the key `prefix`, but are not
+    committed yet. `base_digest`, `tokenizer` and `base_config` tell its base, see `trainers.identity`. `kept` has the
+    fields of `methods.base.Kept`."""
 
     index: int
     prefix: str
@@ -160,6 +160,7 @@ class TaskDone:
     zero_shot: list[Score] | None
     cost: dict[str, float] = field(default_factory=dict)
     tokenizer: dict[str, str] = field(default_factory=dict)
+    base_config: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] | None = None
 
 

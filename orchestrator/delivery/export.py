@@ -9,7 +9,7 @@ from cluster.errors import ConfigError, IntegrityError
 from orchestrator.registry.references import Version
 from orchestrator.track.events import Committed
 from trainers.config import ModelConfig
-from trainers.identity import Identity, digests_again
+from trainers.identity import Identity, digests_again, settings_of
 from trainers.methods.base import Artifact
 from trainers.methods.export import Exported, Provenance, check_free, write_merged, write_peft
 from trainers.methods.registry import method_for
@@ -69,10 +69,11 @@ def load_base(config: ModelConfig, version: Version) -> Backbone:
     """The model that the stream up to a version was trained on.
 
     Raises:
-        ConfigError: it cannot be loaded. IntegrityError: its weights or its tokenizer are not those of the stream.
+        ConfigError: it cannot be loaded. IntegrityError: it is not that of the stream, see `trainers.identity`.
     """
-    begun = version.state.base.tokenizer
-    refuse_other(version, config.name, Identity(None, digests_again(resolve_name(config.name), config.revision, begun)))
+    where = resolve_name(config.name), config.revision
+    now = Identity(None, digests_again(*where, version.state.base.tokenizer), settings_of(*where))
+    refuse_other(version, config.name, now)
     try:
         backbone = load_backbone(config)
     except ConfigError as error:

@@ -14,8 +14,9 @@ from orchestrator.delivery.export import differences, export, learned, published
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import SERVE_ROOT, served_prefix
 from orchestrator.track.track import Track
+from trainers.architecture import settings_in_use
 from trainers.config import ModelConfig
-from trainers.identity import Identity, digests_again
+from trainers.identity import Identity, digests_again, settings_of
 from trainers.methods.export import PEFT_CONFIG
 from trainers.methods.registry import method_for
 from trainers.models.held import UNREADABLE
@@ -79,8 +80,8 @@ def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "Pre
     and rounded once to the model's dtype.
 
     Raises:
-        IntegrityError: the weights, or the tokenizer beside them, are not those that the stream was trained on, or a
-            stored file was changed.
+        IntegrityError: the weights, their configuration, or the tokenizer beside them, are not those that the stream
+            was trained on, or a stored file was changed.
         ConfigError: no such model.
     """
     import torch
@@ -90,11 +91,14 @@ def apply(version: Version, base: "PreTrainedModel | str | Path | None") -> "Pre
     if base is None or isinstance(base, str | Path):
         config = published_base(version, None if base is None else str(base))
         model = load_plain(config)
-        found = Identity(weights_digest(model), tokenizer_of(config, version.state.base.tokenizer))
+        told = settings_of(resolve_name(config.name), config.revision)
+        found = Identity(weights_digest(model), tokenizer_of(config, version.state.base.tokenizer), told)
         if version.state.not_compared:
             warnings.warn(version.state.not_compared, stacklevel=3)
     else:
-        model, found = base, Identity(digest_among(base, {commit.base_digest for commit in version.stream}))
+        digest = digest_among(base, {commit.base_digest for commit in version.stream})
+        told = settings_in_use(base.config, version.state.base.config)
+        model, found = base, Identity(digest, config=told)
     if faults := differences(version, found):
         raise IntegrityError(
             f"load {version.reference}: the base is not the one that the stream was trained on ({'; '.join(faults)}); "

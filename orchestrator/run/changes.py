@@ -10,7 +10,7 @@ from orchestrator.log.event import Json
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
 from trainers.data.sources import TaskBase
-from trainers.identity import tokenizer_differences
+from trainers.identity import Identity
 
 
 def differences(old: JsonLike, new: JsonLike, path: str = "") -> list[tuple[str, JsonLike, JsonLike]]:
@@ -81,13 +81,13 @@ def without(config: Mapping[str, JsonLike], keys: Sequence[str], path: str = "")
 
 
 def objections(
-    state: RunState, config: Json, tasks: Sequence[TaskDescription], tokenizer: Mapping[str, str] | None = None
+    state: RunState, config: Json, tasks: Sequence[TaskDescription], base: Identity | None = None
 ) -> list[str]:
-    """The reasons why the run cannot go on with this configuration, these `tasks`, and a base whose `tokenizer` has
-    files of these digests, one line per reason.
+    """The reasons why the run cannot go on with this configuration, these `tasks` and this `base`, one line per
+    reason.
 
     None if no task is committed yet: nothing would become incomparable. Rows and files that the log does not describe
-    are not compared, nor is a tokenizer that is not given.
+    are not compared, nor is what is not given of the base.
     """
     if not state.commits:
         return []
@@ -95,7 +95,7 @@ def objections(
     changed = [task.name for begun, task in pairs if begun.fingerprint != task.fingerprint]
     return [
         *(forbidden_changes(completed(state.config), config) if state.config else []),
-        *(f"model.name: {line}" for line in tokenizer_differences(state.base.tokenizer, tokenizer or {})),
+        *(f"model.name: {line}" for line in state.base.differences(base or Identity())),
         *(f"task {name!r}: its rows differ from those the run was begun with" for name in changed),
         *(
             f"v{version}: was deleted by `adapters gc`, and nothing can stand on it"

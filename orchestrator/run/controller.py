@@ -5,7 +5,7 @@ a prefix of their own; the task exists from the moment its `commit` entry stands
 """
 
 import platform
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
@@ -23,7 +23,7 @@ from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
-from orchestrator.run.workers import Group, OwnWorkers, Workers, tokenizer_now
+from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now
 from orchestrator.track import events
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
@@ -80,7 +80,7 @@ class Controller:
         with self.log.left(), self.log.kept(lease_s):
             if self.fork:
                 take_over(self.log, self.fork)
-            self._check(tokenizer=tokenizer_now(self.state, self.config.model))  # now that nobody else writes the log
+            self._check(base=base_now(self.state, self.config.model))  # now that nobody else writes the log
             self.reporter.taken(self.state)
             self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
             tasks = self.workers.describe()
@@ -93,13 +93,13 @@ class Controller:
             yield from self._train()
         self.log.append(Finish())
 
-    def _check(self, tasks: Sequence[TaskDescription] = (), tokenizer: Mapping[str, str] | None = None) -> None:
+    def _check(self, tasks: Sequence[TaskDescription] = (), base: Identity | None = None) -> None:
         if self.fork and self.fork.tasks and self.fork.method != self.config.adapter.method:
             raise ConfigError(
                 f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
                 f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
             )
-        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks, tokenizer))
+        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks, base))
 
     def _open(self, tasks: Sequence[TaskDescription]) -> None:
         """Logs what is about to run, if that is new."""
@@ -211,7 +211,6 @@ class Controller:
 
     def _learned(self, done: TaskDone) -> Learned:
         zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
-        tokenizer = {"tokenizer": done.tokenizer} if done.tokenizer else {}
         kept = {} if done.kept is None else {"kept": done.kept}
         return Learned.model_validate(
             {
@@ -226,7 +225,7 @@ class Controller:
                 "test": scores(done.test),
                 "cost": done.cost,
                 **zero_shot,
-                **tokenizer,
+                **base_told(done),
                 **kept,
             }
         )
@@ -247,12 +246,12 @@ class Controller:
             "code": code_version(),
             "metrics": learned.model_dump(mode="json", include={"validation", "test"}, exclude_unset=True),
             "cost": done.cost,
-            **({"tokenizer": done.tokenizer} if done.tokenizer else {}),
+            **base_told(done),
             **({} if done.kept is None else {"kept": done.kept}),
         }
 
     def _check_base(self, done: TaskDone) -> None:
-        if faults := self.state.base.differences(Identity(done.base_digest, done.tokenizer)):
+        if faults := self.state.base.differences(Identity(done.base_digest, done.tokenizer, done.base_config)):
             raise IntegrityError(other_base(self.config.model.name, faults))
 
     def _files(self, commit: Commit) -> tuple[bytes, ...]:
@@ -265,6 +264,12 @@ class Controller:
         self.log.decide(*decisions)
         if reasons := [each.reason for each in decisions if each.verdict == "stop"]:
             raise GuardStop(f"stopped by a guard: {'; '.join(reasons)}; change the bound and run again to go on")
+
+
+def base_told(done: TaskDone) -> dict[str, Any]:
+    """What commit and manifest say of the base beside its digest, as far as it is known."""
+    told = {"tokenizer": done.tokenizer, "base_config": done.base_config}
+    return {key: known for key, known in told.items() if known}
 
 
 def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ class DriverLog(Generic[State]):
     def _leave(self, error: OrthoplexError) -> None:
         kinds: dict[type[OrthoplexError], type[Ending]] = {GuardStop: Stop, Interrupted: Interrupt}
         ending = kinds.get(type(error), Fail)(reason=str(error))
-        if isinstance(error, TrainingError) and error.evidence:
+        if error.evidence:
             ending = ending.model_copy(update={"evidence": error.evidence})
         with suppress(Exception), self.lock:  # `error` is what matters
             if self._mine:  # also if the renewals have ended, of which the log should tell

@@ -8,7 +8,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.run.changes import objections
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
-from orchestrator.run.workers import check_tasks, describe_data, load_tasks, tokenizer_now
+from orchestrator.run.workers import base_now, check_tasks, describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -97,7 +97,7 @@ def make_plan(config: RunConfig) -> Plan:
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
             f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
         ],
-        objections=objections(state, config.model_dump(mode="json"), descriptions, tokenizer_now(state, config.model)),
+        objections=objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model)),
     )
 
 

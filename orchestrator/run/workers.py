@@ -17,7 +17,7 @@ from trainers.config import ModelConfig
 from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
-from trainers.identity import digests_again
+from trainers.identity import Identity, digests_again, settings_of
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.group import WorkerGroup
 
@@ -144,14 +144,17 @@ def check_tasks(
     return reader, [OBJECTIVES[rows.objective].check(reader, rows) for rows in all_rows(config, data)]
 
 
-def tokenizer_now(state: RunState, model: ModelConfig) -> dict[str, str] | None:
-    """The sha256 of each file of the tokenizer on this machine; None if the run's log has none to compare it with."""
-    if not (begun := state.base.tokenizer):
-        return None
+def base_now(state: RunState, model: ModelConfig) -> Identity:
+    """The tokenizer and the configuration on this machine, as far as the run's log has some to compare them with."""
+    begun = state.base
+    if not begun.tokenizer and not begun.config:
+        return Identity()
     from trainers.models.loading import read_tokenizer, resolve_name
 
-    now = digests_again(resolve_name(model.name), model.revision, begun)
-    return read_tokenizer(model) if now == begun else now
+    where = resolve_name(model.name), model.revision
+    now = digests_again(*where, begun.tokenizer)
+    same = begun.tokenizer and now == begun.tokenizer
+    return Identity(None, read_tokenizer(model) if same else now, settings_of(*where) if begun.config else {})
 
 
 def describe_data(task: TaskData) -> TaskDescription:

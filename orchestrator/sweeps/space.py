@@ -40,6 +40,7 @@ FIXED = (  # what the started workers hold, or what changes no result
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.logging_steps",
     "train.on_out_of_memory",
 )  # fmt: skip
+MAPPINGS = {"adapter.rank_pattern": "adapter.max_rank", "adapter.min_rank_pattern": "adapter.min_rank"}  # and instead
 
 
 TASK_KEY = re.compile(rf"tasks\.(0|[1-9]\d*)\.training\.({'|'.join(OwnTraining.model_fields)})")
@@ -190,7 +191,8 @@ def searchable(key: str) -> bool:
     if TASK_KEY.fullmatch(key):
         return True
     leaves = set(key_paths(RunConfig)) - {"adapter.orthogonality"}
-    return key in leaves and key.partition(".")[0] in ("adapter", "train") and "." in key and key not in FIXED
+    section, dot, _ = key.partition(".")
+    return key in leaves and section in ("adapter", "train") and dot == "." and key not in (*FIXED, *MAPPINGS)
 
 
 def other_method(run: RunConfig, key: str) -> str:
@@ -218,6 +220,9 @@ def unsearchable(key: str) -> str:
     """The message for a key that is not searchable."""
     if key in FIXED:
         return "cannot be searched: all trials share workers that hold it; set it under run"
+    for mapping, instead in MAPPINGS.items():
+        if f"{key}.".startswith(f"{mapping}."):
+            return f"cannot be searched: {mapping} is a mapping; search {instead}, and set {mapping} under run"
     task = re.match(r"tasks\.\d+\.", key)
     own = [f"{task[0]}training.{name}" for name in OwnTraining.model_fields] if task else []
     known = own or [path for path in key_paths(RunConfig) if searchable(path)]

@@ -153,14 +153,16 @@ class Learned(Part):
 
     A figure that was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share;
     `active_parameters` counts the parameters that the budget left. `zero_shot` is in a run's first commit alone.
-    `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer.
-    `kept` is there if tasks are folded into weights in bfloat16.
+    `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer,
+    `base_config` what its config.json says about computing (`trainers.architecture`). `kept` is there if tasks are
+    folded into weights in bfloat16.
     """
 
     task: str
     index: Int | None = None
     base_digest: str | None = None
     tokenizer: dict[str, str] = Field(default_factory=dict)
+    base_config: dict[str, JsonValue] = Field(default_factory=dict)
     active_parameters: Int | None = None
     overlap: Number | None = None
     budget: dict[str, ModuleBudget] = Field(default_factory=dict)
@@ -175,7 +177,7 @@ class Learned(Part):
     @property
     def base(self) -> Identity:
         """The base that it was trained on."""
-        return Identity(self.base_digest, self.tokenizer)
+        return Identity(self.base_digest, self.tokenizer, self.base_config)
 
 
 class Commit(Learned, Event):

@@ -100,14 +100,20 @@ class RunState:
     def base(self) -> Identity:
         """The base that the first task was trained on, as far as commits say it."""
         tokenizers = (commit.tokenizer for commit in self.commits if commit.tokenizer)
-        return Identity(self.base_digest, next(tokenizers, {}))
+        configs = (commit.base_config for commit in self.commits if commit.base_config)
+        return Identity(self.base_digest, next(tokenizers, {}), next(configs, {}))
 
     @property
     def not_compared(self) -> str | None:
-        """A note if the log, of an older Orthoplex, does not tell the base's tokenizer."""
-        if self.base.tokenizer or not self.commits:
+        """A note if the log, of an older Orthoplex, does not tell the base's tokenizer or configuration."""
+        told = {"tokenizer": self.base.tokenizer, "configuration": self.base.config}
+        absent = [part for part, known in told.items() if not known]
+        if not absent or not self.commits:
             return None
-        return f"{self.label}: its log does not say which tokenizer its base had, so the tokenizer is not compared"
+        compared = "these are" if len(absent) > 1 else f"the {absent[0]} is"
+        return (
+            f"{self.label}: its log does not say which {' and '.join(absent)} its base had, so {compared} not compared"
+        )
 
     @property
     def zero_shot(self) -> list[float | None]:

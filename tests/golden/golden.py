@@ -85,9 +85,9 @@ class Recorded(NamedTuple):
         return Result(code, *(stream.getvalue().replace(self.store, "STORE") for stream in (out, err)))
 
     def printed(self, *argv: object) -> str:
-        """What the command prints; it must succeed, and say no more than that the recorded logs know no tokenizer."""
+        """What the command prints; it must succeed, and note no more than that recorded logs do not tell the base."""
         result = self.call(*argv)
-        notes = [line for line in result.err.splitlines() if not line.endswith("so the tokenizer is not compared")]
+        notes = [line for line in result.err.splitlines() if not line.endswith("so these are not compared")]
         assert (result.code, notes) == (0, []), result
         return result.out
 

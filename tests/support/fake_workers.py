@@ -43,7 +43,7 @@ class FakeWorkers:
 
     `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
     `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the
-    fingerprints of tasks that differ from the rest; `base` and `tokenizer` are the digests of the base. `during` is
+    fingerprints of tasks that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
     called in the middle of each task, with its order. `calls` names every call in order, `orders` and `jobs` what was
     asked for, and `prefixes` where files were put.
     """
@@ -54,6 +54,7 @@ class FakeWorkers:
     data: Mapping[str, str] = field(default_factory=dict)
     base: str = BASE
     tokenizer: Mapping[str, str] = field(default_factory=dict)
+    base_config: Mapping[str, Any] = field(default_factory=dict)
     during: Callable[[Order], None] | None = None
     calls: list[str] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
@@ -123,6 +124,7 @@ class FakeWorkers:
         row = {split: self._scores(getattr(order, split), split) for split in ("validation", "test")}
         return TaskDone(
             index=order.index, prefix=prefix, files=files, base_digest=self.base, tokenizer=dict(self.tokenizer),
+            base_config=dict(self.base_config),
             budget={name: {"rank": RANK, "max_rank": 2, "tau": 0.5} for name in MODULES},
             overlap=0.25,
             occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},

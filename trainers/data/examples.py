@@ -23,9 +23,7 @@ Tokenize = Callable[[Sequence[str]], list[Ids]]
 
 
 class Refused(DataError):
-    """A row that is not trained on; `kind` is one of REFUSALS. `evidence`, JSON, counts refused rows by kind."""
-
-    evidence: dict[str, Any] = {}  # noqa: RUF012
+    """A row that is not trained on; `kind` is one of REFUSALS. `evidence` counts refused rows by kind."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)

@@ -46,8 +46,8 @@ Labels = Tensor | Answers
 
 @dataclass(frozen=True)
 class Backbone(ABC):
-    """A frozen model with its tokenizer. `digest` identifies the weights, `tokenizer_digests` the tokenizer's files;
-    `scoring` says how texts are answered.
+    """A frozen model with its tokenizer. `digest` identifies the weights, `tokenizer_digests` the tokenizer's files,
+    `settings` what is computed with them; `scoring` says how texts are answered.
 
     `collate` makes the batches that losses are computed from. Predictions are always computed from padded rows.
     """
@@ -61,6 +61,7 @@ class Backbone(ABC):
     scoring: str = "likelihood"
     collate: Collate = PADDED
     tokenizer_digests: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     limited_by: str = "model.max_length"  # the key that `max_length` comes from, for messages
 
     def cut_at(self, max_length: int | None) -> Self:
@@ -70,7 +71,7 @@ class Backbone(ABC):
     @property
     def identity(self) -> Identity:
         """What tells this base from others."""
-        return Identity(self.digest, self.tokenizer_digests)
+        return Identity(self.digest, self.tokenizer_digests, self.settings)
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cluster.errors import ConfigError
 from trainers.models.capabilities import most_positions, taken
@@ -104,6 +104,23 @@ def check_inconclusive(name: str, task_type: str, model: Any) -> None:
             f"model.name: {name!r} (a {kind}) gives probabilities of tokens and no embeddings; use CAUSAL_LM, or a "
             "model of text"
         )
+
+
+def check_finite(base: str, name: str, tensor: Tensor) -> None:
+    """Raises ConfigError if the parameter `name` of the model `base` holds NaN or an infinity, which would make every
+    answer NaN. A buffer may be infinite, as masks are."""
+    if not tensor.is_floating_point():
+        return
+    values = tensor.detach()
+    wrong = values.isfinite().logical_not() if isinstance(tensor, nn.Parameter) else values.isnan()
+    if not (count := int(wrong.sum())):
+        return
+    place = wrong.nonzero()[0].tolist()
+    more = f" and {count - 1} more values" if count > 1 else ""
+    raise ConfigError(
+        f"model.name: the checkpoint of {base!r} holds {values[tuple(place)].item()} in {name} at {place}{more}; "
+        "restore its files, or train it again"
+    )
 
 
 def checkpoint_activations(model: Any) -> nn.Module:

@@ -14,10 +14,10 @@ from cluster.errors import ConfigError
 from trainers.config import ModelConfig
 from trainers.data.sources import quiet
 from trainers.folders import expanded
-from trainers.identity import tokenizer_digests
+from trainers.identity import settings_of, tokenizer_digests
 from trainers.models.base import Backbone
 from trainers.models.causal import Causal
-from trainers.models.checks import check_length, check_reads_texts, check_task_type, check_unquantised
+from trainers.models.checks import check_finite, check_length, check_reads_texts, check_task_type, check_unquantised
 from trainers.models.encoder import LabelEmbedding
 from trainers.models.held import UNREADABLE, load_held, shape_held, state_without_pooler
 from trainers.models.quantise import quantise
@@ -51,7 +51,7 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
     `trainers.zero`.
 
     Raises:
-        ConfigError: `model.name` cannot be loaded.
+        ConfigError: `model.name` cannot be loaded, or its weights are not finite.
     """
     import transformers
 
@@ -74,8 +74,11 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
         model.to(device)
     else:
         gather_on_use(model, dtype)
-    files = tokenizer_digests(resolve_name(config.name), config.revision, tokenizer)
-    backbone = family(model, tokenizer, config.max_length, digest, config.scoring, tokenizer_digests=files)
+    where = resolve_name(config.name), config.revision
+    backbone = family(
+        model, tokenizer, config.max_length, digest, config.scoring,
+        tokenizer_digests=tokenizer_digests(*where, tokenizer), settings=settings_of(*where),
+    )  # fmt: skip
     backbone.check_tokens()
     return backbone
 
@@ -278,12 +281,14 @@ def weights_digest(model: nn.Module, *, pooler: bool = True) -> str:
     """sha256 over names, dtypes, shapes and bytes of the state dict in name order, if asked without the pooler's.
 
     Collective if the model is partitioned: one tensor is whole at a time, and rank 0 hashes and tells the others.
+    Raises ConfigError as `check_finite`.
     """
-    digest = hashlib.sha256()
+    digest, base = hashlib.sha256(), str(getattr(model, "name_or_path", type(model).__name__))
     partitioned = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     state = model.state_dict(keep_vars=True) if pooler else state_without_pooler(model)
     for name, tensor in sorted(state.items()):
         with gathered([tensor]):
+            check_finite(base, name, tensor)  # on all ranks, which then end alike
             if partitioned and dist.get_rank() != 0:
                 continue
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

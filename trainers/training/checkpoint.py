@@ -22,9 +22,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cluster.errors import IntegrityError
+from trainers.identity import Identity
 from trainers.zero import local
 
-CAME_LATER = ("base",)
 VALUE, MOMENTS = "value", ("exp_avg", "exp_avg_sq")
 
 
@@ -43,7 +43,7 @@ class Checkpoint:
     @staticmethod
     def parse(data: bytes, identity: Mapping[str, Any]) -> "Checkpoint | None":
         """The checkpoint in `data`; None if it is of another task, configuration, history or base. What an older
-        Orthoplex did not store of the identity (`CAME_LATER`) is not compared.
+        Orthoplex did not store of the base is not compared.
 
         Raises:
             IntegrityError: the bytes are no checkpoint.
@@ -52,7 +52,8 @@ class Checkpoint:
             size = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + size])["__metadata__"]
             stored, expected = json.loads(header["identity"]), json.loads(json.dumps(identity))
-            if stored != {key: expected[key] for key in expected if key in stored or key not in CAME_LATER}:
+            was, now = (Identity(**each.pop("base", {})) for each in (stored, expected))
+            if stored != expected or was.differences(now):
                 return None
             return Checkpoint(int(header["step"]), load(data))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:

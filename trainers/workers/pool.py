@@ -90,7 +90,7 @@ class Slot:
         except WorkersLost as error:
             return error.lost
         except OrthoplexError as error:
-            return Failed(str(error), error.exit_code, getattr(error, "evidence", {}))
+            return Failed(str(error), error.exit_code, error.evidence)
         except Exception as error:
             return Failed(f"the pool failed: {last_line(error)}", TrainingError.exit_code)
         finally:

@@ -164,7 +164,7 @@ class Line:
 
 def failed(error: OrthoplexError, workers: Literal["stay", "restart", "gone"]) -> Failed:
     """The event for an error, and what becomes of the workers."""
-    return Failed(str(error), error.exit_code, getattr(error, "evidence", {}), workers)
+    return Failed(str(error), error.exit_code, error.evidence, workers)
 
 
 def fetch(references: Sequence[Any]) -> list[Any]:
@@ -333,6 +333,7 @@ class Worker:
             files=files,
             base_digest=self.backbone.digest,
             tokenizer=dict(self.backbone.tokenizer_digests),
+            base_config=dict(self.backbone.settings),
             budget=summary.budget,
             overlap=summary.overlap,
             occupancy=self.method.capacity(),

@@ -74,7 +74,7 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
     make_bert(base, 0)
     run = fake_run("a", "b", "c", config=config_of(base, tmp_path / "store"))
     backbone = load_backbone(ModelConfig(name=str(base), max_length=16))
-    told = {"base_digest": backbone.digest, "tokenizer": backbone.tokenizer_digests}
+    told = {"base_digest": backbone.digest, "tokenizer": backbone.tokenizer_digests, "base_config": backbone.settings}
     tasks = [random_task(ranks) for ranks in ({LAYER: 2, OTHER: 1}, {OTHER: 3}, {LAYER: 4})]
     for index, task in enumerate(tasks):
         prefix, folder = run.track.fresh_prefix(), tmp_path / f"task-{index}"
@@ -177,6 +177,22 @@ def test_another_tokenizer_is_refused(stream: Stream, export: Callable[..., Resu
     assert export("stream@v3", form, "--model", moved).code == 0
 
 
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_another_configuration_is_refused(
+    stream: Stream, export: Callable[..., Result], tmp_path: Path, form: str
+) -> None:
+    """The key that differs is named, before the weights are read; one that was saved anew will do."""
+    moved = Path(shutil.copytree(stream.base, tmp_path / "moved"))
+    said = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**said, "layer_norm_eps": 0.125, "hidden_act": "relu"}))
+    code, out, err = export("stream@v3", form, "--model", moved)
+    assert (code, out) == (1, "") and 'hidden_act is "relu", not "gelu", layer_norm_eps is 0.125, not 1e-12' in err
+    assert not (tmp_path / "out").exists()
+    del said["layer_norm_eps"], said["hidden_act"]  # the defaults of the class
+    (moved / "config.json").write_text(json.dumps({**said, "use_cache": False, "transformers_version": "4.0"}))
+    assert export("stream@v3", form, "--model", moved).code == 0
+
+
 def test_a_log_without_a_tokenizer(
     stream: Stream, export: Callable[..., Result], tmp_path: Path, old_log: None
 ) -> None:
@@ -184,7 +200,8 @@ def test_a_log_without_a_tokenizer(
     changed.write_text(json.dumps({**json.loads(changed.read_text()), "padding_side": "left"}))
     code, _, err = export("stream@v3", "merged")
     assert code == 0 and err == (
-        "note: default/stream: its log does not say which tokenizer its base had, so the tokenizer is not compared\n"
+        "note: default/stream: its log does not say which tokenizer and configuration its base had, so these are not "
+        "compared\n"
     )
 
 
@@ -192,7 +209,9 @@ def test_a_log_without_a_tokenizer(
 def old_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits are read as an older Orthoplex wrote them."""
     read = Committed.of
-    monkeypatch.setattr(Committed, "of", lambda entry: read(entry).model_copy(update={"tokenizer": {}}))
+    monkeypatch.setattr(
+        Committed, "of", lambda entry: read(entry).model_copy(update={"tokenizer": {}, "base_config": {}})
+    )
 
 
 def test_merged_gives_the_bases_files_back(stream: Stream, export: Callable[..., Result], tmp_path: Path) -> None:

@@ -182,6 +182,19 @@ def test_load_beside_another_tokenizer(stream: Stream, tmp_path: Path, recwarn: 
     assert not [each for each in recwarn if "tokenizer" in str(each.message)]
 
 
+def test_load_with_another_configuration(stream: Stream, tmp_path: Path) -> None:
+    """It is refused in a folder and in a model that is given, whose special tokens may be set for `generate`."""
+    where = Path(shutil.copytree(stream.base, tmp_path / "other"))
+    said = json.loads((where / "config.json").read_text())
+    (where / "config.json").write_text(json.dumps({**said, "layer_norm_eps": 0.125}))
+    for base in (where, transformers.AutoModel.from_pretrained(where)):
+        with pytest.raises(IntegrityError, match=r"layer_norm_eps is 0\.125, not 1e-12"):
+            orchestrator.load("stream@v1", base=base, store=str(stream.store))
+    given = transformers.AutoModel.from_pretrained(stream.base)
+    given.config.pad_token_id, given.config.use_cache = 3, False
+    assert orchestrator.load("stream@v1", base=given, store=str(stream.store)) is given
+
+
 def test_a_given_model_may_have_a_drawn_pooler(stream: Stream, tmp_path: Path) -> None:
     """Who loads a checkpoint without one gets a pooler from transformers, another one every time."""
     held = transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(stream.base))
@@ -196,7 +209,7 @@ def test_a_given_model_may_have_a_drawn_pooler(stream: Stream, tmp_path: Path) -
 
 
 def test_load_of_an_old_log(stream: Stream, old_log: None) -> None:
-    with pytest.warns(UserWarning, match="its log does not say which tokenizer its base had"):
+    with pytest.warns(UserWarning, match="its log does not say which tokenizer and configuration"):
         orchestrator.load("stream@v1", store=str(stream.store))
 
 

@@ -23,14 +23,15 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.driver_process import this_process
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.plan import make_plan
-from orchestrator.track.events import Process, Start
+from orchestrator.track.events import Process, Start, TaskDescription
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
 from trainers.config import ModelConfig, OwnTraining
-from trainers.identity import Identity
+from trainers.data.examples import Refused
+from trainers.identity import Identity, settings_of
 from trainers.messages import Lost, Order, Progress
-from trainers.models.loading import read_tokenizer
+from trainers.models.loading import read_tokenizer, resolve_name
 from trainers.workers.group import WorkersLost
 
 NO_MEMORY = Lost("out_of_memory", "no room for 4 bytes")
@@ -384,6 +385,20 @@ def test_what_diverges_fails_with_its_evidence(store: Path) -> None:
     assert (controller.state.status, controller.state.driving.reason) == ("failed", str(error))
 
 
+def test_refused_rows_are_counted_in_the_log(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Refused("task a: rows.jsonl row 3: trains nothing", "nothing_trained")
+    error.evidence = {"refused": {"nothing_trained": 2}, "rows": 9}
+
+    def describe() -> list[TaskDescription]:
+        raise error
+
+    controller, fake = asked(run_config(store))
+    monkeypatch.setattr(fake, "describe", describe)
+    with pytest.raises(Refused):
+        controller.run()
+    assert last(controller, "fail") == {"reason": str(error), "evidence": error.evidence, "lease": 1}
+
+
 def test_an_error_that_nobody_foresaw_is_logged_too(store: Path) -> None:
     controller, _ = asked(run_config(store), raises={0: [ZeroDivisionError("by zero")]})
     with pytest.raises(ZeroDivisionError):
@@ -534,6 +549,33 @@ def test_another_tokenizer_is_refused(store: Path, monkeypatch: pytest.MonkeyPat
     assert asked(run_config(store), tokenizer=here)[0].run().status == "finished"
 
 
+def test_a_base_that_computes_otherwise_is_refused(store: Path) -> None:
+    """As another tokenizer is. The weights are the same, so nothing else tells."""
+    here = settings_of(resolve_name("minilm"), None)
+    controller, fake = asked(run_config(store), raises={1: [Interrupted("interrupted")]}, base_config=here)
+    with pytest.raises(Interrupted):
+        controller.run()
+    assert [order.base for order in fake.orders] == [Identity(), Identity(BASE, config=here)]
+    (commit,) = controller.state.commits
+    assert here == commit.base_config == controller.track.manifest_of(commit)["base_config"]
+    other, fake = asked(run_config(store), base_config={**here, "layer_norm_eps": 0.125})
+    with pytest.raises(IntegrityError, match=r"in its config\.json layer_norm_eps is 0\.125, not 1e-12"):
+        other.run()
+    assert ops(other).count("commit") == 1
+
+
+def test_the_configuration_on_this_machine_is_compared_first(store: Path) -> None:
+    then = {**settings_of(resolve_name("minilm"), None), "hidden_act": "relu"}
+    controller, _ = asked(run_config(store), raises={1: [Interrupted("interrupted")]}, base_config=then)
+    with pytest.raises(Interrupted):
+        controller.run()
+    again, fake = asked(run_config(store), base_config=then)
+    with pytest.raises(ConfigError, match=r'model\.name: in its config\.json hidden_act is "gelu", not "relu"'):
+        again.run()
+    assert fake.calls == ["check"]
+    assert [line for line in make_plan(run_config(store)).objections if "hidden_act" in line]
+
+
 def test_a_log_without_a_tokenizer_goes_on_with_a_note(store: Path) -> None:
     controller, _ = asked(run_config(store), raises={1: [Interrupted("interrupted")]})
     with pytest.raises(Interrupted):
@@ -541,7 +583,7 @@ def test_a_log_without_a_tokenizer_goes_on_with_a_note(store: Path) -> None:
     again, fake = asked(run_config(store), tokenizer={"tokenizer.json": "0" * 64})
     assert again.run().status == "finished" and fake.orders[0].base == Identity(BASE)
     assert isinstance(again.reporter, Told)
-    note = "its log does not say which tokenizer its base had, so the tokenizer is not compared"
+    note = "its log does not say which tokenizer and configuration its base had, so these are not compared"
     assert [line for line in again.reporter.lines if "note" in line] == [f"note: default/stream: {note}"]
     assert again.state.base == Identity(BASE, {"tokenizer.json": "0" * 64})
 

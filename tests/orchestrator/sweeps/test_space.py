@@ -14,13 +14,22 @@ from ray.tune.search.optuna import OptunaSearch
 from cluster.errors import ConfigError
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import RunConfig
-from orchestrator.sweeps.space import FIXED, Parameter, searchable, shown_values, space_faults, suggested
+from orchestrator.sweeps.config import value_at
+from orchestrator.sweeps.space import (
+    FIXED,
+    MAPPINGS,
+    Parameter,
+    own_keys,
+    searchable,
+    shown_values,
+    space_faults,
+    suggested,
+)
 from tests.support.sweeps import line_of, run_content, sweep_of
 
 SEARCHABLE = {
-    "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.rank_pattern",
-    "adapter.min_rank_pattern", "adapter.max_parameters", "adapter.history", "adapter.rounding",
-    "adapter.orthogonality.weight",
+    "adapter.max_rank", "adapter.threshold", "adapter.budget_weight", "adapter.min_rank", "adapter.max_parameters",
+    "adapter.history", "adapter.rounding", "adapter.orthogonality.weight",
     "adapter.orthogonality.mode", "adapter.orthogonality.side", "adapter.orthogonality.energy",
     "adapter.orthogonality.max_occupancy", "adapter.orthogonality.saturation", "train.epochs", "train.batch_size",
     "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",
@@ -208,6 +217,21 @@ def test_every_fixed_key_exists_and_says_why() -> None:
         ]
 
 
+@pytest.mark.parametrize("under", ["", ".output\\.dense"])
+def test_a_mapping_says_what_to_search_instead(under: str) -> None:
+    for key, instead in MAPPINGS.items():
+        said = f"{key} is a mapping; search {instead}, and set {key} under run"
+        assert faults({key + under: {"choice": [4]}}) == [f"search.space.{key}{under}: cannot be searched: {said}"]
+        assert searchable(instead)
+
+
+def test_a_searchable_key_has_one_value() -> None:
+    """So that `defaults` is a point, whatever is searched."""
+    for run in (RUN, LORA):
+        keys = [*own_keys(run), *(key for key in SEARCHABLE if key.startswith("train."))]
+        assert {type(value_at(run, key)) for key in keys} <= {bool, int, float, str, type(None)}
+
+
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
@@ -255,7 +279,6 @@ def test_a_key_of_another_method() -> None:
         ("train.seed", {"qrandint": [0, 2**32, 1]}, [str(2**32)]),
         ("adapter.orthogonality.side", {"choice": ["output", "inside"]}, ['"inside"']),
         ("adapter.threshold", {"choice": [0.5, -0.5, None]}, ["-0.5", "null"]),
-        ("adapter.rank_pattern", {"choice": [4]}, ["4"]),
     ],
 )
 def test_values_that_the_run_refuses(key: str, content: dict[str, Any], wrong: list[str]) -> None:

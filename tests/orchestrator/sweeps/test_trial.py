@@ -46,7 +46,7 @@ from trainers.methods.oa.subspace import Basis
 Begin = Callable[..., FakeRun]
 OTHERS = {  # for each searchable key another value than the run has
     "adapter.max_rank": 8, "adapter.threshold": 0.25, "adapter.budget_weight": 0.5, "adapter.min_rank": 1,
-    "adapter.rank_pattern": {"a": 2}, "adapter.min_rank_pattern": {"a": 2}, "adapter.max_parameters": 500,
+    "adapter.max_parameters": 500,
     "adapter.history": "concatenated", "adapter.rounding": "stochastic", "adapter.orthogonality.weight": 1.0,
     "adapter.orthogonality.mode": "projection", "adapter.orthogonality.side": "both",
     "adapter.orthogonality.energy": 0.5, "adapter.orthogonality.max_occupancy": 0.1,

@@ -49,6 +49,33 @@ def config(folder: Path, family: str, **keys: Any) -> ModelConfig:
     return ModelConfig.model_validate(fixed | keys)
 
 
+@pytest.mark.parametrize(("dtype", "value", "shown"), [("float32", "nan", "nan"), ("bfloat16", "-inf", "-inf")])
+def test_weights_that_are_not_finite(dtype: str, value: str, shown: str, tmp_path: Path) -> None:
+    """The tensor and the place are named; nothing is trained first."""
+    save_tiny("llama", tmp_path)
+    assert load_backbone(config(tmp_path, "llama", dtype=dtype)).digest
+    damaged = tiny("llama")
+    weight = damaged.model.layers[1].mlp.up_proj.weight
+    weight.data[2, 3] = weight.data[4, 0] = float(value)
+    for old in tmp_path.glob("model*"):
+        old.unlink()
+    damaged.save_pretrained(tmp_path)
+    told = rf"holds {shown} in model\.layers\.1\.mlp\.up_proj\.weight at \[2, 3\] and 1 more values; restore"
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_backbone(config(tmp_path, "llama", dtype=dtype))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_buffers_may_be_infinite() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    model.register_buffer("places", torch.arange(3))
+    assert weights_digest(model)
+    model.mask[0] = float("nan")
+    with pytest.raises(ConfigError, match=r"checkpoint of 'Linear' holds nan in mask at \[0\]; restore its files"):
+        weights_digest(model)
+
+
 def test_a_tokenizer_without_an_end(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     changed = tokenizer()

@@ -55,6 +55,7 @@ def test_a_checkpoint_knows_its_base() -> None:
     assert Checkpoint.parse(old, {**IDENTITY, "base": {"weights": "y"}}) is not None
     assert Checkpoint.parse(new, {**IDENTITY, "base": {"weights": "x"}}) is not None
     assert Checkpoint.parse(new, {**IDENTITY, "base": {"weights": "y"}}) is None
+    assert Checkpoint.parse(new, {**IDENTITY, "base": {"weights": "x", "config": {"model_type": "t5"}}}) is not None
 
 
 def test_a_damaged_checkpoint_is_refused_with_the_way_out() -> None:
