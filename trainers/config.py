@@ -160,8 +160,9 @@ class AdapterConfig(MethodConfig, Grown):
 
     A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
     gives it another number (regex of the end of its name → dimensions). `max_parameters` limits what the whole task
-    keeps. `rounding` is how a folded history goes into bfloat16 weights. `method`, and `rounding: nearest`, are left
-    out of what is stored, since they were there before there were others.
+    keeps. `rounding` is how a folded history goes into bfloat16 weights; with `none`, the layers that it changes are
+    held and computed in float32. `method`, and `rounding: nearest`, are left out of what is stored, since they were
+    there before there were others.
     """
 
     added: ClassVar[tuple[str, ...]] = ("rounding",)
@@ -176,7 +177,7 @@ class AdapterConfig(MethodConfig, Grown):
     min_rank_pattern: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_parameters: Positive | None = None
     history: Literal["folded", "concatenated"] = "folded"
-    rounding: Literal["nearest", "stochastic"] = "nearest"
+    rounding: Literal["nearest", "stochastic", "none"] = "nearest"
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
 
     @field_validator("rank_pattern", "min_rank_pattern")

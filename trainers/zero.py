@@ -26,6 +26,15 @@ def local(parameter: Tensor) -> Tensor:
     return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter.data
 
 
+def hold(parameter: Tensor, value: Tensor) -> None:
+    """Makes `value` what this rank holds of a frozen parameter, of the same shape and in any dtype; not a copy."""
+    if hasattr(parameter, "ds_tensor"):
+        parameter.ds_tensor.data = value  # keeps the marks that DeepSpeed has on it
+        parameter.data = parameter.data.to(value.dtype)  # without elements
+    else:
+        parameter.data = value
+
+
 @contextmanager
 def partitioned_loading(dtype: torch.dtype) -> Iterator[None]:
     """Context in which `from_pretrained` keeps one shard of every weight per rank, by `deepspeed.zero.Init`."""

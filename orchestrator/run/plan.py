@@ -128,20 +128,22 @@ def size(description: TaskDescription, task: Rows | Tokenized) -> Size:
 def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -> dict[str, int]:
     """Estimated peak bytes of one worker, by cause.
 
-    weights: base · bytes(dtype), a worker's share of it under ZeRO 3; originals: at most as much again, in host memory,
-    if the method copies them; adapter: 16 bytes per parameter (value, gradient, two Adam moments), moments shared by
-    all workers from ZeRO 1 on, gradients from ZeRO 2, values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at
-    two bytes per value (Korthikanti et al., arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with
-    gradient_checkpointing, for the task that needs most; bases: the method's arrays of earlier tasks.
+    weights: base · bytes(dtype), and 4 for those that the method holds in float32, a worker's share of it under ZeRO 3;
+    originals: at most base · bytes(dtype) again, in host memory, if the method copies them; adapter: 16 bytes per
+    parameter (value, gradient, two Adam moments), moments shared by all workers from ZeRO 1 on, gradients from ZeRO 2,
+    values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at two bytes per value (Korthikanti et al.,
+    arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with gradient_checkpointing, for the task that needs most;
+    bases: the method's arrays of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
     moments, gradients, parameters = (workers if stage >= least else 1 for least in (1, 2, 3))
-    weights = base * (1 if config.model.quantization else size) // parameters
+    weights = base * (1 if config.model.quantization else size)
+    held = (weights + cost.float32_weights * (4 - size)) // parameters
     activations = max(activation_values(config, index, shape) for index in range(len(config.tasks)))
     return {
         "process": PROCESS_BYTES,
-        "weights": weights,
-        "originals": weights if cost.copies_weights else 0,
+        "weights": held,
+        "originals": weights // parameters if cost.copies_weights else 0,
         "adapter": cost.trained * (4 // parameters + 4 // gradients + 8 // moments),
         "activations": activations * size // 2,
         "bases": cost.history_bytes,

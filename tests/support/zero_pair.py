@@ -43,24 +43,30 @@ WORDS = ["yes", "certainly not", "perhaps"]  # answers of unequal length
 
 @dataclass(frozen=True)
 class Case:
-    """One model, stage, number of micro-batches, history and dtype."""
+    """One model, stage, number of micro-batches, history, dtype and rounding."""
 
     family: str
     stage: int
     accumulation: int = 1
     history: str = "folded"
     dtype: str = "float32"
+    rounding: str = "nearest"
 
     @property
     def name(self) -> str:
-        return f"{self.family}_{self.stage}_{self.accumulation}_{self.history}_{self.dtype}"
+        return f"{self.family}_{self.stage}_{self.accumulation}_{self.history}_{self.dtype}_{self.rounding}"
+
+    @property
+    def setting(self) -> tuple[str, str, str, str]:
+        """What decides the result: cases that differ otherwise train alike."""
+        return self.family, self.history, self.dtype, self.rounding
 
 
 CASES = [
     *(Case("minilm", stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 2)),
     *(Case("llama", stage, 2, history) for stage in (0, 2, 3) for history in ("folded", "concatenated")),
     *(Case("t5", stage) for stage in (2, 3)),
-    *(Case("llama", stage, 1, "folded", "bfloat16") for stage in (2, 3)),
+    *(Case("llama", stage, 1, "folded", "bfloat16", way) for stage in (2, 3) for way in ("nearest", "none")),
 ]
 RESUMED = [("llama", before, after) for before, after in ((0, 3), (2, 0), (2, 2), (3, 1))]
 
@@ -70,6 +76,7 @@ def adapter_config(case: Case) -> AdapterConfig:
     return AdapterConfig.model_validate(
         {
             "target_modules": [targets], "max_rank": 4, "threshold": 0.9, "history": case.history,
+            "rounding": case.rounding,
             "orthogonality": {"weight": 0.5}, "max_parameters": 10**9,
         }
     )  # fmt: skip
@@ -194,10 +201,10 @@ def main(folder: Path) -> None:
         for family in ("llama", "t5"):
             save_tiny(family, folder / family)
     dist.barrier()
-    settings: dict[tuple[str, bool, str, str], Setting] = {}
+    settings: dict[tuple[object, ...], Setting] = {}
 
     def setting(case: Case) -> Setting:
-        key = case.family, case.stage == 3, case.history, case.dtype
+        key = case.stage == 3, *case.setting
         if key not in settings:
             settings[key] = Setting(case, folder, partitioned=case.stage == 3)
         settings[key].case = case

@@ -9,7 +9,7 @@ from trainers.methods.oa.orthogonality import penalty
 from trainers.training.engine import learning_rate_factor
 
 Tensors = dict[str, torch.Tensor]
-References = dict[tuple[str, str, str], tuple[Tensors, Tensors]]
+References = dict[tuple[str, str, str, str], tuple[Tensors, Tensors]]
 
 
 def reference(setting: Setting) -> tuple[Tensors, Tensors]:

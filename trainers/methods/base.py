@@ -117,12 +117,14 @@ class Footprint:
         kept: how many of them one task keeps at most.
         copies_weights: whether a worker holds a second copy of the target layers.
         history_bytes: how much of earlier tasks a worker holds at most, beside the model.
+        float32_weights: number of the base's weights that are held in float32, whatever its dtype.
     """
 
     trained: int
     kept: int
     copies_weights: bool
     history_bytes: int
+    float32_weights: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,15 @@ def test_the_task_that_needs_most() -> None:
     assert found["activations"] == max(20 * 5 * 3 * (34 * 8 + 5 * 4 * 5), 6 * 10 * 3 * (34 * 8 + 5 * 4 * 10)) * 2
 
 
+def test_layers_in_float32_over_a_bfloat16_base() -> None:
+    """Two bytes more for each of 300 weights, shared under ZeRO 3; what is copied is in the base's dtype."""
+    some = replace(COST, float32_weights=300)
+    for stage, workers in ((2, 1), (3, 2)):
+        found = memory(some, model={"dtype": "bfloat16"}, deepspeed={"zero_stage": stage})
+        assert (found["weights"], found["originals"]) == (2600 // workers, 2000 // workers)
+    assert memory(some) == memory()
+
+
 def test_a_method_that_copies_nothing() -> None:
     assert memory(Footprint(trained=100, kept=60, copies_weights=False, history_bytes=0))["originals"] == 0
 

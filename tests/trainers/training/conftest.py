@@ -19,10 +19,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def references(pair: Path) -> References:
-    """Of each family, history and dtype once: parameters at the start, and the same steps in plain PyTorch."""
+    """Of each setting once: parameters at the start, and the same steps in plain PyTorch."""
     found: References = {}
     for case in CASES:
-        key = case.family, case.history, case.dtype
-        if key not in found:
-            found[key] = reference(Setting(case, pair, partitioned=False))
+        if case.setting not in found:
+            found[case.setting] = reference(Setting(case, pair, partitioned=False))
     return found

@@ -21,7 +21,7 @@ def test_zero_equals_one_process(pair: Path, references: References, case: Case)
     have no division by noise in them: float32 to 2^-15, bfloat16 to 2^-6, as the batch is cut otherwise.
     """
     result = load_file(pair / f"{case.name}.safetensors")
-    start, expected = references[case.family, case.history, case.dtype]
+    start, expected = references[case.setting]
     assert result.keys() == expected.keys()
     assert expected["loss/orthogonality"] > 0.01 and ROWS % 2
     for name, value in expected.items():

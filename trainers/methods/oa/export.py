@@ -31,9 +31,12 @@ def loras(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, Lora]:
 def merge(model: nn.Module, tasks: Sequence[TaskAdapter], rounding: Rounding) -> dict[str, int]:
     """Writes F_t W0 and F_t b into the weights of `model`, and returns the rank of every layer that changed.
 
-    They are computed in float32 and rounded once to the model's dtype, as in `History`, but no copy of W0 is kept.
-    Raises IntegrityError as `streams`.
+    They are computed in float32 and rounded once to the model's dtype, as in `History`, but no copy of W0 is kept. With
+    `rounding` none the whole model becomes float32: it has one dtype in its configuration, to which a loader would
+    round the adapted layers. Raises IntegrityError as `streams`.
     """
+    if rounding == "none":
+        model.float()
     layers, found = linear_layers(model), streams(model, tasks)
     for name, stream in found.items():
         write_fold(layers[name], stream, rounding, name)

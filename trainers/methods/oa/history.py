@@ -3,8 +3,9 @@
     F_t = (I + U_t) F_{t−1},  F_0 = I;   the layer gives F_t W0 x + F_t b
     F_t = I + Σ_s W2_sΓ_s W̃1_s,   W̃1_s = W1_s F_{s−1}
 
-`folded` keeps F_t W0 and F_t b as the frozen weight; `concatenated` leaves the weight alone and adds the stacked pairs
-to the layer's output. Shape suffixes: D output width, K input width, R rank of one task, C of all, H of a basis.
+`folded` keeps F_t W0 and F_t b as the frozen weight, in the base's dtype or, with `rounding: none`, in float32;
+`concatenated` leaves the weight alone and adds the stacked pairs to the layer's output. Shape suffixes: D output width,
+K input width, R rank of one task, C of all, H of a basis.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.targets import Layer, dense, width
-from trainers.zero import gathered, local
+from trainers.models.packed import line_offset, placed
+from trainers.zero import gathered, hold, local
 
 
 def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapter]) -> tuple[Tensor, Tensor | None]:
@@ -71,9 +73,9 @@ def concatenate(stream: Iterable[ModuleAdapter], width: int) -> tuple[Tensor, Te
 class History:
     """The stream so far over the target layers of one frozen model.
 
-    A concatenated history needs `layers.attach` on the layers. Folding always starts from a kept copy of W0, and is
-    computed in float32. `restore` is exact to the bit. Under ZeRO 3 each rank keeps its shard of that copy, and
-    `extend` and `restore` are collective calls.
+    A concatenated history, and one that is not rounded, need `layers.attach` on the layers. Folding always starts from
+    a kept copy of W0, and is computed in float32. `restore` is exact to the bit. Under ZeRO 3 each rank keeps its shard
+    of that copy, and `extend` and `restore` are collective calls.
     """
 
     def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
@@ -88,7 +90,7 @@ class History:
         self.restore()
         if config.history == "folded" and not self._original:
             self._original = {
-                name: [local(parameter).detach().to("cpu", copy=True) for parameter in module.parameters()]
+                name: [copied(local(parameter)) for parameter in module.parameters()]
                 for name, module in self.modules.items()
             }
 
@@ -124,7 +126,8 @@ class History:
         """Puts W0 and b back, bit for bit, and forgets the stream."""
         for name, module in self.modules.items():
             self._put_back(name, module)
-            module.__dict__.pop("history", None)
+            for key in ("history", "narrow"):
+                module.__dict__.pop(key, None)
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
         self.dropped = dict.fromkeys(self.modules, 0.0)
@@ -187,18 +190,31 @@ class History:
             down_CD, up_DC = (part.to(device, self.dtype) for part in concatenate(stream, width(module)))
             module.__dict__["history"] = down_CD, up_DC
             return
-        self._put_back(name, module)
+        self._put_back(name, module, exact=self.config.rounding == "none")
         with gathered(module.parameters(), write=True):
             change = write_fold(module, stream, self.config.rounding, name)
             if module.weight.dtype != torch.float32:
                 self.changes[name] = change
 
-    def _put_back(self, name: str, module: Layer) -> None:
-        for parameter, kept in zip(module.parameters(), self._original.get(name, []), strict=False):
-            local(parameter).copy_(kept)
+    def _put_back(self, name: str, module: Layer, *, exact: bool = False) -> None:
+        """Puts W0 and b back in their own dtype or, if `exact`, in float32."""
+        for parameter, original in zip(module.parameters(), self._original.get(name, []), strict=False):
+            held, dtype = local(parameter), torch.float32 if exact else original.dtype
+            if held.dtype == dtype:
+                held.copy_(original)
+            elif exact:
+                hold(parameter, original.float().to(held.device))
+                module.__dict__["narrow"] = original.dtype
+            else:
+                hold(parameter, copied(original).to(held.device))
 
     def _no_directions(self) -> dict[str, Basis]:
         return {name: Basis.empty(width(module)) for name, module in self.modules.items()}
+
+
+def copied(held: Tensor) -> Tensor:
+    """A copy on the CPU, at the same place in its cache line: products are rounded by it."""
+    return placed(held.detach().cpu(), line_offset(held))
 
 
 def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, float]]:

@@ -59,16 +59,18 @@ class Adapted:
     """Mixed into a frozen linear layer: adds what a concatenated history and the task in training write.
 
     `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment`, if set,
-    sums h_{t−1} h_{t−1}ᵀ.
+    sums h_{t−1} h_{t−1}ᵀ. `narrow` is the dtype of the layer's output if its weights are held in float32 instead.
     """
 
+    narrow: torch.dtype | None = None
     history: Pair | None = None
     pair: Pair | None = None
     moment: Moment | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, K) → h_t (…, D)."""
-        h: Tensor = super().forward(x)  # type: ignore[misc]
+        linear = super().forward  # type: ignore[misc]
+        h: Tensor = linear(x) if self.narrow is None else linear(x.float()).to(self.narrow)
         if self.history is not None:
             h = low_rank(h, *self.history)
         if self.moment is not None:
@@ -94,7 +96,7 @@ def detach(modules: Mapping[str, Layer]) -> None:
     for module in modules.values():
         if isinstance(module, Adapted):
             module.__class__ = type(module).__mro__[2]
-            for name in ("history", "pair", "moment"):
+            for name in ("narrow", "history", "pair", "moment"):
                 module.__dict__.pop(name, None)
 
 

@@ -117,13 +117,19 @@ class OaMethod:
         """
         most = sum(ceiling(name, self.config) * (2 * d + 1) for name, d in self.widths.items())
         widths, read = self.widths.values(), self.config.orthogonality.projects_input
+        folded = self.config.history == "folded"
         return Footprint(
             trained=most + len(self.widths),  # and one τ per layer
             kept=min(most, self.config.max_parameters or most),
-            copies_weights=self.config.history == "folded",
+            copies_weights=folded,
+            float32_weights=self._adapted_values() if folded and self.config.rounding == "none" else 0,
             history_bytes=3 * 4 * sum(widths) * self.config.max_rank * max(0, tasks - 1)
             + (8 * sum(d**2 for d in widths) if read else 0),
         )
+
+    def _adapted_values(self) -> int:
+        """How many numbers the weights and biases of the target layers are."""
+        return sum(parameter.numel() for module in self.modules.values() for parameter in module.parameters())
 
 
 class OaAttached:

@@ -2,7 +2,7 @@
 
 bfloat16 has 8 bits of precision. A change of a weight that is smaller than half the distance to the next number is lost
 if it is rounded to the nearest. Rounded stochastically, it is kept on average, and each weight gets noise of at most
-one such distance.
+one such distance. A weight that is held in float32 is not rounded.
 """
 
 import hashlib
@@ -13,19 +13,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Rounding = Literal["nearest", "stochastic"]
+Rounding = Literal["nearest", "stochastic", "none"]
 AT_ONCE = 2**22  # values whose random bits are in memory at the same time
 LOW = 0xFFFF  # the bits of a float32 that bfloat16 has no room for
 WORD = 0xFFFFFFFF
 
 
 def rounded(value: Tensor, dtype: torch.dtype, rounding: Rounding, name: str) -> Tensor:
-    """`value` in float32, rounded to `dtype`. `stochastic` is for bfloat16; a wider dtype needs no rounding.
+    """`value` in float32, rounded to `dtype`. `stochastic` is for bfloat16; a wider dtype needs no rounding, so whoever
+    asks for `none` gives the weights one.
 
     `name` is that of the parameter. With it the result is a function of `value` alone, on any device: it is the same
     after a resume, in an export and on every rank.
     """
-    if rounding == "nearest" or dtype != torch.bfloat16:
+    if rounding != "stochastic" or dtype != torch.bfloat16:
         return value.to(dtype)
     return stochastic(value, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
 
