@@ -1,14 +1,15 @@
 """How near the tests that compare numbers come to their bounds, on other CPUs: `make test-cpus`.
 
-Usage: PYTHONPATH=. python -m tests.cpu_sweep [TEST FILE …]. Runs each file under every pair of a vector width and a
-number of threads. It prints the tests that fail, and those whose worst comparison takes more than half of its bound.
-It ends with 1 if one fails. Files that start Ray are left out. Half an hour on one core.
+Usage: PYTHONPATH=. python -m tests.cpu_sweep [--at-once N] [TEST FILE …]. Runs the files under every pair of a vector
+width and a number of threads, N pairs at the same time. It prints the tests that fail, and those whose worst comparison
+takes more than half of its bound. It ends with 1 if one fails. Files that start Ray are left out.
 
 As a pytest plugin (`-p tests.cpu_sweep`) it writes the worst ratio per test to the file $CPU_SWEEP, as JSON lines. The
 ratio of |a − b| <= atol + rtol |b| is the largest |a − b| / (atol + rtol |b|). `pytest.approx` and, of torch and NumPy,
 `assert_close` and `allclose` are seen. A test that compares otherwise passes or fails.
 """
 
+import argparse
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -101,37 +103,38 @@ def numeric() -> list[str]:
     return [str(file) for file in files if file.name not in ON_RAY and NUMERIC.search(file.read_text())]
 
 
-def run(files: Sequence[str], width: str, threads: int, results: Path) -> None:
-    """One setting, one process of pytest a file."""
-    environment = {**os.environ, **WIDTHS[width], "OMP_NUM_THREADS": str(threads), "CPU_SWEEP": str(results)}
-    for file in files:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.cpu_sweep", "--tb=short", file]
+def run(files: Sequence[str], width: str, threads: int) -> list[tuple[str, str, float]]:
+    """Test, outcome and worst ratio under one setting, in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder, "results")
+        environment = {**os.environ, **WIDTHS[width], "OMP_NUM_THREADS": str(threads), "CPU_SWEEP": str(results)}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.cpu_sweep", "--tb=short", *files]
         done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-        if done.returncode not in (0, 5):
-            print(f"{width}, {threads}: {file}\n{done.stdout[-3000:]}", flush=True)
+        rows = [tuple(json.loads(line)) for line in results.read_text().splitlines()]
+    bad = [name for name, outcome, _ in rows if outcome == "failed"]
+    print(f"{width}, {threads} threads: {len(rows)} tests, {len(bad)} failed", flush=True)
+    if done.returncode:
+        print(done.stdout[-4000:], flush=True)
+    return rows
 
 
 def main() -> int:
     """See the module."""
-    files = sys.argv[1:] or numeric()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("files", nargs="*", default=numeric())
+    options = parser.parse_args()
+    settings = [(width, threads) for width in WIDTHS for threads in THREADS]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        found = list(pool.map(lambda setting: run(options.files, *setting), settings))
     worst: dict[str, tuple[float, str]] = {}
-    failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for width in WIDTHS:
-            for threads in THREADS:
-                results = Path(folder, f"{width}-{threads}")
-                results.touch()
-                run(files, width, threads, results)
-                rows = [json.loads(line) for line in results.read_text().splitlines()]
-                bad = [name for name, outcome, _ in rows if outcome == "failed"]
-                failed += len(bad)
-                print(f"{width}, {threads} threads: {len(rows)} tests, {len(bad)} failed {bad}", flush=True)
-                for name, _, value in rows:
-                    worst[name] = max(worst.get(name, (0.0, "")), (value, f"{width}, {threads}"))
+    for (width, threads), rows in zip(settings, found, strict=True):
+        for name, _, value in rows:
+            worst[name] = max(worst.get(name, (0.0, "")), (value, f"{width}, {threads} threads"))
     for name, (value, where) in sorted(worst.items(), key=lambda item: -item[1][0]):
         if value > NEAR:
             print(f"{value:.2f} of its bound ({where}): {name}")
-    return failed > 0
+    return any(outcome == "failed" for rows in found for _, outcome, _ in rows)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,11 @@ class MethodConfig(Frozen):
         return None
 
     @property
+    def rounds(self) -> str | None:
+        """How the changes that tasks make are rounded into weights narrower than float32; None if they are not."""
+        return None
+
+    @property
     def needs_task(self) -> bool:
         """Whether it must know which task a text belongs to when it answers."""
         return False
@@ -200,6 +205,11 @@ class AdapterConfig(MethodConfig, Grown):
     def protection(self) -> OrthogonalityConfig:
         """The settings of the bases, which fill up."""
         return self.orthogonality
+
+    @property
+    def rounds(self) -> str | None:
+        """The rounding of a folded history."""
+        return self.rounding if self.history == "folded" and self.rounding != "none" else None
 
     @property
     def patterns(self) -> Mapping[str, Mapping[str, int]]:

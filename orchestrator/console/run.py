@@ -168,9 +168,19 @@ def print_status(state: RunState) -> None:
     for key, title in METRICS.items():
         out.print(f"  {title:<32}{percent(measured[key]):>8}{' points' if measured[key] is not None else ''}")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
-    out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}\n")
+    out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
+    print_kept(state.commits[-1])
+    out.print()
     if any(commit.budget for commit in state.commits):
         print_table(budget_table(state))
+
+
+def print_kept(commit: Committed) -> None:
+    """What the weights hold of the change that the tasks up to a commit make to them, if they are rounded."""
+    if (kept := commit.kept) and kept.modules:
+        share, layer = min((share, layer) for layer, share in kept.modules.items())
+        title = "change kept by rounded weights"
+        out.print(f"  {title:<32}{percent(kept.overall):>8}%  least {percent(share)}% in {layer}", markup=False)
 
 
 def print_running(state: RunState, heard: str) -> None:
@@ -236,6 +246,8 @@ def print_plan(plan: "Plan") -> None:
     print_evaluation(plan)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
     out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
+    if plan.rounding:
+        out.print(f"rounding: {plan.rounding}", markup=False)
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)

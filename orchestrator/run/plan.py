@@ -8,6 +8,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.run.changes import objections
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
+from orchestrator.run.guards import LEAST_KEPT, ROUNDING
 from orchestrator.run.workers import base_now, check_tasks, describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
@@ -43,7 +44,8 @@ class PlannedTask(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so."""
+    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so. `rounding` is None if no
+    weight is rounded."""
 
     name: str
     state: str
@@ -58,6 +60,7 @@ class Plan:
     workers: int | dict[str, int]
     zero_stage: int
     memory_per_worker_bytes: dict[str, int]
+    rounding: str | None
     writes: list[str]
     objections: list[str]
 
@@ -93,11 +96,26 @@ def make_plan(config: RunConfig) -> Plan:
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, Shape.of(model), base, cost),
+        rounding=rounding_of(config),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
             f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
         ],
         objections=objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model)),
+    )
+
+
+def rounding_of(config: RunConfig) -> str | None:
+    """What the plan says of tasks that are folded into weights narrower than float32; None if no weight is rounded."""
+    way, dtype = config.adapter.rounds, config.model.dtype
+    if way is None or dtype == "float32":
+        return None
+    said = f"tasks are folded into {dtype} weights, rounded by {ROUNDING} {way}"
+    if way == "stochastic":
+        return f"{said}: their change is kept on average, with noise. {ROUNDING} none keeps it in float32"
+    return (
+        f"{said}: what is less than half a step of a weight is lost. Each commit says what share of the change is "
+        f"kept, and a run warns below {LEAST_KEPT:.0%}. {ROUNDING} stochastic keeps it on average, none in float32"
     )
 
 

@@ -68,6 +68,7 @@ class FakeRun:
         parameters: int = 100,
         overlap: float = 0.25,
         occupancy: Mapping[str, Mapping[str, float]] | None = None,
+        kept: Mapping[str, Any] | None = None,
     ) -> None:
         """One task, with accuracy on every task; a split's scores are the fractions of its rows."""
         index = len(self.state.commits)
@@ -90,6 +91,8 @@ class FakeRun:
             "test": counts(validation if test is None else test, "test"),
             "cost": {"train_s": 1.5, "evaluate_s": 0.5, "workers": 2},
         }
+        if kept:
+            body["kept"] = kept
         if index == 0:
             body["zero_shot"] = counts(zero_shot or [0.0] * len(validation), "test")
         metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64, "budget": budget}

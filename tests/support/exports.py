@@ -15,6 +15,7 @@ from trainers.methods.export import Exported, Provenance, write_merged, write_pe
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.export import loras, merge
 from trainers.methods.oa.history import History
+from trainers.methods.oa.rounding import Rounding
 from trainers.methods.targets import match_modules, width
 
 WORDS = 96
@@ -125,8 +126,10 @@ def export_peft(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: 
     return write_peft(model, loras(model, tasks), folder, origin)
 
 
-def export_merged(model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance) -> Exported:
-    return write_merged(model, merge(model, tasks, "nearest"), folder, origin)
+def export_merged(
+    model: Any, tasks: Sequence[TaskAdapter], folder: Path, origin: Provenance, rounding: Rounding = "nearest"
+) -> Exported:
+    return write_merged(model, merge(model, tasks, rounding), folder, origin)
 
 
 def write(form: str, case: Case, tasks: Sequence[TaskAdapter], folder: Path) -> None:

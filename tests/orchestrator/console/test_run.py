@@ -2,13 +2,16 @@
 
 import io
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from orchestrator.console import run as console
-from orchestrator.console.run import RunReporter, middle_cut, number, percent, print_rows, token_line
+from orchestrator.console.run import RunReporter, middle_cut, number, percent, print_rows, print_status, token_line
 from orchestrator.run.plan import PlannedTask
+from orchestrator.track.state import status_view
 from trainers.messages import Progress
 
 
@@ -90,3 +93,16 @@ def test_long_rows_lose_their_middle() -> None:
     assert middle_cut("abcdefg", 3, 3) == "abc … efg"
     assert token_line([*range(30)]) == " | ".join(map(str, range(30))) + " (30 in all)"
     assert token_line([*range(31)]) == " | ".join(map(str, [*range(20), "…", *range(21, 31)])) + " (31 in all)"
+
+
+def test_what_rounded_weights_keep(fake_run: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table of `status`, for the newest commit alone; nothing of weights that are not rounded."""
+    run = fake_run("a", "b")
+    run.commit([0.5, 0.5])
+    print_status(run.state)
+    assert "rounded" not in capsys.readouterr().out
+    kept = {"overall": 0.8612, "modules": {"layer.0": 0.9, "layer.1": 0.7501}}
+    run.commit([0.5, 0.5], kept=kept)
+    print_status(run.state)
+    assert "  change kept by rounded weights      86.1%  least 75.0% in layer.1" in capsys.readouterr().out.splitlines()
+    assert [task.get("kept") for task in status_view(run.state)["tasks"]] == [None, kept]  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run.plan import PROCESS_BYTES, planned, worker_memory
+from orchestrator.run.plan import PROCESS_BYTES, planned, rounding_of, worker_memory
 from orchestrator.track.events import RowCounts, TaskDescription
 from tests.support.fake_workers import run_config
 from trainers.config import OwnTraining
@@ -67,6 +67,23 @@ def test_layers_in_float32_over_a_bfloat16_base() -> None:
 
 def test_a_method_that_copies_nothing() -> None:
     assert memory(Footprint(trained=100, kept=60, copies_weights=False, history_bytes=0))["originals"] == 0
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ({}, "adapter.rounding nearest: what is less than half a step of a weight is lost"),
+        ({"rounding": "stochastic"}, "adapter.rounding stochastic: their change is kept on average"),
+        ({"rounding": "none"}, None),
+        ({"history": "concatenated"}, None),
+        ({"method": "lora", "rank": 4}, None),
+    ],
+)
+def test_rounding_is_told_of_if_tasks_are_folded_into_narrow_weights(adapter: dict[str, Any], said: str | None) -> None:
+    sections = {"adapter": {"target_modules": ["dense"], **adapter}, "deepspeed": {"zero_stage": 2}}
+    found = rounding_of(run_config(Path("store"), "a", model={"dtype": "bfloat16"}, **sections))
+    assert (said in found) if said and found else found == said
+    assert rounding_of(run_config(Path("store"), "a", **sections)) is None
 
 
 def test_a_task_as_it_is_shown() -> None:

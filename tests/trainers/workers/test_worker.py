@@ -1,11 +1,27 @@
 """Two real processes that serve several jobs in turn leave the same bits as fresh ones."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from orchestrator.run.controller import Controller
+from orchestrator.track.events import Committed
+from orchestrator.track.state import status_view
+from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
+from tests.support.jobs_pair import TASKS
 from tests.support.launching import launch
+from trainers.messages import Order, TaskDone
+from trainers.methods.oa.artifact import parse
+from trainers.methods.oa.history import fold
+from trainers.methods.oa.rounding import Change
+from trainers.methods.targets import dense
+from trainers.models.loading import load_backbone
+from trainers.workers.worker import Worker
 
 pytestmark = pytest.mark.slow
 
@@ -39,3 +55,81 @@ def test_a_job_for_other_workers_is_refused(results: dict[str, Any], stage: str)
 def test_an_order_of_the_same_job_reads_nothing_again(results: dict[str, Any], stage: str) -> None:
     """Nothing is fetched where the worker holds what was committed; both tasks are where it holds another."""
     assert results[stage]["held"] == [0, 2]
+
+
+@dataclass
+class OneWorker(FakeWorkers):
+    """Trains two small tasks with one real worker, in this process."""
+
+    worker: Worker | None = None
+
+    def train(self, order: Order, on_event: Callable[[Any], None]) -> TaskDone:
+        on_event(None)
+        if self.worker is None:
+            self.worker = Worker(replace(self.jobs[-1], tasks=TASKS), torch.device("cpu"), lambda _: None)
+        self.worker.catch_up(order)
+        return self.worker.run(order)
+
+
+def run_alone(store: Path, rounding: str) -> tuple[Controller, list[str]]:
+    """A run over a bfloat16 base with a rate at which weights change by less than their steps; what was said of it. Its
+    second task is trained by a second worker, which has the first from the store."""
+    layers = [f"model.layers.{layer}.self_attn.o_proj" for layer in (0, 1)]
+    config = run_config(
+        store, ["first", "second"],
+        model={"name": "docs-lm", "task_type": "CAUSAL_LM", "max_length": 16, "dtype": "bfloat16"},
+        adapter={"target_modules": layers, "max_rank": 2, "rounding": rounding},
+        train={"epochs": 1, "batch_size": 12, "learning_rate": 2e-5, "warmup_steps": 0},
+        deepspeed={"zero_stage": 0},
+    )  # fmt: skip
+    told = Told()
+
+    class Two(OneWorker):
+        def train(self, order: Order, on_event: Callable[[Any], None]) -> TaskDone:
+            self.worker = None
+            return super().train(order, on_event)
+
+    controller = Controller(config, told, workers=Two(config))
+    controller.run()
+    return controller, [line for line in told.lines if line.startswith("warning: the bfloat16 weights")]
+
+
+def share_in_float64(controller: Controller, commits: list[Committed]) -> tuple[float, dict[str, float]]:
+    """⟨W_stored − W0, ΔW⟩ / ‖ΔW‖² over the layers and per layer, from the files of the store and the base alone."""
+    tasks = [
+        parse(*controller.track.committed(commit, "adapter.safetensors", "bases.safetensors")) for commit in commits
+    ]
+    model, found = load_backbone(controller.config.model).model, {}
+    for name in controller.config.adapter.target_modules:
+        w0, _ = dense(model.get_submodule(name))
+        exact, _ = fold(w0, None, [task.modules[name] for task in tasks])
+        asked, held = exact.double() - w0.double(), exact.bfloat16().double() - w0.double()
+        found[name] = Change(float((held * asked).sum()), float(asked.square().sum()))
+    return sum(found.values(), Change()).share, {name: change.share for name, change in found.items()}
+
+
+def test_what_a_bfloat16_base_keeps_reaches_log_manifest_status_and_warning(
+    one_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the weights that a real worker wrote to all that people and programs read, per commit and cumulated."""
+    without_ray(monkeypatch)
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}.items():
+        monkeypatch.setenv(key, value)  # which DeepSpeed reads
+    controller, warned = run_alone(tmp_path / "nearest", "nearest")
+    commits = [*controller.state.commits]
+    for number, commit in enumerate(commits, start=1):
+        overall, modules = share_in_float64(controller, commits[:number])
+        assert commit.kept is not None and commit.kept.overall == pytest.approx(overall, rel=1e-3)
+        assert commit.kept.modules == pytest.approx(modules, rel=1e-3)
+        manifest = controller.track.manifest_of(commit)
+        assert manifest["kept"] == commit.kept.body()
+    assert commits[-1].kept.overall < 0.9 and len(warned) == 2  # type: ignore[union-attr]
+    assert f"hold {commits[-1].kept.overall:.0%} of the change" in warned[-1]  # type: ignore[union-attr]
+    view = status_view(controller.state)
+    assert [task["kept"] for task in view["tasks"]] == [commit.kept.body() for commit in commits]  # type: ignore
+    decisions = [each for each in view["decisions"] if each["rule"] == "adapter.rounding"]  # type: ignore
+    assert [each["verdict"] for each in decisions] == ["warn"] * 2
+
+    controller, warned = run_alone(tmp_path / "none", "none")
+    assert [commit.kept for commit in controller.state.commits] == [None, None] and warned == []
+    assert all("kept" not in controller.track.manifest_of(commit) for commit in controller.state.commits)

@@ -238,6 +238,17 @@ def test_merged_in_bfloat16(cases: dict[str, Case], tmp_path: Path) -> None:
     assert error(logits(loaded, case.inputs), logits(exact, case.inputs)) < BF16_ROUNDING
 
 
+@pytest.mark.parametrize("family", ["Bert", "GPT2"])
+def test_merged_without_rounding(cases: dict[str, Case], tmp_path: Path, family: str) -> None:
+    """Of a bfloat16 base: a float32 model, also for a loader that goes by config.json, with F_t W0 to the bit."""
+    case = cases[family]
+    exact = folded(case.load(torch.bfloat16).float(), case.tasks)
+    export_merged(case.load(torch.bfloat16), case.tasks, tmp_path / "made", case.origin, "none")
+    loaded = case.auto.from_pretrained(tmp_path / "made", dtype="auto")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(value, exact.get_parameter(name)) for name, value in loaded.named_parameters())
+
+
 def test_a_stored_stream_gives_the_same_files(cases: dict[str, Case], tmp_path: Path) -> None:
     case, stored = cases["GPT2"], []
     for number, task in enumerate(case.tasks):
