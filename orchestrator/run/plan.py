@@ -150,8 +150,8 @@ def worker_memory(config: RunConfig, shape: Shape, base: int, cost: Footprint) -
     originals: at most base · bytes(dtype) again, in host memory, if the method copies them; adapter: 16 bytes per
     parameter (value, gradient, two Adam moments), moments shared by all workers from ZeRO 1 on, gradients from ZeRO 2,
     values in ZeRO 3; activations: B·S·D·L·(34 + 5·H·S/D) bytes at two bytes per value (Korthikanti et al.,
-    arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with gradient_checkpointing, for the task that needs most;
-    bases: the method's arrays of earlier tasks.
+    arXiv:2205.05198, eq. 1), or B·S·D·L·2 and one layer whole with gradient_checkpointing, for the task that needs
+    most; bases: the method's arrays of earlier tasks.
     """
     size, workers, stage = BYTES[config.model.dtype], config.cluster.num_workers.min, config.deepspeed.zero_stage
     moments, gradients, parameters = (workers if stage >= least else 1 for least in (1, 2, 3))
