@@ -1,20 +1,25 @@
 """Which splits an order has scored, on which rows, and which answers are kept."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from trainers.config import TrainConfig
-from trainers.data.answers import Asked, KeptAnswer
+from cluster.storage import open_store
+from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.data.answers import ANSWERS, Asked, KeptAnswer, read_answers
 from trainers.data.collate import Batch
-from trainers.messages import NOT_SCORED, Order, Progress, Score
+from trainers.messages import NOT_SCORED, Job, Order, Progress, Score
 from trainers.objectives.base import Judged
 from trainers.training.evaluate import drawn
 from trainers.workers.scoring import Scoring
+from trainers.workers.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -114,3 +119,70 @@ def test_answers_to_the_same_rows_are_kept(rows: int | None, keep: int, kept: in
 def test_an_objective_without_texts_keeps_none() -> None:
     made = scoring({"test": Counted(6, generates=False)}, keep_answers=3)
     assert made.scores("test", [0], 1)[0].rows == 6 and made.kept == []
+
+
+# --- what a worker makes of it
+
+
+def worker(store: Path, *, generates: bool = True) -> Worker:
+    """One that learns nothing, over two tasks: its artifacts are two files of a byte each."""
+
+    def write(folder: Path) -> None:
+        for name in ("adapter.safetensors", "bases.safetensors"):
+            (folder / name).write_bytes(b"a")
+
+    summary = SimpleNamespace(budget={}, overlap=None, angles=[], active_parameters=1)
+    trained = SimpleNamespace(
+        artifact=SimpleNamespace(write=write, summary=summary),
+        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l")),
+    )
+    made: Any = object.__new__(Worker)
+    made.job = Job(
+        "t/x", ModelConfig(), AdapterConfig(target_modules=["a"]), TrainConfig(eval_batch_size=4), DeepSpeedConfig(),
+        str(store), (),
+    )  # fmt: skip
+    made.rank, made.world_size, made.held, made.report = 0, 1, [], lambda _: None
+    made.names = ["a", "b"]
+    made.splits = [{key: Counted(9, generates=generates) for key in ("validation", "test")} for _ in made.names]
+    made.backbone = SimpleNamespace(digest="d", tokenizer_digests={})
+    made.method = SimpleNamespace(
+        extend=lambda _: None, kept=lambda: None, capacity=dict, answering=lambda _: nullcontext()
+    )
+    made.training = lambda _: SimpleNamespace(run=lambda: trained)
+    found: Worker = made
+    return found
+
+
+ASKED = Order(
+    0, 1, "v", (), (), "c", {}, zero_shot=True, validation=range(2), test=range(2), rows=6, keep_answers=2
+)  # fmt: skip
+
+
+def test_answers_lie_beside_the_files_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the untrained model and of the one that has learned the task; what the history is known by is as without."""
+    monkeypatch.chdir(tmp_path)
+    made = worker(tmp_path / "store")
+    done = made.run(ASKED)
+    assert [record.path for record in done.files] == [
+        "adapter.safetensors", "bases.safetensors", "training.parquet", ANSWERS,
+    ]  # fmt: skip
+    data = open_store(str(tmp_path / "store")).get(f"{done.prefix}/{ANSWERS}")
+    done.files[-1].check(ANSWERS, len(data), done.files[-1].sha256)
+    kept = drawn(9, 6, 0)[:2].tolist()
+    assert [(each.task, each.learned, each.row) for each in read_answers(data)] == [
+        (task, learned, row) for learned in (0, 1) for task in ("a", "b") for row in kept
+    ]
+    assert [score.rows for score in (*done.test, *done.validation, *(done.zero_shot or ()))] == [6] * 6
+    plain = worker(tmp_path / "plain")
+    plain.run(replace(ASKED, keep_answers=0))
+    assert made.held == plain.held
+
+
+@pytest.mark.parametrize("case", ["asked for none", "no texts", "another rank"])
+def test_no_file_without_answers(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = worker(tmp_path / "store", generates=case != "no texts")
+    made.rank = int(case == "another rank")
+    done = made.run(replace(ASKED, keep_answers=0) if case == "asked for none" else ASKED)
+    assert ANSWERS not in [record.path for record in done.files]
+    assert not [*tmp_path.rglob(ANSWERS)] and [path.name for path in tmp_path.iterdir()] in ([], ["store"])
