@@ -47,6 +47,7 @@ VERBS = {
     "run": ["config", "--set", "--fork", "--from-task"],
     "status": ["name", "--store", "--json", "--watch"],
     "explain": ["name", "--store", "--json"],
+    "samples": ["name", "--task", "--store", "--rows", "--json"],
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task"],
     "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
@@ -84,7 +85,7 @@ def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "sweep", "doctor", "jobs list", "jobs status", "adapters list",
+LISTS = {"plan", "data", "status", "explain", "samples", "sweep", "doctor", "jobs list", "jobs status", "adapters list",
          "adapters show", "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
 
 

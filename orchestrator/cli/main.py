@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
-from cluster.errors import ConfigError, Interrupted, OrthoplexError
+from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
 from cluster.words import as_options
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import sweep as cli_sweep
@@ -34,7 +34,9 @@ from orchestrator.cli.common import (
 
 if TYPE_CHECKING:
     from orchestrator.config.run import RunConfig
+    from orchestrator.registry.samples import Sample
     from orchestrator.run.fork import Fork
+    from orchestrator.track.state import RunState
 
 app = typer.Typer(
     name="orthoplex",
@@ -168,7 +170,18 @@ def run(
             ) from None
         took = f"finished in {time.monotonic() - started:.0f} s"
         reporter.say("finished before; nothing is left to do" if state is begun else took)
-    print_outcome(state, loaded.store)
+    print_outcome(state, loaded.store, striking_answers(state, loaded.store))
+
+
+def striking_answers(state: "RunState", store: str) -> "list[Sample]":
+    """Two rows with answers before and after; none if the run keeps none, or if the store fails: the run is done."""
+    from cluster.storage import open_store
+    from orchestrator.registry.samples import striking
+    from orchestrator.track.track import Track
+
+    with suppress(StoreError):
+        return list(striking(Track(open_store(store), state.team, state.name), state, 2))
+    return []
 
 
 def forked(source: "RunConfig", from_task: int | None) -> "Fork":
@@ -224,6 +237,29 @@ def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = Fa
         )
     else:
         print_explanation(state, logs)
+
+
+@app.command()
+def samples(
+    name: RunName,
+    task: Annotated[str, typer.Option("--task", metavar="NAME", help="a generative task of the run")],
+    store: StoreUri = DEFAULT_STORE,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="test rows to show")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show answers before and after each later task. What forgetting looks like."""
+    from cluster.storage import open_store
+    from orchestrator.registry.samples import samples as read_samples
+    from orchestrator.track.track import Track
+
+    state = read_run(name, store)
+    found = read_samples(Track(open_store(store), state.team, state.name), state, task)
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in found[:rows]])
+    else:
+        from orchestrator.console.samples import print_samples
+
+        print_samples(state.label, found, rows)
 
 
 app.command("sweep")(cli_sweep.sweep)

@@ -19,6 +19,7 @@ from trainers.config import AdapterConfig
 from trainers.messages import Progress
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
+    from orchestrator.registry.samples import Sample
     from orchestrator.run.plan import Plan, PlannedTask
 
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
@@ -204,21 +205,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def print_outcome(state: RunState, store: str) -> None:
-    """Prints the end of `run`: status, the places of the adapters, commands to try next."""
+def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ()) -> None:
+    """Prints the end of `run`: status, answers before and after, places of the adapters, commands to try next."""
+    from orchestrator.console.samples import print_striking
+
     print_status(state)
+    print_striking(answers)
     out.print(f"\nAdapters, in {store}:", markup=False)
     for commit in state.commits:
         out.print(f"  {state.reference(commit)}  {commit.task}  {store}/{commit.prefix}", markup=False)
     flag = f" --store {shlex.quote(store)}"
-    out.print(
-        "\nNext:\n"
-        f"  orthoplex status {state.label}{flag} --json\n"
-        f"  orthoplex explain {state.label}{flag}        why each layer got its budget\n"
-        f"  orthoplex adapters list{flag}\n"
-        f"  orthoplex run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
-        markup=False,
-    )
+    commands = [
+        f"status {state.label}{flag} --json",
+        f"explain {state.label}{flag}        why each layer got its budget",
+        *(f"samples {state.label} --task {each.task}{flag}        all answers to it so far" for each in answers[:1]),
+        f"adapters list{flag}",
+        "run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
+    ]
+    out.print("\n".join(["\nNext:", *(f"  orthoplex {command}" for command in commands)]), markup=False)
 
 
 def print_plan(plan: "Plan") -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from orchestrator.config.run import GuardConfig, RunConfig
+from trainers.config import TrainConfig
 
 
 class Size(NamedTuple):
@@ -17,7 +18,7 @@ class Size(NamedTuple):
 
 class Cost(TypedDict):
     """What the evaluation of a whole run takes. `passes` counts splits that are scored, `rows` those of all passes,
-    beside `trained_rows` in all epochs; `generated_tokens` is an upper bound. `kept_answers` are per generative
+    beside all `trained_rows`; `generated_tokens` is an upper bound. `kept_answers` are per generative
     task."""
 
     passes: int
@@ -60,10 +61,16 @@ def cost(config: RunConfig, sizes: Sequence[Size]) -> Cost:
     return {
         "passes": len(passes),
         "rows": sum(rows),
-        "trained_rows": config.train.epochs * sum(size.train for size in sizes),
+        "trained_rows": sum(trained_rows(config.training_of(i), size.train) for i, size in enumerate(sizes)),
         "generated_tokens": sum(count * tokens for count, (_, tokens) in zip(rows, passes, strict=True)),
         "kept_answers": config.evaluate.keep_answers if any(size.generated for size in sizes) else 0,
     }
+
+
+def trained_rows(train: TrainConfig, rows: int) -> int:
+    """The rows that a task of so many is trained on, each as often as it is read."""
+    epochs, steps = divmod(train.steps(rows), -(-rows // train.batch_size))
+    return epochs * rows + min(steps * train.batch_size, rows)
 
 
 def guarded(guards: GuardConfig) -> bool:

@@ -18,6 +18,7 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.evaluation import Scored, scored
 from orchestrator.track.events import RowCounts, TaskDescription
 from orchestrator.track.state import RunState
+from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -44,8 +45,9 @@ class FakeWorkers:
     `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
     `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the
     fingerprints of tasks that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
-    called in the middle of each task, with its order. `calls` names every call in order, `orders` and `jobs` what was
-    asked for, and `prefixes` where files were put.
+    called in the middle of each task, with its order. `says` gives the answer to a row of a task and its metrics, by
+    the task's name, the row, and how many tasks were learned. `calls` names every call in order, `orders` and `jobs`
+    what was asked for, and `prefixes` where files were put.
     """
 
     config: RunConfig
@@ -56,6 +58,7 @@ class FakeWorkers:
     tokenizer: Mapping[str, str] = field(default_factory=dict)
     base_config: Mapping[str, Any] = field(default_factory=dict)
     during: Callable[[Order], None] | None = None
+    says: Callable[[str, int, int], tuple[str, dict[str, float]]] | None = None
     calls: list[str] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
@@ -120,6 +123,8 @@ class FakeWorkers:
         self.prefixes.append(prefix)
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), order.index)
+            if kept := list(self._kept(order)):
+                write_answers(Path(folder) / ANSWERS, kept)
             files = upload_files(open_store(self.config.store), prefix, Path(folder))
         row = {split: self._scores(getattr(order, split), split) for split in ("validation", "test")}
         return TaskDone(
@@ -133,6 +138,17 @@ class FakeWorkers:
             zero_shot=self._scores(range(len(self.config.tasks)), "test") if order.zero_shot else None,
             cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max}, **row,
         )  # fmt: skip
+
+    def _kept(self, order: Order) -> Iterator[KeptAnswer]:
+        asked = [(task, 0) for task in range(len(self.config.tasks)) if order.zero_shot]
+        for task, learned in [*asked, *((task, order.index + 1) for task in order.test)] if self.says else ():
+            name = self.config.tasks[task].name
+            for row in range(order.keep_answers):
+                answer, metrics = self.says(name, row, learned)
+                yield KeptAnswer(
+                    task=name, row=row, learned=learned, prompt=f"{name}, row {row}?", references=("yes", "no"),
+                    answer=answer, metrics=metrics,
+                )  # fmt: skip
 
     def _scores(self, tasks: Sequence[int], split: str) -> list[Score]:
         found = [NOT_SCORED] * (max(tasks, default=-1) + 1)

@@ -10,12 +10,13 @@ from orchestrator.config.run import RunConfig
 from orchestrator.console.run import out, print_status
 from orchestrator.registry.catalog import rows_of
 from orchestrator.run.controller import Controller
-from orchestrator.run.evaluation import Size, cost, scored
+from orchestrator.run.evaluation import Size, cost, scored, trained_rows
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.tracking import accuracies, summary
 from orchestrator.track.bounds import breaches
 from orchestrator.track.state import RunState, status_view
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
+from trainers.config import TrainConfig
 
 NAMES = ("a", "b", "c", "d", "e")
 EVERY = {"tasks": "seen", "every": 2}
@@ -208,6 +209,14 @@ def test_the_cost_of_scoring_less() -> None:
         "generated_tokens": 8 * 15, "kept_answers": 3,
     }  # fmt: skip
     assert cost(run_config(Path("store"), NAMES[:3]), SIZES[:3])["kept_answers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [({}, 3 * 70), ({"min_steps": 11}, 3 * 70 + 2 * 32), ({"max_steps": 5}, 70 + 2 * 32)]
+)
+def test_rows_that_are_trained(keys: dict[str, int], expected: int) -> None:
+    """Three batches of 32 rows at most are an epoch of 70."""
+    assert trained_rows(TrainConfig.model_validate(keys), 70) == expected
 
 
 def test_a_hundred_tasks_are_affordable() -> None:

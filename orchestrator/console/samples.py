@@ -1,0 +1,65 @@
+"""Kept answers on a screen: a row, and what was answered to it before and after each later task."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from orchestrator.console.run import middle_cut, number, out, percent
+from orchestrator.registry.samples import Given, Sample
+
+MOST, LESS = 400, 120  # characters of a text that are shown of a row, and of one among the last words of a run
+OF_LOSS = ("nll", "perplexity")
+
+
+def print_samples(label: str, found: Sequence[Sample], rows: int) -> None:
+    """The first rows of a task, each with all answers to it."""
+    shown = found[:rows]
+    out.print(
+        f"{label}: {found[0].task}, {len(shown)} of {len(found)} test rows whose answers are kept; metrics of one row",
+        markup=False,
+    )
+    for sample in shown:
+        print_sample(sample, MOST)
+
+
+def print_striking(found: Sequence[Sample]) -> None:
+    """The first and the last answer to each row: what later tasks made of it."""
+    if not found:
+        return
+    out.print("\nAnswers before and after, of rows whose metric changed most:")
+    for each in found:
+        first, last = each.answers[0], each.answers[-1]
+        print_sample(Sample(**{**vars(each), "answers": (first, last)}), LESS, each.task)
+
+
+def print_sample(sample: Sample, most: int, task: str = "") -> None:
+    """One row. Lines of a text are put below each other."""
+    texts = [("prompt", sample.prompt), *(("reference", text) for text in sample.references)]
+    texts += [(title(each), each.answer) for each in sample.answers]
+    width = max(len(name) for name, _ in texts)
+    out.print(f"[bold]{escape(task)}{' ' * bool(task)}row {sample.row}[/bold]")
+    figures = ["", *("" for _ in sample.references), *map(metrics, sample.answers)]
+    for (name, text), figure in zip(texts, figures, strict=True):
+        lines = middle_cut(visible(text.strip("\n")), most * 2 // 3, most // 3).splitlines() or ["(nothing)"]
+        out.print(f"  {name:<{width}}  {lines[0]}{'   ' * bool(figure)}{figure}", markup=False)
+        for line in lines[1:]:
+            out.print(f"  {'':<{width}}  {line}", markup=False)
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which a terminal would obey, as escapes."""
+    whole = text.expandtabs(4)
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in whole)
+
+
+def title(given: Given) -> str:
+    """When an answer was given."""
+    return "(untrained)" if given.after is None else f"after {given.after}"
+
+
+def metrics(given: Given) -> str:
+    """The metrics of an answer: points, and losses as they are."""
+    shown = (
+        f"{name} {number(value, '.2f') if name in OF_LOSS else percent(value)}" for name, value in given.metrics.items()
+    )
+    return f"[{', '.join(shown)}]" if given.metrics else ""
