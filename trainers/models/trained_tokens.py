@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from trainers.data.lines import Lines, in_lines
 from trainers.models.capabilities import evaluating, takes
@@ -38,8 +37,8 @@ def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
     """(N,) float32 −log p of each trained token.
 
     The model's head gets the hidden states of the trained tokens alone: a hook on it takes them out of those of all. If
-    the model's logits are the head's (`plain`), they are computed for CHUNK tokens at a time, and again in the backward
-    pass.
+    the model's logits are the head's (`plain`), they are computed for CHUNK tokens at a time, and gone before the next
+    ones are there, unless the head itself is trained.
     """
     assert batch.answers is not None
     if plain:
@@ -47,11 +46,46 @@ def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
             run(model, batch)
         hidden_ND = seen[0].flatten(0, 1)[batch.places]
         head = model.get_output_embeddings()
-        pairs = zip(hidden_ND.split(CHUNK), batch.answers.split(CHUNK), strict=True)
-        return torch.cat([checkpoint(nll, head, hidden, tokens, use_reentrant=False) for hidden, tokens in pairs])
+        trained = head(hidden_ND[:0].detach()).requires_grad
+        if torch.is_grad_enabled() and hidden_ND.requires_grad and not trained:
+            losses_N: Tensor = FrozenHead.apply(hidden_ND, head, batch.answers)
+            return losses_N
+        return torch.cat([nll(head, *chunk) for chunk in chunks(hidden_ND, batch.answers)])
     with head_input(model, lambda hidden_LSD: hidden_LSD.flatten(0, 1)[batch.places].unsqueeze(0)):
         logits_NV = run(model, batch)[0]
     return cross_entropy(logits_NV.float(), batch.answers, reduction="none")
+
+
+class FrozenHead(torch.autograd.Function):
+    """−log p of tokens under a head that is not trained: (N, D), head, (N,) → (N,).
+
+    The gradient is computed with the losses. A head that ZeRO 3 partitions is not whole when `torch.utils.checkpoint`
+    computes its saved tensors again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head: nn.Module, tokens_N: Tensor) -> Tensor:
+        """Keeps ∂(−log p)/∂hidden, (N, D): each loss is that of its own row alone."""
+        losses, gradients = list[Tensor](), list[Tensor]()
+        for hidden, tokens in chunks(hidden_ND, tokens_N):
+            with torch.enable_grad():
+                leaf = hidden.detach().requires_grad_()
+                found = nll(head, leaf, tokens)
+                gradients += torch.autograd.grad(found.sum(), leaf)
+            losses.append(found.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, None, None]:
+        """The kept gradient times that of each loss."""
+        (gradient_ND,) = ctx.saved_tensors
+        return gradient_ND * upstream_N.unsqueeze(1).to(gradient_ND.dtype), None, None
+
+
+def chunks(hidden_ND: Tensor, tokens_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """CHUNK rows of both at a time."""
+    return zip(hidden_ND.split(CHUNK), tokens_N.split(CHUNK), strict=True)
 
 
 def nll(head: nn.Module, hidden_ND: Tensor, tokens_N: Tensor) -> Tensor:

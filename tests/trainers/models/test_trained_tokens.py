@@ -84,10 +84,26 @@ def test_losses_and_gradients_are_those_of_rows_alone(
             torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_rest_of_a_model_with_a_frozen_head_has_the_same_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained_tokens, "CHUNK", 7)
+    model = made(name)
+    model.get_output_embeddings().requires_grad_(False)
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    weights = torch.linspace(0.5, 1.5, int(sum(flags[1:].sum() for flags in TRAINED)))  # each loss its own upstream
+    reference = torch.autograd.grad((alone(model) * weights).sum(), parameters)
+    losses = token_losses(model, in_lines(IDS, TRAINED, 0, 40), plain=True)
+    for found, right in zip(torch.autograd.grad((losses * weights).sum(), parameters), reference, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_no_logits_of_other_tokens_are_made(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_tokens, "CHUNK", 10)
     model, made_for = made("llama"), list[int]()
+    model.lm_head.requires_grad_(False)
     model.lm_head.register_forward_hook(lambda _head, _inputs, output: made_for.append(output.shape[:-1].numel()))
     batch = in_lines(IDS, TRAINED, 0, 40)
     token_losses(model, batch, plain=plain)
