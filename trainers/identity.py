@@ -50,7 +50,7 @@ def other_base(name: str, faults: Iterable[str]) -> str:
     """What a run says whose base `name` differs from the one that it was begun on by these `faults`."""
     return (
         f"model.name: {name!r} is not the base that the stream was begun on ({'; '.join(faults)}); put that one back, "
-        "or give the run another `name`"
+        "or begin anew under another `name`, without --fork"
     )
 
 

@@ -104,7 +104,7 @@ def plan(config: ConfigPath, overrides: Overrides = [], as_json: AsJson = False)
         print_json(dataclasses.asdict(made))
     else:
         print_plan(made)
-    refuse(made.name, made.objections)
+    refuse(made.name, made.objections, made.way_on)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
-from orchestrator.run.changes import HARMLESS, learned_as, objections, refuse, without
+from orchestrator.run.changes import HARMLESS, learned_as, objections, refuse, way_on, without
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
@@ -99,7 +99,8 @@ class Controller:
                 f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
                 f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
             )
-        refuse(self.config.name, objections(self.state, self.config.model_dump(mode="json"), tasks, base))
+        found = objections(self.state, self.config.model_dump(mode="json"), tasks, base)
+        refuse(self.config.name, [each.line for each in found], way_on(self.state, found))
 
     def _open(self, tasks: Sequence[TaskDescription]) -> None:
         """Logs what is about to run, if that is new."""

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
-from orchestrator.run.changes import objections
+from orchestrator.run.changes import objections, way_on
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
 from orchestrator.run.guards import LEAST_KEPT, ROUNDING
@@ -63,13 +63,15 @@ class Plan:
     rounding: str | None
     writes: list[str]
     objections: list[str]
+    way_on: str
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Reads data, model shape and the run's log.
 
     Raises:
-        ConfigError: as `run` would. Objections of a run that was begun with another configuration are in `objections`.
+        ConfigError: as `run` would. Objections of a run that was begun otherwise are in `objections`, what helps in
+            `way_on`.
     """
     check_tracking(config.tracking)
     entries = Track(open_store(config.store), config.team, config.name).entries()
@@ -82,6 +84,7 @@ def make_plan(config: RunConfig) -> Plan:
     cost = method.footprint(len(config.tasks))
     descriptions = [describe_data(task) for task in data]
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
+    found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
     return Plan(
         name=config.name,
         state=state.status,
@@ -101,7 +104,8 @@ def make_plan(config: RunConfig) -> Plan:
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
             f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
         ],
-        objections=objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model)),
+        objections=[each.line for each in found],
+        way_on=way_on(state, found),
     )
 
 

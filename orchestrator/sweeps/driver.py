@@ -8,7 +8,7 @@ from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.log.event import events
 from orchestrator.run.driver_log import DriverLog
-from orchestrator.run.workers import check_tasks, describe_data, load_tasks
+from orchestrator.run.workers import base_now, check_tasks, describe_data, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
 from orchestrator.sweeps.capacity import spent
@@ -18,6 +18,8 @@ from orchestrator.sweeps.pool_session import session
 from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import Finish, Open, TaskDescription
 from orchestrator.track.provenance import code_version
+from orchestrator.track.state import replay
+from orchestrator.track.track import Track
 
 if TYPE_CHECKING:
     from trainers.models.base import Backbone
@@ -45,7 +47,7 @@ class Sweep:
         """Goes on with the trials that did not end, then with new ones; returns at once if there is nothing to do.
 
         Raises:
-            ConfigError: configuration or data differ from what the sweep was begun with, or do not go together.
+            ConfigError: configuration, data or base differ from what the sweep was begun with, or do not go together.
             ConflictError: another driver is at work on it. Interrupted: Ctrl-C or SIGTERM; the result as it stands is
             written. TrainingError, StoreError: as named.
         """
@@ -92,7 +94,7 @@ class Sweep:
         data = load_tasks(first, self.say)
         checked = check_tasks(first, data, model)
         described = tuple(describe_data(task) for task in data)
-        self._check(described)
+        self._check(described, self._base_faults())
         self._open(described)
         return checked
 
@@ -115,8 +117,18 @@ class Sweep:
         if not chosen.same(self.state.choice):
             self.log.append(results.publish(self.store, self.log.log, chosen, files))
 
-    def _check(self, tasks: Sequence[TaskDescription] = ()) -> None:
-        if faults := sweep_objections(self.state, self.content, tasks):
+    def _base_faults(self) -> list[str]:
+        """What is not as it was of the base on which the first trial that tells it was begun, one line each."""
+        run = self.config.run
+        for trial in self.state.trials:
+            track = Track(self.store, run.team, self.config.trial_name(trial.number))
+            begun = replay(run.team, track.name, track.entries())
+            if begun.base.tokenizer or begun.base.config:
+                return [f"model.name: {line}" for line in begun.base.differences(base_now(begun, run.model))]
+        return []
+
+    def _check(self, tasks: Sequence[TaskDescription] = (), more: Sequence[str] = ()) -> None:
+        if faults := [*sweep_objections(self.state, self.content, tasks), *more]:
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(
                 f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "

@@ -189,8 +189,7 @@ def test_plan_says_what_run_would_refuse(orthoplex: Orthoplex, config: Path, res
     assert err == (
         "orthoplex: the run 'stream' was begun otherwise:\n"
         + "".join(f"  {line}\n" for line in changed)
-        + "Put these back, give the configuration another `name`, or go on from its tasks in a new run, with "
-        "--fork NAME\n"
+        + "Put the configuration and the data back, or begin anew under another `name`, without --fork\n"
     )
 
 

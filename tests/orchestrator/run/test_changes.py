@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import EvaluateConfig, RunConfig
-from orchestrator.run.changes import differences, forbidden_changes, learned_as, objections
+from orchestrator.run.changes import Objection, differences, forbidden_changes, learned_as, objections
 from trainers.data.generative.config import SuperniTask
 
 Begin = Callable[..., Any]
@@ -99,11 +99,10 @@ def test_until_a_task_is_committed_everything_may_change(fake_run: Callable[...,
     tasks = run.state.tasks
     assert objections(run.state, other, tasks) == []
     run.commit([0.5, 0.5], zero_shot=[0.5, 0.5])
-    assert objections(run.state, other, tasks)[0].startswith("model")
+    assert objections(run.state, other, tasks)[0].line.startswith("model")
     changed = [tasks[0].model_copy(update={"fingerprint": "0" * 64}), tasks[1]]
-    assert objections(run.state, run.config.model_dump(mode="json"), changed) == [
-        "task 'a': its rows differ from those the run was begun with"
-    ]
+    (found,) = objections(run.state, run.config.model_dump(mode="json"), changed)
+    assert found == Objection("task 'a': its rows differ from those the run was begun with", 0, "the data")
 
 
 def test_what_tells_checkpoints_of_a_task_apart_beside_its_rows() -> None:

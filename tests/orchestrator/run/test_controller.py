@@ -17,6 +17,7 @@ from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError
 from cluster.processes import start_time
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
+from orchestrator.registry.gc import Collector
 from orchestrator.registry.verify import verify
 from orchestrator.run import driver_log as run_log
 from orchestrator.run.controller import Controller
@@ -488,6 +489,69 @@ def test_another_configuration_is_refused(store: Path) -> None:
         "  train.learning_rate: was 0.001, is now 0.5", "  tasks.1.name: was 'b', is now 'c'",
     ]  # fmt: skip
     assert fake.calls == [] and ops(controller) == before
+
+
+BACK, ANEW = "Put the {} back, or begin anew under another `name`", "Begin anew under another `name`"
+NO_FORK, ON = f"{BACK}, without --fork", f"{BACK}, or go on from {{}} in a new run, with --fork NAME"
+ALL, FIRST = ON.format("{}", "tasks 1 to 2"), ON.format("{}", "task 1") + " --from-task 2"
+LORA, B, C = {"method": "lora", "target_modules": ["dense"]}, {"data": {"b": "b" * 64}}, {"data": {"c": "c" * 64}}
+ADVICE: dict[str, tuple[str, dict[str, Any], dict[str, Any], int, str]] = {
+    # tasks, sections, what workers read; tasks that a fork keeps; what is advised
+    "key": ("ab", {"train": {"epochs": 9}}, {}, 2, ALL.format("configuration")),
+    "order": ("ba", {}, B, 0, NO_FORK.format("configuration")),
+    "second task": ("ac", {}, C, 1, FIRST.format("configuration")),
+    "fewer": ("a", {}, {}, 1, FIRST.format("configuration")),
+    "rows": ("abc", {}, B, 1, FIRST.format("data")),
+    "first rows": ("abc", {}, {"data": {"a": "b" * 64}}, 0, NO_FORK.format("data")),
+    "method": ("ab", {"adapter": LORA}, {}, 0, NO_FORK.format("configuration")),
+    "place": ("ab", {"model": {"revision": "v2"}}, {}, 2, ALL.format("configuration") + ", if this is the same base"),
+}
+
+
+@pytest.mark.parametrize("kind", ADVICE)
+def test_what_a_refusal_advises(kind: str, store: Path) -> None:
+    """Each way that it names leads on; a fork that it does not name is refused."""
+    tasks, sections, read, kept, advice = ADVICE[kind]
+    source, _ = asked(run_config(store))
+    source.run()
+    with pytest.raises(ConfigError) as caught:
+        asked(run_config(store, tasks, **sections), **read)[0].run()
+    assert str(caught.value).splitlines()[-1] == advice
+    assert asked(run_config(store, tasks, name="anew", **sections), **read)[0].run().status == "finished"
+    config = run_config(store, tasks, name="fork", **sections)
+    fork = plan_fork(source.track, kept + 1 if kept == 1 else None)
+    controller = Controller(config, Told(), fork, FakeWorkers(config, **read))
+    if not kept:
+        with pytest.raises(ConfigError):
+            controller.run()
+    else:
+        assert controller.run().status == "finished" and controller.state.commits[kept - 1].forked_from
+
+
+def test_what_a_refusal_of_another_base_advises(store: Path) -> None:
+    then = {**settings_of(resolve_name("minilm"), None), "hidden_act": "relu"}
+    source, _ = asked(run_config(store), base_config=then)
+    source.run()
+    with pytest.raises(ConfigError) as caught:
+        asked(run_config(store, "abc"), base_config=then)[0].run()
+    assert str(caught.value).splitlines()[-1] == NO_FORK.format("files of the base")
+    assert make_plan(run_config(store, "abc")).way_on.startswith("Put the files of the base and ")
+    config = run_config(store, "abc", name="fork")
+    with pytest.raises(ConfigError, match="the files of the base"):
+        Controller(config, Told(), plan_fork(source.track, None), FakeWorkers(config)).run()
+    assert asked(run_config(store, "abc", name="anew"))[0].run().status == "finished"
+
+
+def test_what_is_advised_if_a_version_was_deleted(store: Path) -> None:
+    source, _ = asked(run_config(store))
+    source.run()
+    Collector(source.track, 0).delete(2, "")
+    with pytest.raises(ConfigError) as caught:
+        asked(run_config(store, "abc"))[0].run()
+    on = f"{ANEW}, or go on from task 1 in a new run, with --fork NAME --from-task 2"
+    assert str(caught.value).splitlines()[1:] == ["  v2: was deleted by `adapters gc`, and nothing can stand on it", on]
+    config = run_config(store, "abc", name="fork")
+    assert Controller(config, Told(), plan_fork(source.track, 2), FakeWorkers(config)).run().status == "finished"
 
 
 def test_other_data_are_refused(store: Path) -> None:

@@ -12,6 +12,7 @@ from cluster.errors import ConfigError, ConflictError, Interrupted, StoreError, 
 from cluster.processes import start_time
 from cluster.storage import LocalStore
 from orchestrator.console.sweep import print_sweep
+from orchestrator.run.controller import Controller
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.driver_process import this_process
 from orchestrator.sweeps import driver
@@ -24,8 +25,11 @@ from orchestrator.track.events import Start, TaskDescription
 from tests.orchestrator.conftest import FakeRun
 from tests.support.begun_sweeps import DATA, TRIALS_DONE, begun, ops, silent
 from tests.support.entries import Raw
+from tests.support.fake_workers import FakeWorkers, Told, without_ray
 from tests.support.sweeps import row, sweep_of, trial
 from tests.support.token_cases import CASES, TokenCase, made
+from trainers.identity import settings_of
+from trainers.models.loading import resolve_name
 
 Begin = Callable[..., FakeRun]
 
@@ -141,6 +145,21 @@ def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list
     with pytest.raises(ConfigError, match="task 'library': its rows differ"):
         Sweep(config, silent).run()
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1
+
+
+def test_another_base_than_that_of_its_trials_is_refused(
+    store: str, untrained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials on two bases could not be compared."""
+    config = in_store(store)
+    begun(config, TRIALS_DONE, "interrupt")
+    without_ray(monkeypatch)
+    run = config.trial(2, {})
+    then = {**settings_of(resolve_name(run.model.name), None), "layer_norm_eps": 0.5}
+    Controller(run, Told(), workers=FakeWorkers(run, base_config=then)).run()
+    with pytest.raises(ConfigError, match=r"model\.name: in its config\.json layer_norm_eps is 1e-12, not 0\.5"):
+        Sweep(config, silent).run()
+    assert ops(config)[-1] == "fail" and len(untrained) == 1
 
 
 def test_another_driver_at_work_is_left_alone(store: str, untrained: list[Any]) -> None:
