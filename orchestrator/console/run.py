@@ -82,7 +82,8 @@ class RunReporter:
         """A line about the task that was just committed."""
         commit = state.commits[-1]
         row = state.matrix("test")[len(state.commits) - 1]
-        seen = "  ".join(percent(value) for value in row[: len(state.commits)])
+        whole = state.whole("test") == len(state.commits)
+        seen = "  ".join(percent(value) for value in row[0 if whole else len(state.commits) - 1 : len(state.commits)])
         ranks = [module.rank for module in commit.budget.values()]
         mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "trained elsewhere"
@@ -91,7 +92,7 @@ class RunReporter:
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         out.print(
             f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; accuracy "
-            f"on tasks so far {seen} points; mean r_eff {mean}; {took}{left}",
+            f"on {'tasks so far' if whole else 'it alone'} {seen} points; mean r_eff {mean}; {took}{left}",
             markup=False,
         )
 

@@ -1,6 +1,6 @@
 """The score of the model as it stands on one split, over all ranks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def evaluate(
-    split: EncodedSplit, batch_size: int, rows: np.ndarray | None = None, keep: Collection[int] = ()
-) -> Scored:
+def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = None, keep: Sequence[int] = ()) -> Scored:
     """The split's score, and each row's own value, the same on all ranks. With n ranks, each takes every n-th row.
 
     All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call. A rank that has no
@@ -46,13 +44,22 @@ def evaluate(
     all_NK[torch.from_numpy(np.concatenate(places)).to(all_NK.device)] = mine_MK
     dist.all_reduce(all_NK)
     statistics = all_NK.cpu().numpy()
-    answers = of_all({row: said[row] for row in keep if row in said}) if keep and judged.answers else {}
+    answers = of_all(said, keep, all_NK.device) if keep and judged.answers else {}
     one = {row: split.score(statistics[row], 1).metrics for row in answers}
     return Scored(split.score(statistics[picked].sum(0), len(picked)), statistics[picked, 0], answers, one)
 
 
-def of_all(mine: Mapping[int, str]) -> dict[int, str]:
-    """The answers of all ranks, by row. Collective."""
-    found: list[dict[int, str]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(found, dict(mine))
-    return {row: answer for each in found for row, answer in each.items()}
+def of_all(mine: Mapping[int, str], keep: Sequence[int], device: torch.device) -> dict[int, str]:
+    """The answers of all ranks to the rows `keep`, each of which one rank has in `mine`. Collective."""
+    data = [mine.get(row, "").encode("utf-8", "surrogatepass") for row in keep]
+    sizes_N = torch.tensor([len(each) for each in data], device=device)
+    dist.all_reduce(sizes_N)
+    sizes = sizes_N.tolist()
+    padded = b"".join(each.ljust(max(sizes), b"\0") for each in data)
+    bytes_NL = torch.frombuffer(bytearray(padded or b"\0"), dtype=torch.uint8).to(device)
+    dist.all_reduce(bytes_NL)
+    rows = bytes_NL[: len(padded)].cpu().numpy().reshape(len(keep), -1)
+    return {
+        row: each[:size].tobytes().decode("utf-8", "surrogatepass")
+        for row, each, size in zip(keep, rows, sizes, strict=True)
+    }

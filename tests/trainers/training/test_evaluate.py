@@ -1,6 +1,8 @@
 """Evaluation over ranks: each row is counted once."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from tests.support.families import split_of
 from trainers.messages import Score
 from trainers.models.encoder import LabelEmbedding
 from trainers.objectives.base import Judged
-from trainers.training.evaluate import evaluate
+from trainers.training.evaluate import evaluate, of_all
 
 
 class Oracle(LabelEmbedding):
@@ -54,7 +56,7 @@ class Saying:
 
     def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         assert len(rows) <= at_once
-        return Judged(torch.tensor([[float(row % 3 > 0), row] for row in rows]), [f"row {row}" for row in rows])
+        return Judged(torch.tensor([[float(row % 3 > 0), row] for row in rows]), [f"row {row} ü" for row in rows])
 
     def score(self, totals: np.ndarray, rows: int) -> Score:
         return Score(float(totals[0]), rows, {"row": float(totals[1]) / rows})
@@ -62,30 +64,37 @@ class Saying:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_chosen_rows_and_their_answers_from_all_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks one after the other, twice: first what each has is noted, then each gets what all have."""
+    """Ranks one after the other, in turns: each turn adds up one more of the sums that all ranks need."""
     split: Any = Saying()
     rows, keep = np.array([10, 3, 0, 8, 7, 5, 1]), [3, 10]
-    sums, said = [torch.zeros(11, 2, dtype=torch.float64) for _ in range(2)], [list[Any]() for _ in range(2)]
+    known: list[Tensor] = []
     monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
-    for turn in range(2):
+    for _ in range(4):
+        added = list[Tensor]()
         for rank in range(ranks):
+
+            def reduced(tensor: Tensor, calls: Iterator[int], added: list[Tensor] = added) -> None:
+                if (place := next(calls)) < len(known):
+                    tensor.copy_(known[place])
+                elif place == len(known):
+                    added.append(tensor.clone())
+
             monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
-
-            def reduced(tensor: Tensor, turn: int = turn) -> None:
-                sums[turn] += tensor
-                if turn:
-                    tensor.copy_(sums[0])
-
-            def gathered(into: list[Any], mine: Any, turn: int = turn) -> None:
-                said[turn].append(mine)
-                into[:] = said[0] if turn else [mine] * ranks
-
-            monkeypatch.setattr(dist, "all_reduce", reduced)
-            monkeypatch.setattr(dist, "all_gather_object", gathered)
+            monkeypatch.setattr(dist, "all_reduce", partial(reduced, calls=count()))
             found = evaluate(split, 2, rows, keep)
-    assert sorted(row for each in said[0] for row in each) == [3, 10]
+        if added:
+            known.append(torch.stack(added).sum(0, dtype=added[0].dtype))
+    assert len(known) == 3 and known[1].tolist() == [8, 9]
     assert found.score == Score(5.0, 7, {"row": sum(rows) / 7}) and found.values.tolist() == [0, 1, 0, 1, 1, 1, 1]
-    assert found.answers == {3: "row 3", 10: "row 10"} and found.metrics == {3: {"row": 3.0}, 10: {"row": 10.0}}
+    assert found.answers == {3: "row 3 ü", 10: "row 10 ü"} and found.metrics == {3: {"row": 3.0}, 10: {"row": 10.0}}
+
+
+@pytest.mark.usefixtures("one_process")
+def test_answers_without_a_letter_and_with_half_of_a_pair() -> None:
+    device = torch.device("cpu")
+    assert of_all({1: "", 2: ""}, [2, 1], device) == {2: "", 1: ""} and of_all({1: "\ud83d"}, [1], device) == {
+        1: "\ud83d"
+    }
 
 
 def test_nothing_is_gathered_if_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

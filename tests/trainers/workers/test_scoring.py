@@ -144,7 +144,7 @@ def worker(store: Path, *, generates: bool = True) -> Worker:
     made.rank, made.world_size, made.held, made.report = 0, 1, [], lambda _: None
     made.names = ["a", "b"]
     made.splits = [{key: Counted(9, generates=generates) for key in ("validation", "test")} for _ in made.names]
-    made.backbone = SimpleNamespace(digest="d", tokenizer_digests={})
+    made.backbone = SimpleNamespace(digest="d", tokenizer_digests={}, settings={})
     made.method = SimpleNamespace(
         extend=lambda _: None, kept=lambda: None, capacity=dict, answering=lambda _: nullcontext()
     )
