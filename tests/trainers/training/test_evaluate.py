@@ -1,6 +1,6 @@
 """Evaluation over ranks: each row is counted once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
