@@ -3,7 +3,7 @@
 Shape suffixes as in `base`; N is B · C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -19,6 +19,10 @@ from trainers.models.trained_tokens import Reading
 from trainers.models.words import apart, joined, seam, spread
 
 CHECKED_ROWS, CHECKED_WORDS = 64, 8  # of a task, each as one string with each
+END, ENDS_AT_ONCE = (
+    8,
+    512,
+)  # characters at the end of a row that decide how a word is written after it; such ends per batch
 
 
 class Causal(TextToText):
@@ -49,17 +53,36 @@ class Causal(TextToText):
         return [ids[: len(ids) - dropped] or self._nothing for ids in rows]
 
     def check_texts(self, texts: Sequence[str], words: Sequence[str], prompt: Prompt = PLAIN) -> None:
-        """See Backbone; also, for up to CHECKED_ROWS rows, that row and answer are the tokens of both as one string."""
+        """See Backbone; also, for up to CHECKED_WORDS words, that row and answer are the tokens of both as one string.
+
+        Of every row, the last END characters are written with the words. CHECKED_ROWS rows, and those whose ends are
+        joined with a word, are written as a whole.
+        """
         super().check_texts(texts, words, prompt)
         made, some = seam(self.tokenizer, prompt, words), spread(words, CHECKED_WORDS)
-        answers = [made.answers[words.index(word)] for word in some]
-        for text in spread(texts, CHECKED_ROWS):
-            string = prompt.before + text + prompt.after
-            (alone, *wholes) = self.framed([string, *(joined(string, word) for word in some)], prompt)
-            row = alone[: len(alone) - made.dropped]
-            for word, answer, whole in zip(some, answers, wholes, strict=True):
-                if alone and [*row, *answer] != whole:
-                    raise apart(Prompt(after=string), word)
+        answers = {word: made.answers[words.index(word)] for word in some}
+        rows = [prompt.before + text + prompt.after for text in texts]
+        ends = {row[-END:]: row for row in rows}
+        parts = [[*ends][start : start + ENDS_AT_ONCE] for start in range(0, len(ends), ENDS_AT_ONCE)]
+        suspect = [ends[end] for part in parts for end in self._joined(part, answers, made.dropped)]
+        if found := self._joined([*spread(rows, CHECKED_ROWS), *suspect], answers, made.dropped, prompt):
+            row, word = next(iter(found.items()))
+            raise apart(Prompt(after=row), word)
+
+    def _joined(
+        self, rows: Sequence[str], answers: Mapping[str, list[int]], dropped: int, prompt: Prompt = PLAIN
+    ) -> dict[str, str]:
+        """Those of the rows that a word is joined with, each with the first such word. `answers` are token ids of the
+        words after a row that lost its last `dropped` tokens."""
+        alone = dict(zip(rows, self.framed(rows, prompt), strict=True))
+        pairs = [(row, word) for row in rows for word in answers]
+        wholes = self.framed([joined(*pair) for pair in pairs], prompt)
+        found: dict[str, str] = {}
+        for (row, word), whole in zip(pairs, wholes, strict=True):
+            ids = alone[row]
+            if ids and [*ids[: len(ids) - dropped], *answers[word]] != whole:
+                found.setdefault(row, word)
+        return found
 
     def answer_ids(self, words: Sequence[str], prompt: Prompt) -> Answers:
         """See TextToText."""

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import ConfigError
 from tests.support.tiny_tokenizers import KINDS, real
 from trainers.data.prompts import Prompt
-from trainers.models.causal import Causal
+from trainers.models.causal import CHECKED_ROWS, Causal
 from trainers.models.encoder import LabelEmbedding
 from trainers.models.seq2seq import Seq2Seq
 from trainers.models.words import (
@@ -159,8 +159,13 @@ def test_a_row_joined_with_a_label_is_refused() -> None:
     made = Tokenizer(models.BPE(vocab, [("z", " "), ("z ", "y")]))
     bone = Causal(None, PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>"), 50, "")
     bone.check_texts(["ee", "we"], ["y", "s"])
-    with pytest.raises(ConfigError, match=r"label 'y' is joined with the end of the prompt, 'wz',"):
-        bone.check_texts(["ee", "wz"], ["y", "s"])
+    many = ["ee"] * 500
+    bone.check_texts(many, ["y", "s"])
+    many[3] = "ee wz"
+    assert many[3] not in spread(many, CHECKED_ROWS)
+    for texts in (["ee", "wz"], many):
+        with pytest.raises(ConfigError, match=r"label 'y' is joined with the end of the prompt, '(ee )?wz',"):
+            bone.check_texts(texts, ["y", "s"])
 
 
 def test_joined() -> None:
