@@ -17,6 +17,7 @@ from orchestrator.track.layout import sweep_root
 HARMLESS = (  # what may change between two starts of a sweep
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
     "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
+    "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers",  # not `rows`: trials are compared by them
 )  # fmt: skip
 
 
@@ -99,13 +100,19 @@ def replay_sweep(entries: Sequence[Entry]) -> SweepState:
     )  # fmt: skip
 
 
+def with_evaluate(config: Json) -> Json:
+    """A sweep's configuration with the section `evaluate` of its run, which is not stored if it has no say."""
+    run = config.get("run")
+    return {**config, "run": {"evaluate": {}, **run}} if isinstance(run, dict) else config
+
+
 def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
     """The reasons why the sweep cannot go on with this configuration and data; none before its first trial."""
     if not state.trials:
         return []
     changed = [
         f"{path}: was {before!r}, is now {after!r}"
-        for path, before, after in differences(state.config, config)
+        for path, before, after in differences(with_evaluate(state.config), with_evaluate(config))
         if not within(path, HARMLESS)
     ]
     pairs = zip(state.tasks, tasks, strict=False)

@@ -156,10 +156,11 @@ def test_the_log_is_no_track(tmp_path: Path) -> None:
 HARMLESS = {
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
     "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
+    "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers",
 }  # fmt: skip
 SECTIONS = {
     "run", "run.model", "run.adapter", "run.adapter.orthogonality", "run.train", "run.data", "run.deepspeed",
-    "run.cluster", "run.guards", "run.tracking", "budget", "search", "stopping", "choice", "tracking",
+    "run.cluster", "run.evaluate", "run.guards", "run.tracking", "budget", "search", "stopping", "choice", "tracking",
 }  # fmt: skip
 LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS)
 
@@ -169,7 +170,7 @@ def changed(path: str) -> dict[str, Any]:
     *sections, last = path.split(".")
     target: Any = found
     for section in sections:
-        target = target[section]
+        target = target.setdefault(section, {})
     target[last] = "another"
     return found
 
