@@ -193,6 +193,9 @@ def test_the_largest_trial_counts() -> None:
     most, plain = needed_bytes(of_rank(space=space)), needed_bytes(of_rank(64, 64))
     assert most == plain
     assert needed_bytes(of_rank(space={"adapter.max_rank": {"randint": [4, 65]}}, batch=64)) == plain
+    of_a_task = {**space, "tasks.1.training.batch_size": space["train.batch_size"]}
+    del of_a_task["train.batch_size"]
+    assert needed_bytes(of_rank(space=of_a_task)) == plain
     dimensions, batch = 12 * (64 - 16), 64
     adapter = dimensions * (2 * 384 + 1) * 16  # value, gradient and two moments of W1, W2 and γ
     bases = 3 * 4 * dimensions * 384 * 3  # three copies of directions, float32, of three tasks before the last
