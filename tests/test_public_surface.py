@@ -172,7 +172,9 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "num_workers": 2, "use_gpu": False, "cpus_per_worker": 1, "gpus_per_worker": 1, "address": None,
         "max_failures": 2, "grace_s": 20, "lease_s": 120,
     },
-    GuardConfig: {"max_forgetting": None, "min_average_accuracy": None, "max_active_parameters": None},
+    GuardConfig: {
+        "max_forgetting": None, "min_average_accuracy": None, "max_nll_increase": None, "max_active_parameters": None,
+    },
     EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,

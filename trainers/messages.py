@@ -4,7 +4,7 @@ No message is stored as an object, but the controller copies the values of many 
 not change:
 
 - `TaskDone`: into the run's `commit` entry, the task's manifest, or both; each `Score` as {"correct", "rows"}, and
-  {"metrics"} if it has some.
+  {"metrics", "interval"} if it has some.
 - `Started`: `workers` and `seconds` into the `workers` entry.
 - `Progress`: `index`, `phase`, `step` and `total_steps` into `renew` entries; the figures go to the sinks.
 - `Lost`: `kind`, and `reason` as part of a longer one, into the `retry` entry.
@@ -15,6 +15,7 @@ not change:
 and the store does not.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -128,12 +129,24 @@ class Score:
     """`correct` rows among the `rows` that were scored of one split; none were if `rows` is 0.
 
     Of a generative task, `correct` is the sum of its primary metric over the rows, and None if that metric is not from
-    0 to 1. `metrics` has the mean of each of its metrics.
+    0 to 1. `metrics` has the mean of each of its metrics. `interval` has the bounds of the 95% interval of the primary
+    one, or of the nll per token if that judges the task, see `trainers.objectives.intervals`.
     """
 
     correct: float | None
     rows: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+
+    @property
+    def value(self) -> float:
+        """The share of correct rows, the mean of the primary metric, or the nll per token of a task judged by it."""
+        return nll_of(self.metrics) if self.correct is None else self.correct / self.rows
+
+
+def nll_of(metrics: Mapping[str, float]) -> float:
+    """The nll per token among the metrics of a task that is judged by its loss, from its perplexity if need be."""
+    return metrics["nll"] if "nll" in metrics else math.log(metrics["perplexity"])
 
 
 NOT_SCORED = Score(None, 0)

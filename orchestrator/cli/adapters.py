@@ -1,6 +1,8 @@
 """`orthoplex adapters …`: lists, shows, moves and exports the adapters in a store."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -58,12 +60,18 @@ def listing_line(row: "Row") -> str:
     return f"{row['ref']}  {row['task']}  {shown}  {row['committed_at']}{named}"
 
 
-def shown_accuracy(row: "Row") -> str:
-    """AA on the test splits of the tasks up to an adapter, for people; a question mark if nobody measured it."""
-    from orchestrator.track.metrics import points
+def shown_accuracy(row: "Row", halves: Mapping[str, float | None] = MappingProxyType({})) -> str:
+    """AA on the test splits of the tasks up to an adapter, and the nll per token of those judged by it, for people; a
+    question mark if nobody measured either. `halves` are half their 95% intervals."""
+    accuracy, nll = row["average_accuracy"], row["average_nll"]
+    shown = [] if accuracy is None else [f"AA {100 * accuracy:.1f}{spread(halves.get('aa'), 100, 1)} points"]
+    shown += [] if nll is None else [f"nll {nll:.3f}{spread(halves.get('nll'), 1, 3)}"]
+    return ", ".join(shown) or "AA ?"
 
-    value = row["average_accuracy"]
-    return "AA ?" if value is None else f"AA {points(value, 1)}"
+
+def spread(half: float | None, unit: int, digits: int) -> str:
+    """Half an interval, behind its value; nothing if there is none."""
+    return "" if half is None else f" ±{unit * half:.{digits}f}"
 
 
 def shown_count(row: "Row") -> str:
@@ -91,14 +99,15 @@ def show_adapter(
         print_json(content) if as_json else typer.echo("\n".join(tree_lines(content)))
         return
     manifest = found.track.manifest_of(found.commit)
+    halves = found.state.upto(found.commit.version).half_widths("test")
     (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit.version)
     if as_json:
-        print_json({**row, "manifest": manifest})
+        print_json({**row, "half_widths": halves, "manifest": manifest})
     else:
-        print_manifest(row, manifest)
+        print_manifest(row, manifest, halves)
 
 
-def print_manifest(row: "Row", manifest: dict[str, Any]) -> None:
+def print_manifest(row: "Row", manifest: dict[str, Any], halves: Mapping[str, float | None]) -> None:
     """One adapter, for people."""
     typer.echo(
         f"ref: {row['ref']}\ntask: {row['task']}\ncommitted_at: {row['committed_at']}\nlocation: {row['location']}"
@@ -106,7 +115,7 @@ def print_manifest(row: "Row", manifest: dict[str, Any]) -> None:
     if row["aliases"]:
         typer.echo(f"aliases: {', '.join(row['aliases'])}")
     overlap = "not measured" if row["overlap"] is None else f"{row['overlap']:.2%}"
-    typer.echo(f"test accuracy of the tasks up to it: {shown_accuracy(row)}")
+    typer.echo(f"test accuracy of the tasks up to it: {shown_accuracy(row, halves)}")
     typer.echo(f"parameters: {shown_count(row)}; overlap with earlier tasks: {overlap}")
     if base := manifest.get("base_model", {}).get("name"):
         typer.echo(f"base: {base} sha256 {manifest.get('base_digest', 'not known')}")

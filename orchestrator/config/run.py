@@ -23,14 +23,18 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class GuardConfig(Frozen):
+class GuardConfig(Grown):
     """Rules that stop the stream after a task, read on the validation matrix; null switches a rule off.
 
     `max_forgetting` and `min_average_accuracy` are fractions, `max_active_parameters` counts the whole stream.
+    `max_nll_increase` is how much the nll per token of earlier tasks judged by it may rise, on average, in nats.
     """
+
+    added: ClassVar[tuple[str, ...]] = ("max_nll_increase",)
 
     max_forgetting: Share | None = None
     min_average_accuracy: Share | None = None
+    max_nll_increase: Annotated[float, Field(ge=0)] | None = None
     max_active_parameters: Annotated[int, Field(gt=0)] | None = None
 
 
@@ -99,6 +103,21 @@ class RunConfig(Grown):
         return self
 
     @model_validator(mode="after")
+    def _guards_have_something_to_read(self) -> "RunConfig":
+        for key in ("min_average_accuracy", "max_forgetting"):
+            if all(self.by_loss) and getattr(self.guards, key) is not None:
+                raise ValueError(
+                    f"guards.{key} {getattr(self.guards, key)}: all tasks are judged by their loss (the first of "
+                    "`metrics` is nll or perplexity) and have no accuracy; use guards.max_nll_increase"
+                )
+        if self.guards.max_nll_increase is not None and not any(self.by_loss):
+            raise ValueError(
+                f"guards.max_nll_increase {self.guards.max_nll_increase}: no task is judged by its loss; use "
+                "guards.max_forgetting, or put nll first in the `metrics` of a task"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _method_knows_the_stage(self) -> "RunConfig":
         if self.deepspeed.zero_stage > (most := self.adapter.most_zero_stage):
             raise ValueError(
@@ -137,6 +156,11 @@ class RunConfig(Grown):
             return open_store(store).uri
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def by_loss(self) -> list[bool]:
+        """For each task, whether its loss judges it, so that it has no accuracy."""
+        return [isinstance(task, GenerativeTask) and task.by_loss for task in self.tasks]
 
     @property
     def data_folder(self) -> Path | None:

@@ -1,6 +1,5 @@
 """The screens of a run: bars on a terminal, plain lines elsewhere."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from orchestrator.track.events import Committed
+from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
+from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import RunState
 from trainers.config import AdapterConfig
 from trainers.messages import Progress
@@ -81,47 +81,22 @@ class RunReporter:
     def committed(self, state: RunState) -> None:
         """A line about the task that was just committed."""
         commit = state.commits[-1]
-        row = state.matrix("test")[len(state.commits) - 1]
-        whole = state.whole("test") == len(state.commits)
-        seen = "  ".join(percent(value) for value in row[0 if whole else len(state.commits) - 1 : len(state.commits)])
         ranks = [module.rank for module in commit.budget.values()]
         mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
-        took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "trained elsewhere"
         seconds = state.time_left_s
         left = f"; about {duration(seconds)} left" if seconds else ""
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         out.print(
-            f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; accuracy "
-            f"on {'tasks so far' if whole else 'it alone'} {seen} points; mean r_eff {mean}; {took}{left}",
+            f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
+            f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}",
             markup=False,
         )
-
-
-def number(value: float | None, form: str) -> str:
-    """A number in the given form, without −0; a dot for None."""
-    return "·" if value is None or math.isnan(value) else format(value, f"z{form}")
-
-
-def percent(value: float | None) -> str:
-    """A fraction in points, without the word; a dot for None. See `metrics.points`."""
-    return number(None if value is None else 100 * value, ".1f")
 
 
 def print_table(table: Table) -> None:
     """Prints a table in its full width. A narrow terminal wraps it, and nothing is cut off."""
     whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
     Console(highlight=False, soft_wrap=True, width=max(whole, out.width)).print(table)
-
-
-def matrix_table(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> Table:
-    """Accuracy in points, one row per trained task, one column per task."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("after training")
-    for name in names:
-        table.add_column(escape(name), justify="right")
-    for label, row in rows:
-        table.add_row(escape(label), *map(percent, row))
-    return table
 
 
 def budget_table(state: RunState) -> Table:
@@ -141,16 +116,6 @@ def chosen_rank(commit: Committed, module: str) -> str:
     return f"{budget.rank:.0f}/{budget.max_rank:.0f}" if budget else "·"
 
 
-METRICS = {
-    "aa": "AA (average accuracy, macro)",
-    "aa_micro": "AA (micro, by rows)",
-    "bwt": "BWT (backward transfer)",
-    "forgetting": "forgetting",
-    "fwt": "FWT (forward transfer)",
-    "learning_accuracy": "learning accuracy",
-}
-
-
 def print_status(state: RunState) -> None:
     """State, accuracy matrix, metrics and budgets of a run."""
     done = len(state.commits)
@@ -161,14 +126,9 @@ def print_status(state: RunState) -> None:
         print_running(state, state.driving.heard.time)
     if not done:
         return
-    names = [task.name for task in state.tasks]
-    rows = [("(untrained)", state.zero_shot), *zip(names, state.matrix("test"), strict=True)]
-    print_table(matrix_table("Accuracy on the test splits, points", names, rows))
-    measured, whole = state.metrics("test"), state.whole("test")
-    if whole < done:
-        out.print(f"  after {whole} of them, since when not all were scored:")
-    for key, title in METRICS.items():
-        out.print(f"  {title:<32}{percent(measured[key]):>8}{' points' if measured[key] is not None else ''}")
+    for table, lines in scores(state):
+        print_table(table)
+        out.print("\n".join(lines), markup=False)
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
     print_kept(state.commits[-1])
@@ -289,6 +249,8 @@ def print_rows(task: "PlannedTask") -> None:
         f"  answer: {example['label']!r}" + (f", {token_line(answer)}" if (answer := example["answer_tokens"]) else ""),
         markup=False,
     )
+    if floors := task["floors"]:
+        out.print(f"  without a model: {floors_line(Floors.model_validate(floors))}", markup=False)
     for warning in task["warnings"]:
         out.print(f"warning: {warning}", markup=False)
 

@@ -20,7 +20,7 @@ from orchestrator.track.track import Track
 
 def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
     """One decision per bound on a promotion. The validation matrix up to that version is judged."""
-    return judge(rule, state.upto(version).measured, f"v{version}")
+    return judge(rule, state.upto(version).measured, f"v{version}", final=True)
 
 
 def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:

@@ -7,7 +7,7 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
-from orchestrator.track.events import Abort, Committed, Delete, accuracies_tested, skipped
+from orchestrator.track.events import Abort, Committed, Delete, Tested, scores_tested, skipped
 from orchestrator.track.metrics import mean
 from orchestrator.track.moves import by_version
 from orchestrator.track.track import Track, list_tracks
@@ -16,7 +16,7 @@ from orchestrator.track.track import Track, list_tracks
 class Listed(NamedTuple):
     """A commit in the form that an index keeps, see `orchestrator.track.events.COLUMNS`. None: not measured.
 
-    `tested` are its accuracies on the test splits, or the bytes of its entry, which holds them.
+    `tested` are its scores on the test splits, or the bytes of its entry, which holds them.
     """
 
     seq: int
@@ -27,19 +27,21 @@ class Listed(NamedTuple):
     stored_bytes: int
     overlap: float | None
     prefix: str
-    tested: bytes | Sequence[float | None] = ()
+    tested: bytes | Sequence[Tested] = ()
 
     @property
-    def average_accuracy(self) -> float | None:
-        """AA on the test splits of the tasks up to this one, a fraction."""
-        found = accuracies_tested(self.tested) if isinstance(self.tested, bytes) else self.tested
-        return mean(found[: self.version])
+    def averages(self) -> tuple[float | None, float | None]:
+        """Over the test splits of the tasks up to this one: AA, a fraction, and the nll per token of the tasks that are
+        judged by their loss, in nats."""
+        scores = scores_tested(self.tested) if isinstance(self.tested, bytes) else self.tested
+        found = scores[: self.version]
+        return mean([each.accuracy for each in found]), mean([each.nll for each in found])
 
 
 class Row(TypedDict):
     """A version in the form that `adapters list --json` prints. `aliases` are the names that point to it,
     `alias_revisions` the entries that moved them. `average_accuracy` is AA on the test splits of the tasks up to it, a
-    fraction. None: not measured."""
+    fraction, and `average_nll` the mean nll per token of those of them that are judged by it. None: not measured."""
 
     ref: str
     name: str
@@ -48,6 +50,7 @@ class Row(TypedDict):
     alias_revisions: dict[str, int]
     task: str
     average_accuracy: float | None
+    average_nll: float | None
     active_parameters: int | None
     stored_bytes: int
     overlap: float | None
@@ -56,8 +59,10 @@ class Row(TypedDict):
 
 
 class Shown(Row):
-    """A version as `adapters show --json` shows it."""
+    """A version as `adapters show --json` shows it. `half_widths` are half the 95% intervals of its metrics on the test
+    splits, see `orchestrator.track.intervals`."""
 
+    half_widths: dict[str, float | None]
     manifest: Json
 
 
@@ -86,6 +91,7 @@ def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = 
     for commit in standing(commits, entries):
         if task is None or commit.task == task:
             pointing = named.get(commit.version, ())
+            accuracy, nll = commit.averages
             yield {
                 "ref": f"{label}@v{commit.version}",
                 "name": label,
@@ -93,7 +99,8 @@ def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = 
                 "aliases": [alias.name for alias in pointing],
                 "alias_revisions": {alias.name: alias.seq for alias in pointing},
                 "task": commit.task,
-                "average_accuracy": commit.average_accuracy,
+                "average_accuracy": accuracy,
+                "average_nll": nll,
                 "active_parameters": commit.active_parameters,
                 "stored_bytes": commit.stored_bytes,
                 "overlap": commit.overlap,
@@ -120,7 +127,9 @@ def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Li
 
 
 def _listed(commit: Committed) -> Listed:
-    tested = [score.accuracy for score in commit.test] if all(score.rows for score in commit.test) else []
+    tested = (
+        [Tested(score.accuracy, score.nll) for score in commit.test] if all(score.rows for score in commit.test) else []
+    )
     return Listed(
         commit.seq, commit.time, commit.version, commit.task, commit.active_parameters, commit.stored_bytes,
         commit.overlap, commit.prefix, tested,

@@ -284,7 +284,7 @@ def scores(row: Sequence[Score]) -> tuple[events.Score, ...]:
 
 
 def score_of(score: Score) -> events.Score:
-    """One split's score as the log keeps it; `metrics` only if there are some."""
-    if score.metrics:
-        return events.Score(correct=score.correct, rows=score.rows, metrics=dict(score.metrics))
-    return events.Score(correct=score.correct, rows=score.rows)
+    """One split's score as the log keeps it; `metrics` and `interval` only if there are some."""
+    metrics = {"metrics": dict(score.metrics)} if score.metrics else {}
+    interval = {"interval": score.interval} if score.interval else {}
+    return events.Score.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval})

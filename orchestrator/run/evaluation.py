@@ -75,4 +75,5 @@ def trained_rows(train: TrainConfig, rows: int) -> int:
 
 def guarded(guards: GuardConfig) -> bool:
     """Whether a guard reads the scores of earlier tasks."""
-    return guards.max_forgetting is not None or guards.min_average_accuracy is not None
+    bounds = (guards.max_forgetting, guards.min_average_accuracy, guards.max_nll_increase)
+    return any(bound is not None for bound in bounds)

@@ -5,11 +5,12 @@ from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
+from orchestrator.log.event import Json
 from orchestrator.run.changes import objections, way_on
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
 from orchestrator.run.guards import LEAST_KEPT, ROUNDING
-from orchestrator.run.workers import base_now, check_tasks, describe_data, load_tasks
+from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
@@ -29,7 +30,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 class PlannedTask(TypedDict):
     """A task's data in the form that `plan --json` prints. `state` is done or pending; for `tokens` and `example` see
-    `Lengths` and `Example` of `trainers.models.preview`.
+    `Lengths` and `Example` of `trainers.models.preview`, for `floors` `trainers.objectives.floors`; null if the task is
+    judged by its loss.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PlannedTask(TypedDict):
     state: str
     tokens: dict[str, int]
     example: dict[str, str | list[str] | list[int]]
+    floors: Json | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def make_plan(config: RunConfig) -> Plan:
     seen = [preview(reader, task) for task in tasks]
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
-    descriptions = [describe_data(task) for task in data]
+    descriptions = describe_tasks(config, data, stored=False)
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
     return Plan(
@@ -135,6 +138,7 @@ def planned(task: TaskDescription, done: bool, tokens: Lengths, row: Example) ->
         "state": "done" if done else "pending",
         "tokens": asdict(tokens),
         "example": asdict(row),
+        "floors": task.floors.body() if task.floors else None,
     }
 
 

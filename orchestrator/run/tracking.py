@@ -10,11 +10,10 @@ from orchestrator.log.entry import JsonLike
 from orchestrator.run.watch import Reporter
 from orchestrator.sinks.base import Following, Sinks, Status, Tracked, Value
 from orchestrator.sinks.opening import open_sinks
-from orchestrator.track.state import RunState, Split
+from orchestrator.track.state import SPLITS, RunState
 from trainers.messages import Progress
 
 SHOWN = ("model", "adapter", "train", "data", "deepspeed")  # the sections that become parameters
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 class TrackedReporter:
@@ -114,8 +113,12 @@ def summary(state: RunState) -> dict[str, float | None]:
     """The run after the task committed last: fractions per split, None if not all tasks were scored after it;
     parameters of the stream, seconds of that task."""
     cost = state.commits[-1].cost
-    known = {split: state.metrics(split) if state.whole(split) == len(state.commits) else {} for split in SPLITS}
-    measured = {f"{key}/{split}": known[split].get(key) for split in SPLITS for key in ("aa", "bwt", "forgetting")}
+    keys = ("aa", "bwt", "forgetting", *(("nll", "nll_increase") if state.of_loss else ()))
+    measured: dict[str, float | None] = {}
+    for split in SPLITS:
+        whole = state.whole(split) == len(state.commits)
+        known = {**state.metrics(split), **state.loss_metrics(split)} if whole else {}
+        measured |= {f"{key}/{split}": known.get(key) for key in keys}
     return {
         **measured,
         "parameters": state.active_parameters,
@@ -125,10 +128,15 @@ def summary(state: RunState) -> dict[str, float | None]:
 
 
 def accuracies(state: RunState) -> dict[str, dict[str, float | None]]:
-    """The last row of both matrices, by task."""
+    """The last rows of the matrices of both splits, by task: `accuracy`, or `nll` of a task that is judged by it."""
     last = len(state.commits) - 1
-    rows = {f"accuracy/{split}": state.matrix(split)[last] for split in SPLITS}
-    return {task.name: {key: row[j] for key, row in rows.items()} for j, task in enumerate(state.tasks)}
+    rows = {
+        False: {f"accuracy/{split}": state.matrix(split)[last] for split in SPLITS},
+        True: {f"nll/{split}": state.losses(split)[last] for split in SPLITS},
+    }
+    return {
+        task.name: {key: row[j] for key, row in rows[j in state.of_loss].items()} for j, task in enumerate(state.tasks)
+    }
 
 
 def status_of(error: BaseException) -> Status:

@@ -8,7 +8,7 @@ from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.log.event import events
 from orchestrator.run.driver_log import DriverLog
-from orchestrator.run.workers import base_now, check_tasks, describe_data, load_tasks
+from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.sweeps import results
 from orchestrator.sweeps.capacity import spent
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from trainers.models.tokens import Rows, Tokenized
 
 Say = Callable[[str], None]
+BY_LOSS = (
+    "all tasks are judged by their loss; AA, BWT and forgetting of this sweep are of exp(-nll), which is the geometric "
+    "mean of a token's probability"
+)
 
 
 class Sweep:
@@ -90,10 +94,12 @@ class Sweep:
 
         first = self.config.trial(1, {})
         model, _ = check_method(first.model, first.adapter, first.train)
+        if all(first.by_loss):
+            self.say(f"note: {BY_LOSS}")
         self.say(f"reading the data of {len(first.tasks)} tasks")
         data = load_tasks(first, self.say)
         checked = check_tasks(first, data, model)
-        described = tuple(describe_data(task) for task in data)
+        described = tuple(describe_tasks(first, data))
         self._check(described, self._base_faults())
         self._open(described)
         return checked

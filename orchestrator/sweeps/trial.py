@@ -125,7 +125,7 @@ def fork_of(reference: str, config: RunConfig) -> Fork:
 def row(state: RunState, done: int) -> Row:
     """The row after `done` of the committed tasks."""
     then = replace(state, commits=state.commits[:done])
-    measured = then.metrics("validation")
+    measured = then.objective
     own = [commit.cost for commit in then.commits if commit.cost and not commit.forked_from]
     return Row(
         tasks=done,

@@ -1,4 +1,4 @@
-"""Bounds on a stream's accuracy, forgetting and size: one verdict, for guards that stop a run and for promotion."""
+"""Bounds on a stream's accuracy, forgetting, loss and size: one verdict, for a run's guards and for promotion."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -21,19 +21,30 @@ class Bounds(Protocol):
         """The most forgetting."""
 
     @property
+    def max_nll_increase(self) -> float | None:
+        """The most that the nll per token of earlier tasks may have risen, in nats."""
+
+    @property
     def max_active_parameters(self) -> int | None:
         """The most parameters of all tasks together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The judged figures, after `tasks` tasks; None: not measured. AA is defined from the first task on, forgetting
-    from the second on."""
+    """The judged figures, after `tasks` tasks; None: not measured. `by_loss` are the tasks, from 0, that are judged by
+    their loss and so have no accuracy. AA is defined from the first task of accuracy on; forgetting and the increase
+    of the nll are from the first task on that comes after one of their kind."""
 
     tasks: int
     average_accuracy: float | None
     forgetting: float | None
     active_parameters: int | None
+    by_loss: frozenset[int] = frozenset()
+    nll_increase: float | None = None
+
+    def has(self, tasks: int, *, by_loss: bool = False) -> bool:
+        """Whether one of the first tasks is judged by its accuracy, or by its loss."""
+        return any((index in self.by_loss) is by_loss for index in range(tasks))
 
 
 def above(value: float, bound: float) -> bool:
@@ -46,36 +57,45 @@ def breaches(bounds: Bounds, measured: Measured, section: str = "") -> list[str]
     return [each.reason for each in judge(bounds, measured, "", section) if each.verdict == "stop"]
 
 
-def judge(bounds: Bounds, measured: Measured, subject: str, section: str = "") -> list[Decision]:
-    """One decision per bound that is set: `stop` or `go_on`. A bound on a figure that was not measured does not hold.
+def judge(
+    bounds: Bounds, measured: Measured, subject: str, section: str = "", *, final: bool = False
+) -> list[Decision]:
+    """One decision per bound that is set and can be compared: `stop` or `go_on`. A bound on a figure that was not
+    measured does not hold.
 
-    `section` heads the names of the bounds, as in `guards.`
+    `section` heads the names of the bounds, as in `guards.` If no task is judged by accuracy, a bound on AA or
+    forgetting does not hold if the stream is `final`, as a promoted one is; else tasks of accuracy may follow.
     """
+    now, before = measured.tasks, measured.tasks - 1
+    lacking = final and not measured.has(now)
+    accuracy, forgotten = (measured.has(count) or (lacking and count > 0) for count in (now, before))
     figures = (
-        Figure("min_average_accuracy", "AA of {} is", "AA was", measured.average_accuracy, below=True),
-        Figure("max_forgetting", "forgetting of {} is", "forgetting was", measured.forgetting, since=2),
+        Figure("min_average_accuracy", "AA of {} is", "AA was", measured.average_accuracy, accuracy, below=True),
+        Figure("max_forgetting", "forgetting of {} is", "forgetting was", measured.forgetting, forgotten),
         Figure(
-            "max_active_parameters", "{} parameters are", "active parameters were", measured.active_parameters, since=0
+            "max_nll_increase", "an nll {} nats per token higher is", "nll was", measured.nll_increase,
+            measured.has(before, by_loss=True),
         ),
-    )
-    asked = [(figure, bound) for figure in figures if (bound := getattr(bounds, figure.key)) is not None]
-    return [figure.judged(bound, subject, section) for figure, bound in asked if measured.tasks >= figure.since]
+        Figure("max_active_parameters", "{} parameters are", "active parameters were", measured.active_parameters),
+    )  # fmt: skip
+    asked = [(each, bound) for each in figures if (bound := getattr(bounds, each.key)) is not None]
+    return [each.judged(bound, subject, section) for each, bound in asked if each.due]
 
 
 class Figure(NamedTuple):
-    """A measured value that must not be above its bound (`below`: below it), from `since` tasks on."""
+    """A measured value that must not be above its bound (`below`: below it), if it is `due`."""
 
     key: str
     shown: str
     missing: str
     value: float | None
+    due: bool = True
     below: bool = False
-    since: int = 1
 
     @property
     def is_share(self) -> bool:
         """Whether it is a fraction, which people read in points."""
-        return not self.key.endswith("_parameters")
+        return self.key in ("min_average_accuracy", "max_forgetting")
 
     def judged(self, bound: float, subject: str, section: str) -> Decision:
         """The decision, and why."""
@@ -85,7 +105,12 @@ class Figure(NamedTuple):
         else:
             broken = above(bound, self.value) if self.below else above(self.value, bound)
             side = ("below" if self.below else "above") if broken else "within"
-            value, limit = (points(self.value), f" ({points(bound)})") if self.is_share else (f"{self.value}", "")
+            value, limit = (points(self.value), f" ({points(bound)})") if self.is_share else (figure(self.value), "")
             reason = f"{self.shown.format(value)} {side} {rule} {bound}{limit}"
         verdict = "stop" if broken else "go_on"
         return Decision(rule=rule, subject=subject, measured=self.value, bound=bound, verdict=verdict, reason=reason)
+
+
+def figure(value: float) -> str:
+    """A count as it is, another number to four decimals."""
+    return f"{value}" if isinstance(value, int) else f"{value:.4f}"

@@ -11,8 +11,8 @@ optional fields, and old entries still round-trip. Unknown keys are kept.
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterable
-from typing import ClassVar, Literal, Self
+from collections.abc import Container, Iterable, Mapping
+from typing import ClassVar, Literal, NamedTuple, NotRequired, Self
 
 from pydantic import Field, JsonValue, TypeAdapter
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
@@ -21,7 +21,10 @@ from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Index, Int, Json, Number, Part
 from orchestrator.log.index import Columns
+from orchestrator.track.intervals import of_share
+from trainers.data.generative.config import OF_LOSS
 from trainers.identity import Identity
+from trainers.messages import nll_of
 
 
 class Process(Part):
@@ -52,14 +55,29 @@ class RowCounts(Part):
     test: Int = 0
 
 
+class Floors(Part):
+    """What a task's primary metric gives without a model on `rows` test rows, by how the answers were made, see
+    `trainers.objectives.floors`."""
+
+    rows: Int
+    scores: dict[str, Number]
+
+    @property
+    def best(self) -> float:
+        """The floor: the highest of them."""
+        return max(self.scores.values())
+
+
 class TaskDescription(Part):
-    """A task's data: label words in order, digest of its rows, rows per split, and what was left out."""
+    """A task's data: label words in order, digest of its rows, rows per split, and what was left out. A generative task
+    has `floors` unless it is judged by its loss; of a classification task they are not kept."""
 
     name: str
     labels: tuple[str, ...] = ()
     fingerprint: str = ""
     rows: RowCounts = RowCounts()
     warnings: tuple[str, ...] = ()
+    floors: Floors | None = None
 
 
 class Open(Event):
@@ -98,17 +116,31 @@ class Retry(Event):
 
 class Score(Part):
     """Correct rows among the scored `rows` of one split; of a generative task the sum of its primary metric, None if
-    that is not from 0 to 1. `metrics` has the mean of each metric of a generative task. A split that was not scored has
-    no rows, and None."""
+    that is not from 0 to 1. `metrics` has the mean of each metric of a generative task, `interval` the bounds of the
+    95% interval of its primary metric, or of its nll per token if `correct` is None; classification's follows from the
+    counts. A split that was not scored has no rows, and None."""
 
     correct: Number | None
     rows: Int
     metrics: dict[str, Number] = Field(default_factory=dict)
+    interval: tuple[Number, Number] | None = None
 
     @property
     def accuracy(self) -> float | None:
         """The share of correct rows, or the mean of the primary metric over the rows."""
         return divided(self.correct, self.rows)
+
+    @property
+    def nll(self) -> float | None:
+        """The nll per token of a task that is judged by its loss, in nats; None of any other."""
+        return loss_of(self.correct, self.metrics)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The 95% interval of `accuracy`, or of `nll`; None if it was not measured."""
+        if self.metrics or self.correct is None:
+            return self.interval
+        return of_share(self.correct, self.rows) if self.rows else None
 
 
 class ModuleBudget(Part):
@@ -213,6 +245,7 @@ class Committed(Commit):
 class _Counts(TypedDict):
     correct: float | None
     rows: int
+    metrics: NotRequired[dict[str, float]]
 
 
 class _Tested(TypedDict, total=False):
@@ -222,9 +255,17 @@ class _Tested(TypedDict, total=False):
 _TESTED = TypeAdapter(_Tested)  # a model takes three times as long, and 100,000 commits are listed at once
 
 
-def accuracies_tested(raw: bytes) -> list[float | None]:
-    """The accuracies on the test splits in the bytes of a commit, None for a task judged by its loss; none if they are
-    malformed, or if the commit does not have all of them."""
+class Tested(NamedTuple):
+    """A task's score on its test split: its accuracy, or, if its loss judges it, its nll per token. None: not
+    measured."""
+
+    accuracy: float | None
+    nll: float | None = None
+
+
+def scores_tested(raw: bytes) -> list[Tested]:
+    """The scores on the test splits in the bytes of a commit; none if they are malformed, or if the commit does not
+    have all of them."""
     try:
         scores = _TESTED.validate_json(raw).get("test", [])
     except ValueError:
@@ -232,8 +273,17 @@ def accuracies_tested(raw: bytes) -> list[float | None]:
             scores = _TESTED.validate_python(json.loads(raw)).get("test", [])  # a lone surrogate is no error here
         except ValueError:
             return []
-    whole = all(score["rows"] for score in scores)
-    return [divided(score["correct"], score["rows"]) for score in scores] if whole else []
+    if not all(score["rows"] for score in scores):
+        return []
+    return [
+        Tested(divided(score["correct"], score["rows"]), loss_of(score["correct"], score.get("metrics", {})))
+        for score in scores
+    ]
+
+
+def loss_of(correct: float | None, metrics: Mapping[str, float]) -> float | None:
+    """The nll per token among a score's metrics, None unless its loss judges the task."""
+    return nll_of(metrics) if correct is None and not metrics.keys().isdisjoint(OF_LOSS) else None
 
 
 def divided(correct: float | None, rows: int) -> float | None:

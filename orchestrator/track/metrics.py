@@ -38,8 +38,16 @@ def backward_transfer(matrix: Sequence[Row]) -> float | None:
 def forgetting(matrix: Sequence[Row]) -> float | None:
     """F = 1/(T−1) · Σ_{j<T−1} (max_{j≤l<T−1} R[l][j] − R[T−1][j]); None for fewer than two tasks."""
     last = len(matrix) - 1
-    best = [max((v for row in matrix[j:last] if (v := row[j]) is not None), default=None) for j in range(max(last, 0))]
+    places = [best_before(matrix, j) for j in range(last)]
+    best = [None if place is None else matrix[place][j] for j, place in enumerate(places)]
     return mean([_minus(best[j], matrix[last][j]) for j in range(last)])
+
+
+def best_before(matrix: Sequence[Row], task: int) -> int | None:
+    """The first row, of those from the task's own to the last but one, in which the task's score is highest; None if it
+    has no score in them."""
+    scores = [(value, -i) for i, row in enumerate(matrix[:-1]) if i >= task and (value := row[task]) is not None]
+    return -max(scores)[1] if scores else None
 
 
 def forward_transfer(matrix: Sequence[Row], zero_shot: Row) -> float | None:
@@ -62,6 +70,14 @@ def summary(matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int]) -> dict[
         "fwt": forward_transfer(matrix, zero_shot),
         "learning_accuracy": learning_accuracy(matrix),
     }
+
+
+def loss_summary(losses: Sequence[Row]) -> dict[str, float | None]:
+    """Of tasks that are judged by their loss, from L[i][j], the nll per token of task j after task i, in nats.
+
+    nll = mean of L[T−1][j] over those tasks; nll_increase = mean of L[T−1][j] − L[j][j] over those before the last.
+    """
+    return {"nll": average_accuracy(losses), "nll_increase": backward_transfer(losses)}
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

@@ -9,14 +9,14 @@ this name.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError, IntegrityError
-from cluster.schema import Frozen
+from cluster.schema import Frozen, Grown
 from cluster.storage import Store
 from orchestrator.config.errors import Yaml
 from orchestrator.log import signing
@@ -34,14 +34,18 @@ KNOWN_S = 60.0  # how long a reader keeps a team's rules: a key that others remo
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
 
-class PromotionRule(Frozen):
+class PromotionRule(Grown):
     """Bounds on the validation matrix up to the version that is promoted, null switches one off.
 
-    `min_average_accuracy` and `max_forgetting` are fractions, `max_active_parameters` counts all tasks up to it.
+    `min_average_accuracy` and `max_forgetting` are fractions, `max_active_parameters` counts all tasks up to it;
+    `max_nll_increase` is in nats per token, see `orchestrator.track.metrics.loss_summary`.
     """
+
+    added: ClassVar[tuple[str, ...]] = ("max_nll_increase",)
 
     min_average_accuracy: Share | None = None
     max_forgetting: Share | None = None
+    max_nll_increase: Annotated[float, Field(ge=0)] | None = None
     max_active_parameters: Annotated[int, Field(gt=0)] | None = None
 
 

@@ -4,9 +4,10 @@ Entries of the garbage collector count too: no `commit` stands if an earlier `ab
 removes versions. Other entries of non-drivers do not count.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig
@@ -17,10 +18,14 @@ from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, Score, TaskDescription
+from orchestrator.track.intervals import half, half_widths
 from trainers.identity import Identity
+from trainers.objectives.intervals import Bounds
 
 Split = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("validation", "test")
 Matrix = list[list[float | None]]
+V = TypeVar("V")
 Status = DrivingStatus | Literal["published"]
 
 
@@ -118,12 +123,34 @@ class RunState:
     @property
     def zero_shot(self) -> list[float | None]:
         """Accuracy of the untrained model on each task's test split, (T,)."""
-        return self._padded(self.commits[0].zero_shot if self.commits else ())
+        return self._row(self._untrained, accuracy)
 
     def matrix(self, split: Split) -> Matrix:
         """The T × T accuracy matrix of a split; rows of tasks not yet trained are None."""
-        rows = [self._padded(scores_of(commit, split)) for commit in self.commits]
-        return rows + [[None] * len(self.tasks) for _ in range(len(self.tasks) - len(rows))]
+        return self._matrix(split, accuracy)
+
+    @property
+    def zero_shot_losses(self) -> list[float | None]:
+        """The untrained model's nll per token on each task's test split, (T,); None for tasks of accuracy."""
+        return self._row(self._untrained, nll)
+
+    def losses(self, split: Split) -> Matrix:
+        """The T × T matrix of nll per token, in nats, None for tasks that are not judged by their loss."""
+        return self._matrix(split, nll)
+
+    def bounds(self, split: Split) -> list[list[Bounds | None]]:
+        """The 95% intervals of `matrix` and `losses`, T × T."""
+        return self._matrix(split, bounds)
+
+    def halves(self, split: Split) -> Matrix:
+        """Half the width of each of `bounds`."""
+        return self._matrix(split, half_of)
+
+    @property
+    def of_loss(self) -> frozenset[int]:
+        """The tasks, from 0, that are judged by their loss, as far as commits say it."""
+        rows = [row for split in SPLITS for row in self.losses(split)]
+        return frozenset(j for j in range(len(self.tasks)) if any(row[j] is not None for row in rows))
 
     def whole(self, split: Split) -> int:
         """The number of tasks, from the first on, after which all of them were scored last on a split."""
@@ -132,8 +159,19 @@ class RunState:
 
     def metrics(self, split: Split) -> dict[str, float | None]:
         """Accuracy metrics over the first `whole` tasks, as fractions; None if not measured."""
-        sizes = [task.rows.validation if split == "validation" else task.rows.test for task in self.tasks]
-        return metrics.summary(self.matrix(split)[: self.whole(split)], self.zero_shot, sizes)
+        return metrics.summary(self.matrix(split)[: self.whole(split)], self.zero_shot, self._sizes(split))
+
+    def loss_metrics(self, split: Split) -> dict[str, float | None]:
+        """Metrics of those of the first `whole` tasks that are judged by their loss, in nats per token."""
+        return metrics.loss_summary(self.losses(split)[: self.whole(split)])
+
+    def half_widths(self, split: Split) -> dict[str, float | None]:
+        """Half the width of the 95% interval of each of `metrics`, and of each of `loss_metrics`."""
+        halves, untrained = self.halves(split), self._row(self._untrained, half_of)
+        accuracies, losses = (m[: self.whole(split)] for m in (self.matrix(split), self.losses(split)))
+        found = half_widths(accuracies, halves, untrained, self._sizes(split))
+        of_losses = half_widths(losses, halves, untrained, self._sizes(split))
+        return {**found, "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
 
     @property
     def measured(self) -> Measured:
@@ -142,8 +180,9 @@ class RunState:
         done = len(self.commits)
         if self.whole("validation") < done:
             return Measured(
-                tasks=done, average_accuracy=None, forgetting=None, active_parameters=self.active_parameters
-            )
+                tasks=done, average_accuracy=None, forgetting=None, active_parameters=self.active_parameters,
+                by_loss=self.of_loss,
+            )  # fmt: skip
         return self.measured_last
 
     @property
@@ -153,7 +192,19 @@ class RunState:
         return Measured(
             tasks=self.whole("validation"), average_accuracy=found["aa"], forgetting=found["forgetting"],
             active_parameters=self.active_parameters,
+            by_loss=self.of_loss,
+            nll_increase=self.loss_metrics("validation")["nll_increase"],
         )  # fmt: skip
+
+    @property
+    def objective(self) -> dict[str, float | None]:
+        """The metrics that a sweep reads: `metrics` of the validation split. If no task has an accuracy, the same of
+        exp(−nll), the geometric mean of a token's probability, which is from 0 to 1 too."""
+        found = self.metrics("validation")
+        if found["aa"] is not None:
+            return found
+        likelihoods = self._matrix("validation", likelihood)[: self.whole("validation")]
+        return metrics.summary(likelihoods, self._row((), likelihood), self._sizes("validation"))
 
     @property
     def active_parameters(self) -> int | None:
@@ -181,9 +232,44 @@ class RunState:
         """The name of a committed task in commands: team/track@vN."""
         return f"{self.label}@v{commit.version}"
 
-    def _padded(self, scores: Sequence[Score]) -> list[float | None]:
-        row: list[float | None] = [score.accuracy for score in scores]
-        return row + [None] * (len(self.tasks) - len(row))
+    @property
+    def _untrained(self) -> Sequence[Score]:
+        return self.commits[0].zero_shot if self.commits else ()
+
+    def _sizes(self, split: Split) -> list[int]:
+        return [getattr(task.rows, split) for task in self.tasks]
+
+    def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:
+        rows = [self._row(scores_of(commit, split), read) for commit in self.commits]
+        return rows + [self._row((), read) for _ in range(len(self.tasks) - len(rows))]
+
+    def _row(self, scores: Sequence[Score], read: Callable[[Score], V | None]) -> list[V | None]:
+        return [*map(read, scores), *[None] * (len(self.tasks) - len(scores))]
+
+
+def accuracy(score: Score) -> float | None:
+    """Of a score; None if the task is judged by its loss."""
+    return score.accuracy
+
+
+def nll(score: Score) -> float | None:
+    """Of a score; None if the task is not judged by its loss."""
+    return score.nll
+
+
+def likelihood(score: Score) -> float | None:
+    """exp(−nll) of a score; None if the task is not judged by its loss."""
+    return None if score.nll is None else math.exp(-score.nll)
+
+
+def bounds(score: Score) -> Bounds | None:
+    """The interval of a score."""
+    return score.bounds
+
+
+def half_of(score: Score) -> float | None:
+    """Half the width of a score's interval."""
+    return half(score.bounds)
 
 
 def scores_of(commit: Committed, split: Split) -> tuple[Score, ...]:
@@ -231,7 +317,9 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
 
     `matrix` and `metrics` are of the test split, for reporting alone; decisions read `validation_matrix`. A split that
     was not scored is null in a matrix. `metrics_after` and `validation_metrics_after` are there if the metrics are
-    those after fewer tasks than are done, since not all were scored after the last one.
+    those after fewer tasks than are done, since not all were scored after the last one. `intervals` has the bounds of
+    the 95% interval of each score on the test split, `half_widths` half the width of each metric's. `losses` has
+    matrices and metrics of the tasks that are judged by their loss, in nats per token; null without them.
     """
     now = state.driving
     driver = None
@@ -256,6 +344,9 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
             "stored_bytes": state.stored_bytes,
         },
         "validation_metrics": state.metrics("validation"),
+        "intervals": [[each and [*each] for each in row] for row in state.bounds("test")],
+        "half_widths": state.half_widths("test"),
+        "losses": _losses_view(state),
         "decisions": [each.shown() for each in state.decisions],
         **_metrics_after(state),
     }
@@ -267,8 +358,21 @@ def _metrics_after(state: RunState) -> dict[str, JsonLike]:
     return {key: tasks for key, tasks in whole.items() if tasks < len(state.commits)}
 
 
+def _losses_view(state: RunState) -> dict[str, JsonLike] | None:
+    if not state.of_loss:
+        return None
+    return {
+        "matrix": state.losses("test"),
+        "validation_matrix": state.losses("validation"),
+        "zero_shot": state.zero_shot_losses,
+        "metrics": state.loss_metrics("test"),
+        "validation_metrics": state.loss_metrics("validation"),
+    }
+
+
 def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
-    common = _view(state.tasks[index], OF_A_TASK)
+    floors = state.tasks[index].floors
+    common = {**_view(state.tasks[index], OF_A_TASK), **({"floors": floors.body()} if floors else {})}
     if index >= len(state.commits):
         running = state.status == "running" and index == len(state.commits)
         return {**common, "state": "running" if running else "pending"}

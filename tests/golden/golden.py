@@ -134,10 +134,11 @@ def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
 
 
 def without_later(value: Any) -> Any:
-    """JSON without what was not there when it was recorded: lists of decisions, which old logs have none of, and the
-    AA of a listed version."""
+    """JSON without what was not there when it was recorded: lists of decisions, which old logs have none of, losses,
+    which only generative tasks have, the AA of a listed version, and 95% intervals."""
     if isinstance(value, Mapping):
-        later = (("decisions", []), ("average_accuracy", value.get("average_accuracy")))
+        later = [("decisions", []), ("losses", None), ("average_nll", None)]
+        later += [(key, value.get(key)) for key in ("average_accuracy", "intervals", "half_widths")]
         return {key: without_later(each) for key, each in value.items() if (key, each) not in later}
     return [without_later(each) for each in value] if isinstance(value, list) else value
 

@@ -150,7 +150,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         def run(self, started: Any, reader: str, tasks: list[Any]) -> str | None:
             assert reader == "reader"
-            asked.append((tasks, [driver.describe_data(task) for task in tasks]))
+            asked.append((tasks, driver.describe_tasks(None, tasks)))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
     monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
@@ -164,7 +164,11 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr("trainers.methods.registry.check_method", lambda *_: (None, None))
     monkeypatch.setattr(driver, "check_tasks", lambda config, data, model: ("reader", data))
     monkeypatch.setattr(driver, "load_tasks", lambda config, say: ["library", "section"])
-    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint=name * 8))
+    monkeypatch.setattr(
+        driver,
+        "describe_tasks",
+        lambda _, names: [TaskDescription(name=name, fingerprint=name * 8) for name in names],
+    )
     asked.append(Fake)
     return asked
 

@@ -43,8 +43,9 @@ class FakeWorkers:
     """See `orchestrator.run.workers.Workers`; also the group that it hands out.
 
     `raises` holds what is raised, instead of a task being done, by task: exceptions, raised one at a time in turn.
-    `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `data` are the
-    fingerprints of tasks that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
+    `accuracy` is the fraction of rows that a task is answered right, by task, on every split. `nll` holds, by task that
+    is judged by its loss, the nll per token before the first task and after each. `data` are the fingerprints of tasks
+    that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
     called in the middle of each task, with its order. `says` gives the answer to a row of a task and its metrics, by
     the task's name, the row, and how many tasks were learned. `calls` names every call in order, `orders` and `jobs`
     what was asked for, and `prefixes` where files were put.
@@ -53,6 +54,7 @@ class FakeWorkers:
     config: RunConfig
     raises: dict[int, list[BaseException]] = field(default_factory=dict)
     accuracy: Mapping[int, float] = field(default_factory=dict)
+    nll: Mapping[int, Sequence[float]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     base: str = BASE
     tokenizer: Mapping[str, str] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class FakeWorkers:
             if kept := list(self._kept(order)):
                 write_answers(Path(folder) / ANSWERS, kept)
             files = upload_files(open_store(self.config.store), prefix, Path(folder))
-        row = {split: self._scores(getattr(order, split), split) for split in ("validation", "test")}
+        row = {split: self._scores(getattr(order, split), split, order.index + 1) for split in ("validation", "test")}
         return TaskDone(
             index=order.index, prefix=prefix, files=files, base_digest=self.base, tokenizer=dict(self.tokenizer),
             base_config=dict(self.base_config),
@@ -135,7 +137,7 @@ class FakeWorkers:
             occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},
             angles=[{"smallest": 90.0, "mean": 90.0} for _ in range(order.index)],
             active_parameters=len(MODULES) * RANK * (2 * WIDTH + 1),
-            zero_shot=self._scores(range(len(self.config.tasks)), "test") if order.zero_shot else None,
+            zero_shot=self._scores(range(len(self.config.tasks)), "test", 0) if order.zero_shot else None,
             cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max}, **row,
         )  # fmt: skip
 
@@ -150,11 +152,17 @@ class FakeWorkers:
                     answer=answer, metrics=metrics,
                 )  # fmt: skip
 
-    def _scores(self, tasks: Sequence[int], split: str) -> list[Score]:
+    def _scores(self, tasks: Sequence[int], split: str, done: int) -> list[Score]:
         found = [NOT_SCORED] * (max(tasks, default=-1) + 1)
         for task in tasks:
-            found[task] = Score(round(self.accuracy.get(task, 0.5) * ROWS[split]), ROWS[split])
+            found[task] = self._score(task, split, done)
         return found
+
+    def _score(self, task: int, split: str, done: int) -> Score:
+        if task in self.nll:
+            nats = self.nll[task][done]
+            return Score(None, ROWS[split], {"nll": nats}, (nats - 0.25, nats + 0.25))
+        return Score(round(self.accuracy.get(task, 0.5) * ROWS[split]), ROWS[split])
 
 
 def write_files(folder: Path, seed: int) -> None:

@@ -17,7 +17,7 @@ from trainers.config import GREEDY, DecodingConfig
 from trainers.data.answers import Asked
 from trainers.data.cleaning import DataConfig
 from trainers.data.collate import Batch
-from trainers.data.generative.config import AnyTask, GenerativeTask
+from trainers.data.generative.config import OF_LOSS, AnyTask, GenerativeTask
 from trainers.data.generative.encoding import Examples
 from trainers.data.generative.preparing import prepare_task
 from trainers.data.lines import Lines, in_lines
@@ -32,8 +32,6 @@ from trainers.models.tokens import Rows, TaskExamples, Tokenized, examples_of
 from trainers.models.trained_tokens import Reading, token_losses
 from trainers.objectives.base import Judged
 from trainers.objectives.metrics import METRICS
-
-OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

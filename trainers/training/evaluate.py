@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from trainers.objectives.base import EncodedSplit, Scored
+from trainers.objectives.intervals import with_interval
 
 
 def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
@@ -17,7 +18,8 @@ def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = None, keep: Sequence[int] = ()) -> Scored:
-    """The split's score, and each row's own value, the same on all ranks. With n ranks, each takes every n-th row.
+    """The split's score with its interval, and each row's own value, the same on all ranks. With n ranks, each takes
+    every n-th row.
 
     All ranks make the same number of forward passes, since under ZeRO 3 each is a collective call. A rank that has no
     row left repeats one, which does not count.
@@ -46,7 +48,8 @@ def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = Non
     statistics = all_NK.cpu().numpy()
     answers = of_all(said, keep, all_NK.device) if keep and judged.answers else {}
     one = {row: split.score(statistics[row], 1).metrics for row in answers}
-    return Scored(split.score(statistics[picked].sum(0), len(picked)), statistics[picked, 0], answers, one)
+    score = with_interval(statistics[picked], lambda totals: split.score(totals, len(picked)))
+    return Scored(score, statistics[picked, 0], answers, one)
 
 
 def of_all(mine: Mapping[int, str], keep: Sequence[int], device: torch.device) -> dict[int, str]:

@@ -203,7 +203,7 @@ def test_a_finished_run_says_so(orthoplex: Orthoplex, config: Path, begun: Any) 
     assert (code, err) == (0, "")
     assert "default/stream: 2 of 2 tasks are committed already\n" in out
     assert "finished before; nothing is left to do\n" in out and "default/stream: finished, 2 of 2 tasks\n" in out
-    assert re.search(r"AA \(average accuracy, macro\) +65\.0 points\n", out)  # (0.7 + 0.6) / 2
+    assert re.search(r"AA \(average accuracy, macro\) +65\.0 ±\d+\.\d points\n", out)  # (0.7 + 0.6) / 2
     assert f"orthoplex status default/stream --store {begun.root} --json" in out
     assert len(begun.track.entries()) == entries
 
@@ -291,11 +291,11 @@ def test_status(orthoplex: Orthoplex, begun: Any) -> None:
         f"default/stream: running, 2 of 2 tasks\n  driven by {head.actor}, last heard of at {head.time}\n"
     )
     for shown_line in (
-        "│ (untrained)    │ 50.0 │  5.0 │",
-        "│ a              │ 80.0 │ 25.0 │",
-        "│ b              │ 70.0 │ 60.0 │",
-        "  BWT (backward transfer)            -10.0 points\n",  # 0.7 − 0.8
-        "  FWT (forward transfer)              20.0 points\n",  # 0.25 − 0.05
+        "│ (untrained)    │ 50.0       │  5.0       │",
+        "│ a              │ 80.0 ±17.5 │ 25.0       │",  # of 20 rows: 12 to 19 right ones of Binomial(20, 0.8)
+        "│ b              │ 70.0 ±20.0 │ 60.0 ±20.0 │",
+        "  BWT (backward transfer)            -10.0 ±26.6 points\n",  # 0.7 − 0.8; √(0.175² + 0.2²)
+        "  FWT (forward transfer)              20.0 ±",  # 0.25 − 0.05
         "│ layer.0.dense │ 3/4 │ 3/4 │",
     ):
         assert shown_line in out

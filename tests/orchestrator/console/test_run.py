@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.console import run as console
-from orchestrator.console.run import RunReporter, middle_cut, number, percent, print_rows, print_status, token_line
+from orchestrator.console.run import RunReporter, middle_cut, print_rows, print_status, token_line
+from orchestrator.console.scores import number, percent
 from orchestrator.run.plan import PlannedTask
 from orchestrator.track.state import status_view
 from trainers.messages import Progress
@@ -70,6 +71,7 @@ def planned(measured: int) -> PlannedTask:
         "example": {
             "text": "a [b]\n", "tokens": ["a", "[", "b"], "ids": [1, 2, 3], "label": "yes", "answer_tokens": ["y"]
         },
+        "floors": {"rows": 1000, "scores": {"copy": 0.1, "constant": 0.25}},
     }  # fmt: skip
 
 
@@ -82,6 +84,7 @@ def test_the_rows_of_a_task_in_a_plan(capsys: pytest.CaptureFixture[str]) -> Non
         "  example: 'a [b]\\n'",
         "  as tokens: a | [ | b (3 in all)",
         "  answer: 'yes', y (1 in all)",
+        "  without a model: constant 25.0, copy 10.0 points on 1,000 test rows",
         "warning: task a: w",
     ]
     print_rows(planned(10_000))

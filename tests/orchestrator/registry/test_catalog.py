@@ -10,7 +10,7 @@ from orchestrator.log import index
 from orchestrator.log.entry import Entry
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import Listed, rows, rows_of, standing
-from orchestrator.track.events import COLUMNS, accuracies_tested
+from orchestrator.track.events import COLUMNS, scores_tested
 from tests.support.registries import track_with
 
 
@@ -21,7 +21,7 @@ def test_a_row(tmp_path: Path) -> None:
     commit = track.entries()[1]
     assert second == {
         "ref": "team/stream@v2", "name": "team/stream", "version": 2, "aliases": ["production"],
-        "alias_revisions": {"production": seq}, "task": "a", "average_accuracy": None,
+        "alias_revisions": {"production": seq}, "task": "a", "average_accuracy": None, "average_nll": None,
         "active_parameters": 10, "stored_bytes": 160, "overlap": 0.0, "location": commit.body["prefix"],
         "committed_at": commit.time,
     }  # fmt: skip
@@ -52,8 +52,8 @@ def test_accuracy_is_that_of_the_tasks_so_far_whether_indexed_or_not(fake_run: C
 
 @pytest.mark.parametrize("test", ["null", "[1]", '[{"correct": "x", "rows": 1}]', '[{"correct": 0, "rows": 0}]', "{"])
 def test_scores_that_are_none_are_not_measured(test: str) -> None:
-    assert accuracies_tested(b'{"task": "\\ud800", "test": [{"correct": 1, "rows": 4, "more": "x"}]}') == [0.25]
-    assert accuracies_tested(f'{{"test": {test}}}'.encode()) == []
+    assert scores_tested(b'{"task": "\\ud800", "test": [{"correct": 1, "rows": 4, "more": "x"}]}') == [(0.25, None)]
+    assert scores_tested(f'{{"test": {test}}}'.encode()) == []
 
 
 def test_what_was_aborted_before_or_deleted_does_not_stand() -> None:

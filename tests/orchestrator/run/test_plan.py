@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.run.plan import PROCESS_BYTES, planned, rounding_of, worker_memory
-from orchestrator.track.events import RowCounts, TaskDescription
+from orchestrator.track.events import Floors, RowCounts, TaskDescription
 from tests.support.fake_workers import run_config
 from trainers.config import OwnTraining
 from trainers.methods.base import Footprint
@@ -93,9 +93,12 @@ def test_a_task_as_it_is_shown() -> None:
     row = Example(text="b", tokens=["b"], ids=[1], label="x", answer_tokens=[])
     shown = {"name": "a", "labels": ["x", "y"], "fingerprint": "f", "warnings": ["w"]}
     shown["rows"] = {"train": 3, "validation": 1, "test": 2}
-    shown |= {"tokens": asdict(few), "example": asdict(row)}
+    shown |= {"tokens": asdict(few), "example": asdict(row), "floors": None}
     assert planned(task, True, few, row) == {**shown, "state": "done"}
     assert planned(task, False, few, row)["state"] == "pending"
+    floors = Floors(rows=2, scores={"majority": 0.5})
+    with_floors = planned(task.model_copy(update={"floors": floors}), False, few, row)
+    assert with_floors["floors"] == {"rows": 2, "scores": {"majority": 0.5}}
     assert planned(task, False, replace(few, cut=1), row)["warnings"] == [
         "w",
         "task a: 16.7% of its rows (1 of 6) are longer than max_length 16 and are cut; "

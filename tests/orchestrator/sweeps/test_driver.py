@@ -141,7 +141,8 @@ def test_what_may_change_is_taken(store: str, untrained: list[Any]) -> None:
 def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list[Any], monkeypatch: Any) -> None:
     config = in_store(store)
     begun(config, TRIALS_DONE, "interrupt")
-    monkeypatch.setattr(driver, "describe_data", lambda name: TaskDescription(name=name, fingerprint="new"))
+    changed = [TaskDescription(name=name, fingerprint="new") for name in ("library", "section")]
+    monkeypatch.setattr(driver, "describe_tasks", lambda *_: changed)
     with pytest.raises(ConfigError, match="task 'library': its rows differ"):
         Sweep(config, silent).run()
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1

@@ -15,8 +15,8 @@ from orchestrator.track.events import (
     Committed,
     Learned,
     Rules,
-    accuracies_tested,
     refuse_unknown,
+    scores_tested,
     skipped,
     unknown,
 )
@@ -130,4 +130,5 @@ def test_a_generative_task_s_score_is_a_mean_and_one_judged_by_its_loss_has_none
     commit = Learned.model_validate({"task": "a", "test": told})
     assert [score.accuracy for score in commit.test] == [0.35, None, 0.5]
     assert commit.body() == {"task": "a", "test": told}
-    assert accuracies_tested(canonical({"task": "a", "test": told})) == [0.35, None, 0.5]
+    scores = [(0.35, None), (None, 2.5), (0.5, None)]
+    assert scores_tested(canonical({"task": "a", "test": told})) == scores

@@ -105,6 +105,9 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
         "progress",
         "time_left_s",
         "validation_metrics",
+        "intervals",
+        "half_widths",
+        "losses",
         "decisions",
     }
     assert (shown["name"], shown["team"], shown["state"], shown["reason"]) == ("stream", "default", "running", None)

@@ -1,7 +1,7 @@
 """Objectives: each passes the same tests, free answers too, which exist only here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -174,7 +174,10 @@ def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, Prepare
         judged = torch.cat([split.judge(np.arange(n, min(n + 2, count)), 2).statistics for n in starts])
     assert judged.ndim == 2 and len(judged) == count
     scored = evaluate(split, 4)
-    assert scored.score == split.score(judged.double().sum(0).cpu().numpy(), count) and scored.score.rows == count
+    expected = split.score(judged.double().sum(0).cpu().numpy(), count)
+    assert replace(scored.score, interval=None) == expected and scored.score.rows == count
+    low, high = scored.score.interval or (expected.value, expected.value)
+    assert low <= expected.value <= high and (scored.score.interval is None) == (not expected.metrics)
     np.testing.assert_array_equal(scored.values, judged[:, 0].double().numpy())
     assert scored.values.min() >= 0 and scored.values.max() <= 1
 

@@ -25,6 +25,7 @@ MetricName = Literal[
     "exact_match", "raw_match", "squad_em", "token_f1", "rouge_l", "rouge_l_words", "edit_similarity", "sari", "bleu",
     "chrf", "first_character", "number_match", "nll", "perplexity",
 ]  # fmt: skip
+OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
 COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold
     "prompt_completion": (*REQUIRED["prompt_completion"], "references", "tools", "chat_template_kwargs"),
     "messages": (*REQUIRED["messages"], "tools", "chat_template_kwargs"),
@@ -78,7 +79,7 @@ class GenerativeTask(TaskBase):
         fit = TRAINABLE[self.form]
         if self.train_on and self.train_on not in fit:
             raise ValueError(f"train_on {self.train_on!r} does not fit rows of {self.form}; use {' or '.join(fit)}")
-        answered = [name for name in self.scored_by if name not in ("nll", "perplexity")]
+        answered = [name for name in self.scored_by if name not in OF_LOSS]
         if self.form == "text" and answered:
             raise ValueError(f"metrics {answered[0]!r}: plain text has no answers; use nll or perplexity")
         if self.decoding and not answered:
@@ -101,6 +102,11 @@ class GenerativeTask(TaskBase):
     def scored_by(self) -> tuple[MetricName, ...]:
         """`metrics`, or what is usual for the source and the format."""
         return self.metrics or (("nll",) if self.form == "text" else ("rouge_l",))
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether its loss judges it: its primary metric is none of answers."""
+        return self.scored_by[0] in OF_LOSS
 
 
 class FormatTask(GenerativeTask):

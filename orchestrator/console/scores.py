@@ -1,0 +1,143 @@
+"""Scores of a run as people read them: matrices of accuracies and of losses, intervals, floors."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.track.events import Floors
+from orchestrator.track.state import Matrix, RunState
+
+Form = Callable[[float | None], str]  # a value as people read it
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in the given form, without −0; a dot for None."""
+    return "·" if value is None or math.isnan(value) else format(value, f"z{form}")
+
+
+def percent(value: float | None) -> str:
+    """A fraction in points, without the word; a dot for None. See `metrics.points`."""
+    return number(None if value is None else 100 * value, ".1f")
+
+
+def nats(value: float | None) -> str:
+    """An nll, or a difference of two; a dot for None."""
+    return number(value, ".3f")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How scores of one kind are shown: the title of their matrix, a value, their metrics by key, and the unit."""
+
+    title: str
+    form: Form
+    metrics: Mapping[str, str]
+    unit: str
+
+
+ACCURACIES = Kind(
+    "Accuracy on the test splits, points",
+    percent,
+    {
+        "aa": "AA (average accuracy, macro)",
+        "aa_micro": "AA (micro, by rows)",
+        "bwt": "BWT (backward transfer)",
+        "forgetting": "forgetting",
+        "fwt": "FWT (forward transfer)",
+        "learning_accuracy": "learning accuracy",
+    },
+    "points",
+)
+LOSSES = Kind(
+    "Loss on the test splits, nll in nats per token",
+    nats,
+    {"nll": "average nll", "nll_increase": "nll increase of earlier tasks"},
+    "nats",
+)
+
+
+def scores(state: RunState) -> Iterator[tuple[Table, list[str]]]:
+    """The matrix of accuracies and that of losses, each if there are tasks of its kind, with lines of its metrics."""
+    by_loss = sorted(state.of_loss)
+    others = [task for task in range(len(state.tasks)) if task not in by_loss]
+    if others:
+        measured = state.metrics("test")
+        yield (
+            matrix_table(state, ACCURACIES, others, state.matrix("test"), state.zero_shot),
+            [*metric_lines(ACCURACIES, measured, state)],
+        )
+    if by_loss:
+        measured = state.loss_metrics("test")
+        yield (
+            matrix_table(state, LOSSES, by_loss, state.losses("test"), state.zero_shot_losses),
+            [*metric_lines(LOSSES, measured, state)],
+        )
+
+
+def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunState) -> Iterator[str]:
+    """A line per metric, with half its 95% interval."""
+    halves, whole = state.half_widths("test"), state.whole("test")
+    if whole < len(state.commits):
+        yield f"  after {whole} of them, since when not all were scored:"
+    for key, title in kind.metrics.items():
+        value = kind.form(measured[key])
+        half = half_shown(kind, measured[key], halves[key])
+        yield f"  {title:<32}{value:>8}{half}{f' {kind.unit}' if value != '·' else ''}"
+
+
+def half_shown(kind: Kind, value: float | None, half: float | None) -> str:
+    """Half an interval, behind its value; nothing if there is none."""
+    return "" if value is None or half is None else f" ±{kind.form(half)}"
+
+
+def matrix_table(
+    state: RunState, kind: Kind, tasks: Sequence[int], matrix: Matrix, zero_shot: Sequence[float | None]
+) -> Table:
+    """One row per trained task, one column per task of the kind; floors and the untrained model stand above."""
+    columns = [column(state, kind, task, matrix, zero_shot) for task in tasks]
+    table = Table(title=kind.title, title_justify="left")
+    table.add_column("after training")
+    for name, *_ in columns:
+        table.add_column(escape(name))
+    labels = ["(floor)", "(untrained)", *(escape(task.name) for task in state.tasks)]
+    for label, *cells in zip(labels, *(cells for _, *cells in columns), strict=True):
+        if label != "(floor)" or any(state.tasks[task].floors for task in tasks):
+            table.add_row(label, *cells)
+    return table
+
+
+def column(state: RunState, kind: Kind, task: int, matrix: Matrix, zero_shot: Sequence[float | None]) -> list[str]:
+    """A task's name, its floor, its score before the stream, and its scores, numbers below each other. What it had
+    after its own training and what it has now are shown with half their 95% intervals: AA and BWT are made of these."""
+    floors, last = state.tasks[task].floors, state.whole("test") - 1
+    halves = [row[task] for row in state.halves("test")]
+    values = [floors.best if floors else None, zero_shot[task], *(row[task] for row in matrix)]
+    halves = [half if i in (task, last) and task <= i else None for i, half in enumerate(halves)]
+    spreads = [half_shown(kind, value, half) for value, half in zip(values, [None, None, *halves], strict=True)]
+    behind = max(map(len, spreads))
+    cells = [state.tasks[task].name]
+    cells += [f"{kind.form(value)}{spread:<{behind}}" for value, spread in zip(values, spreads, strict=True)]
+    width = max(map(len, cells))
+    return [cell.rjust(width) for cell in cells]
+
+
+def scores_so_far(state: RunState) -> str:
+    """The scores on the test splits of the committed tasks: accuracies, and what tasks are judged by their loss. Of the
+    newest alone if not all were scored after it."""
+    done, whole = len(state.commits), state.whole("test") == len(state.commits)
+    first, which = (0, "tasks so far") if whole else (done - 1, "it alone")
+    accuracies, losses = (matrix[done - 1][first:done] for matrix in (state.matrix("test"), state.losses("test")))
+    seen = [percent(value) for value, loss in zip(accuracies, losses, strict=True) if loss is None]
+    rest = [nats(loss) for loss in losses if loss is not None]
+    shown = [f"accuracy on {which} {'  '.join(seen)} points"] if seen else []
+    shown += [f"nll on {which} {'  '.join(rest)} nats per token"] if rest else []
+    return "; ".join(shown)
+
+
+def floors_line(floors: Floors) -> str:
+    """Floors, highest first."""
+    highest = sorted(floors.scores.items(), key=lambda each: -each[1])
+    return f"{', '.join(f'{how} {percent(score)}' for how, score in highest)} points on {floors.rows:,} test rows"
