@@ -7,9 +7,10 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
-from orchestrator.track.events import Abort, Committed, Delete, Tested, scores_tested, skipped
+from orchestrator.track.events import Abort, Committed, Delete, skipped
 from orchestrator.track.metrics import mean
 from orchestrator.track.moves import by_version
+from orchestrator.track.scores import Tested, scores_tested
 from orchestrator.track.track import Track, list_tracks
 
 

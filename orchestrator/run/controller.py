@@ -24,9 +24,9 @@ from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now
-from orchestrator.track import events
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
+from orchestrator.track.scores import Score as StoredScore
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from trainers.identity import Identity, other_base
@@ -278,13 +278,13 @@ def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple(map(digest, files))
 
 
-def scores(row: Sequence[Score]) -> tuple[events.Score, ...]:
+def scores(row: Sequence[Score]) -> tuple[StoredScore, ...]:
     """A metrics row as the log keeps it: sums, from which fractions are computed when read."""
     return tuple(score_of(score) for score in row)
 
 
-def score_of(score: Score) -> events.Score:
+def score_of(score: Score) -> StoredScore:
     """One split's score as the log keeps it; `metrics` and `interval` only if there are some."""
     metrics = {"metrics": dict(score.metrics)} if score.metrics else {}
     interval = {"interval": score.interval} if score.interval else {}
-    return events.Score.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval})
+    return StoredScore.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval})

@@ -17,8 +17,9 @@ from orchestrator.track import metrics
 from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
-from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, Score, TaskDescription
+from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, TaskDescription
 from orchestrator.track.intervals import half, half_widths
+from orchestrator.track.scores import Score
 from trainers.identity import Identity
 from trainers.objectives.intervals import Bounds
 

@@ -16,8 +16,9 @@ from orchestrator.registry.publish import publish
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import plan_fork, take_over
 from orchestrator.sweeps.trial import fork_of
-from orchestrator.track.events import Learned, Score
+from orchestrator.track.events import Learned
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
+from orchestrator.track.scores import Score
 from orchestrator.track.state import replay, status_view
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import config_of

@@ -16,7 +16,6 @@ from orchestrator.track.events import (
     Learned,
     Rules,
     refuse_unknown,
-    scores_tested,
     skipped,
     unknown,
 )
@@ -121,14 +120,3 @@ def test_unknown_operations_are_counted_by_readers_and_refused_by_writers() -> N
         refuse_unknown("team/x", log)
     assert skipped(log[1:2]) is None
     refuse_unknown("team/x", log[1:2])
-
-
-def test_a_generative_task_s_score_is_a_mean_and_one_judged_by_its_loss_has_none() -> None:
-    """The sum of the primary metric is no integer; other metrics stand beside it."""
-    told = [{"correct": 3.5, "rows": 10, "metrics": {"rouge_l": 0.35, "nll": 1.25}},
-            {"correct": None, "rows": 4, "metrics": {"nll": 2.5}}, {"correct": 1, "rows": 2}]  # fmt: skip
-    commit = Learned.model_validate({"task": "a", "test": told})
-    assert [score.accuracy for score in commit.test] == [0.35, None, 0.5]
-    assert commit.body() == {"task": "a", "test": told}
-    scores = [(0.35, None), (None, 2.5), (0.5, None)]
-    assert scores_tested(canonical({"task": "a", "test": told})) == scores

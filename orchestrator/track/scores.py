@@ -1,0 +1,91 @@
+"""The scores in commits: as events hold them, and read off raw bytes where many commits are listed."""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple, NotRequired
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
+
+from orchestrator.log.event import Int, Number, Part
+from orchestrator.track.intervals import of_share
+from trainers.data.generative.config import OF_LOSS
+from trainers.messages import nll_of
+
+
+class Score(Part):
+    """Correct rows among the scored `rows` of one split; of a generative task the sum of its primary metric, None if
+    that is not from 0 to 1. `metrics` has the mean of each metric of a generative task, `interval` the bounds of the
+    95% interval of its primary metric, or of its nll per token if `correct` is None; classification's follows from the
+    counts. A split that was not scored has no rows, and None."""
+
+    correct: Number | None
+    rows: Int
+    metrics: dict[str, Number] = Field(default_factory=dict)
+    interval: tuple[Number, Number] | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of correct rows, or the mean of the primary metric over the rows."""
+        return divided(self.correct, self.rows)
+
+    @property
+    def nll(self) -> float | None:
+        """The nll per token of a task that is judged by its loss, in nats; None of any other."""
+        return loss_of(self.correct, self.metrics)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The 95% interval of `accuracy`, or of `nll`; None if it was not measured."""
+        if self.metrics or self.correct is None:
+            return self.interval
+        return of_share(self.correct, self.rows) if self.rows else None
+
+
+class _Counts(TypedDict):
+    correct: float | None
+    rows: int
+    metrics: NotRequired[dict[str, float]]
+
+
+class _Tested(TypedDict, total=False):
+    test: list[_Counts]
+
+
+_TESTED = TypeAdapter(_Tested)  # a model takes three times as long, and 100,000 commits are listed at once
+
+
+class Tested(NamedTuple):
+    """A task's score on its test split: its accuracy, or, if its loss judges it, its nll per token. None: not
+    measured."""
+
+    accuracy: float | None
+    nll: float | None = None
+
+
+def scores_tested(raw: bytes) -> list[Tested]:
+    """The scores on the test splits in the bytes of a commit; none if they are malformed, or if the commit does not
+    have all of them."""
+    try:
+        scores = _TESTED.validate_json(raw).get("test", [])
+    except ValueError:
+        try:
+            scores = _TESTED.validate_python(json.loads(raw)).get("test", [])  # a lone surrogate is no error here
+        except ValueError:
+            return []
+    if not all(score["rows"] for score in scores):
+        return []
+    return [
+        Tested(divided(score["correct"], score["rows"]), loss_of(score["correct"], score.get("metrics", {})))
+        for score in scores
+    ]
+
+
+def loss_of(correct: float | None, metrics: Mapping[str, float]) -> float | None:
+    """The nll per token among a score's metrics, None unless its loss judges the task."""
+    return nll_of(metrics) if correct is None and not metrics.keys().isdisjoint(OF_LOSS) else None
+
+
+def divided(correct: float | None, rows: int) -> float | None:
+    """correct / rows, None if `correct` is, or if there are no rows."""
+    return None if correct is None or not rows else correct / rows
