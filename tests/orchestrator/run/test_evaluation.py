@@ -1,20 +1,26 @@
 """What is scored after each task, and how it stands in the log, in figures and in bounds; what it costs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import GuardStop
-from orchestrator.config.run import RunConfig
+from cluster.storage import LocalStore
+from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.console.run import out, print_status
 from orchestrator.registry.catalog import rows_of
+from orchestrator.registry.verify import verify
+from orchestrator.run.changes import HARMLESS, without
 from orchestrator.run.controller import Controller
 from orchestrator.run.evaluation import Size, cost, scored, trained_rows
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.tracking import accuracies, summary
 from orchestrator.track.bounds import breaches
-from orchestrator.track.state import RunState, status_view
+from orchestrator.track.state import RunState, replay, status_view
+from orchestrator.track.track import Track
+from tests.golden.golden import GOLDEN
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 from trainers.config import TrainConfig
 
@@ -177,6 +183,23 @@ def test_a_run_of_before_goes_on_with_less(tmp_path: Path) -> None:
     opened = [entry.body["config"] for entry in after.track.entries() if entry.op == "open"]
     assert "evaluate" not in opened[0]
     assert opened[1]["evaluate"] == {"tasks": "seen", "every": 2, "rows": 3, "keep_answers": 50}
+
+
+def test_a_recorded_run_goes_on_with_less(tmp_path: Path) -> None:
+    """One that code of before began, with its store as it was; its checkpoint is still that of its second task."""
+    store = tmp_path / "store"
+    shutil.copytree(GOLDEN / "interrupted", store)
+    state = replay("golden", "stream", Track(LocalStore(store), "golden", "stream").entries())
+    before = {path: path.read_bytes() for path in store.glob("t/**/*") if path.is_file()}
+    content = {**state.config, "store": str(store), "evaluate": {"tasks": "seen", "every": 2, "rows": 5}}
+    data = {task.name: task.fingerprint for task in state.tasks}
+    after, fake = done(parse_config(content, "test"), data=data, base=state.base_digest)
+    assert [([*order.validation], [*order.test]) for order in fake.orders] == [([0, 1], [0, 1])]
+    config = {**state.config, "store": str(store)}
+    left_out = (*(key for key in HARMLESS if key != "evaluate"), "tasks", "name")
+    assert fake.orders[0].identity["config"] == without(config, left_out)
+    assert (after.state.status, len(after.state.commits), after.state.whole("test")) == ("finished", 2, 2)
+    assert all(path.read_bytes() == data for path, data in before.items()) and verify(after.track).faults == []
 
 
 def test_a_checkpoint_fits_whatever_is_scored(tmp_path: Path) -> None:
