@@ -34,13 +34,13 @@ def print_striking(found: Sequence[Sample]) -> None:
 
 def print_sample(sample: Sample, most: int, task: str = "") -> None:
     """One row. Lines of a text are put below each other."""
-    texts = [("prompt", sample.prompt), *(("reference", text) for text in sample.references)]
-    texts += [(title(each), each.answer) for each in sample.answers]
+    texts = [("prompt", sample.prompt.strip("\n")), *(("reference", text.strip()) for text in sample.references)]
+    texts += [(title(each), each.answer.strip()) for each in sample.answers]
     width = max(len(name) for name, _ in texts)
     out.print(f"[bold]{escape(task)}{' ' * bool(task)}row {sample.row}[/bold]")
     figures = ["", *("" for _ in sample.references), *map(metrics, sample.answers)]
     for (name, text), figure in zip(texts, figures, strict=True):
-        lines = middle_cut(visible(text.strip("\n")), most * 2 // 3, most // 3).splitlines() or ["(nothing)"]
+        lines = middle_cut(visible(text), most * 2 // 3, most // 3).splitlines() or ["(nothing)"]
         out.print(f"  {name:<{width}}  {lines[0]}{'   ' * bool(figure)}{figure}", markup=False)
         for line in lines[1:]:
             out.print(f"  {'':<{width}}  {line}", markup=False)
