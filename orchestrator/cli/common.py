@@ -77,8 +77,10 @@ def tell_of_skipped(label: str, left_out: str | None) -> None:
 @contextmanager
 def only_our_output() -> Iterator[None]:
     """What libraries print within goes to standard error, also later what they log: DeepSpeed, which transformers
-    imports, logs to what is standard output when it is imported."""
-    with redirect_stdout(sys.stderr):
+    imports, logs to what is standard output when it is imported. Screens go on to standard output."""
+    from orchestrator.console.run import screens_on
+
+    with screens_on(sys.stdout), redirect_stdout(sys.stderr):
         yield
 
 

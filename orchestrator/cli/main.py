@@ -118,9 +118,10 @@ def data(
     from orchestrator.config.run import load_config
 
     loaded = load_config(config, overrides)
-    from orchestrator.run.data_view import view_data
+    with only_our_output():
+        from orchestrator.run.data_view import view_data
 
-    view = view_data(loaded, rows)
+        view = view_data(loaded, rows)
     if as_json:
         print_json(dataclasses.asdict(view))
     else:
@@ -149,10 +150,11 @@ def run(
     named = [f"name={fork}"] if fork else []
     loaded, source = load_config(config, [*overrides, *named]), load_config(config, overrides)
     from orchestrator.console.run import RunReporter, print_outcome
-    from orchestrator.run.controller import Controller
-    from orchestrator.run.tracking import tracked
 
-    with RunReporter(len(loaded.tasks)) as shown, tracked(loaded, shown) as reporter:
+    with only_our_output():
+        from orchestrator.run.controller import Controller
+        from orchestrator.run.tracking import tracked
+    with only_our_output(), RunReporter(len(loaded.tasks)) as shown, tracked(loaded, shown) as reporter:
         controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:

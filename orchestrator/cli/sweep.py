@@ -8,7 +8,7 @@ import typer
 
 from cluster.errors import ConfigError, GuardStop, Interrupted
 from cluster.words import as_options
-from orchestrator.cli.common import AsJson, print_json
+from orchestrator.cli.common import AsJson, only_our_output, print_json
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,11 +50,12 @@ def sweep(
     if show:
         state = stored(loaded)
     else:
-        from orchestrator.sweeps.driver import Sweep
-
+        with only_our_output():
+            from orchestrator.sweeps.driver import Sweep
         driver = Sweep(loaded, say)
         try:
-            state = driver.run()
+            with only_our_output():
+                state = driver.run()
         except (Interrupted, KeyboardInterrupt):
             again = shlex.join(["orthoplex", "sweep", str(config), *as_options(overrides)])
             interrupted, state = (

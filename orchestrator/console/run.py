@@ -1,9 +1,10 @@
 """The screens of a run: bars on a terminal, plain lines elsewhere."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +27,17 @@ Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a
 Logged = Mapping[str, Column]
 GIB = 2**30
 out = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def screens_on(stream: TextIO) -> Iterator[None]:
+    """Everything that `out` prints within goes to `stream`, whatever standard output becomes."""
+    before = out._file
+    out.file = stream
+    try:
+        yield
+    finally:
+        out._file = before  # None: standard output as it is when something is printed
 
 
 class RunReporter:

@@ -19,10 +19,8 @@ from trainers.models.trained_tokens import Reading
 from trainers.models.words import apart, joined, seam, spread
 
 CHECKED_ROWS, CHECKED_WORDS = 64, 8  # of a task, each as one string with each
-END, ENDS_AT_ONCE = (
-    8,
-    512,
-)  # characters at the end of a row that decide how a word is written after it; such ends per batch
+END = 4  # characters at the end of a row that decide how a word is written after it
+ENDS_AT_ONCE = 512
 
 
 class Causal(TextToText):

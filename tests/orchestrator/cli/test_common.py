@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.common import only_our_output
+from orchestrator.console.run import out as screen
 from tests.support.command_line import Orthoplex
 
 
@@ -46,11 +47,12 @@ def test_an_unknown_run(
 
 
 def test_only_the_commands_own_output_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    """A logger made within, as DeepSpeed's is on import, writes to standard error afterwards too."""
+    """A logger made within, as DeepSpeed's is on import, writes to standard error afterwards too. Screens stay."""
     with only_our_output():
         print("from a library")
+        screen.print("a screen")
         logger = logging.Logger("DeepSpeed")
         logger.addHandler(logging.StreamHandler(stream=sys.stdout))
     logger.warning("accelerator: CPU")
-    print("ours")
-    assert capsys.readouterr() == ("ours\n", "from a library\naccelerator: CPU\n")
+    screen.print("ours")
+    assert capsys.readouterr() == ("a screen\nours\n", "from a library\naccelerator: CPU\n")

@@ -12,7 +12,8 @@ import pytest
 from cluster.errors import GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.storage import LocalStore
 from orchestrator.config.run import load_config
-from orchestrator.track.state import replay
+from orchestrator.run.controller import Controller
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from tests.support.command_line import HAS_MINILM, LAYER, Orthoplex, command
 
@@ -206,6 +207,23 @@ def test_a_finished_run_says_so(orthoplex: Orthoplex, config: Path, begun: Any) 
     assert re.search(r"AA \(average accuracy, macro\) +65\.0 ±\d+\.\d points\n", out)  # (0.7 + 0.6) / 2
     assert f"orthoplex status default/stream --store {begun.root} --json" in out
     assert len(begun.track.entries()) == entries
+
+
+def test_what_libraries_print_during_a_run_is_not_on_standard_output(
+    orthoplex: Orthoplex, config: Path, begun: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSpeed's log of its accelerator, which goes to what is standard output when it is imported."""
+    begun.append("finish")
+    whole = Controller.run
+
+    def run(self: Controller) -> RunState:
+        print("[INFO] [real_accelerator.py] Setting ds_accelerator to cpu")
+        return whole(self)
+
+    monkeypatch.setattr(Controller, "run", run)
+    code, out, err = orthoplex("run", config)
+    assert code == 0 and "finished before; nothing is left to do" in out and "ds_accelerator" not in out
+    assert err == "[INFO] [real_accelerator.py] Setting ds_accelerator to cpu\n"
 
 
 def test_a_run_whose_driver_died_after_the_last_task(orthoplex: Orthoplex, config: Path, resumable: Any) -> None:

@@ -79,6 +79,13 @@ def test_a_finished_sweep_is_shown_and_not_trained(sweep: Any, untrained: list[A
     assert code == 0 and "recommended: trial 1" in out and ops(as_written()) == before
 
 
+def test_what_libraries_print_is_not_in_the_json(sweep: Any, untrained: list[Any]) -> None:
+    begun(as_written(), TRIALS_DONE, "interrupt")
+    untrained[0].act = staticmethod(lambda _: print("ds_accelerator"))
+    code, out, err = sweep("--json")
+    assert code == 0 and json.loads(out)["recommended"] == 1 and err.endswith("ds_accelerator\n")
+
+
 def test_nothing_to_recommend(sweep: Any, untrained: list[Any]) -> None:
     begun(as_written(), [finished(1, 0.9, 400, -0.5)], "interrupt")
     code, out, err = sweep("--set", "choice.min_bwt=-0.1")
