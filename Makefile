@@ -36,7 +36,7 @@ cluster-up: install  ## start two Ray nodes with a job server on this machine, t
 cluster-down:  ## end the processes that cluster-up started, and no others
 	$(BIN)/python -m cluster.local down
 
-# Two processes, each a whole file at a time; all files on Ray stay in one of them, which begins with them.
+# Two processes, each a whole file at a time; each begins with one of the two groups of files on Ray.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 test: install-dev  ## run the whole suite; if one claim has many cases, a sample of them
 	$(PYTEST)

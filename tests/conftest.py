@@ -2,7 +2,8 @@
 and Ceph's.
 
 With two test processes (`-n 2 --no-loadscope-reorder`) a file stays whole in one of them, so that what a module shares
-is made once. All files that start Ray are one group: there is never more than one Ray.
+is made once. The files that start Ray are two groups of about the same length. Each process begins with one of them:
+runs on Ray mostly wait. What is left goes to whichever process is free.
 
 Ceph is there where $ORTHOPLEX_CEPH_ROOT names the folder that `tests/ceph/ceph.sh fetch` filled; see `make test-s3`.
 """
@@ -36,13 +37,22 @@ S3_ENVIRONMENT = {
 
 
 TOGETHER = {  # files, and folders, of one group: what they share for the whole session is made once
-    "ray": ("e2e/", "trainers/workers/test_pool.py", "trainers/workers/test_ranks.py"),
+    "here": ("e2e/test_run.py", "e2e/test_sweep.py", "trainers/workers/test_pool.py", "trainers/workers/test_ranks.py"),
+    "nodes": ("e2e/",),
     "pair": ("trainers/training/test_checkpoint.py", "trainers/training/test_engine.py"),
     "exports": ("trainers/methods/test_export.py", "trainers/methods/oa/test_export.py"),
 }
-GROUP_OF = {"local_ray": "ray", "nodes": "ray", "pair": "pair", "references": "pair", "cases": "exports"}  # by fixture
+RAY = ("here", "nodes")  # a Ray of a command's or the process's own; a cluster that the tests of `nodes` share
+GROUP_OF = {
+    "local_ray": "here",
+    "nodes": "nodes",
+    "pair": "pair",
+    "references": "pair",
+    "cases": "exports",
+}  # by fixture
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each process has a core
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # child processes compile the packages once, and not once each
 
 
 def group_of(nodeid: str) -> str:
@@ -55,9 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is slow by its fixtures. What is on Ray comes first, since it takes longest."""
     for item in items:
         names = {GROUP_OF[name] for name in getattr(item, "fixturenames", ()) if name in GROUP_OF}
-        if item.path.parent.name == "e2e" or names & {"ray", "pair"}:
+        if item.path.parent.name == "e2e" or names & {*RAY, "pair"}:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: group_of(item.nodeid) != "ray")
+    items.sort(key=lambda item: group_of(item.nodeid) not in RAY)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -103,15 +103,9 @@ def test_submit_stop_and_resume(cluster: LocalCluster, folder: Path) -> None:
     assert call(cluster, folder, "jobs", "stop", "second").returncode == 0
 
 
-def test_a_short_run_finishes_on_both_nodes(cluster: LocalCluster, folder: Path) -> None:
-    done = call(cluster, folder, "submit", "run.yaml", "--set", "name=short", "--set", "train.epochs=2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "default/short: finished, 1 of 1 tasks" in done.stdout and "succeeded" in done.stdout
-    listed = json.loads(call(cluster, folder, "jobs", "list", "--json").stdout)
-    assert listed[0]["run"] == "default/short" and listed[0]["exit_code"] == 0
-
-
-def test_a_relative_model_folder(cluster: LocalCluster, folder: Path, tmp_path: Path) -> None:
+def test_a_job_on_both_nodes_goes_on_to_the_end_with_a_relative_model_folder(
+    cluster: LocalCluster, folder: Path, tmp_path: Path
+) -> None:
     """Begun beside the model, with its configuration elsewhere; gone on with as a job, in whose copy of another
     directory the same path leads to the same model; refused where it leads nowhere. The log keeps it as written."""
     save_tiny("llama", folder / "models/base")
@@ -133,12 +127,15 @@ def test_a_relative_model_folder(cluster: LocalCluster, folder: Path, tmp_path: 
     assert begun.returncode == 0, begun.stdout + begun.stderr
     elsewhere = folder.rename(tmp_path / "elsewhere")
     try:
-        (elsewhere / "go_on.yaml").write_text(yaml.safe_dump({**content, "tasks": tasks}))
-        gone_on = call(cluster, elsewhere, "submit", "go_on.yaml", "--name", "beside")
+        longer = {**content, "train": CONFIG["train"], "tasks": tasks}
+        (elsewhere / "go_on.yaml").write_text(yaml.safe_dump(longer))
+        gone_on = call(cluster, elsewhere, "submit", "go_on.yaml", "--set", "train.epochs=1")
     finally:
         elsewhere.rename(folder)
     assert gone_on.returncode == 0, gone_on.stdout + gone_on.stderr
-    assert "default/beside: finished, 2 of 2 tasks" in gone_on.stdout
+    assert "default/beside: finished, 2 of 2 tasks" in gone_on.stdout and "succeeded" in gone_on.stdout
+    listed = json.loads(call(cluster, folder, "jobs", "list", "--json").stdout)
+    assert listed[0]["run"] == "default/beside" and listed[0]["exit_code"] == 0
     (tmp_path / "begun.yaml").write_text(yaml.safe_dump({**content, "tasks": [*tasks, {**tasks[0], "name": "third"}]}))
     lost = run(tmp_path)
     assert lost.returncode == 2 and "model.name: 'models/base' cannot be loaded" in lost.stderr, lost.stderr

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,15 +39,28 @@ def tensors(store: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("e2e")
-    (folder / "before.json").write_text(json.dumps(sorted(leftovers())))
+    (folder / "before.json").write_text(json.dumps(sorted(abandoned())))
     return folder
 
 
-def leftovers() -> set[str]:
-    """Folders of local runs in /tmp, and those that running processes name; not the memory of other test sessions."""
+@pytest.fixture(scope="module", autouse=True)
+def temporary_files_of_users() -> Iterator[Path]:
+    """A folder for the temporary files of these commands alone: another test process may be at work."""
+    with (
+        tempfile.TemporaryDirectory(prefix="orthoplex-state-", dir="/tmp") as own,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", own)
+        yield Path(own)
+
+
+def abandoned() -> set[str]:
+    """Ray's session folders, in /tmp or named by a running process, whose driver has ended. A session is named after
+    the id of its driver's process."""
     commands = " ".join(" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
-    folders = {str(path) for path in Path("/tmp").glob("orthoplex-*") if not path.name.startswith("orthoplex-state-")}
-    return folders | set(re.findall(r"/tmp/orthoplex-ray-\w+", commands))
+    folders = [*map(str, Path("/tmp").glob("orthoplex-ray-*/session_*")), commands]
+    sessions = re.finditer(r"/tmp/orthoplex-ray-\w+/session_[\d_-]+_(\d+)", " ".join(folders))
+    return {session[0] for session in sessions if not psutil.pid_exists(int(session[1]))}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +118,7 @@ def disturbed(folder: Path) -> Path:
     with running(config) as (run, until):
         until("[2/2] area: train 2/6")
         run.send_signal(signal.SIGINT)
-        _, message = run.communicate(timeout=60)
+        _, message = run.communicate(timeout=120)
         assert run.returncode == 130 and "Traceback" not in message, message
         assert f"orthoplex run {config}" in message
     state = status(store)
@@ -216,7 +230,10 @@ def test_divergence_fails_with_one_message_and_keeps_the_log(folder: Path, diver
     assert state["state"] == "failed" and "train.learning_rate" in state["reason"]
 
 
-def test_nothing_is_left_running_or_lying_around(folder: Path, whole: Path, disturbed: Path) -> None:
+def test_nothing_is_left_running_or_lying_around(
+    folder: Path, whole: Path, disturbed: Path, temporary_files_of_users: Path
+) -> None:
     """Ray's processes name its temporary folder; those of our runs, and the folders, are gone."""
-    assert leftovers() <= set(json.loads((folder / "before.json").read_text()))
+    assert abandoned() <= set(json.loads((folder / "before.json").read_text()))
+    assert not list(temporary_files_of_users.glob("orthoplex-*"))
     assert not [path for path in disturbed.glob(".tmp/*") if path.is_file()]

@@ -19,6 +19,7 @@ from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.identity import other_base
+from trainers.imports import quick_imports
 from trainers.messages import Failed, Job, Lost, Order, Started, TaskDone
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
@@ -71,7 +72,7 @@ class Line:
     def work(self, device: torch.device, start: Path) -> None:
         """See the function `work`."""
         began = time.time()
-        with during("import"):
+        with during("import"), quick_imports():
             for module in ("deepspeed", "transformers.modeling_utils"):  # takes seconds, and needs no job
                 import_module(module)
         job = self.job()
