@@ -1,9 +1,11 @@
 """Each seam has a test double that passes its conformance test, and few files know an implementation behind it.
 
-The files that know one are those that adding another one touches, beside its own module and its tests.
+The files that know one are those that adding another one touches, beside its own module and its tests. docs/design.md
+names them per seam.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,28 @@ def knowing(wanted: list[tuple[str, str]]) -> list[str]:
 def test_few_files_know_an_implementation(name: str) -> None:
     found = knowing(IMPLEMENTATIONS[name])
     assert 1 <= len(found) <= MOST, found
+
+
+SEAM_OF = {
+    "lora": "method", "classification": "objective", "padded": "collate", "tensorboard": "sink", "jsonl": "sink",
+    "s3": "store",
+}  # fmt: skip
+
+
+def touched(seam: str) -> tuple[list[str], str]:
+    """The files that docs/design.md has changed by another implementation of a seam, and that section's whole text."""
+    text = (ROOT / "docs/design.md").read_text()
+    (section,) = re.findall(rf"^## Adding an? {seam}\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^\d\. `([\w/.]+)`:", section, re.MULTILINE), section
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_the_design_names_the_files_that_another_implementation_touches(name: str) -> None:
+    listed, section = touched(SEAM_OF[name])
+    assert 2 <= len(listed) <= MOST and all((ROOT / path).is_file() for path in listed)
+    own = {f"{module.replace('.', '/')}.py" for module, _ in IMPLEMENTATIONS[name]}
+    assert all(path in section for path in knowing(IMPLEMENTATIONS[name]) if path not in own)
+    assert DOUBLES[SEAM_OF[name]][2] in (None, *listed) or DOUBLES[SEAM_OF[name]][1] in section
 
 
 @pytest.mark.parametrize("seam", DOUBLES)
