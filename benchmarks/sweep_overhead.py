@@ -29,7 +29,6 @@ from orchestrator.log.entry import Entry
 from orchestrator.sweeps.config import load_sweep
 from orchestrator.sweeps.sweep_state import sweep_log
 from orchestrator.track.track import Track
-from trainers.models.loading import resolve_name
 
 WHOLE = ("stopping.asha=null", "stopping.dominated=false", "stopping.max_forgetting=null")
 LIMIT_S = 3600.0
@@ -83,15 +82,13 @@ def seconds(entry: Entry) -> float:
 
 def make_t5_large(folder: Path, words: str) -> None:
     """Saves a T5-large of random weights in bfloat16, with the tokenizer of `words`, where it is not there."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from tests.support.tiny_models import tokenizer as with_end
 
     if (folder / "config.json").exists():
         return
-    backend = AutoTokenizer.from_pretrained(resolve_name(words)).backend_tokenizer
-    backend.post_processor = None
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]"
-    )
+    tokenizer = with_end(words)
     shape = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     config = T5Config(**shape, vocab_size=32128, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=pad)

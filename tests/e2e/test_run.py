@@ -1,13 +1,11 @@
 """The command line end to end: real Ray workers, DeepSpeed, MiniLM and docstrings, in a local store."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from safetensors.torch import load_file
 
 from cluster.storage import LocalStore
 from orchestrator.track.track import Track
-from tests.support.tiny_run import REPO, call, called, command, config_file, hurried
+from tests.support.tiny_run import REPO, call, called, command, config_file, following, hurried
 
 
 def status(store: Path) -> dict[str, Any]:
@@ -87,35 +85,12 @@ def whole(folder: Path, diverging: subprocess.Popen[str]) -> Path:
     return store
 
 
-@contextmanager
-def running(config: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], None]]]:
-    """A run in progress, and a function that reads its output up to the line that begins so."""
-    with subprocess.Popen(
-        command("run", config), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as run:  # fmt: skip
-        assert run.stdout is not None and run.stderr is not None
-        seen: list[str] = []
-
-        def until(start: str) -> None:
-            for line in run.stdout or ():
-                seen.append(line)
-                if line.startswith(start):
-                    return
-            pytest.fail(f"no line {start!r} in:\n" + "".join(seen) + (run.stderr.read() if run.stderr else ""))
-
-        try:
-            yield run, until
-        finally:
-            run.kill()
-
-
 @pytest.fixture(scope="module")
 def disturbed(folder: Path) -> Path:
     """A store whose run of the same two tasks got Ctrl-C within the second, was run again, and then lost a worker."""
     store = folder / "disturbed"
     config = str(config_file(folder, 2, store))
-    with running(config) as (run, until):
+    with following(command("run", config)) as (run, until):
         until("[2/2] area: train 2/6")
         run.send_signal(signal.SIGINT)
         _, message = run.communicate(timeout=120)
@@ -124,7 +99,7 @@ def disturbed(folder: Path) -> Path:
     state = status(store)
     assert state["state"] == "interrupted"
     assert [task["state"] for task in state["tasks"]] == ["done", "pending"]
-    with running(config) as (run, until):
+    with following(command("run", config)) as (run, until):
         until("default/tiny: 1 of 2 tasks are committed already")
         until("[2/2] area: resume")  # kept when the driver left, between two checkpoints of its own accord
         workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "RayTrainWorker" in p.name()]

@@ -1,12 +1,8 @@
 """A sweep end to end: real Ray Tune, a pool of workers, MiniLM and docstrings; killed, interrupted, gone on with."""
 
 import json
-import os
 import signal
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from cluster.storage import LocalStore
 from orchestrator.log.entry import Entry
 from orchestrator.sweeps.sweep_state import sweep_log
 from orchestrator.track.track import Track
-from tests.support.tiny_run import REPO, call, called, config_file, hurried
+from tests.support.tiny_run import call, called, config_file, following, hurried
 
 WEIGHT, THRESHOLD = "adapter.orthogonality.weight", "adapter.threshold"
 
@@ -43,31 +39,9 @@ def sweep_file(folder: Path, store: Path) -> Path:
     return path
 
 
-@contextmanager
-def sweeping(words: list[str]) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], None]]]:
-    """A sweep in progress, and a function that reads its output up to a line that holds the words."""
-    with subprocess.Popen(
-        hurried("sweep", *words), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:  # fmt: skip
-        seen: list[str] = []
-
-        def until(words: str) -> None:
-            for line in process.stdout or ():
-                seen.append(line)
-                if words in line:
-                    return
-            pytest.fail(f"no {words!r} in:\n" + "".join(seen) + (process.stderr.read() if process.stderr else ""))
-
-        try:
-            yield process, until
-        finally:
-            process.kill()
-
-
 def interrupt(words: list[str], when: str) -> str:
     """Starts a sweep, ends it with Ctrl-C once it has said so, and gives what it said then."""
-    with sweeping(words) as (process, until):
+    with following(hurried("sweep", *words)) as (process, until):
         until(when)
         process.send_signal(signal.SIGINT)
         out, message = process.communicate(timeout=180)
@@ -91,7 +65,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     store = folder / "store"
     words = [str(sweep_file(folder, store)), "--output", str(folder / "out")]
     interrupt(words, "trial 1: ")
-    with sweeping(words) as (process, until):
+    with following(hurried("sweep", *words)) as (process, until):
         until(": finished")
         process.send_signal(signal.SIGKILL)
         process.wait(30)

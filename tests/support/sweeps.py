@@ -33,6 +33,11 @@ def sweep_of(space: Mapping[str, Any] | None = None, **sections: Any) -> SweepCo
     return parse_sweep(content_of(space, **sections), "s.yaml")
 
 
+def in_store(store: str, **sections: Any) -> SweepConfig:
+    """The same, over runs in a store."""
+    return sweep_of(run={"store": store, **sections.pop("run", {})}, **sections)
+
+
 def row(tasks: int, aa: float, parameters: int = 100, bwt: float | None = 0.0, **more: Any) -> Row:
     """What a trial of one worker measured, 10 seconds of training and 2 of evaluation a task."""
     lost = None if bwt is None else -bwt

@@ -39,11 +39,11 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def tokenizer() -> Any:
-    """MiniLM's tokenizer with an end-of-text token, as language models have it; it adds no special tokens."""
+def tokenizer(model: str = "minilm") -> Any:
+    """A BERT's tokenizer with an end-of-text token, as language models have it; it adds no special tokens."""
     from transformers import PreTrainedTokenizerFast
 
-    words = transformers.AutoTokenizer.from_pretrained(resolve_name("minilm"))
+    words = transformers.AutoTokenizer.from_pretrained(resolve_name(model))
     backend = words.backend_tokenizer
     backend.post_processor = None
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]")

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
@@ -63,3 +66,28 @@ def called(words: list[str], folder: Path = REPO, **more: str) -> subprocess.Com
     """The end of a command in a folder, with `more` in its environment."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), **more}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+Until = Callable[[str], None]
+
+
+@contextmanager
+def following(words: list[str]) -> Iterator[tuple["subprocess.Popen[str]", Until]]:
+    """A command in progress, and a function that reads its output up to a line that holds a string."""
+    with subprocess.Popen(
+        words, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        seen: list[str] = []
+
+        def until(part: str) -> None:
+            for line in process.stdout or ():
+                seen.append(line)
+                if part in line:
+                    return
+            pytest.fail(f"no {part!r} in:\n" + "".join(seen) + (process.stderr.read() if process.stderr else ""))
+
+        try:
+            yield process, until
+        finally:
+            process.kill()

@@ -1,6 +1,5 @@
 """The command line in this process, and runs to ask it about."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cli import main as cli
 from orchestrator.config.run import load_config
-from tests.support.command_line import LAYER, Orthoplex, Result
+from tests.support.command_line import LAYER, Orthoplex, Result, here
 
 
 @pytest.fixture
@@ -23,15 +21,9 @@ def orthoplex(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     monkeypatch.setenv("COLUMNS", "80")
 
     def call(*argv: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", *map(str, argv)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return Result(code, captured.out, captured.err)
+        result = here(monkeypatch, capsys, *argv)
+        assert "Traceback" not in result.err + result.out
+        return result
 
     return call
 

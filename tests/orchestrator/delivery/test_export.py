@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.storage import LocalStore, upload_files
-from orchestrator.cli import main as cli
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.track.events import Committed
 from orchestrator.track.track import Track
+from tests.support.command_line import Result, here
 from trainers.config import ModelConfig
 from trainers.methods.base import Artifact
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, dump
@@ -26,12 +25,6 @@ from trainers.models.loading import load_backbone
 
 LAYER, OTHER = "encoder.layer.0.output.dense", "encoder.layer.1.output.dense"
 IDS = torch.tensor([[5, 9, 12, 7]])
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Stream(NamedTuple):
@@ -92,16 +85,7 @@ def export(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     def call(reference: str, form: str, *rest: object) -> Result:
         where = ["--output", tmp_path / "out", "--store", stream.store]
-        argv = ["orthoplex", "adapters", "export", reference, "--format", form, *where, *rest]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
+        return here(monkeypatch, capsys, "adapters", "export", reference, "--format", form, *where, *rest)
 
     return call
 

@@ -18,9 +18,9 @@ import transformers
 import orchestrator
 from cluster.errors import ConfigError, IntegrityError
 from cluster.storage import LocalStore, S3Store
-from orchestrator.cli import main as cli
 from orchestrator.delivery.serving import digest_among, load_plain
 from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, old_log, stream
+from tests.support.command_line import Result, here
 from trainers.config import ModelConfig
 from trainers.models.loading import weights_digest
 
@@ -67,15 +67,8 @@ def only_transformers_and_peft(tmp_path_factory: pytest.TempPathFactory) -> Path
     return site
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["orthoplex", "adapters", "serve-layout", *map(str, words)])
-    capsys.readouterr()
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    return code, *capsys.readouterr()
+def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> Result:
+    return here(monkeypatch, capsys, "adapters", "serve-layout", *words)
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """Entries of a newer Orthoplex: readers leave them out and say so, whoever writes on top of them refuses."""
 
 import json
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import StoreError
-from orchestrator.cli import main as cli
 from orchestrator.registry.aliases import promote, rollback
 from orchestrator.registry.gc import Collector
 from orchestrator.registry.publish import publish
@@ -17,6 +15,7 @@ from orchestrator.run.driver_log import DriverLog, RunLog
 from orchestrator.sweeps.events import KNOWN
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.track import Track
+from tests.support.command_line import here
 from tests.support.entries import Raw
 from tests.support.registries import LEARNED, make_files, track_with
 
@@ -41,11 +40,8 @@ def test_readers_leave_them_out_and_say_so(
         ("explain", "stream"),
     )  # fmt: skip
     for verb in verbs:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", *verb, "--json", "--store", str(tmp_path / "store")])
-        with pytest.raises(SystemExit, match=r"^0$"):
-            cli.main()
-        out, err = capsys.readouterr()
-        assert err.splitlines() == [LEFT_OUT], verb
+        code, out, err = here(monkeypatch, capsys, *verb, "--json", "--store", tmp_path / "store")
+        assert (code, err.splitlines()) == (0, [LEFT_OUT]), verb
         assert json.loads(out)
     report = verify(track)
     assert (report.faults, report.versions, report.entries) == ([], 2, 4) and len(report.notes) == 1

@@ -1,8 +1,6 @@
 """What `publish` commits can be read, promoted and built upon; nobody guesses what it does not say."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,6 @@ import pytest
 
 from cluster.errors import ConfigError
 from cluster.storage import LocalStore
-from orchestrator.cli import main as cli
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.publish import publish
 from orchestrator.run.driver_log import RunLog
@@ -22,9 +19,8 @@ from orchestrator.track.scores import Score
 from orchestrator.track.state import replay, status_view
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import config_of
+from tests.support.command_line import Orthoplex, here
 from tests.support.registries import make_files, publish_one, track_with
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -37,24 +33,13 @@ def track(tmp_path: Path) -> Track:
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Orthoplex:
     """Runs the command in this process, on the store."""
 
-    def run(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["orthoplex", *argv, "--store", str(tmp_path / "store")])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return lambda *argv: here(monkeypatch, capsys, *argv, "--store", tmp_path / "store")
 
 
-def test_status_knows_what_was_not_measured(track: Track, call: Call) -> None:
+def test_status_knows_what_was_not_measured(track: Track, call: Orthoplex) -> None:
     code, out, err = call("status", "imported", "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out)
@@ -71,7 +56,7 @@ def test_status_knows_what_was_not_measured(track: Track, call: Call) -> None:
     assert call("status", "imported")[0] == 0 and "published, 2 of 2 tasks" in call("status", "imported")[1]
 
 
-def test_every_reader_reads_it(track: Track, call: Call) -> None:
+def test_every_reader_reads_it(track: Track, call: Orthoplex) -> None:
     assert "team/imported@v2  second  AA ?  ? parameters" in call("adapters", "list")[1]
     assert "parameters: ?; overlap with earlier tasks: not measured" in call("adapters", "show", "imported@v1")[1]
     assert "base not known" in call("adapters", "show", "imported@v1", "--tree")[1]

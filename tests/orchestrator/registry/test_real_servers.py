@@ -16,7 +16,6 @@ import pytest
 
 from cluster.errors import StoreError
 from cluster.storage import S3Store, probe
-from orchestrator.cli import main as cli
 from orchestrator.log.event import parse
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import listed
@@ -28,6 +27,7 @@ from orchestrator.track.rules import RulesLog, TeamRules
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from tests.conftest import Ceph
+from tests.support.command_line import here
 from tests.support.entries import Raw
 from tests.support.fault_proxy import DELAY_S, EVERYTHING, FaultProxy
 from tests.support.registries import publish_one
@@ -85,11 +85,9 @@ def team_a(
         ceph.script("user", ceph.root, ceph.folder, user, f"AK{user}", f"SK{user}")
         words = ["--team", "a", "--role", role, "--bucket", ceph_bucket, "--prefix", "p"]
         principal = f"arn:aws:iam:::user/{user}"
-        monkeypatch.setattr(sys, "argv", ["orthoplex", "adapters", "policy", *words, "--principal", principal])
-        capsys.readouterr()
-        with pytest.raises(SystemExit, match="0"):
-            cli.main()
-        statements += json.loads(capsys.readouterr().out)["Statement"]
+        code, out, err = here(monkeypatch, capsys, "adapters", "policy", *words, "--principal", principal)
+        assert code == 0, err
+        statements += json.loads(out)["Statement"]
     document = {"Version": "2012-10-17", "Statement": statements}
     ceph.client().put_bucket_policy(Bucket=ceph_bucket, Policy=json.dumps(document))
 

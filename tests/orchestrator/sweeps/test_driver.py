@@ -16,7 +16,6 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.driver_process import this_process
 from orchestrator.sweeps import driver
-from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.driver import Sweep
 from orchestrator.sweeps.events import Outcome, Point
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, TRIALS
@@ -26,21 +25,12 @@ from tests.orchestrator.conftest import FakeRun
 from tests.support.begun_sweeps import DATA, TRIALS_DONE, begun, ops, silent
 from tests.support.entries import Raw
 from tests.support.fake_workers import FakeWorkers, Told, without_ray
-from tests.support.sweeps import row, sweep_of, trial
+from tests.support.sweeps import in_store, row, trial
 from tests.support.token_cases import CASES, TokenCase, made
 from trainers.identity import settings_of
 from trainers.models.loading import resolve_name
 
 Begin = Callable[..., FakeRun]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    return str(tmp_path / "store")
-
-
-def in_store(store: str, **sections: Any) -> SweepConfig:
-    return sweep_of(run={"store": store, **sections.pop("run", {})}, **sections)
 
 
 # --- what is left to do

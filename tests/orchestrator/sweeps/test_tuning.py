@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,18 +17,9 @@ from orchestrator.sweeps.sweep_state import SweepTrial, replay_sweep, sweep_log
 from orchestrator.sweeps.tuning import Tuning, hopeless
 from orchestrator.track.events import Interrupt
 from tests.orchestrator.conftest import FakeRun
-from tests.support.sweeps import row, state_of, sweep_of, trial
+from tests.support.sweeps import in_store, row, state_of, trial
 
 Begin = Callable[..., FakeRun]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    return str(tmp_path / "store")
-
-
-def in_store(store: str, **sections: Any) -> SweepConfig:
-    return sweep_of(run={"store": store, **sections.pop("run", {})}, **sections)
 
 
 def tuned(number: int, last: Mapping[str, Any] | None = None, error: str = "") -> Any:

@@ -1,4 +1,5 @@
-"""Scores of language models against a loop over rows and answers, and what is generated against what was learned."""
+"""Losses and gradients of language models against their own, scores against a loop over rows and answers, and what is
+generated against what was learned."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -19,6 +20,7 @@ from tests.support.families import (
     backbone,
     each_alone,
     every_family,
+    reference,
     split_of,
 )
 from tests.support.tiny_models import tiny, tokenizer
@@ -26,6 +28,34 @@ from trainers.data.collate import Padded
 from trainers.messages import Score
 from trainers.models.text_to_text import TextToText
 from trainers.training.evaluate import evaluate
+
+
+@every_family
+def test_row_losses_are_the_models_own(family: str) -> None:
+    """Each row's loss is the model's own on that row alone, and their sum the model's own on the batch."""
+    bone = backbone(family)
+    labels = bone.encode_labels(WORDS)
+    rows = bone.tokenize(TEXTS, ANSWER)
+    losses = bone.losses(bone.batch(rows, TARGETS, labels), labels)
+    answers = [labels[target] for target in TARGETS]
+    alone = [reference(bone, [row], [answer]) for row, answer in zip(rows, answers, strict=True)]
+    assert losses.shape == (len(TEXTS),) and losses.dtype == torch.float32
+    torch.testing.assert_close(losses, torch.stack(alone), rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.sum(), reference(bone, rows, answers), rtol=1e-5, atol=0)
+    assert bone.units(labels).tolist() == [2, 3, 2, 5]
+
+
+@every_family
+def test_gradients_are_the_models_own(family: str) -> None:
+    """Of every weight, as the model's own loss gives it."""
+    bone = backbone(family)
+    labels = bone.encode_labels(WORDS)
+    rows, answers = bone.tokenize(TEXTS, ANSWER), [labels[target] for target in TARGETS]
+    parameters = list(bone.model.parameters())
+    found = torch.autograd.grad(bone.losses(bone.batch(rows, TARGETS, labels), labels).sum(), parameters)
+    expected = torch.autograd.grad(reference(bone, rows, answers), parameters)
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
 @every_family
