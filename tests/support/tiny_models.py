@@ -38,6 +38,19 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
 }
 
+DECODERS = {  # further ones: head_dim is not width / heads, and windows are short
+    "qwen3": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config, {**GROUPED, "head_dim": 16}),
+    "gemma2": (
+        transformers.Gemma2ForCausalLM, transformers.Gemma2Config,
+        {**GROUPED, "head_dim": 16, "sliding_window": 4, "query_pre_attn_scalar": 16},
+    ),
+    "gemma3": (
+        transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig,
+        {**GROUPED, "head_dim": 16, "sliding_window": 4, "query_pre_attn_scalar": 16,
+         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+    ),
+}  # fmt: skip
+
 
 def tokenizer(model: str = "minilm") -> Any:
     """A BERT's tokenizer with an end-of-text token, as language models have it; it adds no special tokens."""
@@ -51,7 +64,7 @@ def tokenizer(model: str = "minilm") -> Any:
 
 def tiny(family: str, seed: int = 0) -> Any:
     """A model of the family, in evaluation mode."""
-    made_by, config, shape = MODELS[family]
+    made_by, config, shape = (MODELS | DECODERS)[family]
     words = tokenizer()
     ids = {"vocab_size": len(words), "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
     if "t5" in family:
