@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from trainers.data.lines import Lines, in_lines
 from trainers.models.capabilities import evaluating, takes
+from trainers.zero import gathered
 
 CHUNK = 1024  # tokens whose logits exist at once
 Change = Callable[[Tensor], Tensor]
@@ -46,11 +47,12 @@ def token_losses(model: Any, batch: Lines, *, plain: bool) -> Tensor:
             run(model, batch)
         hidden_ND = seen[0].flatten(0, 1)[batch.places]
         head = model.get_output_embeddings()
-        trained = head(hidden_ND[:0].detach()).requires_grad
-        if torch.is_grad_enabled() and hidden_ND.requires_grad and not trained:
-            losses_N: Tensor = FrozenHead.apply(hidden_ND, head, batch.answers)
-            return losses_N
-        return torch.cat([nll(head, *chunk) for chunk in chunks(hidden_ND, batch.answers)])
+        with gathered(head.parameters()):  # once: ranks have unequal numbers of chunks, and would wait for each other
+            trained = head.forward(hidden_ND[:0].detach()).requires_grad
+            if torch.is_grad_enabled() and hidden_ND.requires_grad and not trained:
+                losses_N: Tensor = FrozenHead.apply(hidden_ND, head, batch.answers)
+                return losses_N
+            return torch.cat([nll(head, *chunk) for chunk in chunks(hidden_ND, batch.answers)])
     with head_input(model, lambda hidden_LSD: hidden_LSD.flatten(0, 1)[batch.places].unsqueeze(0)):
         logits_NV = run(model, batch)[0]
     return cross_entropy(logits_NV.float(), batch.answers, reduction="none")
@@ -90,7 +92,7 @@ def chunks(hidden_ND: Tensor, tokens_N: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 def nll(head: nn.Module, hidden_ND: Tensor, tokens_N: Tensor) -> Tensor:
     """(N,) −log p of the tokens."""
-    return cross_entropy(head(hidden_ND).float(), tokens_N, reduction="none")
+    return cross_entropy(head.forward(hidden_ND).float(), tokens_N, reduction="none")  # past hooks that gather it
 
 
 def run(model: Any, batch: Lines) -> Tensor:
@@ -110,7 +112,8 @@ def head_input(model: Any, change: Change) -> Iterator[list[Tensor]]:
         seen.append(inputs[0])
         return (change(inputs[0]), *inputs[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    # Before the hooks of ZeRO 3. They mark the input as the head's, and its gradient would release what nobody fetched.
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook, prepend=True)
     try:
         yield seen
     finally:

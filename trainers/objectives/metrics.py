@@ -9,11 +9,14 @@ over sentences. If a row has several references, the best one counts, except for
     token_f1          F1 over the words of squad_em
     rouge_l           F-measure of the longest common subsequence of word stems (Lin, 2004; Porter's stemmer)
     rouge_l_words     the same without stemmer
-    edit_similarity   1 − insertions and deletions / characters of both (TRACE: Py150)
+    edit_similarity   1 − insertions and deletions / characters of both
+    code_similarity   edit_similarity with placeholders for literals filled in (TRACE: Py150)
     sari              mean over 1 to 4 words of what was kept, added and deleted against the source (Xu et al., 2016)
     bleu, chrf        of sacrebleu, per sentence, with effective order
     first_character   the first characters are equal (TRACE: ScienceQA)
     number_match      the last number of the answer is the last number of the reference
+
+`parity` has those that begin with superni_ and trace_.
 """
 
 import re
@@ -24,11 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from trainers.objectives import parity
+from trainers.objectives.sari import sari
+
 Metric = Callable[[str, Sequence[str], str], float]  # answer, references, source → 0 to 1
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]|[^\W_]+")  # Chinese, Japanese: per character
-ORDERS = (1, 2, 3, 4)
 
 
 def best(metric: Callable[[str, str], float]) -> Metric:
@@ -136,6 +141,11 @@ def edit_similarity(answer: str, reference: str) -> float:
     return float(Indel.normalized_similarity(answer.strip(), reference))
 
 
+def code_similarity(answer: str, reference: str) -> float:
+    """`edit_similarity` of code whose literals are filled in."""
+    return edit_similarity(parity.filled_in(answer), parity.filled_in(reference))
+
+
 def bleu(answer: str, references: Sequence[str], _source: str) -> float:
     """sacrebleu's sentence BLEU, effective order, over all references at once."""
     from sacrebleu import sentence_bleu
@@ -148,54 +158,6 @@ def chrf(answer: str, references: Sequence[str], _source: str) -> float:
     from sacrebleu import sentence_chrf
 
     return min(1.0, sentence_chrf(answer, list(references)).score / 100)
-
-
-# ---------------------------------------------------------------- SARI
-
-
-def sari(answer: str, references: Sequence[str], source: str) -> float:
-    """(F_keep + F_add + P_delete) / 3, each the mean over 1 to 4 words (Xu et al., 2016, eq. 1 to 6, as published code
-    counts them: n-grams are weighed by the share of references that have them)."""
-    texts = [text.lower().split() for text in (source, answer, *references)]
-    parts = [sari_of(*(grams(words, order) for words in texts)) for order in ORDERS]
-    return sum(map(sum, parts)) / (3 * len(ORDERS))
-
-
-def grams(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    """How often each sequence of `order` words occurs."""
-    return Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
-
-
-def sari_of(source: Counter[Any], answer: Counter[Any], *references: Counter[Any]) -> tuple[float, float, float]:
-    """F of what was kept, F of what was added, precision of what was deleted, for one order."""
-    count = len(references)
-    wanted = sum(references, Counter())
-    source, answer = times(source, count), times(answer, count)
-    kept, right_kept, all_kept = source & answer, source & answer & wanted, source & wanted
-    keep_precision = ratio(sum(n / kept[gram] for gram, n in right_kept.items()), len(kept))
-    keep_recall = ratio(sum(n / all_kept[gram] for gram, n in right_kept.items()), len(all_kept))
-    deleted = source - answer
-    right_deleted = deleted - wanted
-    delete = ratio(sum(n / deleted[gram] for gram, n in right_deleted.items()), len(deleted))
-    added = set(answer) - set(source)
-    right_added, all_added = added & set(wanted), set(wanted) - set(source)
-    add = harmonic(ratio(len(right_added), len(added)), ratio(len(right_added), len(all_added)))
-    return harmonic(keep_precision, keep_recall), add, delete
-
-
-def times(counts: Counter[Any], factor: int) -> Counter[Any]:
-    """Every count times `factor`."""
-    return Counter({gram: n * factor for gram, n in counts.items()})
-
-
-def ratio(part: float, whole: float) -> float:
-    """part / whole; 1 if there was nothing to do."""
-    return part / whole if whole else 1.0
-
-
-def harmonic(precision: float, recall: float) -> float:
-    """2PR / (P + R), 0 if both are."""
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 METRICS: Mapping[str, Metric] = {
@@ -211,4 +173,12 @@ METRICS: Mapping[str, Metric] = {
     "chrf": chrf,
     "first_character": best(first_character),
     "number_match": best(number_match),
+    "code_similarity": best(code_similarity),
+    "superni_exact_match": best(parity.superni_exact_match),
+    "superni_rouge_l": best(parity.superni_rouge_l),
+    "trace_match": best(parity.trace_match),
+    "trace_first_character": best(parity.trace_first_character),
+    "trace_rouge_l": best(parity.trace_rouge_l),
+    "trace_edit_similarity": best(parity.trace_edit_similarity),
+    "trace_sari": parity.trace_sari,
 }

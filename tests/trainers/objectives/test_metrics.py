@@ -85,7 +85,7 @@ def test_values_are_from_0_to_1_and_the_right_answer_has_the_most(name: str) -> 
         assert 0 <= METRICS[name](odd, ["right"], "source") <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "sari"])
+@pytest.mark.parametrize("name", [name for name in METRICS if "sari" not in name])
 def test_the_best_reference_counts(name: str) -> None:
     assert METRICS[name]("four black cats ran", ["nothing", "four black cats ran"], "") == pytest.approx(1)
 

@@ -23,7 +23,8 @@ Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
 TrainOn = Literal["completion", "all_assistant", "last_assistant", "all"]
 MetricName = Literal[
     "exact_match", "raw_match", "squad_em", "token_f1", "rouge_l", "rouge_l_words", "edit_similarity", "sari", "bleu",
-    "chrf", "first_character", "number_match", "nll", "perplexity",
+    "chrf", "first_character", "number_match", "code_similarity", "superni_exact_match", "superni_rouge_l",
+    "trace_match", "trace_first_character", "trace_rouge_l", "trace_edit_similarity", "trace_sari", "nll", "perplexity",
 ]  # fmt: skip
 OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
 COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold
@@ -42,7 +43,11 @@ TRAINABLE: dict[str, tuple[TrainOn, ...]] = {  # by format; the first one is wha
 }
 TRACE_METRICS: dict[str, MetricName] = {  # arXiv:2310.06762, by the folder's name
     "C-STANCE": "raw_match", "FOMC": "raw_match", "NumGLUE-cm": "raw_match", "NumGLUE-ds": "raw_match",
-    "ScienceQA": "first_character", "MeetingBank": "rouge_l", "Py150": "edit_similarity", "20Minuten": "sari",
+    "ScienceQA": "first_character", "MeetingBank": "rouge_l", "Py150": "code_similarity", "20Minuten": "sari",
+}  # fmt: skip
+TRACE_PARITY: dict[str, MetricName] = {  # what TRACE's own code computes, by the metric that is usual here
+    "raw_match": "trace_match", "first_character": "trace_first_character", "rouge_l": "trace_rouge_l",
+    "code_similarity": "trace_edit_similarity", "sari": "trace_sari",
 }  # fmt: skip
 
 
@@ -159,21 +164,33 @@ class GenerativeHubTask(HubData, FormatTask):
     tag: ClassVar[str] = "hub with format"
 
 
-class SuperniTask(GenerativeTask):
+class BenchmarkTask(GenerativeTask):
+    """A task of a benchmark. `mode: parity` scores, and writes prompts, as the benchmark's own code does."""
+
+    added: ClassVar[tuple[str, ...]] = (*GenerativeTask.added, "mode")
+
+    mode: Literal["honest", "parity"] = "honest"
+
+
+class SuperniTask(BenchmarkTask):
     """A task of Super-NaturalInstructions: `<data_dir>/<path>/{train,test}.json`, or one file `<data_dir>/<path>.json`
-    whose rows are divided by the seed. `data_dir` overrides the run's."""
+    whose rows are divided by the seed. `data_dir` overrides the run's. `positive_examples` of the file stand before the
+    input."""
+
+    added: ClassVar[tuple[str, ...]] = (*BenchmarkTask.added, "positive_examples")
 
     source: Literal["superni"]
     path: str
     data_dir: str | None = None
+    positive_examples: Annotated[int, Field(ge=0, le=100)] = 0
 
     @property
     def scored_by(self) -> tuple[MetricName, ...]:
         """ROUGE-L with stemmer, unless `metrics` says otherwise."""
-        return self.metrics or ("rouge_l",)
+        return self.metrics or ("superni_rouge_l" if self.mode == "parity" else "rouge_l",)
 
 
-class TraceTask(GenerativeTask):
+class TraceTask(BenchmarkTask):
     """A task of TRACE: `<data_dir>/<path>/{train,eval,test}.json`. `data_dir` overrides the run's."""
 
     source: Literal["trace"]
@@ -183,7 +200,8 @@ class TraceTask(GenerativeTask):
     @property
     def scored_by(self) -> tuple[MetricName, ...]:
         """The benchmark's metric for the folder of that name, unless `metrics` says otherwise."""
-        return self.metrics or (TRACE_METRICS.get(self.path.rstrip("/").rsplit("/", 1)[-1], "rouge_l"),)
+        usual = TRACE_METRICS.get(self.path.rstrip("/").rsplit("/", 1)[-1], "rouge_l")
+        return self.metrics or (TRACE_PARITY[usual] if self.mode == "parity" else usual,)
 
 
 class DocstringAnswersTask(GenerativeTask):

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from trainers.data.generative.config import DocstringAnswersTask, SuperniTask, T
 from trainers.data.generative.reading import Rows, Source, parsed, readable
 from trainers.data.sources import did_you_mean, listed, shown
 
-SUPERNI_PROMPT = "Definition: {definition}\n\nNow complete the following example -\nInput: {input}\nOutput: "
 SUPERNI_TEST_ROWS, SUPERNI_TEST_SHARE = 100, 0.2  # of a task in one file, whichever is less
 TRACE_FILES = {"train": "train.json", "validation": "eval.json", "test": "test.json"}
 
@@ -86,15 +86,57 @@ def superni_rows(task: SuperniTask, path: Path) -> tuple[list[tuple[str, int, An
     instances = held.get("Instances") if isinstance(held, Mapping) else None
     if not isinstance(definition, str) or not isinstance(instances, list):
         raise DataError(f"task {task.name}: {where} has no Definition and Instances; give a task of this layout")
+    before = superni_beginning(task, definition, positive_examples(task, where, held))
     rows = [
-        (where, number, superni_row(task, where, number, each, definition))
+        (where, number, superni_row(task, where, number, each, before))
         for number, each in enumerate(instances, start=1)
     ]
     return rows, digest, size
 
 
-def superni_row(task: SuperniTask, where: str, number: int, instance: Any, definition: str) -> dict[str, Any]:
-    """One instance as prompt, completion and references."""
+def positive_examples(task: SuperniTask, where: str, held: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Input and output of the first Positive Examples, as many as the task asks for and the file has."""
+    if not task.positive_examples:
+        return []
+    given = held.get("Positive Examples")
+    found = [(each.get("input"), each.get("output")) for each in given or () if isinstance(each, Mapping)]
+    said: list[Any] = [(asked, output[0] if isinstance(output, list) and output else output) for asked, output in found]
+    if not said or not all(isinstance(text, str) for pair in said for text in pair):
+        raise DataError(
+            f"task {task.name}: {where} has no Positive Examples of an input and an output; remove positive_examples"
+        )
+    return said[: task.positive_examples]
+
+
+def closed(text: str) -> str:
+    """The text with a full stop, unless it ends in punctuation: as the benchmark's own code writes each part."""
+    return text if text[-1] in string.punctuation else f"{text}."
+
+
+def superni_beginning(task: SuperniTask, definition: str, examples: Sequence[tuple[str, str]]) -> str:
+    """What stands before an input: the definition, and examples."""
+    if task.mode == "parity":
+        shown_before = [
+            f"{closed(f' Positive Example {number} -{chr(10)}Input: {asked.strip()}')}\n"
+            f"{closed(f' Output: {output.strip()}')}\n\n"
+            for number, (asked, output) in enumerate(examples, start=1)
+        ]
+        return "".join([f"{closed(f'Definition: {definition.strip()}')}\n\n", *shown_before])
+    shown_before = [
+        f"Positive Example {number} -\nInput: {asked}\nOutput: {output}\n\n"
+        for number, (asked, output) in enumerate(examples, start=1)
+    ]
+    return "".join([f"Definition: {definition}\n\n", *shown_before])
+
+
+def superni_prompt(task: SuperniTask, before: str, asked: str) -> str:
+    """The prompt of one input."""
+    shown_last = f"Now complete the following example -\nInput: {asked.strip() if task.mode == 'parity' else asked}"
+    return f"{before}{closed(shown_last) if task.mode == 'parity' else shown_last}\nOutput: "
+
+
+def superni_row(task: SuperniTask, where: str, number: int, instance: Any, before: str) -> dict[str, Any]:
+    """One instance as prompt, completion and references. Empty outputs beside others do not count."""
     outputs = instance.get("output") if isinstance(instance, Mapping) else None
     outputs = [outputs] if isinstance(outputs, str) else outputs
     asked = instance.get("input") if isinstance(instance, Mapping) else None
@@ -104,8 +146,8 @@ def superni_row(task: SuperniTask, where: str, number: int, instance: Any, defin
             f"task {task.name}: {where} row {number}: {shown(instance)} has no input or no output; "
             "instances are {id, input, output: string or list of strings}"
         )
-    prompt = SUPERNI_PROMPT.format_map({"definition": definition, "input": asked})
-    return {"prompt": prompt, "completion": outputs[0], "references": outputs[1:]}
+    said = [output for output in outputs if output.strip()] or outputs
+    return {"prompt": superni_prompt(task, before, asked), "completion": said[0], "references": said[1:]}
 
 
 def superni_test_ids(rows: list[tuple[str, int, Any]], seed: int) -> set[int]:

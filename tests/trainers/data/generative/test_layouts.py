@@ -101,11 +101,80 @@ def test_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "metric"),
     [("C-STANCE", "raw_match"), ("ScienceQA", "first_character"), ("a/MeetingBank/", "rouge_l"),
-     ("Py150", "edit_similarity"), ("20Minuten", "sari"), ("other", "rouge_l")],
+     ("Py150", "code_similarity"), ("20Minuten", "sari"), ("other", "rouge_l")],
 )  # fmt: skip
 def test_metrics_of_trace(path: str, metric: str) -> None:
     assert task("trace", path=path).scored_by == (metric,)
     assert task("trace", path=path, metrics=["chrf"]).scored_by == ("chrf",)
+
+
+@pytest.mark.parametrize(
+    ("path", "metric"),
+    [("C-STANCE", "trace_match"), ("ScienceQA", "trace_first_character"), ("a/MeetingBank/", "trace_rouge_l"),
+     ("Py150", "trace_edit_similarity"), ("20Minuten", "trace_sari"), ("other", "trace_rouge_l")],
+)  # fmt: skip
+def test_metrics_of_parity(path: str, metric: str) -> None:
+    assert task("trace", path=path, mode="parity").scored_by == (metric,)
+    assert task("superni", path=path, mode="parity").scored_by == ("superni_rouge_l",)
+    assert task("superni", path=path, mode="parity", metrics=["nll"]).scored_by == ("nll",)
+    assert "mode" not in task("trace", path=path).model_dump(), "stored as before there were modes"
+
+
+EXAMPLES = [{"input": " 1 + 1", "output": "2", "explanation": "e"}, {"input": "2?", "output": ["4.", "four"]}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, "Definition: Add \n\nNow complete the following example -\nInput: 3 + 4 \nOutput: "),
+        ({"mode": "parity"}, "Definition: Add.\n\nNow complete the following example -\nInput: 3 + 4.\nOutput: "),
+        ({"positive_examples": 1}, "Definition: Add \n\nPositive Example 1 -\nInput:  1 + 1\nOutput: 2\n\n"
+         "Now complete the following example -\nInput: 3 + 4 \nOutput: "),
+        ({"mode": "parity", "positive_examples": 9}, "Definition: Add.\n\n Positive Example 1 -\nInput: 1 + 1.\n"
+         " Output: 2.\n\n Positive Example 2 -\nInput: 2?\n Output: 4.\n\n"
+         "Now complete the following example -\nInput: 3 + 4.\nOutput: "),
+    ],
+)  # fmt: skip
+def test_prompts_of_superni(keys: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    """Parity as Tk-Instruct writes them: parts trimmed, a full stop unless there is punctuation."""
+    held = {"Definition": ["Add "], "Positive Examples": EXAMPLES,
+            "Instances": [{"input": "3 + 4 ", "output": ["7"]}] * 2}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(held))
+    found = superni_sources(task("superni", path="a", **keys), tmp_path, 0)
+    assert {row["prompt"] for each in found.values() for *_, row in each.rows()} == {expected}
+
+
+ODD = {
+    "a string": {"Definition": "Do.", "Instances": [{"input": "x", "output": "y"}]},
+    "no examples": {"Definition": ["Do."], "Instances": [{"input": "x", "output": ["y"]}], "Positive Examples": []},
+    "empty input": {"Definition": ["Do."], "Instances": [{"input": "", "output": ["y", "z"]}]},
+    "the first output empty": {"Definition": ["Do."], "Instances": [{"input": "x", "output": ["", "y", "z"]}]},
+    "another script": {"Definition": ["翻訳してください"], "Instances": [{"input": "猫 {x} %s", "output": ["cat"]}]},
+    "10,000 characters": {"Definition": ["Do."], "Instances": [{"input": "word " * 2_000, "output": ["y"]}]},
+    "further keys": {"Definition": ["Do.", "Or not."], "Instances": [{"id": 3, "input": "x", "output": ["y"], "a": 1}],
+                     "Categories": None, "Positive Examples": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("mode", ["honest", "parity"])
+def test_odd_but_legal_tasks(name: str, mode: str, tmp_path: Path) -> None:
+    """Each with a byte order mark, in two files."""
+    (tmp_path / "t").mkdir()
+    for split, rows in (("train", 5), ("test", 2)):
+        (one,) = ODD[name]["Instances"]
+        held = {**ODD[name], "Instances": [{**one, "input": f"{one['input']}{split}{i}"} for i in range(rows)]}
+        if name == "empty input" and split == "test":
+            held["Instances"][0]["input"] = ""
+        (tmp_path / "t" / f"{split}.json").write_text(json.dumps(held, ensure_ascii=False), "utf-8-sig")
+    data = prepare_task(task("superni", path="t", mode=mode), DataConfig(), tmp_path, 0)
+    assert (len(data.train), len(data.validation), len(data.test)) == (4, 1, 2) and not data.warnings
+    row = json.loads(data.test["row"][0])
+    assert row["completion"] == ("cat" if name == "another script" else "y")
+    assert row.get("references", []) == (["z"] if name in ("empty input", "the first output empty") else [])
+    asked = task("superni", path="t", mode=mode, positive_examples=2)
+    with pytest.raises(DataError, match="has no Positive Examples of an input and an output; remove positive_examples"):
+        superni_sources(asked, tmp_path, 0)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no SuperNI tasks here")
