@@ -1,5 +1,6 @@
 """What a run hands its workers: data read once, described for the log, told about, and scored in full."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cluster.resources import ClusterConfig
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.run import workers as run_workers
 from orchestrator.run.plan import make_plan
-from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, load_tasks
+from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, describe_tasks, load_tasks
 from tests.support.fake_workers import without_ray
 from tests.support.token_cases import CASES, TokenCase, made
 from trainers.config import OwnTraining
@@ -50,6 +51,26 @@ def test_data_as_the_log_keeps_them(config: RunConfig) -> None:
     body = found[0].model_dump(mode="json")
     assert body["rows"] == {"train": 8, "validation": 1, "test": 5}
     assert body["labels"] == ["cat", "dog"] and body["fingerprint"] == data.fingerprint
+
+
+def test_floors_of_generative_tasks_are_kept_and_of_classification_only_shown(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"say {n}", "completion": f" {n % 2}"} for n in range(12)]
+    for part, lines in (("train", rows[:10]), ("test", rows[10:])):
+        (tmp_path / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in lines))
+    task = {"source": "files", "format": "prompt_completion", "train": f"{tmp_path}/train.jsonl"}
+    task |= {"test": f"{tmp_path}/test.jsonl", "name": "g", "metrics": ["exact_match"]}
+    content = config.model_dump(mode="json")
+    content |= {"model": {"name": "docs-lm", "task_type": "CAUSAL_LM"}, "tasks": [*content["tasks"], task]}
+    mixed = parse_config(content, "test")
+    data = load_tasks(mixed, lambda _: None)
+    stored, shown = describe_tasks(mixed, data), describe_tasks(mixed, data, stored=False)
+    assert [{*each.body()} - {*describe_data(rows).body()} for each, rows in zip(stored, data, strict=True)] == [
+        set(), set(), {"floors"}
+    ]  # fmt: skip
+    assert stored[2].floors and stored[2].floors.scores == {"constant": 0.5, "copy": 0.0, "nearest": 0.5}
+    assert [each.floors and {*each.floors.scores} for each in shown[:2]] == [{"majority"}] * 2
 
 
 def test_rows_carry_texts_and_label_indices(config: RunConfig) -> None:

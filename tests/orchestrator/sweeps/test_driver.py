@@ -138,6 +138,16 @@ def test_changed_data_are_refused_and_that_is_logged(store: str, untrained: list
     assert "open" not in ops(config)[-3:] and ops(config)[-1] == "fail" and len(untrained) == 1
 
 
+def test_a_sweep_over_tasks_that_are_judged_by_their_loss_says_what_it_reads(
+    store: str, untrained: list[Any], tmp_path: Path
+) -> None:
+    task = {"name": "a", "source": "files", "format": "text", "train": "a.jsonl", "test": "b.jsonl"}
+    config = in_store(store, run={"tasks": [task], "model": {"name": "docs-lm", "task_type": "CAUSAL_LM"}})
+    said: list[str] = []
+    Sweep(config, said.append).run()
+    assert said[0] == f"note: {driver.BY_LOSS}" and "exp(-nll)" in said[0] and len(untrained) == 2
+
+
 def test_another_base_than_that_of_its_trials_is_refused(
     store: str, untrained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
