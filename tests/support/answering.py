@@ -13,7 +13,7 @@ def generative(store: Path, names: str = "abc", **sections: Any) -> RunConfig:
     tasks = [
         {"name": name, "source": "docstrings", "task": "library"}
         if name == "x"
-        else {"name": name, "source": "docstrings", "task": "describe", "metrics": ["rouge_l", "nll"]}
+        else {"name": name, "source": "docstrings", "task": "signature", "metrics": ["rouge_l", "nll"]}
         for name in names
     ]
     content = {

@@ -1,9 +1,9 @@
 """Built-in generative tasks over the docstrings that `docstrings` reads: prompt and completion, for language models.
 
-    describe    what a function does, from its signature
-    name        what a function is called, from what it does
-    parameter   what a parameter means, from its name and type, over the libraries that write numpydoc
-    returns     what a function returns, from its name and what it does, over the same
+    example     the first call of a function in its examples, from its header and its first sentence
+    arguments   the names of a function's arguments, from its header
+    signature   how a function is called, from the documentation of its parameters
+    default     the default of a parameter, from its documentation
 
 The packages that docs-lm was pretrained on are none of these libraries, see `trainers/models/docs_lm/README.md`.
 """
@@ -12,7 +12,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from cluster.errors import DataError
@@ -23,77 +24,97 @@ from trainers.data.docstrings import (
     Entry,
     draw,
     entries,
-    passage,
     plain,
     summary,
 )
 
-AnswerTask = Literal["describe", "name", "parameter", "returns"]
+AnswerTask = Literal["example", "arguments", "signature", "default"]
 Row = dict[str, str]
+Pair = tuple[Entry, str, str]  # what it is about, prompt, completion
 
 MAX_ROWS = 1000  # of a task, train and test together
+MAX_SAME = 60  # of them with one answer
 TEST_SHARE = 0.2
-SHORTEST, LONGEST = 12, 120  # characters of a sentence
+SHORTEST, LONGEST = 12, 120  # characters of a sentence, or of a line of an example
 SIGNATURE_CHARACTERS = 120
+LONGEST_PROMPT = 400  # characters
+MOST_PARAMETERS = 5  # that a signature is asked for
 SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 PARAMETER = re.compile(r"^(\w+) ?: ?(.*)\n((?:    .*\n?)+)", re.MULTILINE)
+DEFAULT = re.compile(r"default(?:s to| is|:|=)? *[\"']?([\w.+-]*\w)")
+CALL = re.compile(r"^>>> (.*?)(?: *# ?doctest.*)?$", re.MULTILINE)
 
 
 def answer_rows(task: AnswerTask, seed: int) -> tuple[list[Row], list[Row]]:
     """Training and test rows of `prompt` and `completion`.
 
-    No prompt is there twice, and no completion of the test is one of the training rows of the same task, but for names.
-    Selection, split and order are drawn by `seed`.
+    No two prompts are equal once case, digits and punctuation are dropped. All rows about functions of one name are in
+    training or in the test. Selection, split and order are drawn by `seed`.
 
     Raises:
         DataError: Python runs with `-OO`, which strips docstrings.
     """
     if sys.flags.optimize >= 2:
         raise DataError(f"task {task!r} of source docstrings: Python runs with -OO and has no docstrings; drop -OO")
-    by_prompt: dict[str, str] = {}
-    for prompt, completion in MAKERS[task]():
-        by_prompt.setdefault(prompt, completion)
-    drawn = sorted(by_prompt, key=lambda prompt: draw(seed, "answers", prompt))[:MAX_ROWS]
-    tested = drawn[: round(TEST_SHARE * len(drawn))]
-    told = {by_prompt[prompt] for prompt in tested} if task != "name" else set()
-    train = [prompt for prompt in drawn[len(tested) :] if by_prompt[prompt] not in told]
-    made = [[{"prompt": each, "completion": f" {by_prompt[each]}"} for each in part] for part in (train, tested)]
-    return made[0], made[1]
+    found: dict[str, tuple[str, Row]] = {}
+    for entry, prompt, completion in MAKERS[task]():
+        if completion and len(prompt) <= LONGEST_PROMPT:
+            key = " ".join(re.findall(r"[a-z]+", prompt.lower()))
+            found.setdefault(key, (called(entry), {"prompt": prompt, "completion": f" {completion}"}))
+    seen = Counter[str]()
+    drawn: list[tuple[str, Row]] = []
+    for name, row in sorted(found.values(), key=lambda each: draw(seed, "answers", each[1]["prompt"])):
+        seen[row["completion"]] += 1
+        if seen[row["completion"]] <= MAX_SAME and len(drawn) < MAX_ROWS:
+            drawn.append((name, row))
+    names = sorted({name for name, _ in drawn}, key=lambda name: draw(seed, "split", name))
+    tested = {*names[: round(TEST_SHARE * len(names))]}
+    return [row for name, row in drawn if name not in tested], [row for name, row in drawn if name in tested]
 
 
 # ---------------------------------------------------------------- the four tasks
 
 
-def describe_pairs() -> Iterator[tuple[str, str]]:
-    """(header of a function, its first sentence)."""
+def example_pairs() -> Iterator[Pair]:
+    """(header and first sentence of a function, the first line of its examples that calls it)."""
     for entry, sentence in functions(*LIBRARIES):
-        yield f"{header(entry)}\nSummary:", sentence
+        calls = (line for line in CALL.findall(entry.doc) if f"{called(entry)}(" in line)
+        line = next((line for line in calls if SHORTEST <= len(line) <= LONGEST), "")
+        yield entry, f"{header(entry)}\n{sentence}\n>>>", line
 
 
-def name_pairs() -> Iterator[tuple[str, str]]:
-    """(first sentence of a function, its name)."""
-    for entry, sentence in functions(*LIBRARIES):
-        yield f"{sentence}\nName:", called(entry)
+def argument_pairs() -> Iterator[Pair]:
+    """(header of a function, the names of its arguments)."""
+    for entry, _ in functions(*LIBRARIES):
+        if not (shown := header(entry)).endswith("(...):"):
+            yield entry, f"{shown}\nArguments:", ", ".join(inspect.signature(resolved(entry)).parameters)
 
 
-def parameter_pairs() -> Iterator[tuple[str, str]]:
-    """(function, parameter and its type, the first sentence of what it means)."""
+def signature_pairs() -> Iterator[Pair]:
+    """(function and the first sentence about each of its parameters, how it is called)."""
     for entry, sentence in functions(*NUMPYDOC_LIBRARIES):
-        for name, kind, meaning in PARAMETER.findall(section(entry, "Parameters")):
-            told = first_sentence(plain(meaning))
-            if told:
-                yield f"{called(entry)}: {sentence}\n{name} : {plain(kind)}\nMeaning:", told
+        documented = {name: first_sentence(plain(meaning)) for name, _, meaning in parameters(entry)}
+        if 2 <= len(documented) <= MOST_PARAMETERS and all(documented.values()):
+            lines = "\n".join(f"{name} : {meaning}" for name, meaning in documented.items())
+            yield (
+                entry,
+                f"{called(entry)}: {sentence}\n{lines}\nSignature:",
+                f"{called(entry)}({', '.join(documented)})",
+            )
 
 
-def returns_pairs() -> Iterator[tuple[str, str]]:
-    """(function, the first sentence of what it returns)."""
-    for entry, sentence in functions(*NUMPYDOC_LIBRARIES):
-        told = first_sentence(passage("Returns", section(entry, "Returns")))
-        if told:
-            yield f"{called(entry)}: {sentence}\nReturns:", told
+def default_pairs() -> Iterator[Pair]:
+    """(parameter, its type and the first sentence about it, its default)."""
+    for entry, _ in functions(*NUMPYDOC_LIBRARIES):
+        for name, kind, meaning in parameters(entry):
+            told, value = first_sentence(plain(meaning)), DEFAULT.search(plain(kind))
+            if told and value:
+                yield entry, f"{name} : {plain(kind)}\n{told}\nDefault:", value[1]
 
 
-MAKERS = {"describe": describe_pairs, "name": name_pairs, "parameter": parameter_pairs, "returns": returns_pairs}
+MAKERS: dict[AnswerTask, Callable[[], Iterator[Pair]]] = {
+    "example": example_pairs, "arguments": argument_pairs, "signature": signature_pairs, "default": default_pairs,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- text
@@ -119,6 +140,11 @@ def section(entry: Entry, title: str) -> str:
     parts = HEADER.split(entry.doc)  # text, header, text, header, …
     found = dict(zip((name.title() for name in parts[1::2]), parts[2::2], strict=True))
     return found.get(title, "")
+
+
+def parameters(entry: Entry) -> list[tuple[str, str, str]]:
+    """Name, type and text of each documented parameter."""
+    return PARAMETER.findall(section(entry, "Parameters"))
 
 
 def called(entry: Entry) -> str:

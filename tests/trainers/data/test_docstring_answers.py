@@ -1,31 +1,44 @@
-"""Built-in generative tasks: the same rows for the same seed, no test answer among the training rows."""
+"""Built-in generative tasks: the same rows for the same seed, no function in training and test."""
+
+import re
+from collections import Counter
 
 import pytest
 
-from trainers.data.docstring_answers import LONGEST, MAKERS, MAX_ROWS, SHORTEST, answer_rows
+from trainers.data.docstring_answers import MAKERS, MAX_ROWS, MAX_SAME, AnswerTask, answer_rows
 
 
 @pytest.mark.parametrize("task", MAKERS)
-def test_rows_are_many_distinct_and_the_same_for_a_seed(task: str) -> None:
-    train, test = answer_rows(task, 0)  # type: ignore[arg-type]
-    assert 400 <= len(train) + len(test) <= MAX_ROWS and 0.15 < len(test) / (len(train) + len(test)) < 0.3
-    prompts = [row["prompt"] for row in (*train, *test)]
-    assert len({*prompts}) == len(prompts)
-    assert (train, test) == answer_rows(task, 0)  # type: ignore[arg-type]
-    assert test != answer_rows(task, 1)[1]  # type: ignore[arg-type]
-    for row in (*train, *test):
+def test_rows_are_many_distinct_and_the_same_for_a_seed(task: AnswerTask) -> None:
+    train, test = answer_rows(task, 0)
+    rows = [*train, *test]
+    assert 400 <= len(rows) <= MAX_ROWS and 0.15 < len(test) / len(rows) < 0.3
+    assert len({re.sub(r"[^a-z]+", " ", row["prompt"].lower()).strip() for row in rows}) == len(rows)
+    assert max(Counter(row["completion"] for row in rows).values()) <= MAX_SAME
+    assert (train, test) == answer_rows(task, 0)
+    assert test != answer_rows(task, 1)[1]
+    for row in rows:
         assert row["completion"].startswith(" ") and row["completion"].strip()
         assert not row["prompt"].endswith(" ")
-        assert task == "name" or SHORTEST <= len(row["completion"].strip()) <= LONGEST
-    if task != "name":
-        assert not {row["completion"] for row in train} & {row["completion"] for row in test}
 
 
 def test_what_each_task_asks() -> None:
-    by_task = {task: answer_rows(task, 0)[0] for task in MAKERS}  # type: ignore[arg-type]
-    assert all(row["prompt"].startswith("def ") and row["prompt"].endswith("\nSummary:") for row in by_task["describe"])
-    assert all(row["completion"].strip().isidentifier() for row in by_task["name"])
-    assert all(row["prompt"].endswith("\nMeaning:") for row in by_task["parameter"])
-    assert all(row["prompt"].endswith("\nReturns:") for row in by_task["returns"])
-    known = sum("(...)" not in row["prompt"] for row in by_task["describe"])
-    assert known > 0.5 * len(by_task["describe"]), "most signatures are known"
+    for row in answer_rows("example", 0)[0]:
+        assert row["prompt"].startswith("def ") and row["prompt"].endswith("\n>>>")
+        assert f"{row['prompt'][4:].partition('(')[0]}(" in row["completion"] and "doctest" not in row["completion"]
+    for row in answer_rows("arguments", 0)[0]:
+        assert all(name in row["prompt"] for name in row["completion"].strip().split(", "))
+    for row in answer_rows("signature", 0)[0]:
+        name, *lines, _ = row["prompt"].split("\n")
+        documented = [line.partition(" : ")[0] for line in lines]
+        assert row["completion"] == f" {name.partition(':')[0]}({', '.join(documented)})"
+    for row in answer_rows("default", 0)[0]:
+        assert "default" in row["prompt"].split("\n")[0] and row["completion"].strip() in row["prompt"].split("\n")[0]
+
+
+@pytest.mark.parametrize("task", ["example", "arguments", "signature"])
+def test_no_function_is_in_training_and_test(task: AnswerTask) -> None:
+    train, test = (
+        {re.split(r"[(:]", row["prompt"].removeprefix("def "))[0] for row in part} for part in answer_rows(task, 0)
+    )
+    assert not train & test
