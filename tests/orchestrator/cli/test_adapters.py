@@ -33,7 +33,7 @@ def test_adapters_show(orthoplex: Orthoplex, begun: Any) -> None:
     assert shown["task"] == "b" and [record["path"] for record in shown["manifest"]["files"]] == ["training.parquet"]
     code, out, err = orthoplex("adapters", "show", "default/stream@v1", "--store", begun.root)
     assert (code, err) == (0, "")
-    assert "test accuracy of the tasks up to it: AA 80.0 points\n" in out
+    assert "test accuracy of the tasks up to it: AA 80.0 ±17.5 points\n" in out
     assert "ref: default/stream@v1\n" in out and "overlap with earlier tasks: 25.00%\n" in out
 
 
