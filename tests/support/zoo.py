@@ -5,11 +5,13 @@ the configurations within it. What a class asks for beyond that stands in `SPECI
 """
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
 WORDS = 64  # entries of the vocabulary
@@ -58,12 +60,30 @@ BY_VALUE = {
 SIZES: dict[str, Any] = {key: value for value, keys in BY_VALUE.items() for key in keys.split()} | {"image_size": 32}
 IN_IMAGES = ("glm", "qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "paddleocr_vl")  # positions of three parts
 UNMADE = {"blt": "the widths of its parts follow from each other", "diffusion_gemma": "it has keys without a default"}
+KINDS = ("full_attention", "sliding_attention")
 SPECIAL: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 32},
     "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
     "lilt": {"hidden_size": 48},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 60},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 60},
+    "autoformer": {"prediction_length": 2},
+    "cohere_compass_text": {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in KINDS}},
+    "donut-swin": {"embed_dim": 96},
+    "esmc": {"num_key_value_heads": 4},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16},
+    "cosmos3_edge_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+    "glm5_next_text": {"qk_rope_head_dim": 0},
+    "granite_speech5_ctc": {"context_size": 16},
+    "granite_speech5_encoder": {"context_size": 16},
+    "informer": {"prediction_length": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "maskformer-swin": {"embed_dim": 96},
+    "neomme": {"head_dim": 16},
+    "swin2sr": {"embed_dim": 180},
+    "time_series_transformer": {"prediction_length": 2},
+    "zamba": {"num_hidden_layers": 4, "layer_types": ["linear_attention", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16},
@@ -94,13 +114,25 @@ def tiny_config(kind: type[PreTrainedConfig], **more: Any) -> PreTrainedConfig:
         asked["num_key_value_heads"] = SIZES["num_attention_heads"]
     asked |= within(kind, keys)
     asked |= {key: of_two_layers(value) for key, value in lists_of(kind, keys, {*asked}).items()}
-    made = kind(**{**asked, **SPECIAL.get(kind.model_type, {}), **more})
+    made = of_right_types(kind, {**asked, **SPECIAL.get(kind.model_type, {}), **more})
+    made.architectures = made.architectures or []  # some auto classes choose by it
     share_rotations(made)
     if kind.model_type == "encoder-decoder":
         made.decoder.is_decoder = made.decoder.add_cross_attention = True
     if made.is_encoder_decoder:  # every published one says it
         made.decoder_start_token_id = IDS["decoder_start_token_id"]
     return made
+
+
+def of_right_types(kind: type[PreTrainedConfig], keys: dict[str, Any]) -> PreTrainedConfig:
+    """A configuration with these keys, less those that the class wants another type for, as one number per stage."""
+    try:
+        return kind(**keys)
+    except StrictDataclassFieldValidationError as error:
+        wrong = re.search(r"field '(\w+)'", str(error))
+        if wrong is None or wrong[1] not in keys:
+            raise
+        return of_right_types(kind, {key: value for key, value in keys.items() if key != wrong[1]})
 
 
 def share_rotations(config: PreTrainedConfig) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-POSITION_KEYS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len", "max_target_positions")
+POSITION_KEYS = {  # what configurations call their positions, by the side of a model that has them
+    "encoder": ("max_encoder_position_embeddings", "max_source_positions", "max_position_embeddings"),
+    "decoder": ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings", "max_seq_len"),
+}
 PLAIN_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}  # of a cache: keys and values of tokens, and nothing else
 
 
@@ -28,8 +31,14 @@ class NoCacheError(Exception):
 
 
 def takes(model: nn.Module, *names: str) -> bool:
-    """Whether the forward pass has all these parameters by name."""
-    return {*names} <= {*inspect.signature(model.forward).parameters}
+    """Whether the forward pass has all these parameters by name, or hands on to the part without a head what it has no
+    name for, and that has them."""
+    own = inspect.signature(model.forward).parameters
+    found = {*own}
+    inner = getattr(model, "base_model", model)
+    if any(each.kind is each.VAR_KEYWORD for each in own.values()):
+        found |= {*inspect.signature(inner.forward).parameters}
+    return {*names} <= found
 
 
 def taken(model: nn.Module, **inputs: Any) -> dict[str, Any]:
@@ -76,26 +85,28 @@ class Shape:
         return cls(width, layers, whole(config, "num_attention_heads") or 1, most_positions(model))
 
 
-def text_config(config: Any) -> Any:
-    """The part of a configuration that says how texts are read: of an encoder-decoder that of the encoder, of a model
-    of several media that of text; else all of it."""
-    inner = getattr(config, "encoder", None)
+def text_config(config: Any, side: str = "encoder") -> Any:
+    """The part of a configuration that says how texts are read: of an encoder-decoder that of the encoder, or of the
+    decoder for answers; of a model of several media that of text; else all of it."""
+    inner = getattr(config, side, None)
     if hasattr(inner, "get_text_config"):
-        return text_config(inner)
+        return text_config(inner, side)
     try:
         return config.get_text_config()
     except (AttributeError, ValueError):  # several, or a configuration that is none of transformers'
         return config
 
 
-def most_positions(model: Any) -> int | None:
-    """The tokens of the longest text that a model has positions for; None if there is no limit.
+def most_positions(model: Any, *, answers: bool = False) -> int | None:
+    """The tokens of the longest text that a model has positions for; None if there is no limit. With `answers`, those
+    of the longest answer of an encoder-decoder.
 
     It is what the configuration says, less what a table of as many positions leaves out: RoBERTa and its kin count from
     padding_idx + 1.
     """
-    config = text_config(model.config)
-    said = next((most for key in POSITION_KEYS if (most := whole(config, key))), None)
+    side = "decoder" if answers or not model.config.is_encoder_decoder else "encoder"
+    config = text_config(model.config, side)
+    said = next((most for key in POSITION_KEYS[side] if (most := whole(config, key))), None)
     if not said:
         return None
     skipped = (

@@ -15,6 +15,7 @@ UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("prophetnet", "CAUSAL_LM"): "what it says of a token depends on the length of what follows",
     ("dpr", "LABEL_EMBEDDING"): "it gives one vector per text and none per token",
     ("canine", "LABEL_EMBEDDING"): "it cannot read texts of less than four characters",
+    ("funnel", "LABEL_EMBEDDING"): "it cannot read texts of less than five tokens",
     ("fnet", "LABEL_EMBEDDING"): "it takes no attention mask, so that padding is read as text",
     ("git", "CAUSAL_LM"): "its answers depend on the texts beside one in a batch",
     ("lxmert", "LABEL_EMBEDDING"): "it asks for images",
@@ -23,6 +24,7 @@ UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("reformer", "CAUSAL_LM"): "it trains on texts of one length",
     ("reformer", "LABEL_EMBEDDING"): "it trains on texts of one length",
     ("xlnet", "CAUSAL_LM"): "every token sees those that follow",
+    ("xlm", "CAUSAL_LM"): "it reads a mask in the place of the token that it predicts, and mostly what follows too",
     ("cpmant", "CAUSAL_LM"): "every token sees those that follow",
     ("cpmant", "LABEL_EMBEDDING"): "it puts tokens of its own before a text, and padding before those",
 }
@@ -42,9 +44,11 @@ def check_task_type(name: str, task_type: str, architecture: Any) -> None:
     else:
         fitting = "LABEL_EMBEDDING"
     if reason := UNFIT.get((kind, task_type)):
-        raise ConfigError(f"model.name: {name!r} (a {kind}) cannot be used ({reason}); use another model")
+        fix = "another model" if task_type == fitting else f"{fitting}, or another model"
+        raise ConfigError(f"model.name: {name!r} (a {kind}) cannot be used ({reason}); use {fix}")
     if task_type != fitting:
-        raise ConfigError(f"model.task_type: {task_type} does not fit {name!r} (a {kind}); use {fitting}")
+        why = " in which every token sees those that follow" if task_type == "CAUSAL_LM" and reads_both_ways else ""
+        raise ConfigError(f"model.task_type: {task_type} does not fit {name!r} (a {kind}{why}); use {fitting}")
 
 
 def check_unquantised(name: str, architecture: Any) -> None:

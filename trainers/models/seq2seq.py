@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigError
 from trainers.data.collate import Batch
-from trainers.models.capabilities import check_repeatable
+from trainers.data.prompts import Prompt
+from trainers.models.base import PLAIN, Answers
+from trainers.models.capabilities import check_repeatable, most_positions
 from trainers.models.text_to_text import TextToText, Then, summed_nll
 from trainers.models.words import check_known
 
@@ -40,6 +42,23 @@ class Seq2Seq(TextToText):
         first = self.start
         if self.embeddings is not None:
             check_known(self.tokenizer, [first], self.embeddings, "every answer begins with")
+
+    def encode_answers(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
+        """As TextToText's.
+
+        Raises:
+            ConfigError: an answer is beyond the decoder's positions.
+        """
+        answers = super().encode_answers(words, prompt)
+        most = None if self.model is None else most_positions(self.model, answers=True)
+        longest = max(map(len, answers))
+        if most and longest > most:
+            word = words[[*map(len, answers)].index(longest)]
+            raise ConfigError(
+                f"label {word[:40]!r} takes {longest} tokens, beyond the model's {most} positions for answers; "
+                "shorten it"
+            )
+        return answers
 
     def answer_batch(self, token_ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
         """Texts and answers apart, both padded on the right."""

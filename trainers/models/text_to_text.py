@@ -20,6 +20,7 @@ from trainers.models.capabilities import evaluating
 from trainers.models.decoding import asked_of, plainly, until
 from trainers.models.words import bare, check_apart, check_known, check_said
 
+PROBED = 3  # tokens that are generated to find out whether the cache can be continued
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
 
 
@@ -48,8 +49,12 @@ class TextToText(Backbone):
     def encode_labels(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
         """As `encode_answers`, checked."""
         if self.model is not None:
-            _ = self.reuses  # found before a task trains
+            self.find_out(generates=self.scoring == "generation")
         return self._checked(words, prompt)
+
+    def find_out(self, *, generates: bool) -> None:
+        """Tries what the model's cache can do, before a task trains. Collective if the model is partitioned."""
+        _ = self.reuses, generates and self.caches
 
     def encode_answers(self, words: Sequence[str], prompt: Prompt = PLAIN) -> Answers:
         """Token ids of each answer as it follows a text in this prompt, with the end-of-text token.
@@ -122,6 +127,23 @@ class TextToText(Backbone):
             return False
         return True
 
+    @cached_property
+    def caches(self) -> bool:
+        """Whether answers can be generated with a cache: it is tried on two texts of unequal length, or on one if that
+        is how the model reads them. If all layers of a model are recurrent, their cache has no length, and `generate`
+        may ask for it. Without a cache it asks for no more than training does.
+
+        Collective if the model is partitioned.
+        """
+        end = self.tokenizer.eos_token_id
+        rows = [[end] * 3, [end] * 2][: 1 if self.repeats_prompt and not self.reuses else 2]
+        try:
+            with evaluating(self.model):
+                self.continuation(rows, PROBED, None, GREEDY, cached=True)
+        except Exception:  # whatever the model raises: if it is no matter of the cache, it will raise that again
+            return False
+        return True
+
     @torch.no_grad()
     def log_likelihoods(self, token_ids: Sequence[Sequence[int]], labels: Answers) -> Tensor:
         """(B, C) log p(answer | text) in float32. The text is read once, or once per label if its cache cannot be
@@ -171,18 +193,32 @@ class TextToText(Backbone):
     def generated_from(
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int], how: DecodingConfig
     ) -> list[str]:
-        """The answers to rows of one batch."""
+        """The answers to rows of one batch. Beams change places after each token, and only plain caches follow."""
+        every, cached = sorted({self.tokenizer.eos_token_id, *ends}), self.caches and (how.beams == 1 or self.reuses)
+        tokens_BA = self.continuation(token_ids, most, every, how, cached=cached)
+        said = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
+        return [until(text, how.stop) for text in said]
+
+    def continuation(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        most: int,
+        ends: list[int] | None,
+        how: DecodingConfig,
+        *,
+        cached: bool,
+    ) -> Tensor:
+        """(B, A) tokens after the rows of one batch, A at most `most`."""
         batch = PADDED(token_ids, pad_id=self.pad_id, left=self.repeats_prompt).to(self.device)
         start = batch.ids.shape[1] if self.repeats_prompt else 1
         with plainly(self.model):
-            output = self.model.generate(
+            output: Tensor = self.model.generate(
                 input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
-                eos_token_id=sorted({self.tokenizer.eos_token_id, *ends}),
+                eos_token_id=ends, use_cache=cached,
                 synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
                 **asked_of(how, self.tokenizer, token_ids, start),
             )  # fmt: skip
-        said = self.tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
-        return [until(text, how.stop) for text in said]
+        return output[:, start:]
 
     def text(self, ids: Tensor | Answers) -> list[str]:
         """Token ids as strings, without special tokens and outer white space."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainers.data.lines import Lines, in_lines
-from trainers.models.capabilities import evaluating, takes
+from trainers.models.capabilities import evaluating, taken, takes
 from trainers.zero import gathered
 
 CHUNK = 1024  # tokens whose logits exist at once
@@ -97,9 +97,8 @@ def nll(head: nn.Module, hidden_ND: Tensor, tokens_N: Tensor) -> Tensor:
 
 def run(model: Any, batch: Lines) -> Tensor:
     """The model's logits of the lines, as its head and what follows it give them."""
-    logits: Tensor = model(
-        input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
-    ).logits
+    given = taken(model, position_ids=batch.positions, use_cache=False)
+    logits: Tensor = model(input_ids=batch.ids, attention_mask=batch.attention, **given).logits
     return logits
 
 
@@ -128,7 +127,7 @@ def gives_head(model: Any, token: int) -> bool:
     """
     ids = torch.full((1, 3), token, device=next(model.parameters()).device)
     with evaluating(model), head_input(model, lambda hidden: hidden) as seen:
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits = model(input_ids=ids, **taken(model, use_cache=False)).logits
     return torch.equal(model.get_output_embeddings()(seen[0]), logits)
 
 

@@ -3,7 +3,7 @@
 Shape suffixes as in `base`; N trained tokens of a batch, M metrics of answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +157,7 @@ class Generation:
         """The splits with what probes find out about the model."""
         assert isinstance(task, TaskExamples) and isinstance(base, TextToText)
         reading = base.reading if isinstance(base, Causal) else None
+        base.find_out(generates=any(name not in OF_LOSS for name in task.metrics))
         most = most_generated(task)
         return {
             key: AnsweredSplit(
@@ -190,15 +191,27 @@ def most_generated(task: TaskExamples) -> int:
 
 
 def check_positions(base: Backbone, task: TaskExamples) -> None:
-    """Raises ConfigError if prompt and answer together may go beyond the model's positions."""
-    most = most_positions(base.model)
-    if base.closes_text or not most:
-        return
+    """Raises ConfigError if prompts or answers, of a decoder both together, may go beyond the model's positions."""
     splits = task.splits
-    asked = max(int(each.prompt_lengths.max()) for each in splits.values())
-    needed = max([asked + most_generated(task), *(int(each.lengths.max()) for each in splits.values())])
-    if needed > most:
+    said, most = most_generated(task), most_positions(base.model)
+    if not base.closes_text:
+        asked = max(int(each.prompt_lengths.max()) for each in splits.values())
+        check_longest(task, "rows and answers", [asked + said, *longest(splits, "lengths")], most)
+        return
+    check_longest(task, "prompts", longest(splits, "lengths"), most)
+    answers = most_positions(base.model, answers=True)
+    check_longest(task, "answers", [said, *longest(splits, "trained")], answers, " for answers")
+
+
+def longest(splits: Mapping[str, Examples], what: str) -> list[int]:
+    """The largest of each split's `lengths` or other numbers per row."""
+    return [int(getattr(each, what).max()) for each in splits.values()]
+
+
+def check_longest(task: TaskExamples, what: str, tokens: Sequence[int], most: int | None, kind: str = "") -> None:
+    """Raises ConfigError if one of these numbers of tokens is beyond the model's positions."""
+    if most and max(tokens) > most:
         raise ConfigError(
-            f"task {task.name}: rows and answers take up to {needed} tokens, beyond the model's {most} positions; "
+            f"task {task.name}: {what} take up to {max(tokens)} tokens, beyond the model's {most} positions{kind}; "
             f"lower the task's max_length{' or decoding.max_new_tokens' * bool(task.decoding.max_new_tokens)}"
         )

@@ -62,6 +62,38 @@ def test_a_decoder_needs_positions_for_text_and_answer(tmp_path: Path) -> None:
     load_reader(fits, check_model(fits)).check_labels(["certainly not"])
 
 
+SIDES = {  # an encoder-decoder's positions for texts and for answers, by what its configuration calls them
+    "led": ("max_encoder_position_embeddings", "max_decoder_position_embeddings"),
+    "bart": ("max_position_embeddings",) * 2,
+    "t5": (None, None),
+}
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_positions_of_texts_and_of_answers(kind: str) -> None:
+    """An answer of as many tokens is read, one of another token is not."""
+    keys = dict(zip(SIDES[kind], (zoo.POSITIONS, 20), strict=True)) if SIDES[kind][0] else {}
+    model = zoo.tiny_model(zoo.tiny_config(CONFIG_MAPPING[kind], **keys), "AutoModelForSeq2SeqLM")
+    most = most_positions(model, answers=True)
+    assert (most_positions(model), most) == ((48, 20) if kind == "led" else (20, 20) if keys else (None, None))
+    with torch.no_grad():
+        text, answer = torch.full((1, 8), 7), torch.full((1, (most or 700) + 1), 7)
+        model(input_ids=text, decoder_input_ids=answer[:, :-1])
+        if most:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=text, decoder_input_ids=answer)
+
+
+def test_label_words_beyond_the_positions_for_answers(tmp_path: Path) -> None:
+    zoo.tiny_config(CONFIG_MAPPING["led"], max_decoder_position_embeddings=4).save_pretrained(tmp_path)
+    zoo.tokenizer().save_pretrained(tmp_path)
+    config = ModelConfig(name=str(tmp_path), task_type="SEQ_2_SEQ_LM", max_length=16)
+    reader = load_reader(config, check_model(config))
+    reader.check_labels(["red", "a film that"])
+    with pytest.raises(ConfigError, match="'a film that was' takes 5 tokens, beyond the model's 4 positions for ans"):
+        reader.check_labels(["red", "a film that was"])
+
+
 @pytest.mark.parametrize(
     ("kind", "task_type", "layers"),
     [("gemma3", "CAUSAL_LM", 2), ("t5gemma", "SEQ_2_SEQ_LM", 2), ("t5gemma2", "SEQ_2_SEQ_LM", 2),
@@ -103,6 +135,15 @@ def test_gradient_checkpointing(kind: str, has: bool, tmp_path: Path) -> None:
     else:
         assert refused(config, train).startswith("train.gradient_checkpointing: ")
     check_method(config, ADAPTER, TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("xlm", "reads a mask in the place of the token that it predicts, and mostly what follows too); use LABEL_EMBED"),
+     ("roberta", "(a roberta in which every token sees those that follow); use LABEL_EMBEDDING")],
+)  # fmt: skip
+def test_models_that_do_not_continue_texts(kind: str, reason: str, tmp_path: Path) -> None:
+    assert reason in refused(base(tmp_path, kind, "CAUSAL_LM"))
 
 
 @pytest.mark.parametrize("kind", ["clip", "vit", "bros", "wav2vec2", "xmod", "perceiver"])

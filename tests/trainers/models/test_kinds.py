@@ -12,13 +12,15 @@ from trainers.models.checks import UNFIT
 ENCODERS = ["bert", "roberta", "mpnet", "xlnet", "albert", "distilbert", "electra", "deberta-v2", "longformer"]
 ENCODERS += ["modernbert", "squeezebert"]
 DECODERS = ["llama", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "gemma3", "mixtral", "deepseek_v3", "llama4_text"]
-DECODERS += ["mamba", "lfm2", "jamba", "rwkv", "openai-gpt", "bart"]
+DECODERS += ["mamba", "lfm2", "jamba", "granitemoehybrid", "rwkv", "openai-gpt", "bart"]
 ENCODER_DECODERS = ["t5", "bart", "mbart", "led", "fsmt", "t5gemma", "switch_transformers"]
 REFUSED = [("clip", "LABEL_EMBEDDING"), ("vit", "LABEL_EMBEDDING"), ("bros", "LABEL_EMBEDDING"),
            ("prophetnet", "SEQ_2_SEQ_LM"), ("xlnet", "CAUSAL_LM"), ("bert-generation", "CAUSAL_LM"),
-           ("llama4", "LABEL_EMBEDDING"), ("t5", "LABEL_EMBEDDING"), ("roberta", "CAUSAL_LM")]  # fmt: skip
+           ("llama4", "LABEL_EMBEDDING"), ("t5", "LABEL_EMBEDDING"), ("roberta", "CAUSAL_LM"),
+           ("xlm", "CAUSAL_LM")]  # fmt: skip
 RUN = [*((kind, "LABEL_EMBEDDING") for kind in ENCODERS), *((kind, "CAUSAL_LM") for kind in DECODERS),
        *((kind, "SEQ_2_SEQ_LM") for kind in ENCODER_DECODERS)]  # fmt: skip
+GENERATIVE = ["gpt2", "jamba", "mamba", "granitemoehybrid", "bart", "t5", "led"]  # also tried on generative tasks
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,16 @@ def data(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterato
 
 @pytest.mark.parametrize(("kind", "task_type"), RUN)
 def test_what_plan_lets_pass_runs(kind: str, task_type: str, data: Path) -> None:
-    row = model_table.row(CONFIG_MAPPING[kind], task_type, data)
+    row = model_table.row(CONFIG_MAPPING[kind], task_type, data, generates=kind in GENERATIVE)
     assert row is not None and (row.plan, row.run) == ("yes", "yes"), row
+    generates = kind in GENERATIVE and task_type != "LABEL_EMBEDDING"
+    assert (row.answers_plan, row.answers_run) == (("yes", "yes") if generates else ("", "")), row
 
 
 @pytest.mark.parametrize(("kind", "task_type"), REFUSED)
 def test_what_cannot_run_is_refused(kind: str, task_type: str, data: Path) -> None:
     """Some could run, and would not do what they are asked for; `plan` then gives the reason."""
-    row = model_table.row(CONFIG_MAPPING[kind], task_type, data)
+    row = model_table.row(CONFIG_MAPPING[kind], task_type, data, generates=False)
     assert row is not None and row.plan == "no" and row.reason.startswith("model."), row
     assert row.run != "yes" or "does not fit" in row.reason or (kind, task_type) in UNFIT, row
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch.nn.functional import cross_entropy
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from cluster.errors import ConfigError, DataError
+from tests.support import zoo
 from tests.support.tiny_models import tiny, tokenizer
 from trainers.config import ModelConfig
 from trainers.data.cleaning import DataConfig
@@ -178,6 +180,22 @@ def test_rows_beyond_the_models_positions_are_refused_before_anything_starts(tmp
         ConfigError, match=r"task t: rows and answers take up to 11\d\d tokens, beyond the model's 1024"
     ):
         OBJECTIVE.check(docs_lm(), rows)
+
+
+def test_answers_beyond_the_decoders_positions_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    """An encoder-decoder has positions for prompts and others for answers."""
+    config = zoo.tiny_config(CONFIG_MAPPING["led"], max_decoder_position_embeddings=20)
+    base = Seq2Seq(zoo.tiny_model(config, "AutoModelForSeq2SeqLM"), zoo.tokenizer(), 16, "digest")
+
+    def check(prompt: int, completion: int) -> None:
+        pairs = [{"prompt": f"word{i} a" + " bad" * prompt, "completion": "red " * completion} for i in range(12)]
+        OBJECTIVE.check(base, rows_of(tmp_path, pairs, format="prompt_completion", max_length=4000))
+
+    check(46, 19)
+    with pytest.raises(ConfigError, match="prompts take up to 49 tokens, beyond the model's 48 positions; lower the t"):
+        check(47, 19)
+    with pytest.raises(ConfigError, match="answers take up to 21 tokens, beyond the model's 20 positions for answers;"):
+        check(9, 20)
 
 
 def test_a_refused_row_is_named_before_anything_starts(tmp_path: Path) -> None:
