@@ -101,7 +101,7 @@ class Tuning(tune.Callback):
         run = config.trial(1, {})
         light = replace(reader, model=None)
 
-        def placed(task: Rows | Tokenized) -> ray.ObjectRef:
+        def placed(task: "Rows | Tokenized") -> ray.ObjectRef:
             return ray.put(tokenize_task(deepcopy(light), task))  # a tokenizer serves one thread
 
         with ThreadPoolExecutor() as threads:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.errors import ConflictError, Interrupted
 from cluster.storage import open_store
@@ -18,6 +19,11 @@ from orchestrator.sweeps.tuning import Tuning, hopeless
 from orchestrator.track.events import Interrupt
 from tests.orchestrator.conftest import FakeRun
 from tests.support.sweeps import in_store, row, state_of, trial
+from tests.support.tiny_models import tokenizer
+from trainers.data.prompts import Prompt
+from trainers.messages import TaskRows
+from trainers.models.encoder import LabelEmbedding
+from trainers.models.tokens import TokenizedTask
 
 Begin = Callable[..., FakeRun]
 
@@ -75,6 +81,15 @@ def test_results_and_ends(store: str) -> None:
     table.tuning.on_trial_complete(trial=tuned(4, result_of(row(2, 0.5), cut=True, done=True)))
     assert table.trial(4).status == "running"  # it is gone on with at the next start
     assert table.settled[-3:] == [("s-00002", False), ("s-00003", False), ("s-00004", False)]
+
+
+def test_the_job_of_all_trials_holds_the_tasks_as_tokens(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    rows = [TaskRows(name, ("x", "y"), {"train": (["a b", "c"], [0, 1])}, Prompt()) for name in ("one", "two")]
+    reader = LabelEmbedding(None, tokenizer(), 16, "")
+    job = Table(in_store(store), []).tuning._job(in_store(store), reader, rows)
+    assert job.run == "default/s" and [type(each) for each in job.tasks] == [TokenizedTask] * 2
+    assert [each.name for each in job.tasks] == ["one", "two"]
 
 
 def test_what_measured_nothing_is_no_first_task(store: str) -> None:
