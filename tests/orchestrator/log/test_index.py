@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,26 @@ from tests.support.entries import Raw
 from tests.support.registries import BODY, folder_track, publish_one, started_in_vain
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with 23 versions and an alias; an index after entries 10 and 20."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "INDEX_EVERY", 10)
+        made = folder_track(folder / "store")
+        for number in range(23):
+            publish_one(made, folder, number)
+            if number == 4:
+                promote(made, 3, "production", why="best")
+    return folder / "store"
+
+
 @pytest.fixture
-def track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
-    """23 versions and an alias; an index after entries 10 and 20."""
+def track(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
+    """A copy of it."""
     monkeypatch.setattr(log, "INDEX_EVERY", 10)
-    made = folder_track(tmp_path / "store")
-    for number in range(23):
-        publish_one(made, tmp_path, number)
-        if number == 4:
-            promote(made, 3, "production", why="best")
-    return made
+    shutil.copytree(recorded, tmp_path / "store")
+    return folder_track(tmp_path / "store")
 
 
 def gets(track: Track, monkeypatch: pytest.MonkeyPatch) -> list[str]:
