@@ -34,9 +34,9 @@ def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int,
     if orthogonality is None or not left:
         return []
     bound, stops = orthogonality.max_occupancy, orthogonality.saturation == "stop"
-    found = [*rooms(orthogonality, state)]
-    shut = [room for room in found if room.shut]
-    full = shut or [room for room in found if stops and above(room.occupancy, bound)]
+    found = [*fullness(orthogonality, state)]
+    shut = [each for each in found if each.shut]
+    full = shut or [each for each in found if stops and above(each.occupancy, bound)]
     if not full:
         return []
     more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
@@ -51,7 +51,7 @@ def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class Fullness:
     """How full the basis of one side (`written` or `read`) of a module is, as a share of its width, and how many tasks
     like those so far still fit below `max_occupancy`. `shut`: it has no direction left, and adapters are projected
     out of it."""
@@ -68,7 +68,7 @@ class Room:
         return f"the {self.side} directions of {self.module} fill {self.occupancy:.0%} of its width"
 
 
-def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterator[Room]:
+def fullness(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterator[Fullness]:
     """The bases that keep adapters apart, fullest first; none before the first commit."""
     if orthogonality is None:
         return
@@ -79,7 +79,7 @@ def rooms(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterato
         free = max(0.0, orthogonality.max_occupancy - occupancy)
         fit = free * len(state.commits) / occupancy if occupancy else float("inf")
         projected = orthogonality.projects_input if side == "read" else orthogonality.projects_output
-        yield Room(module=module, side=side, occupancy=occupancy, tasks=fit, shut=projected and occupancy >= 1)
+        yield Fullness(module=module, side=side, occupancy=occupancy, tasks=fit, shut=projected and occupancy >= 1)
 
 
 def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
@@ -87,18 +87,18 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
     if orthogonality is None:
         return []
     policy = {"stop": "the stream will stop there", "drop": "the weakest directions will be dropped from there on"}
-    fullest: dict[str, Room] = {}
-    for room in rooms(orthogonality, state):
-        fullest.setdefault(room.side, room)
+    fullest: dict[str, Fullness] = {}
+    for each in fullness(orthogonality, state):
+        fullest.setdefault(each.side, each)
     return [
         Decision(
-            rule=MAX_OCCUPANCY, subject=f"v{len(state.commits)}", measured=room.occupancy,
+            rule=MAX_OCCUPANCY, subject=f"v{len(state.commits)}", measured=each.occupancy,
             bound=orthogonality.max_occupancy, verdict="warn",
-            reason=f"{room.shown}; at this rate there is room for {room.tasks:.1f} of the {left} tasks left, then "
+            reason=f"{each.shown}; at this rate there is room for {each.tasks:.1f} of the {left} tasks left, then "
             f"{policy[orthogonality.saturation]}",
         )
-        for room in fullest.values()
-        if room.tasks < left
+        for each in fullest.values()
+        if each.tasks < left
     ]  # fmt: skip
 
 

@@ -308,11 +308,11 @@ class Renderer:
     ) -> Example | Refused:
         """The example, cut at `max_length`, unless it trains nothing or everything, or is cut before its answer."""
         most, only, whole = self.settings.max_length, self.settings.train_on != "all", len(ids_S)
-        room = most - most // 4
-        shortened = self.settings.shorten and draft.framed and room < asked < whole
+        most_asked = most - most // 4
+        shortened = self.settings.shorten and draft.framed and most_asked < asked < whole
         if shortened:
-            gone = slice(room // 2, asked - (room - room // 2))
-            ids_S, trained_S, asked = np.delete(ids_S, gone), np.delete(trained_S, gone), room
+            gone = slice(most_asked // 2, asked - (most_asked - most_asked // 2))
+            ids_S, trained_S, asked = np.delete(ids_S, gone), np.delete(trained_S, gone), most_asked
             whole = len(ids_S)
         if not trained_S.any():
             return self.refused(

@@ -39,18 +39,19 @@ class Lines(Batch):
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows dealt to lines of `capacity` tokens, longest first, each into the line with the least room that holds it."""
+    """Rows dealt to lines of `capacity` tokens, longest first. Each goes into the line with the fewest free
+    tokens that hold it."""
     lines: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # of each line that has some, sorted
+    free: list[tuple[int, int]] = []  # free tokens and index of each line that has some, sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
-        at = bisect_left(room, (length, -1))
-        left, line = room.pop(at) if at < len(room) else (capacity, len(lines))
+        at = bisect_left(free, (length, -1))
+        left, line = free.pop(at) if at < len(free) else (capacity, len(lines))
         if line == len(lines):
             lines.append([])
         lines[line].append(index)
         if left > length:
-            insort(room, (left - length, line))
+            insort(free, (left - length, line))
     return lines
 
 

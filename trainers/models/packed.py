@@ -116,6 +116,6 @@ def line_offset(tensor: Tensor) -> int:
 
 def placed(tensor: Tensor, offset: int) -> Tensor:
     """A contiguous copy on the CPU that starts `offset` bytes after the start of a cache line."""
-    room = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
-    start = (offset - room.data_ptr()) % LINE_BYTES
-    return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    buffer = torch.empty(tensor.nbytes + 2 * LINE_BYTES, dtype=torch.uint8)
+    start = (offset - buffer.data_ptr()) % LINE_BYTES
+    return buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)

@@ -69,25 +69,25 @@ def serve(cluster: ClusterConfig, feed: Any, folder: str) -> None:
     """Keeps a group at work until the stream has ended. If a group breaks, the feed is told, and another is started."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    room = placement_group([cluster.worker_resources()] * cluster.num_workers.max)
+    reserved = placement_group([cluster.worker_resources()] * cluster.num_workers.max)
     try:
-        while lost := broken(cluster, room, feed, folder):
+        while lost := broken(cluster, reserved, feed, folder):
             feed.report.remote(lost)
             time.sleep(RESTART_S)
     finally:
-        remove_placement_group(room)
+        remove_placement_group(reserved)
 
 
-def broken(cluster: ClusterConfig, room: Any, feed: Any, folder: str) -> Lost | None:
-    """Starts a group in the placement group `room` and waits for its end. Returns why it broke, or None if the stream
-    has ended."""
+def broken(cluster: ClusterConfig, reserved: Any, feed: Any, folder: str) -> Lost | None:
+    """Starts a group in the placement group `reserved` and waits for its end. Returns why it broke, or None if the
+    stream has ended."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     asked = cluster.worker_resources()
     made = ray.remote(num_cpus=asked["CPU"], num_gpus=asked.get("GPU", 0))(Rank)
     ranks = [
-        made.options(scheduling_strategy=PlacementGroupSchedulingStrategy(room, bundle)).remote()
+        made.options(scheduling_strategy=PlacementGroupSchedulingStrategy(reserved, bundle)).remote()
         for bundle in range(cluster.num_workers.max)
     ]
     number, places = 0, list[Place]()
