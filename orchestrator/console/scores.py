@@ -96,30 +96,32 @@ def half_shown(kind: Kind, value: float | None, half: float | None) -> str:
 def matrix_table(
     state: RunState, kind: Kind, tasks: Sequence[int], matrix: Matrix, zero_shot: Sequence[float | None]
 ) -> Table:
-    """One row per trained task, one column per task of the kind; floors and the untrained model stand above."""
-    columns = [column(state, kind, task, matrix, zero_shot) for task in tasks]
+    """One row per trained task, one column per task of the kind; floors and the untrained model stand above. What a
+    task had after its own training and what it has now are shown with half their 95% intervals: AA and BWT are made of
+    these."""
     table = Table(title=kind.title, title_justify="left")
     table.add_column("after training")
-    for name, *_ in columns:
+    halves, last, columns = state.halves("test"), state.whole("test") - 1, []
+    for task in tasks:
+        description, shown = state.tasks[task], {task, last} - {*range(task)}
+        spreads = [halves[i][task] if i in shown else None for i in range(len(matrix))]
+        floor = description.floors.best if description.floors else None
+        values = [floor, zero_shot[task], *(row[task] for row in matrix)]
+        name, *cells = column(kind, description.name, values, [None, None, *spreads])
         table.add_column(escape(name))
+        columns.append(cells)
     labels = ["(floor)", "(untrained)", *(escape(task.name) for task in state.tasks)]
-    for label, *cells in zip(labels, *(cells for _, *cells in columns), strict=True):
+    for label, *row in zip(labels, *columns, strict=True):
         if label != "(floor)" or any(state.tasks[task].floors for task in tasks):
-            table.add_row(label, *cells)
+            table.add_row(label, *row)
     return table
 
 
-def column(state: RunState, kind: Kind, task: int, matrix: Matrix, zero_shot: Sequence[float | None]) -> list[str]:
-    """A task's name, its floor, its score before the stream, and its scores, numbers below each other. What it had
-    after its own training and what it has now are shown with half their 95% intervals: AA and BWT are made of these."""
-    floors, last = state.tasks[task].floors, state.whole("test") - 1
-    halves = [row[task] for row in state.halves("test")]
-    values = [floors.best if floors else None, zero_shot[task], *(row[task] for row in matrix)]
-    halves = [half if i in (task, last) and task <= i else None for i, half in enumerate(halves)]
-    spreads = [half_shown(kind, value, half) for value, half in zip(values, [None, None, *halves], strict=True)]
+def column(kind: Kind, name: str, values: Sequence[float | None], halves: Sequence[float | None]) -> list[str]:
+    """A name, and values with half their intervals, the numbers below each other."""
+    spreads = [half_shown(kind, value, half) for value, half in zip(values, halves, strict=True)]
     behind = max(map(len, spreads))
-    cells = [state.tasks[task].name]
-    cells += [f"{kind.form(value)}{spread:<{behind}}" for value, spread in zip(values, spreads, strict=True)]
+    cells = [name, *(f"{kind.form(value)}{spread:<{behind}}" for value, spread in zip(values, spreads, strict=True))]
     width = max(map(len, cells))
     return [cell.rjust(width) for cell in cells]
 

@@ -129,14 +129,12 @@ def summary(state: RunState) -> dict[str, float | None]:
 
 def accuracies(state: RunState) -> dict[str, dict[str, float | None]]:
     """The last rows of the matrices of both splits, by task: `accuracy`, or `nll` of a task that is judged by it."""
-    last = len(state.commits) - 1
+    last, of_loss = len(state.commits) - 1, state.of_loss
     rows = {
         False: {f"accuracy/{split}": state.matrix(split)[last] for split in SPLITS},
         True: {f"nll/{split}": state.losses(split)[last] for split in SPLITS},
     }
-    return {
-        task.name: {key: row[j] for key, row in rows[j in state.of_loss].items()} for j, task in enumerate(state.tasks)
-    }
+    return {task.name: {key: row[j] for key, row in rows[j in of_loss].items()} for j, task in enumerate(state.tasks)}
 
 
 def status_of(error: BaseException) -> Status:
