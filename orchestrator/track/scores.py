@@ -73,12 +73,15 @@ def scores_tested(raw: bytes) -> list[Tested]:
             scores = _TESTED.validate_python(json.loads(raw)).get("test", [])  # a lone surrogate is no error here
         except ValueError:
             return []
-    if not all(score["rows"] for score in scores):
-        return []
-    return [
-        Tested(divided(score["correct"], score["rows"]), loss_of(score["correct"], score.get("metrics", {})))
-        for score in scores
-    ]
+    found = []
+    for score in scores:
+        correct, rows = score["correct"], score["rows"]
+        if not rows:
+            return []
+        found.append(
+            Tested(None, loss_of(None, score.get("metrics", {}))) if correct is None else Tested(correct / rows)
+        )
+    return found
 
 
 def loss_of(correct: float | None, metrics: Mapping[str, float]) -> float | None:
