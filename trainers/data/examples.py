@@ -37,6 +37,7 @@ REFUSALS = (
     "two_beginnings",  # two BOS tokens
     "prompt_no_prefix",  # the prompt's tokens are not the first of the row's
     "answer_cut",  # an answer cut away by max_length
+    "prompt_cut",  # an encoder-decoder's prompt that is longer than max_length
     "template",  # a role, turn or conversation that the chat template cannot write
     "unknown_token",  # an id beyond the model's vocabulary
 )
@@ -83,7 +84,8 @@ class RenderSettings:
     """How the rows of a task become tokens. `template` is the text of a chat template, None if there is none.
 
     `vocabulary` is how many tokens the model has embeddings for; None if that is not known. With `shorten`, a plain
-    prompt of more than 3/4 of max_length tokens loses its middle, whatever the answer is.
+    prompt of more than 3/4 of max_length tokens loses its middle, whatever the answer is. Of an encoder-decoder,
+    prompt and answer may have max_length tokens each; with `shorten`, a longer prompt of any kind loses its middle.
     """
 
     task: str
@@ -254,15 +256,16 @@ class Renderer:
         asked, answer, most = ids[0], once_ended(ids[1], self.tokenizer.eos_token_id), self.settings.max_length
         if not asked:
             return self.refused(row, "everything_trained", "its prompt is empty", "fill it, or remove the row")
-        asked_S, answer_A = np.array(asked[:most], np.int32), np.array(answer[:most], np.int32)
-        return Example(
-            asked_S,
-            np.zeros(len(asked_S), bool),
-            answer_A,
-            len(asked_S),
-            draft.references,
-            max(len(asked), len(answer)),
-        )
+        shortened = self.settings.shorten and len(asked) > most
+        if len(asked) > most and not shortened:
+            return self.refused(
+                row, "prompt_cut", f"its prompt has {len(asked)} tokens, more than max_length {most}",
+                f"set the task's max_length to {len(asked)} or more, remove the row, or set too_long to drop or cut",
+            )  # fmt: skip
+        asked = [*asked[: most // 2], *asked[len(asked) - (most - most // 2) :]] if shortened else asked
+        asked_S, answer_A = np.array(asked, np.int32), np.array(answer[:most], np.int32)
+        trained_S, whole = np.zeros(len(asked_S), bool), max(len(asked), len(answer))
+        return Example(asked_S, trained_S, answer_A, len(asked_S), draft.references, whole, shortened)
 
     def continued(self, row: SourceRow, draft: Draft, ids: list[Ids]) -> Example | Refused:
         """A decoder's example."""

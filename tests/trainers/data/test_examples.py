@@ -124,6 +124,21 @@ def test_an_encoder_decoder_gets_prompt_and_answer_apart() -> None:
 # --- cuts
 
 
+def test_a_long_prompt_of_an_encoder_decoder_loses_its_middle_and_keeps_its_end() -> None:
+    """Conversations too: none of their turns is trained on."""
+    tokenizer = bytes_tokenizer(ends=True)
+    given = {"prompt": "abcdefghij", "completion": "xyz"}
+    example = made(given, tokenizer, max_length=6, encoder_decoder=True, shorten=True)
+    assert tokenizer.decode(example.ids) == "abcij</s>" and tokenizer.decode(example.answer) == "xyz</s>"
+    assert (example.shortened, example.cut, example.prompt_length) == (True, False, 6)
+    as_is = made(given, tokenizer, max_length=11, encoder_decoder=True, shorten=True)
+    assert tokenizer.decode(as_is.ids) == "abcdefghij</s>" and not as_is.shortened
+    talk = made({"messages": [USER, HI]}, tokenizer, max_length=9, encoder_decoder=True, shorten=True)
+    assert len(talk.ids) == 9 and talk.shortened
+    cut = made({"prompt": "a", "completion": "bcdef"}, tokenizer, max_length=4, encoder_decoder=True)
+    assert tokenizer.decode(cut.answer) == "bcde" and (cut.cut, cut.whole) == (True, 6)
+
+
 def test_an_answer_is_cut_at_its_end_and_says_so() -> None:
     example = made({"prompt": "ab", "completion": "cdef"}, max_length=4)
     assert (len(example.ids), example.whole, example.cut, example.prompt_length) == (4, 7, True, 2)
@@ -149,6 +164,8 @@ FAULTS = [
      "white space"),
     ("prompt_no_prefix", {"messages": [USER, HI, MORE, LAST]}, {"template": THINKS}, "are not the first of the row's",
      "train_on: last_assistant"),
+    ("prompt_cut", {"prompt": "abcdef", "completion": "g"}, {"max_length": 5, "encoder_decoder": True},
+     "its prompt has 6 tokens, more than max_length 5", "set the task's max_length to 6 or more, remove the row, or"),
     ("answer_cut", {"prompt": "abcdef", "completion": "g"}, {"max_length": 5}, "has 6 tokens, so max_length 5 cuts",
      "max_length to 8 or more"),
     ("template", {"messages": [{**USER, "role": "usr"}, HI]}, {}, "turn 1 has the role 'usr'", "did you mean 'user'?"),
@@ -162,7 +179,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("kind", "values", "how", "found", "fix"), FAULTS)
 def test_refusals(kind: str, values: Any, how: dict[str, Any], found: str, fix: str) -> None:
-    settings = {key: how[key] for key in ("max_length", "vocabulary") if key in how}
+    settings = {key: how[key] for key in ("max_length", "vocabulary", "encoder_decoder") if key in how}
     tokenizer = bytes_tokenizer(how.get("template", CHATML), begins="begins" in how, merges=how.get("merges", ()))
     train_on = "all_assistant" if "messages" in values else "completion"
     with pytest.raises(Refused) as refused:

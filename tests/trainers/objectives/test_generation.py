@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.nn.functional import cross_entropy
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -196,6 +197,33 @@ def test_answers_beyond_the_decoders_positions_are_refused_before_anything_start
         check(47, 19)
     with pytest.raises(ConfigError, match="answers take up to 21 tokens, beyond the model's 20 positions for answers;"):
         check(9, 20)
+
+
+def test_an_encoder_decoder_reads_and_answers_max_length_tokens_each(tmp_path: Path) -> None:
+    long = [{"prompt": f"row {i} " + "word " * 40 * (i in (1, 11)), "completion": "an answer"} for i in range(12)]
+    keys: dict[str, Any] = {"format": "prompt_completion", "max_length": 20}
+    with pytest.raises(DataError, match=r"row 2: its prompt has 4\d tokens, more than max_length 20; .*drop or cut"):
+        OBJECTIVE.check(t5(), rows_of(tmp_path, long, **keys))
+    dropped = split_of(t5(), rows_of(tmp_path, long, too_long="drop", **keys))
+    assert (len(dropped.examples), dropped.examples.counts.dropped) == (3, 1)
+    cut = split_of(t5(), rows_of(tmp_path, long, too_long="cut", **keys))
+    assert cut.lengths.max() == 20 and cut.examples.counts.shortened == 1
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_more_workers_give_the_same_score(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks one after the other; what they add up is the score of one. Samples too."""
+    decoding = {"temperature": 1.0, "max_new_tokens": 8}
+    rows = rows_of(tmp_path, PAIRS, format="prompt_completion", metrics=["chrf", "nll"], decoding=decoding)
+    split = split_of(docs_lm(), rows)
+    alone, parts = evaluate(split, 4), list[np.ndarray]()
+    monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, **_: None)
+    for rank in range(ranks):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        parts.append(evaluate(split, 2).values)
+    np.testing.assert_allclose(sum(parts), alone.values, atol=1e-9)
+    assert alone.values.min() < alone.values.max()
 
 
 def test_a_refused_row_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: Rend
         if isinstance(made, Example):
             held.add(made, place)
             held.ended(made, special)
-        elif made.kind == "answer_cut" and task.too_long == "drop":
+        elif made.kind in ("answer_cut", "prompt_cut") and task.too_long == "drop":
             held.dropped += 1
         else:
             first = first or made
