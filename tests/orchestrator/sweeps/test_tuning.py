@@ -23,7 +23,7 @@ from tests.support.tiny_models import tokenizer
 from trainers.data.prompts import Prompt
 from trainers.messages import TaskRows
 from trainers.models.encoder import LabelEmbedding
-from trainers.models.tokens import TokenizedTask
+from trainers.models.tokens import TaskExamples, TokenizedTask
 
 Begin = Callable[..., FakeRun]
 
@@ -87,9 +87,12 @@ def test_the_job_of_all_trials_holds_the_tasks_as_tokens(store: str, monkeypatch
     monkeypatch.setattr(ray, "put", lambda value: value)
     rows = [TaskRows(name, ("x", "y"), {"train": (["a b", "c"], [0, 1])}, Prompt()) for name in ("one", "two")]
     reader = LabelEmbedding(None, tokenizer(), 16, "")
-    job = Table(in_store(store), []).tuning._job(in_store(store), reader, rows)
-    assert job.run == "default/s" and [type(each) for each in job.tasks] == [TokenizedTask] * 2
-    assert [each.name for each in job.tasks] == ["one", "two"]
+    ready = TaskExamples("three", {}, ("rouge_l",), 64)  # tokenised by the check, and not again
+    asked = [rows[0], replace(rows[1], max_length=5), ready]
+    job = Table(in_store(store), []).tuning._job(in_store(store), reader, asked)
+    assert job.run == "default/s" and [type(each) for each in job.tasks[:2]] == [TokenizedTask] * 2
+    assert [each.name for each in job.tasks] == ["one", "two", "three"] and job.tasks[2] is ready
+    assert [each.max_length for each in job.tasks[:2]] == [None, 5]
 
 
 def test_what_measured_nothing_is_no_first_task(store: str) -> None:
