@@ -17,8 +17,9 @@ import numpy as np
 
 from cluster.errors import DataError
 from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow
+from trainers.data.generative.cache import cached
 from trainers.data.generative.config import GenerativeTask
-from trainers.data.generative.preparing import FORM, cache_folder, caching
+from trainers.data.generative.preparing import FORM
 from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
@@ -180,9 +181,10 @@ def encode_task(task: GenerativeTask, data: TaskData, tokenizer: Any, settings: 
 
 
 def encode_split(task: GenerativeTask, data: TaskData, key: str, tokenizer: Any, settings: RenderSettings) -> Examples:
-    """One split, from the cache if it is large and was tokenised before."""
+    """One split, from the cache if it is large and was tokenised before. A tokenizer that is written in Python cannot
+    be told from others, so what it makes is not kept."""
     rows = getattr(data, key)
-    if len(rows) < CACHED_ROWS:
+    if len(rows) < CACHED_ROWS or not hasattr(tokenizer, "backend_tokenizer"):
         return encode(task, rows, tokenizer, settings)
     told = [
         FORM,
@@ -191,13 +193,11 @@ def encode_split(task: GenerativeTask, data: TaskData, key: str, tokenizer: Any,
         dataclasses.asdict(settings),
         task.form,
         task.max_cut,
+        task.too_long,
         tokenizer_digest(tokenizer),
     ]
-    folder = cache_folder() / f"t{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
-    if not (folder / "counts.json").is_file():
-        with caching(folder) as staging:
-            save(encode(task, rows, tokenizer, settings), staging)
-    return load(folder)
+    name = f"t{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
+    return load(cached(name, lambda staging: save(encode(task, rows, tokenizer, settings), staging)))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -11,15 +11,13 @@ What is done to the rows, in this order:
    from the training rows, all rows that ask the same together. The split depends on rows and seed, not on file order.
 5. `max_train_rows` keeps a sample drawn by the seed, in file order; `max_test_rows` keeps the first rows of the file.
 
-What steps 1 to 4 remove is counted in `TaskData.warnings`. Splits of many bytes are kept in a cache on this machine,
-$ORTHOPLEX_STATE/data or ~/.cache/orthoplex/data, under what they were made of, so that they are prepared once.
+What steps 1 to 4 remove is counted in `TaskData.warnings`. Splits of many bytes are kept on this machine (`cache`), so
+that they are prepared once.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.errors import DataError
-from cluster.folders import appearing
 from trainers.data.cleaning import DataConfig, count, limited
+from trainers.data.generative.cache import cached
 from trainers.data.generative.config import (
     AnyGenerative,
     DocstringAnswersTask,
@@ -73,10 +71,7 @@ def prepare_task(task: AnyGenerative, data: DataConfig, data_dir: Path | None, s
             folder.mkdir()
             make(task, data, seed, sources, folder)
             return made(task, folder, in_memory=True)
-        kept = cache_folder() / key_of(task, data, seed, sources)
-        if not (kept / "told.json").is_file():
-            with caching(kept) as staging:
-                make(task, data, seed, sources, staging)
+        kept = cached(key_of(task, data, seed, sources), lambda staging: make(task, data, seed, sources, staging))
         return made(task, kept, in_memory=False)
 
 
@@ -93,32 +88,6 @@ def read_sources(task: AnyGenerative, data_dir: Path | None, seed: int, scratch:
             return superni_sources(task, data_dir, seed)
         case TraceTask():
             return trace_sources(task, data_dir)
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def cache_folder() -> Path:
-    """Where prepared data are kept on this machine."""
-    state = os.environ.get("ORTHOPLEX_STATE")
-    return (Path(state) if state else Path.home() / ".cache" / "orthoplex").absolute() / "data"
-
-
-@contextmanager
-def caching(folder: Path) -> Iterator[Path]:
-    """A folder of the cache to fill. Raises DataError if this machine's disk does not take it.
-
-    If another process has filled it meanwhile, its content stays.
-    """
-    try:
-        with appearing(folder) as staging:
-            yield staging
-    except OSError as error:
-        if not folder.is_dir() or not any(folder.iterdir()):
-            raise DataError(
-                f"data cache {str(folder.parent)!r}: {error.strerror or error}; free some space, or name another "
-                "folder in ORTHOPLEX_STATE"
-            ) from None
 
 
 def key_of(task: AnyGenerative, data: DataConfig, seed: int, sources: dict[str, Source]) -> str:
