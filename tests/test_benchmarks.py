@@ -1,6 +1,9 @@
 """The benchmark scripts at a minuscule shape: what they run, keep and print. Never how long anything takes."""
 
 import importlib
+import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,7 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
+
+from tests.support.task_files import many, write_jsonl
+from tests.support.tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -136,3 +143,36 @@ def test_registry(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("compare", "publishes", "listing"):
         monkeypatch.setattr(module, name, None)
     assert module.run(s3_bucket, [1], 1, 30, path) == table
+
+
+def test_rounding(tmp_path: Path) -> None:
+    """Each way over a bfloat16 base and the float32 one, in a process of its own, since it makes a process group."""
+    save_tiny("llama", tmp_path / "base")
+    tasks = []
+    for name, labels in (("first", "ab"), ("second", "cd")):
+        rows = write_jsonl(tmp_path / f"{name}.jsonl", many(24, name, labels))
+        tested = write_jsonl(tmp_path / f"{name}_test.jsonl", many(6, f"{name} test", labels))
+        tasks.append({"name": name, "source": "files", "train": str(rows), "test": str(tested)})
+    content = {
+        "name": "rounding", "store": str(tmp_path / "store"), "tasks": tasks,
+        "model": {"name": str(tmp_path / "base"), "task_type": "CAUSAL_LM", "max_length": 16},
+        "adapter": {"target_modules": ["o_proj"], "max_rank": 2},
+        "train": {"epochs": 1, "batch_size": 12, "warmup_steps": 0}, "deepspeed": {"zero_stage": 0},
+        "data": {"max_validation_rows": 4},
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
+    words = ["--base", tmp_path / "run.yaml", "--rates", "1e-5", "--results", tmp_path / "found.json"]
+    command = [sys.executable, "benchmarks/rounding.py", *words, "--set", "train.logging_steps=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(
+        [*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    rows = {
+        key.rpartition(", ")[2]: row for key, row in json.loads((tmp_path / "found.json").read_text())["rows"].items()
+    }
+    assert [*rows] == ["nearest", "stochastic", "none", "concatenated", "float32 base"]
+    assert [*rows_of(printed.stdout)] == [f"1e-05, 0, {way}" for way in rows]
+    assert rows["nearest"]["kept"] < 0.9 and rows["none"]["kept"] == rows["float32 base"]["kept"] == 1
+    assert rows["none"]["MiB"] > rows["nearest"]["MiB"] and rows["none"]["host MiB"] == rows["nearest"]["host MiB"]
+    for row in rows.values():
+        assert 0 < row["change"] < 0.01 and 0 <= row["untrained"] <= 100 and 0 <= row["AA"] <= 100 and row["ms"] > 0

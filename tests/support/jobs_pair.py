@@ -132,13 +132,15 @@ def refused(worker: Worker, wild: Stream, unfit: Job) -> dict[str, Any]:
 
 
 def kept_without_replay(worker: Worker, stream: Stream) -> list[int]:
-    """Tasks that are read again for a further order of the same job, and for one whose first task is another."""
+    """Tasks that are read again for a further order of the same job, and if the first one is another on one rank only,
+    which is not rank 0."""
     asked: list[int] = []
     worker.fetch = lambda references: asked.append(len(references)) or list(references)  # type: ignore[func-returns-value]
     order = Order(2, 1, "", tuple(stream.files), tuple(stream.digests), "", {}, zero_shot=False, validation=(), test=())
     worker.take(stream.job)
     worker.catch_up(order)
-    worker.held[0] = ("another", "task")
+    if worker.rank == 1:
+        worker.held[0] = ("another", "task")
     worker.catch_up(order)
     return asked
 

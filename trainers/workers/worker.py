@@ -215,7 +215,7 @@ class Worker:
         self.method = method_for(self.backbone.model, job.adapter, getattr(torch, job.model.dtype))
         if job.base is not None and device.type == "cpu":
             own(self.method.modules.values())
-        self.held: list[tuple[str, ...] | None] = []
+        self.held: list[tuple[str, ...]] = []
         self.forget(job)
         loaded = time.monotonic()
         self.read(job.tasks)
@@ -275,20 +275,20 @@ class Worker:
     def catch_up(self, order: Order) -> None:
         """Adds the committed tasks that this worker does not hold.
 
-        If the tasks that it holds are not those that were committed, they are forgotten first. That happens after a
-        late report, or if a driver died before its commit.
+        If the tasks that it or another rank holds are not those that were committed, they are forgotten first. That
+        happens after a late report, or if a driver died before its commit.
 
         Raises:
             IntegrityError: bytes have another digest than their commit says, or do not fit the model, or the tasks were
                 trained on another base.
         """
         self.check_base(order)
-        if not self.agree(self.rank > 0 or self.held == list(order.digests[: self.known])):
+        if not self.agree(self.held == list(order.digests[: self.known])):
             self.forget(self.job)
         first = self.known
         files, digests = self.fetch(order.history[first:]), order.digests[first:]
         for number, (task, expected) in enumerate(zip(files, digests, strict=True), start=first + 1):
-            if tuple(hashlib.sha256(data).hexdigest() for data in task) != expected:
+            if tuple(map(sha256, task)) != expected:
                 raise IntegrityError(f"history: the files of task {number} are not those of its commit")
         names = self.job.adapter.files
         self.method.extend([Artifact(dict(zip(names, task, strict=True))) for task in files])
@@ -315,12 +315,9 @@ class Worker:
             trained = self.training(order).run()
             with during("extract"):
                 self.method.extend([trained.artifact])
-            self.held.append(None)
+            self.held.append(tuple(map(sha256, (trained.artifact.files[name] for name in self.job.adapter.files))))
             train_s = time.monotonic() - started
             prefix, files = self.upload(order, trained, Path(folder))
-        if files:  # of rank 0, which speaks for all in `catch_up`
-            sha256 = {record.path: record.sha256 for record in files}
-            self.held[-1] = tuple(sha256[name] for name in self.job.adapter.files)
         summary, kept = trained.artifact.summary, self.method.kept()
         assert summary is not None
         started = time.monotonic()
@@ -380,6 +377,11 @@ class Worker:
         with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
             write_answers(Path(folder) / ANSWERS, answers)
             return upload_files(open_store(self.job.store_uri), prefix, Path(folder))
+
+
+def sha256(data: bytes) -> str:
+    """The digest of a file's bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def fixed(job: Job) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_a_job_for_other_workers_is_refused(results: dict[str, Any], stage: str)
 
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_an_order_of_the_same_job_reads_nothing_again(results: dict[str, Any], stage: str) -> None:
-    """Nothing is fetched where the worker holds what was committed; both tasks are where it holds another."""
+    """Nothing is fetched if all ranks hold what was committed; both tasks are if rank 1 alone holds another."""
     assert results[stage]["held"] == [0, 2]
 
 
