@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-faults test-s3 lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 lint measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -49,6 +49,9 @@ test-all: install-dev  ## run the whole suite with all cases
 
 test-models: install-dev  ## compare plan with a run for every class of transformers, into docs/models.md: ten minutes
 	PYTHONPATH=. $(BIN)/python -m tests.model_table
+
+test-cpus: install-dev  ## run tests that compare numbers as on other CPUs: vector widths, numbers of threads
+	PYTHONPATH=. $(BIN)/python -m tests.cpu_sweep
 
 test-faults: install-dev  ## kill driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP

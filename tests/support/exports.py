@@ -96,6 +96,11 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+def assert_near(found: Tensor, expected: Tensor, bound: float) -> None:
+    """The largest difference is at most `bound` times the largest value."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound * float(expected.abs().max()))
+
+
 def words() -> transformers.PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({f"w{n}": n for n in range(WORDS)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

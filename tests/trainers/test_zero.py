@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.zero import gathered, local, partitioned_loading, release, stage_3
+from trainers.zero import gathered, hold, local, partitioned_loading, release, stage_3
 
 
 def parameter(*, shared_out: bool) -> nn.Parameter:
@@ -42,6 +42,16 @@ def test_only_what_is_shared_out_is_gathered(monkeypatch: pytest.MonkeyPatch, wr
 def test_what_a_rank_holds() -> None:
     assert local(parameter(shared_out=False)).shape == (2, 3)
     assert torch.equal(local(parameter(shared_out=True)), torch.arange(3.0))
+
+
+@pytest.mark.parametrize("shared_out", [False, True])
+def test_a_rank_holds_another_dtype(shared_out: bool) -> None:
+    """A shard stays the tensor that DeepSpeed has marked."""
+    made = parameter(shared_out=shared_out)
+    before = local(made)
+    hold(made, torch.ones_like(before, dtype=torch.bfloat16))
+    assert made.dtype == local(made).dtype == torch.bfloat16 and bool((local(made) == 1).all())
+    assert (local(made) is before) == shared_out
 
 
 def test_only_a_gathered_model_lets_go_of_its_layers() -> None:

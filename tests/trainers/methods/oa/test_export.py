@@ -26,6 +26,7 @@ from tests.support.exports import (
     NO_PICKLES,
     ROUNDING,
     Case,
+    assert_near,
     error,
     export_merged,
     export_peft,
@@ -158,14 +159,14 @@ def test_peft_gives_what_the_stream_gives(cases: dict[str, Case], read: Read, fa
     case, model = cases[family], cases[family].load()
     expected = logits(folded(model, case.tasks), case.inputs)
     assert error(expected, logits(model, case.inputs)) > 0.05  # the stream does something
-    assert error(read.answers[f"{family}/lora"], expected) < ROUNDING
+    assert_near(read.answers[f"{family}/lora"], expected, ROUNDING)
     assert read.report["imported"] == []
 
 
 @pytest.mark.parametrize("family", MERGEABLE)
 def test_what_peft_merges(cases: dict[str, Case], read: Read, family: str) -> None:
     expected = logits(folded(cases[family].load(), cases[family].tasks), cases[family].inputs)
-    assert error(read.answers[f"{family}/merged"], expected) < ROUNDING
+    assert_near(read.answers[f"{family}/merged"], expected, ROUNDING)
     assert read.report[family]["warnings"] == []
 
 
@@ -199,7 +200,7 @@ def test_names_that_end_alike(read: Read) -> None:
 def test_a_prefix_of_the_stream(cases: dict[str, Case], read: Read, family: str) -> None:
     case = cases[family]
     expected = logits(folded(case.load(), case.tasks[:1]), case.inputs)
-    assert error(read.answers[f"{family}-1/lora"], expected) < ROUNDING
+    assert_near(read.answers[f"{family}-1/lora"], expected, ROUNDING)
     assert error(read.answers[f"{family}-1/lora"], read.answers[f"{family}/lora"]) > 0.05
 
 
@@ -208,7 +209,7 @@ def test_a_bfloat16_base(cases: dict[str, Case], read: Read, family: str) -> Non
     """Against float32 arithmetic on the bfloat16 weights."""
     case = cases[family]
     expected = logits(folded(case.load(torch.bfloat16).float(), case.tasks), case.inputs)
-    assert error(read.answers[f"{family}-bf16/lora"], expected) < BF16_ROUNDING
+    assert_near(read.answers[f"{family}-bf16/lora"], expected, BF16_ROUNDING)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -220,7 +221,7 @@ def test_merged_gives_what_the_stream_gives(cases: dict[str, Case], tmp_path: Pa
     assert loaded.dtype == torch.float32
     for name, value in loaded.named_parameters():  # not to the bit: a mapped file's tensors lie unaligned for BLAS
         torch.testing.assert_close(value, exact.get_parameter(name), rtol=1e-6, atol=1e-6)
-    assert error(logits(loaded, case.inputs), logits(exact, case.inputs)) < ROUNDING
+    assert_near(logits(loaded, case.inputs), logits(exact, case.inputs), ROUNDING)
     vocabularies = [transformers.AutoTokenizer.from_pretrained(f).get_vocab() for f in (tmp_path / "made", case.base)]
     assert vocabularies[0] == vocabularies[1]
     assert {Path(name).suffix for name in made.sizes_bytes} <= NO_PICKLES and "README.md" in made.sizes_bytes
@@ -235,7 +236,7 @@ def test_merged_in_bfloat16(cases: dict[str, Case], tmp_path: Path) -> None:
     assert loaded.dtype == torch.bfloat16
     for name, parameter in loaded.named_parameters():
         assert torch.equal(parameter, exact.get_parameter(name).bfloat16())
-    assert error(logits(loaded, case.inputs), logits(exact, case.inputs)) < BF16_ROUNDING
+    assert_near(logits(loaded, case.inputs), logits(exact, case.inputs), BF16_ROUNDING)
 
 
 @pytest.mark.parametrize("family", ["Bert", "GPT2"])
