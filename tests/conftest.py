@@ -75,6 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is slow by its fixtures. What is on Ray comes first, since it takes longest."""
     for item in items:
         names = {GROUP_OF[name] for name in getattr(item, "fixturenames", ()) if name in GROUP_OF}
+        if wrong := (names & {*RAY}) - {group_of(item.nodeid)}:
+            raise pytest.UsageError(f"{item.nodeid} uses what group {wrong} shares; put its file there, in TOGETHER")
         if item.path.parent.name == "e2e" or names & {*RAY, "pair"}:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: group_of(item.nodeid) not in RAY)

@@ -164,6 +164,7 @@ def test_scorings_agree_on_a_task_learned(family: str, dtype: str, one_process: 
     assert (untrained.predict(rows, labels, 8) == -1).sum() > 9
 
 
+@pytest.mark.slow
 @learners
 @pytest.mark.parametrize("others", [["rouge", "blue", "very green"], ["pink", "blue", "very"]])
 def test_an_answer_that_is_no_label_is_wrong(family: str, others: list[str], one_process: None) -> None:
