@@ -30,8 +30,8 @@ Expect = Annotated[
     int | None,
     typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 if none has"),
 ]
-Why = Annotated[str, typer.Option("--why", help="kept in the log")]
-Team = Annotated[str | None, typer.Option("--team", help="only this team's, which also needs no right to list others")]
+Why = Annotated[str, typer.Option("--why", help="the reason, kept in the log")]
+Team = Annotated[str | None, typer.Option("--team", help="only this team's; needs no right to list other teams")]
 
 
 @adapters.command("list")
@@ -39,7 +39,7 @@ def list_adapters(
     store: StoreUri = DEFAULT_STORE,
     as_json: AsJson = False,
     team: Team = None,
-    task: Annotated[str | None, typer.Option("--task", help="only those that were trained on it")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="only adapters of this task")] = None,
 ) -> None:
     """List all adapters. Each with its accuracy, its parameters and the aliases that name it."""
     from cluster.storage import open_store
@@ -87,7 +87,9 @@ def show_adapter(
     as_json: AsJson = False,
     as_tree: Annotated[bool, typer.Option("--tree", help="all versions of its stream, and the base")] = False,
     alias: Annotated[str | None, typer.Option("--alias", help="with team/track: the version it names")] = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="with an alias: what it named then")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="with an alias: the version that it named then")
+    ] = None,
 ) -> None:
     """Show one adapter's manifest. Base, task, budget, files with their digests."""
     from orchestrator.registry.catalog import rows_of
@@ -168,7 +170,9 @@ def pull_adapter(
     reference: Reference,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that is new or empty")],
     store: StoreUri = DEFAULT_STORE,
-    stream: Annotated[bool, typer.Option("--stream", help="and all before it, one folder per version")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="with all versions before it, one folder per version")
+    ] = False,
 ) -> None:
     """Copy an adapter's files into a folder. It appears whole; every digest is checked, nothing is fetched twice."""
     from orchestrator.registry.pull import pull
@@ -214,8 +218,8 @@ def export_adapter(
 def serve_layout(
     reference: Reference,
     store: StoreUri = DEFAULT_STORE,
-    root: Annotated[str, typer.Option("--root", metavar="KEY", help="where in the store")] = "serve",
-    base: Annotated[str | None, typer.Option("--base", help="the name the base is served by")] = None,
+    root: Annotated[str, typer.Option("--root", metavar="KEY", help="the folder in the store")] = "serve",
+    base: Annotated[str | None, typer.Option("--base", help="the name under which the base is served")] = None,
     model: Model = None,
 ) -> None:
     """Put an adapter where servers load it. With all before it, as a PEFT folder below ROOT/<base>/."""

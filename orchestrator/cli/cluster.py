@@ -36,7 +36,9 @@ Pins = Annotated[
     typer.Option("--pip", metavar="PIN", help="install NAME==VERSION, or a file of such lines, on the nodes"),
 ]
 WorkingDir = Annotated[Path, typer.Option("--working-dir", metavar="DIR", help="the folder that is uploaded")]
-JobName = Annotated[str | None, typer.Option("--name", metavar="ID", help="the job's id; default: run's name and more")]
+JobName = Annotated[
+    str | None, typer.Option("--name", metavar="ID", help="the job's id; default: the run's name and a suffix")
+]
 Grace = Annotated[int, typer.Option("--grace", min=1, metavar="SECONDS", help="time to keep its state after a stop")]
 
 
@@ -103,8 +105,8 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
     written = inside(working_dir, config)
     if written is None:
         raise ConfigError(
-            f"{config}: not inside the working directory {working_dir.resolve()}, which is what the cluster gets; move "
-            "it there, or give another --working-dir"
+            f"{config}: not inside the working directory {working_dir.resolve()}, and only that is uploaded; move it "
+            "there, or give another --working-dir"
         )
     if written not in shipped:
         raise ConfigError(f"{config}: left out of the upload by .gitignore or .rayignore; take it out of there")

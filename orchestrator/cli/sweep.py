@@ -22,7 +22,8 @@ Overrides = Annotated[
 ]
 Show = Annotated[bool, typer.Option("--show", help="show where the sweep stands, and train nothing")]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="for the result; default .orthoplex/sweeps/TEAM/NAME")
+    Path | None,
+    typer.Option("--output", metavar="DIR", help="folder of the result; default .orthoplex/sweeps/TEAM/NAME"),
 ]
 
 

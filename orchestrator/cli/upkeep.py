@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.track.track import Track
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; all, if none")]
+TrackName = Annotated[str | None, typer.Argument(metavar="[TRACK]", help="a run's name, or team/name; default: all")]
 
 
 @adapters.command("verify")
@@ -47,12 +47,12 @@ def collect_garbage(
     *,
     store: StoreUri = DEFAULT_STORE,
     team: Team = None,
-    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="do it; without, say what would be done")] = False,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="remove; by default only say what would be")] = False,
     grace: Annotated[
         str, typer.Option("--grace", help="how long files that no commit names are kept: 30m, 24h, 7d")
     ] = "24h",
     delete: Annotated[
-        int | None, typer.Option("--delete", metavar="N", help="also version N of TRACK and all after it")
+        int | None, typer.Option("--delete", metavar="N", help="delete version N of TRACK too, and all after it")
     ] = None,
     why: Why = "",
     as_json: AsJson = False,
@@ -62,7 +62,7 @@ def collect_garbage(
 
     period, tracks = duration(grace), open_tracks(track, store, team)
     if delete is not None and track is None:
-        raise ConfigError("--delete: say of which TRACK")
+        raise ConfigError(f"--delete {delete}: needs TRACK; name the run whose versions are to be deleted")
     say = (lambda _: None) if as_json else typer.echo
     found = list[Collected]()
     for each in tracks:
