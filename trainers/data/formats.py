@@ -218,42 +218,50 @@ def whole_columns(found: dict[str, list[Any]]) -> dict[str, list[Any]] | None:
     return columns if len(columns) == len(found) > 1 and len(sizes) == 1 else None
 
 
-def json_rows(file: io.TextIOBase) -> Iterator[Any]:
-    """The values of a list, or of all lines that are not blank; one object may be spread over the whole file."""
+def json_rows(file: io.TextIOBase, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
+    """The values of a list, or of all lines that are not blank; one object may be spread over the whole file.
+
+    Raises:
+        ValueError: what is read is not JSON. The message names the row.
+    """
     number = 0
     for line in file:
         if not number and line.lstrip().startswith("["):
-            yield from json_list(line + file.read())
+            yield from json_list(line + file.read(), decoder)
             return
         if not line.strip():
             continue
         number += 1
         try:
-            row = DECODER.decode(line)
+            row = decoder.decode(line)
+        except RecursionError:
+            raise ValueError(f"row {number} is nested too deeply") from None
         except ValueError as error:
             if number > 1 or line.strip()[0] != "{" or not (rest := file.read()).strip():
                 raise ValueError(f"row {number}: {error}") from None
-            yield as_one(line + rest, error)
+            yield as_one(line + rest, error, decoder)
             return
         yield row
 
 
-def as_one(text: str, error: ValueError) -> Any:
+def as_one(text: str, error: ValueError, decoder: json.JSONDecoder = DECODER) -> Any:
     """The one value of a file whose first line alone is none; `error` is why."""
     try:
-        return DECODER.decode(text)
+        return decoder.decode(text)
     except ValueError:
         raise ValueError(f"row 1: {error}") from None
 
 
-def json_list(text: str) -> Iterator[Any]:
+def json_list(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
     """The values of a list, decoded one by one."""
     place = skip_blank(text, skip_blank(text, 0) + 1)
     number = 0
     while text[place : place + 1] != "]" or number:
         number += 1
         try:
-            value, place = DECODER.raw_decode(text, place)
+            value, place = decoder.raw_decode(text, place)
+        except RecursionError:
+            raise ValueError(f"row {number} is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"row {number}: {error}") from None
         yield value

@@ -174,6 +174,11 @@ def form_of(path: Path) -> str | None:
     return None if form == "parquet" and plain != path else form
 
 
+def suffix_of(path: Path) -> str:
+    """The end of a file's name that tells its form, `.jsonl.gz` for instance."""
+    return "".join(path.suffixes[-2:]) if path.suffix in PACKED else path.suffix
+
+
 def did_you_mean(value: object, options: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the option closest to `value`, whole or after its last slash, in any case.
 

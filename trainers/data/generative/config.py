@@ -1,6 +1,7 @@
 """The `tasks` entries of generative tasks, and which kind of task an entry is."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -17,6 +18,7 @@ from trainers.data.sources import (
     HubTask,
     TaskBase,
     did_you_mean,
+    form_of,
 )
 
 Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
@@ -138,7 +140,8 @@ class FormatTask(GenerativeTask):
 
 
 class GenerativeFilesTask(FormatTask):
-    """.jsonl, .json, .csv or .parquet files, folders of them, or `s3://bucket/key` of either."""
+    """.jsonl, .json, .csv or .parquet files, folders of them, or `s3://bucket/key` of either. Text files may be
+    compressed, as .jsonl.gz."""
 
     tag: ClassVar[str] = "files with format"
 
@@ -150,10 +153,10 @@ class GenerativeFilesTask(FormatTask):
     @field_validator("train", "test", "validation")
     @classmethod
     def _known_suffix(cls, value: str | None) -> str | None:
-        suffix = "." + value.rsplit(".", 1)[-1] if value and "." in value.rsplit("/", 1)[-1] else ""
+        suffix = Path(value or "").suffix
         if value is not None and not value.strip():
             raise ValueError("is empty; give the path of a file or folder")
-        if suffix and suffix not in FORMS and suffix.lstrip(".").isalpha():
+        if value and form_of(Path(value)) is None and suffix.lstrip(".").isalnum() and not suffix[1:].isdigit():
             raise ValueError(f"{value!r} ends in {suffix!r}; use a folder, or one of {', '.join(FORMS)}")
         return value
 

@@ -1,6 +1,6 @@
 """Rows of generative tasks as they stand in files, folders, object stores and data sets, one after the other.
 
-Files are read row by row; nothing but .json is held whole.
+Files are read row by row; nothing but a list in a .json file is held whole. Text files may be compressed.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from cluster.errors import DataError, StoreError
 from cluster.storage import open_store
 from trainers.data import formats
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
-from trainers.data.sources import FORMS, HUB_FIX, listed, quiet, shown
+from trainers.data.sources import FORMS, HUB_FIX, form_of, listed, quiet, suffix_of
 from trainers.data.tables import as_data_error
 
 PARQUET_ROWS = 1_000  # read at once
+PLAIN = json.JSONDecoder()
 Rows = Iterator[tuple[str, int, Any]]
 
 
@@ -64,7 +66,7 @@ def found_files(task: str, key: str, path: Path) -> list[tuple[Path, str]]:
     """The files at a path, each with what messages call it. Raises DataError if there are none, or one is empty."""
     where = f"{key} {str(path)!r}"
     try:
-        found = sorted(each for each in path.iterdir() if each.suffix in FORMS) if path.is_dir() else [path]
+        found = sorted(each for each in path.iterdir() if form_of(each)) if path.is_dir() else [path]
         empty = [each for each in found if not each.is_file() or not each.stat().st_size]
     except OSError as error:
         raise DataError(
@@ -76,7 +78,7 @@ def found_files(task: str, key: str, path: Path) -> list[tuple[Path, str]]:
         state = "is empty" if empty[0].is_file() else "does not exist"
         where = f"{key} {str(empty[0])!r}"
         raise DataError(f"task {task}: {where} {state}; correct the path under `{key}`")
-    if found[0].suffix not in FORMS:
+    if form_of(found[0]) is None:
         raise DataError(f"task {task}: {where} ends in {path.suffix!r}; use a folder, or one of {', '.join(FORMS)}")
     return [(each, f"{key} {str(each)!r}") for each in found]
 
@@ -86,10 +88,10 @@ def fetched(task: str, where: str, uri: str, scratch: Path) -> list[tuple[Path, 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
         store = open_store(f"s3://{bucket}")
-        keys = [key] if Path(key).suffix in FORMS else [*store.list(key.rstrip("/") + "/")]
-        wanted = [each for each in keys if Path(each).suffix in FORMS]
+        keys = [key] if form_of(Path(key)) else [*store.list(key.rstrip("/") + "/")]
+        wanted = [each for each in keys if form_of(Path(each))]
         scratch.mkdir(parents=True, exist_ok=True)
-        copies = [(scratch / f"{index:05}{Path(each).suffix}", each) for index, each in enumerate(wanted)]
+        copies = [(scratch / f"{index:05}{suffix_of(Path(each))}", each) for index, each in enumerate(wanted)]
         for path, each in copies:
             store.download(each, path)
     except StoreError as error:
@@ -104,7 +106,7 @@ def file_digest(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            total.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
+            total.update(suffix_of(path).encode() + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 
@@ -113,9 +115,9 @@ def file_digest(paths: Sequence[Path]) -> str:
 
 def read_file(task: str, where: str, path: Path) -> Rows:
     """(where, number, row) of each row of a file. Raises DataError if the file is not what its name says."""
-    readers = {".jsonl": json_lines, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    readers = {"json": json_rows, "csv": csv_rows, "parquet": parquet_rows}
     with readable(task, where):
-        for number, row in enumerate(readers[path.suffix](task, where, path), start=1):
+        for number, row in enumerate(readers[form_of(path) or ""](task, where, path), start=1):
             yield where, number, row
 
 
@@ -134,14 +136,6 @@ def readable(task: str, where: str) -> Iterator[None]:
         raise DataError(f"task {task}: {where} cannot be read ({said[:200]}); repair the file") from None
 
 
-def json_lines(task: str, where: str, path: Path) -> Iterator[Any]:
-    """One row per line; empty lines are passed over."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line, text in enumerate(file, start=1):
-            if text.strip():
-                yield parsed(task, f"{where} line {line}", text)
-
-
 def parsed(task: str, where: str, text: str) -> Any:
     """A JSON text. Raises DataError if it is none."""
     try:
@@ -151,20 +145,16 @@ def parsed(task: str, where: str, text: str) -> Any:
         raise DataError(f"task {task}: {where} is not readable JSON ({said}); repair the file") from None
 
 
-def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:
-    """A JSON list of rows, a mapping that holds one, or one row per line."""
-    text = path.read_text("utf-8-sig")
-    lines = text.strip().splitlines()
-    if len(lines) > 1 and lines[0].startswith("{") and lines[0].endswith("}"):
-        yield from json_lines(task, where, path)
-        return
-    content = parsed(task, where, text)
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(content) == len(lists) == 1 else content
-    if not isinstance(content, list):
-        raise DataError(f"task {task}: {where} holds {shown(content)}; it must be a JSON list of rows")
-    yield from content
+def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG001
+    """The rows that `formats` finds; of a file of one mapping, which holds one list and that no conversation, the
+    values of the list."""
+    with closing(formats.opened(path)) as file:
+        rows = formats.json_rows(file, PLAIN)
+        first = [*islice(rows, 2)]
+        if len(first) == 1 and isinstance(first[0], dict) and len(first[0]) == 1:
+            ((name, held),) = first[0].items()
+            first = held if isinstance(held, list) and name not in ("messages", "conversations") else first
+        yield from chain(first, rows)
 
 
 def csv_rows(task: str, where: str, path: Path) -> Iterator[Any]:
@@ -202,16 +192,25 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
     Raises:
         DataError: the data set or a split cannot be loaded.
     """
-    from datasets import load_dataset
-
     found = {}
     with quiet():
         for key, (split, where) in task.splits.items():
-            cache = str(scratch) if task.is_folder else None
             with as_data_error(task, where, HUB_FIX):
-                table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
-            found[key] = table_source(where, table)
+                found[key] = table_source(where, loaded(task, split, str(scratch) if task.is_folder else None))
     return found
+
+
+def loaded(task: GenerativeHubTask, split: str, cache: str | None) -> Any:
+    """A split as `datasets` has it, also of a folder that its `save_to_disk` wrote."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    if not any((Path(task.dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
+    saved = load_from_disk(task.dataset)
+    splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    if split not in splits:
+        raise ValueError(f"the folder has the splits {listed(map(str, splits))}")
+    return splits[split]
 
 
 def table_source(where: str, table: Any) -> Source:

@@ -65,7 +65,7 @@ def absent(form: str, column: str, name: str, raw: Mapping[Any, Any]) -> RowFaul
     fits = [other for other in COLUMNS if {*REQUIRED[other]} <= {*raw}]
     fix = f"name the format that it has: format: {fits[0]}" if fits else f"name yours: columns: {{{name}: COLUMN}}"
     return RowFault(
-        f"a row of {form} has no column {column!r}, only {listed(map(str, raw))}",
+        f"a row of {form} has no column {column!r}, only {listed(map(str, raw)) or 'none'}",
         fix + did_you_mean(column, map(str, raw)),
     )
 

@@ -1,7 +1,10 @@
 """Files of four kinds, folders, object stores and data sets give the same rows."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +87,52 @@ def test_a_data_set_folder(tmp_path: Path) -> None:
         hub_sources(task.model_copy(update={"test_split": "tests"}), tmp_path / "cache")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".json.bz2", ".csv.xz", ".jsonl"])
+def test_compressed_files(suffix: str, tmp_path: Path) -> None:
+    """By their first bytes, whatever their names say; in folders too."""
+    plain = write(tmp_path / f"a.{suffix.split('.')[1]}", ROWS)
+    (tmp_path / "f").mkdir()
+    path = tmp_path / "f" / f"b{suffix}"
+    path.write_bytes({".bz2": bz2, ".xz": lzma}.get(path.suffix, gzip).compress(plain.read_bytes()))
+    found = sources(tmp_path, train=str(path), test=str(path.parent))
+    assert [row for *_, row in found["train"].rows()] == [row for *_, row in found["test"].rows()] == ROWS
+
+
+def test_one_mapping_around_the_rows_and_rows_of_one_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    turns = [{"role": "user", "content": "a"}]
+    for held, rows in (({"data": ROWS}, ROWS), ({"messages": turns}, [{"messages": turns}]), (ROWS[0], ROWS[:1])):
+        for indent in (None, 2):
+            path.write_text(json.dumps(held, indent=indent))
+            assert [row for *_, row in sources(tmp_path, train=str(path), test=str(path))["train"].rows()] == rows
+    path.write_bytes(b"\r".join(json.dumps(row).encode() for row in ROWS))
+    assert [row for *_, row in sources(tmp_path, train=str(path), test=str(path))["train"].rows()] == ROWS
+
+
+def test_a_saved_data_set(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    both = DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:2])})
+    both.save_to_disk(tmp_path / "both")
+    both["train"].save_to_disk(tmp_path / "one")
+    given = {"name": "t", "source": "hub", "dataset": str(tmp_path / "both"), "format": "prompt_completion"}
+    found = hub_sources(TypeAdapter(AnyTask).validate_python(given), tmp_path / "cache")
+    assert [row for *_, row in found["train"].rows()] == ROWS and len([*found["test"].rows()]) == 2
+    alone: Any = TypeAdapter(AnyTask).validate_python({**given, "dataset": str(tmp_path / "one")})
+    with pytest.raises(DataError, match=r"test_split 'test' of dataset .* \(the folder has the splits train\)"):
+        hub_sources(alone, tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("none.jsonl", None, "does not exist; correct the path under `train`"),
         ("a.jsonl", b"", "is empty; correct the path under `train`"),
-        ("a.jsonl", b'{"prompt": 1}\n{"prompt"', "line 2 is not readable JSON"),
-        ("a.json", b"{}", "must be a JSON list of rows"),
+        ("a.jsonl", b'{"prompt": 1}\n{"prompt"', "cannot be read (row 2: Expecting"),
+        ("a.json", b"[" * 200_000, "cannot be read (row 1 is nested too deeply)"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": 1}')[:-9], "cannot be read"),
+        ("a.csv", b"PK\x03\x04", "it is a zip archive; unpack it"),
+        ("a.json", "[]".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         ("a.jsonl", b'{"prompt": "\xff"}', "is not UTF-8 text (byte 0xff at 12); save it as UTF-8"),
         ("a.csv", b"prompt,completion\na,b,c\n", "row 1 has 3 fields, the header 2"),
         ("a.parquet", b"PAR1", "cannot be read"),
