@@ -263,7 +263,8 @@ def print_rows(task: "PlannedTask") -> None:
         markup=False,
     )
     if floors := task["floors"]:
-        out.print(f"  without a model: {floors_line(Floors.model_validate(floors))}", markup=False)
+        shown = floors_line(Floors.model_validate(floors), task["rows"]["test"])
+        out.print(f"  without a model: {shown}", markup=False)
     for warning in task["warnings"]:
         out.print(f"warning: {warning}", markup=False)
 

@@ -139,7 +139,8 @@ def scores_so_far(state: RunState) -> str:
     return "; ".join(shown)
 
 
-def floors_line(floors: Floors) -> str:
-    """Floors, highest first."""
+def floors_line(floors: Floors, rows: int) -> str:
+    """Floors, highest first; `rows` are the task's test rows, of which large splits give a sample."""
     highest = sorted(floors.scores.items(), key=lambda each: -each[1])
-    return f"{', '.join(f'{how} {percent(score)}' for how, score in highest)} points on {floors.rows:,} test rows"
+    of = f"{floors.rows:,} of {rows:,}" if floors.rows < rows else f"{rows:,}"
+    return f"{', '.join(f'{how} {percent(score)}' for how, score in highest)} points on {of} test rows"

@@ -76,5 +76,6 @@ def test_what_tasks_have_so_far(fake_run: Any) -> None:
 
 def test_floors_in_a_line() -> None:
     floors = Floors(rows=1200, scores={"constant": 0.125, "copy": 0.25})
-    assert floors_line(floors) == "copy 25.0, constant 12.5 points on 1,200 test rows" and floors.best == 0.25
+    assert floors_line(floors, 1200) == "copy 25.0, constant 12.5 points on 1,200 test rows" and floors.best == 0.25
+    assert floors_line(floors, 2000).endswith("points on 1,200 of 2,000 test rows")
     assert (nats(0.1), nats(None)) == ("0.100", "·")

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.config.run import GuardConfig
-from orchestrator.track.bounds import TOLERANCE, Measured, above, breaches
+from orchestrator.track.bounds import TOLERANCE, Measured, above, breaches, judge
 from orchestrator.track.rules import PromotionRule
 
 ALL = {"min_average_accuracy": 0.8, "max_forgetting": 0.1, "max_active_parameters": 100}
@@ -39,3 +39,36 @@ def test_what_is_not_defined_yet_is_not_asked_for() -> None:
     none = Measured(tasks=0, average_accuracy=None, forgetting=None, active_parameters=0)
     one = Measured(tasks=1, average_accuracy=0.8, forgetting=None, active_parameters=100)
     assert breaches(GuardConfig(**ALL), none) == breaches(GuardConfig(**ALL), one) == []
+
+
+def judged(measured: Measured, *, final: bool, **bounds: float) -> list[tuple[str, str]]:
+    found = judge(GuardConfig.model_validate(bounds), measured, "", final=final)
+    return [(each.rule, each.verdict) for each in found]
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_bounds_read_only_tasks_of_their_kind(final: bool) -> None:
+    """Of three tasks the last but one has an accuracy: AA is due, and something can have been forgotten; so for nll."""
+    mixed = Measured(
+        tasks=3, average_accuracy=0.5, forgetting=0.0, active_parameters=1, by_loss=frozenset({0, 2}), nll_increase=0.25
+    )
+    bounds = {"min_average_accuracy": 0.6, "max_forgetting": 0.1, "max_nll_increase": 0.25}
+    assert judged(mixed, final=final, **bounds) == [
+        ("min_average_accuracy", "stop"), ("max_forgetting", "go_on"), ("max_nll_increase", "go_on")
+    ]  # fmt: skip
+    accurate = Measured(tasks=2, average_accuracy=0.7, forgetting=0.0, active_parameters=1)
+    assert judged(accurate, final=final, max_nll_increase=0.0) == []  # none of its tasks has an nll to rise
+
+
+def test_a_stream_without_accuracy_may_still_get_a_task_that_has_one_unless_it_is_promoted() -> None:
+    only = Measured(
+        tasks=2,
+        average_accuracy=None,
+        forgetting=None,
+        active_parameters=1,
+        by_loss=frozenset({0, 1}),
+        nll_increase=0.0,
+    )
+    bounds = {"min_average_accuracy": 0.1, "max_forgetting": 0.9}
+    assert judged(only, final=False, **bounds) == []
+    assert judged(only, final=True, **bounds) == [("min_average_accuracy", "stop"), ("max_forgetting", "stop")]
