@@ -171,7 +171,39 @@ def sari(answer: str, references: list[str], source: str) -> float:
     return total / 4
 
 
+def code(answer: str, right: str) -> float:
+    return edits(filled(answer).strip(), filled(right).strip())
+
+
+def raw_code(answer: str, right: str) -> float:
+    """As fuzzywuzzy has it: white space counts, and what is empty is 0."""
+    left, other = filled(answer), filled(right)
+    return edits(left, other) if left and other else 0.0
+
+
+def filled(text: str) -> str:
+    """Code of the vocabulary with the values that its placeholders stand for."""
+    values = {"<NUM_LIT>": "0", "<STR_LIT>": "", "<CHAR_LIT>": "", "<NUM_LIT:42>": "42", "<STR_LIT:a b>": "a b"}
+    for placeholder, literal in values.items():
+        text = text.replace(placeholder, literal)
+    return text
+
+
+CODE = ["x", "=", "f(<NUM_LIT>)", "<STR_LIT>", "[<NUM_LIT:42>]", "<STR_LIT:a b>", "<CHAR_LIT>;", "return"]
+
+
+def stripped(answer: str, right: str) -> float:
+    """Super-NaturalInstructions' own: ASCII punctuation goes, letter by letter."""
+    left, other = ("".join(c for c in text.lower() if c not in string.punctuation).split() for text in (answer, right))
+    return float(left == other)
+
+
+def trace(answer: str, right: str) -> float:
+    return float(answer == right and right != "")
+
+
 REFERENCES = {
+    "superni_exact_match": stripped, "trace_match": trace, "trace_first_character": first,
     "exact_match": exact, "raw_match": raw, "squad_em": squad, "token_f1": f1, "rouge_l_words": rouge,
     "edit_similarity": edits, "first_character": first, "number_match": number, "bleu": bleu, "chrf": chrf,
 }  # fmt: skip
@@ -193,6 +225,17 @@ def test_stems_on_random_pairs() -> None:
     for answer, right in pairs(500, [*STEMS]):
         values.append(METRICS["rouge_l"](answer, [right], ""))
         assert values[-1] == pytest.approx(rouge_stems(answer, right)), (answer, right)
+        assert METRICS["superni_rouge_l"](answer, [right], "") == values[-1]  # words in ASCII alone
+    assert len({*values}) > 20
+
+
+def test_code_on_random_pairs() -> None:
+    values = []
+    for answer, right in pairs(500, CODE):
+        values.append(METRICS["code_similarity"](answer, [right], ""))
+        assert values[-1] == pytest.approx(code(answer, right)), (answer, right)
+        rounded = METRICS["trace_edit_similarity"](answer, [right], "")
+        assert rounded == pytest.approx(raw_code(answer, right), abs=0.005001), (answer, right)
     assert len({*values}) > 20
 
 
@@ -205,7 +248,9 @@ def test_sari_on_random_triples() -> None:
 
 
 def test_every_metric_has_an_independent_implementation() -> None:
-    assert {*REFERENCES, "rouge_l", "sari"} == {*METRICS}
+    """Those of MeetingBank and 20Minuten: `test_parity`, against figures of the packages that TRACE calls."""
+    here = {*REFERENCES, "rouge_l", "superni_rouge_l", "sari", "code_similarity", "trace_edit_similarity"}
+    assert {*METRICS} - here == {"trace_rouge_l", "trace_sari"}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -245,6 +290,8 @@ def test_sari_gives_the_published_figures() -> None:
         ("squad_em", "a cat", "cat", 1),
         ("raw_match", "Cat ", "Cat", 1),
         ("raw_match", "cat", "Cat", 0),
+        ("edit_similarity", "a, b\n", " a, b", 1),  # completions often begin with a space
+        ("code_similarity", " f(<NUM_LIT>)", " f(0)", 1),
         ("first_character", "B. because", "B", 1),
         ("first_character", "", "B", 0),
         ("number_match", "it is 1,204.0 in all", "#### 1204", 1),
