@@ -47,7 +47,7 @@ test-fast: install-dev  ## run the suite without slow tests: runs on Ray, ranks 
 test-all: install-dev  ## run the whole suite with all cases
 	ORTHOPLEX_ALL_CASES=1 $(PYTEST)
 
-test-models: install-dev  ## compare plan with a run for every class of transformers, into docs/models.md: ten minutes
+test-models: install-dev  ## compare plan with a run for every class of transformers, into docs/models.md: twenty minutes on one core
 	PYTHONPATH=. $(BIN)/python -m tests.model_table
 
 test-cpus: install-dev  ## run tests that compare numbers as on other CPUs: vector widths, numbers of threads

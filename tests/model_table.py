@@ -1,7 +1,7 @@
 """docs/models.md: what `plan` says of each class of the AutoModel mappings, and what a run of two steps does with it.
 
 Usage, from the repository's root: PYTHONPATH=. python -m tests.model_table [MODEL_TYPE …]. Without types all classes
-are run, ten minutes on one core, and the file is written; with types their rows are printed. It ends with 1 if a row
+are run, twenty minutes on one core, and the file is written; with types their rows are printed. It ends with 1 if a row
 disagrees. Each class is one small model with random weights, see `tests.support.zoo`.
 """
 
@@ -42,7 +42,7 @@ from trainers.workers.worker import Worker
 
 DOCUMENT = Path(__file__).parents[1] / "docs/models.md"
 WORST = 2e-3  # by which a row's loss in a batch may differ from that of the row alone
-UNLIMITED = 600  # tokens that a model without a limit is tried with
+UNLIMITED = 100  # tokens that a model without a limit is tried with
 MOST_S = 60  # of a CPU, per class
 LABELS = ("red", "certainly not")
 KEYS: dict[str, dict[str, Any]] = {  # of a task's entry, by form
