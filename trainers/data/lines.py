@@ -55,9 +55,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return lines
 
 
-def in_lines(
-    ids: Sequence[np.ndarray], trained: Sequence[np.ndarray], pad_id: int, capacity: int | None, multiple: int = 1
-) -> Lines:
+def in_lines(ids: Sequence[np.ndarray], trained: Sequence[np.ndarray], pad_id: int, capacity: int | None) -> Lines:
     """Rows as one batch on the host.
 
     Args:
@@ -65,12 +63,10 @@ def in_lines(
         trained: whether each token is predicted; the first token of a row never is.
         pad_id: the token that stands for padding, on the right.
         capacity: tokens of a line, at least those of the longest row; None for one row per line.
-        multiple: lines are as long as the fullest, rounded up to a multiple.
     """
     lengths = [len(row) for row in ids]
     lines = [[i] for i in range(len(ids))] if capacity is None else best_fit(lengths, capacity)
-    fullest = max(sum(lengths[i] for i in line) for line in lines)
-    longest = -(-fullest // multiple) * multiple
+    longest = max(sum(lengths[i] for i in line) for line in lines)
     shape = (len(lines), longest)
     line_ids, mask, positions = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     places: list[np.ndarray] = [np.empty(0, np.int64)] * len(ids)

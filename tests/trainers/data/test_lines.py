@@ -38,8 +38,8 @@ def test_places_point_before_the_trained_tokens() -> None:
 
 
 def test_one_row_per_line_has_a_mask() -> None:
-    batch = in_lines([np.array([5, 6]), np.array([7, 8, 9])], [np.array([False, True]), np.ones(3, bool)], 3, None, 4)
-    assert batch.ids.tolist() == [[5, 6, 3, 3], [7, 8, 9, 3]]
-    assert batch.attention is not None and batch.attention.tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+    batch = in_lines([np.array([5, 6]), np.array([7, 8, 9])], [np.array([False, True]), np.ones(3, bool)], 3, None)
+    assert batch.ids.tolist() == [[5, 6, 3], [7, 8, 9]]
+    assert batch.attention is not None and batch.attention.tolist() == [[1, 1, 0], [1, 1, 1]]
     moved = batch.to(torch.device("cpu"))
     assert type(moved) is type(batch) and moved.rows == 2

@@ -1,4 +1,4 @@
-"""Side by side with TRL's SFTTrainer: the same token ids, the same trained positions.
+"""Side by side with TRL's SFTTrainer: the same token ids, the same trained positions, the same loss of a step.
 
 Of 200 rows at most three may differ, each for a fault that the table below names. ChatML is written out here with the
 marks that TRL needs; ours finds the assistant's turns without them.
@@ -9,12 +9,16 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from cluster.errors import DataError
 from tests.support.texts import bytes_tokenizer
 from trainers.data.examples import RenderSettings, SourceRow, render
 from trainers.data.generative.chat import CHATML
+from trainers.data.lines import in_lines
+from trainers.models import trained_tokens
 
 trl = pytest.importorskip("trl")
 
@@ -56,15 +60,20 @@ def model() -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=400, **size))
 
 
-def by_trl(rows: list[dict[str, Any]], tokenizer: Any, model: Any, folder: Path, marks: bool) -> list[Any]:
-    """(ids, trained) per row, as SFTTrainer prepares them."""
+def trainer(rows: list[dict[str, Any]], tokenizer: Any, model: Any, folder: Path, marks: bool) -> Any:
+    """An SFTTrainer whose batches have all rows."""
     import datasets
 
     config = trl.SFTConfig(
         output_dir=str(folder), max_length=None, assistant_only_loss=marks, report_to=[], use_cpu=True, bf16=False,
-        eos_token="</s>",
+        eos_token="</s>", per_device_train_batch_size=len(rows),
     )  # fmt: skip
-    made = trl.SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
+    return trl.SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
+
+
+def by_trl(rows: list[dict[str, Any]], tokenizer: Any, model: Any, folder: Path, marks: bool) -> list[Any]:
+    """(ids, trained) per row, as SFTTrainer prepares them."""
+    made = trainer(rows, tokenizer, model, folder, marks)
     return [
         (each["input_ids"], [label != -100 for label in each.get("labels", each["input_ids"])])
         for each in made.train_dataset
@@ -103,6 +112,27 @@ def test_rows_as_trl_has_them(kind: str, rows: int, templates: tuple[str, str], 
     differing = [f"{kind} {ours} {i}" for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
     assert differing == [name for name in EXPLAINED if name.startswith(f"{kind} {ours} ")]
     assert all(any(trained) and not all(trained) for _, trained in expected)
+
+
+@pytest.mark.parametrize("kind", ["strings", "turns", "messages"])
+def test_the_loss_of_a_step_is_that_of_trl(
+    kind: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one batch and its gradients: ours with rows in lines, and logits of trained tokens alone."""
+    monkeypatch.setattr(trained_tokens, "CHUNK", 50)
+    tokenizer = bytes_tokenizer(CHATML_MARKED if kind == "messages" else CHATML, begins=True, merges=MERGES)
+    given = [row(kind, index) for index in range(24)]
+    made = trainer(given, tokenizer, model, tmp_path, kind == "messages")
+    parameters = list(model.parameters())
+    loss = made.compute_loss(model, next(iter(made.get_train_dataloader())))
+    expected = torch.autograd.grad(loss, parameters)
+    ids, trained = zip(*(by_us(values, index, tokenizer, CHATML) for index, values in enumerate(given)), strict=True)
+    lines = in_lines([*map(np.array, ids)], [*map(np.array, trained)], tokenizer.pad_token_id, max(map(len, ids)))
+    losses = trained_tokens.token_losses(model, lines, plain=True)
+    assert lines.packed and len(lines.ids) < 24 and len(losses) == sum(sum(flags) for flags in trained)
+    torch.testing.assert_close(losses.mean(), loss, rtol=1e-5, atol=0)
+    for found, right in zip(torch.autograd.grad(losses.mean(), parameters), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
 
 
 def test_at_most_three_rows_are_explained() -> None:
