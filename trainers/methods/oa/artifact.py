@@ -65,19 +65,19 @@ def extract(
     states: Mapping[str, ModuleState],
     written: Mapping[str, Basis],
     read: Mapping[str, Basis],
-    moments: Mapping[str, Tensor],
+    second_moments: Mapping[str, Tensor],
     energy: float,
 ) -> TaskAdapter:
     """Drops the dimensions with γ = 0 and finds what the task adds to the bases that it was trained against.
 
     What a module reads is protected, up to the share `energy`, even if the module kept no dimension, since a later
-    adapter there would disturb this task too. `moments` holds Σ h hᵀ (D, D) per module; it is empty without input-side
-    protection.
+    adapter there would disturb this task too. `second_moments` holds Σ h hᵀ (D, D) per module; it is empty without
+    input-side protection.
     """
     modules = {name: active_part(state) for name, state in states.items()}
     modules = {name: module for name, module in modules.items() if module.rank}
     added = {n: extend_basis(written[n].columns_DH, module.written_DR) for n, module in modules.items()}
-    seen = {n: leading_directions(read[n].columns_DH, moment.cpu(), energy) for n, moment in moments.items()}
+    seen = {n: leading_directions(read[n].columns_DH, moment.cpu(), energy) for n, moment in second_moments.items()}
     return TaskAdapter(modules, added, seen)
 
 

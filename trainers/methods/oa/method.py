@@ -213,11 +213,11 @@ class OaAttached:
     def finish(self, reader: Reader) -> Artifact:
         """See Attached."""
         states, modules = self.bank.snapshot(), self.bank.report()
-        moments = self._moments(reader) if self.config.orthogonality.projects_input else {}
+        second_moments = self._second_moments(reader) if self.config.orthogonality.projects_input else {}
         if not all(tensor.isfinite().all() for state in states.values() for tensor in trained(state)):
             raise NotFinite
         history, energy = self.history, self.config.orthogonality.energy
-        kept = artifact.extract(states, history.written, history.read, moments, energy)
+        kept = artifact.extract(states, history.written, history.read, second_moments, energy)
         summary = Summary(
             budget=budget(modules),
             active_parameters=kept.parameters,
@@ -230,7 +230,7 @@ class OaAttached:
         """See Attached."""
         use(self.history.modules, {})
 
-    def _moments(self, reader: Reader) -> dict[str, Tensor]:
+    def _second_moments(self, reader: Reader) -> dict[str, Tensor]:
         """The second moment of what each adapter reads over the task, with the adapters after the last update."""
         with torch.no_grad():
             self._put_on()
