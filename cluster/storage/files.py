@@ -1,4 +1,4 @@
-"""Moves folders of files to a store and back. All bytes are digested on their way; small files go in parallel."""
+"""Moves folders of files to a store and back. All bytes are digested meanwhile; small files are moved in parallel."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +23,13 @@ class FileRecord:
     sha256: str
 
     def check(self, key: str, size: int, sha256: str) -> None:
-        """Raises IntegrityError if what stands at `key` has another size or digest."""
+        """Raises IntegrityError if the object at `key` has another size or digest."""
         if (size, sha256) != (self.size, self.sha256):
             raise IntegrityError(f"{key}: differs from its manifest (sha256 {self.sha256}); it was changed")
 
 
 def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]:
-    """Puts every file below `directory` under `prefix`/, each read once; their records, in the order of paths."""
+    """Puts every file below `directory` under `prefix`/, and reads each once. Returns their records, by path."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in paths]
 
@@ -41,11 +41,11 @@ def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]
 
 
 def download_files(store: Store, prefix: str, records: Sequence[FileRecord], directory: Path) -> None:
-    """Gets the files that `records` list from under `prefix`/ into `directory`, size and sha256 of each checked.
+    """Copies the files that `records` list from `prefix`/ into `directory`, and checks size and sha256 of each.
 
     Raises:
         IntegrityError: a file differs from its record, or its path is unsafe or leads out of `directory`.
-        KeyAbsentError: one is not there. Files that arrived before stay in either case.
+        KeyAbsentError: one is absent. In either case files that arrived before stay.
     """
     for record in records:
         inside = (directory / record.path).resolve().is_relative_to(directory.resolve())

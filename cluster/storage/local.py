@@ -25,10 +25,11 @@ FIXES = {
 
 
 class LocalStore:
-    """A store in a folder, made by the first write.
+    """A store in a folder, which the first write makes.
 
     A write goes to a file of its own in `<root>/.tmp/`, is synced to disk, and only then takes its name: by rename for
-    `put`, by `os.link`, which never overwrites, for `put_if_absent`. What a killed writer leaves there is never listed.
+    `put`, by `os.link`, which never overwrites, for `put_if_absent`. Files that a killed writer leaves there are never
+    listed.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -53,7 +54,7 @@ class LocalStore:
         return patiently(lambda: self._put(checked(key), send))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """See Store. A network filesystem may lose the answer to our own link: then our bytes stand there."""
+        """See Store. If a network filesystem loses the answer to our own link, our bytes are found there."""
         return patiently(lambda: self._link(checked(key), data))
 
     def download(self, key: str, path: Path) -> Content:
@@ -136,7 +137,7 @@ class LocalStore:
 
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[Path]:
-        """Yields the path of a key, which a link may not lead out of the folder, and explains errors of the disk."""
+        """Yields the path of a key, which no link may lead out of the folder, and explains errors of the disk."""
         path = self.root / key
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise StoreError(f"store {self.uri}: {key!r} leads out of the folder through a link; remove the link")

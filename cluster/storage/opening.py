@@ -47,7 +47,7 @@ def open_s3(uri: str) -> Store:
     raise unknown(uri)
 
 
-SCHEMES: dict[str, Callable[[str], Store]] = {"s3": open_s3}  # beside folders, by what stands before ://
+SCHEMES: dict[str, Callable[[str], Store]] = {"s3": open_s3}  # by the part of a URI before ://; a folder needs none
 
 
 def unknown(uri: str) -> ConfigError:
@@ -56,7 +56,7 @@ def unknown(uri: str) -> ConfigError:
 
 
 def probe(store: Store) -> None:
-    """Checks, before a run writes, that the store can be written and honours put-if-absent, which commits need.
+    """Checks that the store can be written and honours put-if-absent, which commits need. Called before a run writes.
 
     Leaves one small object under PROBE_KEY. Raises StoreError if the store cannot be written, ignores the condition,
     or loses or does not list what was written.

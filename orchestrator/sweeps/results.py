@@ -126,7 +126,7 @@ def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, J
 
 
 def how_it_stands(trial: SweepTrial, sweep: SweepStatus) -> tuple[TrialStatus, str | None]:
-    """A trial's status and the reason; one that did not end counts as stopped if the sweep runs no more."""
+    """A trial's status and the reason. A trial that did not end counts as stopped if the sweep is not running."""
     if trial.status == "running" and sweep != "running":
         return "stopped", "the sweep ended before it; run the sweep again to go on with it"
     return trial.status, trial.reason
@@ -143,7 +143,7 @@ def trial_json(trial: SweepTrial, sweep: SweepStatus) -> dict[str, JsonValue]:
 
 
 def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, bytes]]:
-    """What is chosen, without its place, and the files, by name, that belong to it."""
+    """The choice, without the place of its files, and the contents of these files by name."""
     choice = choose(state.trials, config.choice)
     files = {
         PICTURE: picture(state.trials, choice),
@@ -160,7 +160,7 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
 
 
 def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) -> Chosen:
-    """Puts the files under a fresh prefix, and says so."""
+    """Stores the files under a fresh prefix. Returns the choice with that prefix and the files' digests."""
     prefix = f"{log.root}/v/{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="orthoplex-sweep-") as folder:
         for name, data in files.items():
@@ -171,7 +171,7 @@ def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) 
 
 
 def fetch(store: Store, choice: Chosen, folder: Path) -> None:
-    """Writes the files of a `choice` into the folder, every digest checked, instead of those of an earlier one.
+    """Writes the files of a `choice` into the folder and checks every digest. Files of an earlier choice are removed.
 
     Raises IntegrityError if a file differs from its digest.
     """
