@@ -211,13 +211,11 @@ REFERENCES = {
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_as_an_independent_implementation_on_random_pairs(name: str) -> None:
-    values = []
-    for answer, right in pairs(2000 if name == "rouge_l_words" else 500):
-        if name == "rouge_l_words" and not (answer + right).isascii():
-            continue
+    values, words = [], [word for word in WORDS if word.isascii() or name != "rouge_l_words"]
+    for answer, right in pairs(500, words):
         values.append(METRICS[name](answer, [right], ""))
         assert values[-1] == pytest.approx(REFERENCES[name](answer, right)), (answer, right)
-    assert len(values) >= 500 and Counter(values).most_common(1)[0][1] < len(values), "not all alike"
+    assert Counter(values).most_common(1)[0][1] < len(values) == 500, "not all alike"
 
 
 def test_stems_on_random_pairs() -> None:
