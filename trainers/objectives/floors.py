@@ -5,9 +5,10 @@
     nearest     the answer of the training row whose prompt is nearest by TF-IDF over words (cosine; idf = log N/df)
 
 What is to be chosen is chosen on training rows, so that a floor is what anyone could have had before the test. No
-answer is longer than the longest training answer, as with a model's. Of large splits a sample is read, the same each
-time, and a smaller one of long answers, since metrics take time. Test rows of a classification task have one floor, the
-share of the most frequent label of the training rows.
+answer is longer than the longest training answer, as with a model's. Metrics take time, so that a sample is read of
+large splits, the same each time, a smaller one of long answers, and of answers of more than ANSWER_CHARACTERS the
+beginning, the right ones' too. Test rows of a classification task have one floor, the share of the most frequent label
+of the training rows.
 """
 
 import json
@@ -32,6 +33,7 @@ TEST_ROWS, TRAIN_ROWS = 300, 2_000  # read at most
 CANDIDATES, CHOOSING_ROWS = 20, 30  # constant answers tried, and the training rows that choose
 EASY_CHARACTERS = 200  # mean length of an answer up to which so many rows are read; longer ones take fewer
 READ_CHARACTERS = 2_000  # of a prompt's beginning, and of its end, when prompts are compared
+ANSWER_CHARACTERS = 1_000  # of an answer's beginning
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def asked(values: Values) -> Asked:
         turns = prompt or before_answer(values["messages"])
         said = [turn["content"] for turn in turns if turn["role"] == "user"]
         prompt = said[-1] if said and isinstance(said[-1], str) else ""
-    return Asked(prompt, references(values) or ("",))
+    return Asked(prompt, tuple(each[:ANSWER_CHARACTERS] for each in references(values)) or ("",))
 
 
 # ---------------------------------------------------------------- answers

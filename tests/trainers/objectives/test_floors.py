@@ -113,6 +113,15 @@ def test_samples_of_large_splits_are_the_same_each_time(monkeypatch: pytest.Monk
     assert few and few.rows == 50  # long answers take a smaller sample
 
 
+def test_of_very_long_answers_the_beginning_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subsequence of 50,000 words in 50,000 would take minutes, and as many gigabytes."""
+    monkeypatch.setattr(floors, "ANSWER_CHARACTERS", 40)
+    rows = [(f"p {n}", "x " * 50_000) for n in range(9)]
+    found = floors_of(task("rouge_l"), data(rows, rows))
+    assert found and found.scores == {"constant": 1.0, "copy": 0.0, "nearest": 1.0}
+    assert asked({"prompt": "p", "completion": "y" * 99}).references == ("y" * 40,)
+
+
 def test_what_has_no_answers_has_no_floor_and_classification_its_majority() -> None:
     assert floors_of(task("nll", "rouge_l"), data([("p", "c")], [("q", "c")])) is None
     split = Dataset.from_dict({"text": list("abcdef"), "label": [0, 1, 1, 2, 1, 0]})
