@@ -27,6 +27,11 @@ class Nodes:
         words = command("run", config, "--set", f"cluster.address={self.cluster.address}")
         return called(words, folder, **self.environment)
 
+    def sweep(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`orthoplex sweep` on this cluster."""
+        words = ("sweep", *words, "--set", f"run.cluster.address={self.cluster.address}")
+        return called(command(*words), **self.environment)
+
     def processes(self, node: int) -> list[psutil.Process]:
         process = psutil.Process(self.cluster.processes[node].pid)
         return [process, *process.children(recursive=True)]
