@@ -16,6 +16,7 @@ from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainCo
 from trainers.data.answers import ANSWERS, Asked, KeptAnswer, read_answers
 from trainers.data.collate import Batch
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score
+from trainers.methods.base import Artifact, Summary
 from trainers.objectives.base import Judged
 from trainers.training.evaluate import drawn
 from trainers.workers.scoring import Scoring
@@ -126,14 +127,9 @@ def test_an_objective_without_texts_keeps_none() -> None:
 
 def worker(store: Path, *, generates: bool = True) -> Worker:
     """One that learns nothing, over two tasks: its artifacts are two files of a byte each."""
-
-    def write(folder: Path) -> None:
-        for name in ("adapter.safetensors", "bases.safetensors"):
-            (folder / name).write_bytes(b"a")
-
-    summary = SimpleNamespace(budget={}, overlap=None, angles=[], active_parameters=1)
+    files = dict.fromkeys(("adapter.safetensors", "bases.safetensors"), b"a")
     trained = SimpleNamespace(
-        artifact=SimpleNamespace(write=write, summary=summary),
+        artifact=Artifact(files, Summary(budget={}, active_parameters=1)),
         log=SimpleNamespace(write=lambda path: path.write_bytes(b"l")),
     )
     made: Any = object.__new__(Worker)
