@@ -8,8 +8,7 @@ Shape suffixes: B rows, S tokens so far, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,15 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
 from trainers.config import DecodingConfig
 
-TOKENS = (  # of a model's generation_config.json, what says how it writes; all else there is taste
-    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
-    "forced_eos_token_id", "cache_implementation",
-)  # fmt: skip
 TAIL = 8  # tokens beyond the bytes of a stop string that are read again after each token
 
 
@@ -111,16 +106,3 @@ def asked_of(how: DecodingConfig, tokenizer: Any, token_ids: Sequence[Sequence[i
         "logits_processor": LogitsProcessorList(drawn),
         "stopping_criteria": StoppingCriteriaList(stops),
     }
-
-
-@contextmanager
-def plainly(model: Any) -> Iterator[None]:
-    """Within the block the model has no ways of its own to generate: many come with beams, penalties or least lengths
-    in their generation_config.json, which `generate` takes without a word."""
-    own = model.generation_config
-    told = {name: value for name in TOKENS if (value := getattr(own, name, None)) is not None}
-    model.generation_config = GenerationConfig(**told)
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -17,7 +17,7 @@ from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
-from trainers.models.decoding import asked_of, plainly, until
+from trainers.models.decoding import asked_of, until
 from trainers.models.words import bare, check_apart, check_known, check_said
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
@@ -181,8 +181,7 @@ class TextToText(Backbone):
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
     ) -> list[str]:
         """Answers of at most `most` tokens, without special tokens, generated as `how` says. An answer ends with the
-        end-of-text token, with one of `ends`, or before a stop string. The base's generation_config.json has no say in
-        it, but for token ids.
+        end-of-text token, with one of `ends`, or before a stop string.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
@@ -211,13 +210,12 @@ class TextToText(Backbone):
         """(B, A) tokens after the rows of one batch, A at most `most`."""
         batch = PADDED(token_ids, pad_id=self.pad_id, left=self.repeats_prompt).to(self.device)
         start = batch.ids.shape[1] if self.repeats_prompt else 1
-        with plainly(self.model):
-            output: Tensor = self.model.generate(
-                input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
-                eos_token_id=ends, use_cache=cached,
-                synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
-                **asked_of(how, self.tokenizer, token_ids, start),
-            )  # fmt: skip
+        output: Tensor = self.model.generate(
+            input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
+            eos_token_id=ends, use_cache=cached,
+            synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
+            **asked_of(how, self.tokenizer, token_ids, start),
+        )  # fmt: skip
         return output[:, start:]
 
     def text(self, ids: Tensor | Answers) -> list[str]:
