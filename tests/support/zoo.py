@@ -82,7 +82,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "neomme": {"head_dim": 16},
     "swin2sr": {"embed_dim": 180},
     "time_series_transformer": {"prediction_length": 2},
-    "zamba": {"num_hidden_layers": 4, "layer_types": ["linear_attention", "hybrid"] * 2},
+    "zamba": {
+        "num_hidden_layers": 4, "layer_types": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
     "zaya": {"num_experts_per_tok": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
