@@ -22,6 +22,7 @@ REFUSED = [("clip", "LABEL_EMBEDDING"), ("vit", "LABEL_EMBEDDING"), ("bros", "LA
            ("xlm", "CAUSAL_LM")]  # fmt: skip
 RUN = [*((kind, "LABEL_EMBEDDING") for kind in ENCODERS), *((kind, "CAUSAL_LM") for kind in DECODERS),
        *((kind, "SEQ_2_SEQ_LM") for kind in ENCODER_DECODERS)]  # fmt: skip
+QUICK = ("bert", "roberta", "llama", "gpt2", "bart", "t5")  # in `make test-fast` too
 GENERATIVE = ["gpt2", "jamba", "mamba", "granitemoehybrid", "bart", "t5", "led"]  # also tried on generative tasks
 
 NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
@@ -42,7 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterato
         yield folder
 
 
-@pytest.mark.parametrize(("kind", "task_type"), RUN)
+@pytest.mark.parametrize(
+    ("kind", "task_type"), [pytest.param(*each, marks=() if each[0] in QUICK else pytest.mark.slow) for each in RUN]
+)
 def test_what_plan_lets_pass_runs(kind: str, task_type: str, data: Path) -> None:
     row = model_table.row(CONFIG_MAPPING[kind], task_type, data, generates=kind in GENERATIVE)
     assert row is not None and (row.plan, row.run) == ("yes", "yes"), row
