@@ -34,6 +34,7 @@ from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.oa.method import OaAttached
 from trainers.methods.targets import dense, match_modules, width
+from trainers.models import trained_tokens
 from trainers.models.causal import Causal
 from trainers.models.loading import load_backbone
 from trainers.models.tokens import examples_of
@@ -212,6 +213,7 @@ def save(family: str, folder: Path) -> None:
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
+    trained_tokens.CHUNK = 7  # so that ranks have unequal numbers of chunks, and yet gather a partitioned head as often
     if dist.get_rank() == 0:
         for family in FAMILIES:
             save(family, folder / family)
