@@ -66,7 +66,9 @@ BUILD = {
 @pytest.mark.parametrize("family", BUILD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_folded_and_concatenated_history_give_equal_outputs(family: str, dtype: torch.dtype) -> None:
-    """Float32 to 1e-5 of the largest output; bfloat16 to four roundings (2^-6) of it, since the two round elsewhere."""
+    """By norm: the difference is at most 1e-5 of the outputs in float32, and 2^-6 in bfloat16, since the two round
+    weights and outputs at other places, by 2^-9 each. A norm over hundreds of values hardly depends on the order in
+    which a CPU adds; the largest difference does, and stood at half of its bound in bfloat16."""
     results = []
     for kind in ("folded", "concatenated"):
         build, target = BUILD[family]
@@ -88,7 +90,7 @@ def test_folded_and_concatenated_history_give_equal_outputs(family: str, dtype: 
     scale = float(folded.abs().max())
     assert torch.equal(plain, plain_again)
     bound = 1e-5 if dtype == torch.float32 else 2**-6
-    torch.testing.assert_close(folded, concatenated, rtol=0, atol=bound * float(scale))
+    assert (folded - concatenated).norm() <= bound * folded.norm()
     assert (folded - plain).abs().max() > 0.05 * scale
 
 
