@@ -43,7 +43,7 @@ from trainers.workers.worker import Worker
 DOCUMENT = Path(__file__).parents[1] / "docs/models.md"
 WORST = 2e-3  # by which a row's loss in a batch may differ from that of the row alone
 UNLIMITED = 100  # tokens that a model without a limit is tried with
-MOST_S = 60  # of a CPU, per class
+MOST_S = 180  # of a CPU, per class
 LABELS = ("red", "certainly not")
 KEYS: dict[str, dict[str, Any]] = {  # of a task's entry, by form
     "": {},
