@@ -135,10 +135,10 @@ def rouge_l_words(answer: str, reference: str) -> float:
 
 
 def edit_similarity(answer: str, reference: str) -> float:
-    """rapidfuzz's normalised similarity of insertions and deletions, white space around the answer aside."""
+    """rapidfuzz's normalised similarity of insertions and deletions, outer white space of both aside."""
     from rapidfuzz.distance import Indel
 
-    return float(Indel.normalized_similarity(answer.strip(), reference))
+    return float(Indel.normalized_similarity(answer.strip(), reference.strip()))
 
 
 def code_similarity(answer: str, reference: str) -> float:

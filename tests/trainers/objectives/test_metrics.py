@@ -172,7 +172,7 @@ def sari(answer: str, references: list[str], source: str) -> float:
 
 
 def code(answer: str, right: str) -> float:
-    return edits(filled(answer).strip(), filled(right))
+    return edits(filled(answer).strip(), filled(right).strip())
 
 
 def raw_code(answer: str, right: str) -> float:
@@ -288,6 +288,8 @@ def test_sari_gives_the_published_figures() -> None:
         ("squad_em", "a cat", "cat", 1),
         ("raw_match", "Cat ", "Cat", 1),
         ("raw_match", "cat", "Cat", 0),
+        ("edit_similarity", "a, b\n", " a, b", 1),  # completions often begin with a space
+        ("code_similarity", " f(<NUM_LIT>)", " f(0)", 1),
         ("first_character", "B. because", "B", 1),
         ("first_character", "", "B", 0),
         ("number_match", "it is 1,204.0 in all", "#### 1204", 1),
