@@ -1,12 +1,13 @@
 """docs/models.md: what `plan` says of each class of the AutoModel mappings, and what a run of two steps does with it.
 
 Usage, from the repository's root: PYTHONPATH=. python -m tests.model_table [MODEL_TYPE …]. Without types all classes
-are run, twenty minutes on one core, and the file is written; with types their rows are printed. It ends with 1 if a row
+are run, in one process per core, and the file is written; with types their rows are printed. It ends with 1 if a row
 disagrees. Each class is one small model with random weights, see `tests.support.zoo`.
 """
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,8 +15,10 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +333,12 @@ def environment() -> Iterator[Path]:
         dist.destroy_process_group()
 
 
+def of_kind(kind: str) -> list[Row]:
+    """The lines of a model type, in a process of their own."""
+    with environment() as data:
+        return list(rows_of([kind], data))
+
+
 def rows_of(kinds: Sequence[str], data: Path) -> Iterator[Row]:
     """The lines of model types, each class within `MOST_S`."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -370,8 +379,9 @@ def main() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     asked, found = sys.argv[1:], []
-    with environment() as data:
-        for each in rows_of(asked or [*CONFIG_MAPPING.keys()], data):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, max_tasks_per_child=50) as pool:
+        for each in chain.from_iterable(pool.map(of_kind, asked or [*CONFIG_MAPPING.keys()])):
             found.append(each)
             if not len(found) % 50:
                 print(f"{len(found)} classes", file=sys.stderr, flush=True)
