@@ -18,6 +18,11 @@ from trainers.data.generative.chat import Chat, find_template
 from trainers.data.generative.config import GenerativeTask, TrainOn
 from trainers.data.generative.rows import RowFault, Turn, Values, before_answer
 
+SHORTEN = (  # the fix for rows that are too long, beside a larger max_length
+    "remove the row, or set too_long to drop or cut, and max_cut to the share of answers that may lose their end "
+    "(0.01 unless set)"
+)
+
 Ids = list[int]
 Tokenize = Callable[[Sequence[str]], list[Ids]]
 
@@ -28,6 +33,17 @@ class Refused(DataError):
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class TooLong(Refused):
+    """Rows longer than `max_length`, which would have to be `needed` tokens; `positions` are the model's, if known."""
+
+    def __init__(self, found: str, kind: str, needed: int, others: str, positions: int | None = None) -> None:
+        fits = positions is None or needed <= positions
+        raised = f"set the task's max_length to {needed} or more, " if fits else ""
+        beyond = "" if fits else f", and {needed} tokens are beyond the model's {positions} positions"
+        super().__init__(f"{found}{beyond}; {raised}{others if fits else others.removeprefix('or ')}", kind)
+        self.found, self.needed, self.others = found, needed, others
 
 
 REFUSALS = (
@@ -184,7 +200,15 @@ class Renderer:
 
     def refused(self, row: SourceRow, kind: str, found: str, fix: str) -> Refused:
         """A refusal with task, row, what was found and the fix."""
-        return Refused(f"task {self.settings.task}: {row.where} row {row.number}: {found}; {fix}", kind)
+        return Refused(f"{self.place(row)}: {found}; {fix}", kind)
+
+    def too_long(self, row: SourceRow, kind: str, found: str, needed: int) -> TooLong:
+        """The refusal of a row that `max_length` leaves no answer, or of an encoder-decoder's prompt."""
+        return TooLong(f"{self.place(row)}: {found}", kind, needed, SHORTEN)
+
+    def place(self, row: SourceRow) -> str:
+        """Task and row, for messages."""
+        return f"task {self.settings.task}: {row.where} row {row.number}"
 
     # ------------------------------------------------------------ texts
 
@@ -258,10 +282,8 @@ class Renderer:
             return self.refused(row, "everything_trained", "its prompt is empty", "fill it, or remove the row")
         shortened = self.settings.shorten and len(asked) > most
         if len(asked) > most and not shortened:
-            return self.refused(
-                row, "prompt_cut", f"its prompt has {len(asked)} tokens, more than max_length {most}",
-                f"set the task's max_length to {len(asked)} or more, remove the row, or set too_long to drop or cut",
-            )  # fmt: skip
+            found = f"its prompt has {len(asked)} tokens, more than max_length {most}"
+            return self.too_long(row, "prompt_cut", found, len(asked))
         asked = [*asked[: most // 2], *asked[len(asked) - (most - most // 2) :]] if shortened else asked
         asked_S, answer_A = np.array(asked, np.int32), np.array(answer[:most], np.int32)
         trained_S, whole = np.zeros(len(asked_S), bool), max(len(asked), len(answer))
@@ -328,10 +350,8 @@ class Renderer:
                 "fill it, or name format: text",
             )  # fmt: skip
         if only and not trained_S[:most].any():
-            return self.refused(
-                row, "answer_cut", f"its prompt has {asked} tokens, so max_length {most} cuts its answer away",
-                f"set the task's max_length to {len(ids_S)} or more, remove the row, or set too_long to drop or cut",
-            )  # fmt: skip
+            found = f"its prompt has {asked} tokens, so max_length {most} cuts its answer away"
+            return self.too_long(row, "answer_cut", found, len(ids_S))
         return Example(
             ids_S[:most], trained_S[:most], np.zeros(0, np.int32), min(asked, most), draft.references, whole, shortened
         )

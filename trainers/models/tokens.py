@@ -7,12 +7,13 @@ from typing import SupportsIndex, overload
 import numpy as np
 
 from trainers.config import GREEDY, DecodingConfig
-from trainers.data.examples import settings_for
+from trainers.data.examples import TooLong, settings_for
 from trainers.data.generative.encoding import Examples, encode_task
 from trainers.data.prompts import Prompt
 from trainers.data.tasks import TaskData
 from trainers.messages import GenerativeRows, TaskRows
 from trainers.models.base import PLAIN, Backbone
+from trainers.models.capabilities import most_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,18 @@ def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:
     )  # fmt: skip
     tables = {key: Dataset(table) for key, table in rows.splits.items()}
     data = TaskData(name=rows.name, labels=(), warnings=(), fingerprint=rows.fingerprint, **tables)
-    splits = encode_task(rows.task, data, backbone.tokenizer, settings)
+    try:
+        splits = encode_task(rows.task, data, backbone.tokenizer, settings)
+    except TooLong as error:
+        raise within_positions(error, backbone) from None
     decoding = rows.task.decoding or GREEDY
     return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length, decoding=decoding)
+
+
+def within_positions(error: TooLong, backbone: Backbone) -> TooLong:
+    """The error, which advises no `max_length` beyond the model's positions; a reader of tokens alone knows none."""
+    answers = error.kind == "answer_cut"
+    most = None if backbone.model is None else most_positions(backbone.model, answers=answers)
+    found = TooLong(error.found, error.kind, error.needed, error.others, most)
+    found.evidence = error.evidence
+    return found

@@ -1,7 +1,12 @@
 """Ragged rows in two arrays."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from trainers.data.examples import TooLong
+from trainers.models import tokens
 from trainers.models.tokens import TokenIds
 
 ROWS = [[5, 6, 7], [8], [9, 10]]
@@ -16,3 +21,21 @@ def test_rows_come_out_as_they_went_in() -> None:
         with pytest.raises(IndexError):
             ids[beyond]
     assert list(TokenIds.of([])) == []
+
+
+@pytest.mark.parametrize(
+    ("positions", "told"),
+    [
+        (None, "a; set the task's max_length to 9 or more, or b"),
+        (9, "a; set the task's max_length to 9 or more, or b"),
+        (8, "a, and 9 tokens are beyond the model's 8 positions; b"),
+    ],
+)
+def test_no_length_beyond_the_positions_is_advised(
+    positions: int | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, base = TooLong("a", "answer_cut", 9, "or b"), SimpleNamespace(model=object())
+    error.evidence = {"rows": 1}
+    monkeypatch.setattr(tokens, "most_positions", lambda model, answers: positions)
+    made: Any = tokens.within_positions(error, base)  # type: ignore[arg-type]
+    assert str(made) == told and made.evidence == error.evidence

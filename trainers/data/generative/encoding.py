@@ -6,6 +6,7 @@ Shape suffixes: N rows, T tokens of all rows.
 import dataclasses
 import hashlib
 import json
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 
 from cluster.errors import DataError
-from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow
+from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow, TooLong
 from trainers.data.generative.cache import cached
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.generative.preparing import FORM
@@ -215,6 +216,7 @@ def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: Rend
     """
     held, refused = Gathering(), Counter[str]()
     first: Refused | None = None
+    needed = 0
     special = frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
     renderer, place = Renderer(tokenizer, settings), -1
     for made in (each for batch in source_rows(rows) for each in renderer.render(batch)):
@@ -227,8 +229,9 @@ def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: Rend
         else:
             first = first or made
             refused[made.kind] += 1
+            needed = max(needed, made.needed if isinstance(made, TooLong) else 0)
     if first or not held.places:
-        raise all_refused(first or nothing_left(task, len(rows), settings), refused, len(rows))
+        raise all_refused(first or nothing_left(task, len(rows), settings), refused, len(rows), needed)
     found = held.done()
     refuse_cuts(task, rows, found, settings)
     return found
@@ -247,11 +250,15 @@ def source_rows(rows: "Dataset") -> Iterator[list[SourceRow]]:
         yield [SourceRow(*each) for each in zip(part["where"], part["number"], part["row"], strict=True)]
 
 
-def all_refused(first: Refused, refused: Counter[str], rows: int) -> Refused:
-    """The first refusal, with how many there are."""
+def all_refused(first: Refused, refused: Counter[str], rows: int, needed: int) -> Refused:
+    """The first refusal, with how many there are; if it is of a row that is too long, with what the longest needs."""
     total = refused.total()
     more = "" if total < 2 else f" ({total} of {rows} rows are refused: {counted(refused)})"
-    error = Refused(f"{first}{more}", first.kind)
+    error = (
+        TooLong(first.found + more, first.kind, needed, first.others)
+        if isinstance(first, TooLong)
+        else Refused(f"{first}{more}", first.kind)
+    )
     error.evidence = {"refused": dict(refused), "rows": rows}
     return error
 
@@ -269,11 +276,11 @@ def refuse_cuts(task: GenerativeTask, rows: "Dataset", found: Examples, settings
     longer = np.maximum(found.lengths, np.diff(found.answer_offsets)) < found.wholes
     place = int(np.flatnonzero(longer)[0])
     row = rows[int(found.places[place])]
-    error = Refused(
+    error = TooLong(
         f"task {task.name}: {row['where']} row {row['number']}: max_length {settings.max_length} cuts its "
         f"{found.wholes[place]} tokens, and {cut} of {len(found)} rows are cut, more than the share max_cut "
-        f"{task.max_cut:g}; set the task's max_length to {found.counts.longest} or more, or raise max_cut",
-        "answer_cut",
+        f"{task.max_cut:g}",
+        "answer_cut", found.counts.longest, f"or raise max_cut to {math.ceil(1000 * cut / len(found)) / 1000:g}",
     )  # fmt: skip
     error.evidence = {"refused": {"answer_cut": cut}, "rows": len(found)}
     raise error

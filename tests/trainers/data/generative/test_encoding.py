@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from cluster.errors import DataError
 from tests.support.texts import bytes_tokenizer
-from trainers.data.examples import Refused, RenderSettings, SourceRow, render, settings_for
+from trainers.data.examples import Refused, RenderSettings, SourceRow, TooLong, render, settings_for
 from trainers.data.generative import encoding
 from trainers.data.generative.config import AnyTask
 from trainers.data.generative.encoding import Counts, encode, encode_split, load, save
@@ -73,9 +73,18 @@ def test_refused_rows_are_counted_and_the_first_is_told() -> None:
 
 def test_too_many_cut_answers_are_refused() -> None:
     settings = RenderSettings("t", "completion", 5)
-    with pytest.raises(Refused, match=r"row 2: max_length 5 cuts its 6 tokens, and 1 of 2 rows .*max_length to 6"):
+    told = r"row 2: max_length 5 cuts its 6 tokens, and 1 of 2 rows .*max_length to 6 or more, or raise max_cut to 0.5$"
+    with pytest.raises(Refused, match=told):
         encode(task(max_cut=0.4), dataset(ROWS), bytes_tokenizer(), settings)
     assert encode(task(max_cut=0.5), dataset(ROWS), bytes_tokenizer(), settings).counts.cut == 1
+
+
+def test_the_longest_of_the_refused_rows_says_what_is_needed() -> None:
+    long = [{"prompt": "a" * size, "completion": "b"} for size in (20, 50, 30)]
+    told = r"its prompt has 20 tokens.*\(3 of 3 rows .*cut 3\); set the task's max_length to 52 or more.*cut, and max_cut"
+    with pytest.raises(TooLong, match=told) as error:
+        encode(task(), dataset(long), bytes_tokenizer(), RenderSettings("t", "completion", 10))
+    assert error.value.evidence == {"refused": {"answer_cut": 3}, "rows": 3}
 
 
 def test_rows_that_are_too_long_are_dropped_if_asked() -> None:
