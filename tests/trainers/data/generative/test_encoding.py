@@ -81,7 +81,7 @@ def test_too_many_cut_answers_are_refused() -> None:
 
 def test_the_longest_of_the_refused_rows_says_what_is_needed() -> None:
     long = [{"prompt": "a" * size, "completion": "b"} for size in (20, 50, 30)]
-    told = r"its prompt has 20 tokens.*\(3 of 3 rows .*cut 3\); set the task's max_length to 52 or more.*cut, and max_cut"
+    told = r"its prompt has 20 tokens.*\(3 of 3 rows .*cut 3\); set the task's max_length to 52 or more.*cut.*max_cut"
     with pytest.raises(TooLong, match=told) as error:
         encode(task(), dataset(long), bytes_tokenizer(), RenderSettings("t", "completion", 10))
     assert error.value.evidence == {"refused": {"answer_cut": 3}, "rows": 3}
