@@ -82,6 +82,8 @@ def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunSta
     halves, whole = state.half_widths("test"), state.whole("test")
     if whole < len(state.commits):
         yield f"  after {whole} of them, since when not all were scored:"
+    if names := state.of_other_rows("test"):
+        yield f"  BWT and forgetting leave out {', '.join(names)}: evaluate.rows was changed after training"
     for key, title in kind.metrics.items():
         value = kind.form(measured[key])
         half = half_shown(kind, measured[key], halves[key])

@@ -53,18 +53,24 @@ def half(bounds: Bounds | None) -> float | None:
 
 
 def half_widths(
-    matrix: Sequence[Row], halves: Sequence[Row], zero_halves: Row, rows: Sequence[int]
+    matrix: Sequence[Row],
+    halves: Sequence[Row],
+    zero_halves: Row,
+    rows: Sequence[int],
+    alike: Sequence[Row] | None = None,
 ) -> dict[str, float | None]:
-    """The half-width of each metric of `metrics.summary`; None if the metric has no value, or a score no interval.
+    """The half-width of each metric of `metrics.summary`, which has the same `alike`; None if the metric has no value,
+    or a score no interval.
 
     `halves[i][j]` and `zero_halves[j]` are half-widths of the scores that `matrix[i][j]` and zero_shot[j] stand for.
     """
     done, last = range(len(matrix)), len(matrix) - 1
     scored = [j for j in done if matrix[last][j] is not None]
     first = [j for j in done if matrix[j][j] is not None]
-    both = [j for j in scored if j in first and j < last]
-    best = [(j, place) for j in scored if j < last and (place := best_before(matrix, j)) is not None]
-    ahead = [j for j in done[1:] if matrix[j - 1][j] is not None]
+    compared = matrix if alike is None else alike
+    both = [j for j in scored if j < last and compared[j][j] is not None]
+    best = [(j, place) for j in scored if j < last and (place := best_before(compared, j)) is not None]
+    ahead = [j for j in done[1:] if compared[j - 1][j] is not None]
     return {
         "aa": of_mean([[halves[last][j]] for j in scored]),
         "aa_micro": of_mean([[halves[last][j]] for j in scored], [rows[j] for j in scored]),

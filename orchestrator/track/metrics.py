@@ -60,24 +60,39 @@ def learning_accuracy(matrix: Sequence[Row]) -> float | None:
     return mean([matrix[j][j] for j in range(len(matrix))])
 
 
-def summary(matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int]) -> dict[str, float | None]:
-    """All of the above by their short names. `rows` holds the split's size per task."""
+def summary(
+    matrix: Sequence[Row], zero_shot: Row, rows: Sequence[int], alike: Sequence[Row] | None = None
+) -> dict[str, float | None]:
+    """All of the above by their short names. `rows` holds the split's size per task. Differences are those of `alike`,
+    the matrix without scores that are not of the rows that they are compared on; the matrix itself by default."""
+    compared = matrix if alike is None else alike
     return {
         "aa": average_accuracy(matrix),
         "aa_micro": micro_average_accuracy(matrix, rows),
-        "bwt": backward_transfer(matrix),
-        "forgetting": forgetting(matrix),
-        "fwt": forward_transfer(matrix, zero_shot),
+        "bwt": backward_transfer(compared),
+        "forgetting": forgetting(compared),
+        "fwt": forward_transfer(compared, zero_shot),
         "learning_accuracy": learning_accuracy(matrix),
     }
 
 
-def loss_summary(losses: Sequence[Row]) -> dict[str, float | None]:
+def loss_summary(losses: Sequence[Row], alike: Sequence[Row]) -> dict[str, float | None]:
     """Of tasks that are judged by their loss, from L[i][j], the nll per token of task j after task i, in nats.
 
-    nll = mean of L[T−1][j] over those tasks; nll_increase = mean of L[T−1][j] − L[j][j] over those before the last.
+    nll = mean of L[T−1][j] over those tasks; nll_increase = mean of L[T−1][j] − L[j][j] over those before the last,
+    from `alike` as in `summary`.
     """
-    return {"nll": average_accuracy(losses), "nll_increase": backward_transfer(losses)}
+    return {"nll": average_accuracy(losses), "nll_increase": backward_transfer(alike)}
+
+
+def of_the_same_rows(matrix: Sequence[Row], counts: Sequence[Row], zero_counts: Row) -> list[list[float | None]]:
+    """The matrix without scores that are compared with one of other rows: on and below the diagonal with the last score
+    of the task, above it with the untrained model's. `counts[i][j]` and `zero_counts[j]` are the rows of each score."""
+
+    def same(i: int, j: int) -> bool:
+        return counts[i][j] == (counts[-1][j] if i >= j else zero_counts[j])
+
+    return [[value if same(i, j) else None for j, value in enumerate(row)] for i, row in enumerate(matrix)]
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

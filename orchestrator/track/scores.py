@@ -1,6 +1,7 @@
 """The scores in commits: as events hold them, and read off raw bytes where many commits are listed."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, NotRequired
 
@@ -8,9 +9,10 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
 from orchestrator.log.event import Int, Number, Part
-from orchestrator.track.intervals import of_share
+from orchestrator.track.intervals import half, of_share
 from trainers.data.generative.config import OF_LOSS
 from trainers.messages import nll_of
+from trainers.objectives.intervals import Bounds
 
 
 class Score(Part):
@@ -40,6 +42,36 @@ class Score(Part):
         if self.metrics or self.correct is None:
             return self.interval
         return of_share(self.correct, self.rows) if self.rows else None
+
+
+def accuracy(score: Score) -> float | None:
+    """Of a score; None if the task is judged by its loss."""
+    return score.accuracy
+
+
+def rows_of(score: Score) -> float | None:
+    """The rows of a score."""
+    return score.rows
+
+
+def nll(score: Score) -> float | None:
+    """Of a score; None if the task is not judged by its loss."""
+    return score.nll
+
+
+def likelihood(score: Score) -> float | None:
+    """exp(−nll) of a score; None if the task is not judged by its loss."""
+    return None if score.nll is None else math.exp(-score.nll)
+
+
+def bounds(score: Score) -> Bounds | None:
+    """The interval of a score."""
+    return score.bounds
+
+
+def half_of(score: Score) -> float | None:
+    """Half the width of a score's interval."""
+    return half(score.bounds)
 
 
 class _Counts(TypedDict):

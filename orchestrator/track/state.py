@@ -4,7 +4,6 @@ Entries of the garbage collector count too: no `commit` stands if an earlier `ab
 removes versions. Other entries of non-drivers do not count.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -18,8 +17,8 @@ from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, TaskDescription
-from orchestrator.track.intervals import half, half_widths
-from orchestrator.track.scores import Score
+from orchestrator.track.intervals import half_widths
+from orchestrator.track.scores import Score, accuracy, bounds, half_of, likelihood, nll, rows_of
 from trainers.identity import Identity
 from trainers.objectives.intervals import Bounds
 
@@ -160,18 +159,26 @@ class RunState:
 
     def metrics(self, split: Split) -> dict[str, float | None]:
         """Accuracy metrics over the first `whole` tasks, as fractions; None if not measured."""
-        return metrics.summary(self.matrix(split)[: self.whole(split)], self.zero_shot, self._sizes(split))
+        matrix, alike = self._compared(split, accuracy)
+        return metrics.summary(matrix, self.zero_shot, self._sizes(split), alike)
 
     def loss_metrics(self, split: Split) -> dict[str, float | None]:
         """Metrics of those of the first `whole` tasks that are judged by their loss, in nats per token."""
-        return metrics.loss_summary(self.losses(split)[: self.whole(split)])
+        return metrics.loss_summary(*self._compared(split, nll))
+
+    def of_other_rows(self, split: Split) -> list[str]:
+        """Tasks that were scored after their own training on other rows than last, since `evaluate.rows` was changed:
+        BWT and forgetting leave those scores out."""
+        counts = self._matrix(split, rows_of)[: self.whole(split)]
+        return [self.tasks[j].name for j in range(len(counts) - 1) if counts[j][j] != counts[-1][j]]
 
     def half_widths(self, split: Split) -> dict[str, float | None]:
         """Half the width of the 95% interval of each of `metrics`, and of each of `loss_metrics`."""
         halves, untrained = self.halves(split), self._row(self._untrained, half_of)
-        accuracies, losses = (m[: self.whole(split)] for m in (self.matrix(split), self.losses(split)))
-        found = half_widths(accuracies, halves, untrained, self._sizes(split))
-        of_losses = half_widths(losses, halves, untrained, self._sizes(split))
+        found, of_losses = (
+            half_widths(matrix, halves, untrained, self._sizes(split), alike)
+            for matrix, alike in (self._compared(split, read) for read in (accuracy, nll))
+        )
         return {**found, "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
 
     @property
@@ -204,8 +211,8 @@ class RunState:
         found = self.metrics("validation")
         if found["aa"] is not None:
             return found
-        likelihoods = self._matrix("validation", likelihood)[: self.whole("validation")]
-        return metrics.summary(likelihoods, self._row((), likelihood), self._sizes("validation"))
+        likelihoods, alike = self._compared("validation", likelihood)
+        return metrics.summary(likelihoods, self._row((), likelihood), self._sizes("validation"), alike)
 
     @property
     def active_parameters(self) -> int | None:
@@ -240,37 +247,17 @@ class RunState:
     def _sizes(self, split: Split) -> list[int]:
         return [getattr(task.rows, split) for task in self.tasks]
 
+    def _compared(self, split: Split, read: Callable[[Score], float | None]) -> tuple[Matrix, Matrix]:
+        """The rows of the first `whole` tasks, and the same without what `metrics.of_the_same_rows` leaves out."""
+        matrix, counts = (self._matrix(split, each)[: self.whole(split)] for each in (read, rows_of))
+        return matrix, metrics.of_the_same_rows(matrix, counts, self._row(self._untrained, rows_of))
+
     def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:
         rows = [self._row(scores_of(commit, split), read) for commit in self.commits]
         return rows + [self._row((), read) for _ in range(len(self.tasks) - len(rows))]
 
     def _row(self, scores: Sequence[Score], read: Callable[[Score], V | None]) -> list[V | None]:
         return [*map(read, scores), *[None] * (len(self.tasks) - len(scores))]
-
-
-def accuracy(score: Score) -> float | None:
-    """Of a score; None if the task is judged by its loss."""
-    return score.accuracy
-
-
-def nll(score: Score) -> float | None:
-    """Of a score; None if the task is not judged by its loss."""
-    return score.nll
-
-
-def likelihood(score: Score) -> float | None:
-    """exp(−nll) of a score; None if the task is not judged by its loss."""
-    return None if score.nll is None else math.exp(-score.nll)
-
-
-def bounds(score: Score) -> Bounds | None:
-    """The interval of a score."""
-    return score.bounds
-
-
-def half_of(score: Score) -> float | None:
-    """Half the width of a score's interval."""
-    return half(score.bounds)
 
 
 def scores_of(commit: Committed, split: Split) -> tuple[Score, ...]:

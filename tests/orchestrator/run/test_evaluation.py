@@ -185,6 +185,20 @@ def test_a_run_of_before_goes_on_with_less(tmp_path: Path) -> None:
     assert opened[1]["evaluate"] == {"tasks": "seen", "every": 2, "rows": 3, "keep_answers": 50}
 
 
+def test_scores_of_other_rows_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two correct of 10 rows are not forgetting of ten correct of 20."""
+    store = tmp_path / "store"
+    done(run_config(store, NAMES[:2]), accuracy={0: 0.5, 1: 0.5})
+    after, _ = done(run_config(store, NAMES[:3], evaluate={"rows": 10}), accuracy={0: 0.2, 1: 0.5, 2: 0.5})
+    found = after.state.metrics("test")
+    assert found["aa"] == pytest.approx(0.4) and found["bwt"] is None and found["forgetting"] is None
+    assert after.state.of_other_rows("test") == ["a", "b"] and after.state.half_widths("test")["bwt"] is None
+    last, _ = done(run_config(store, NAMES[:4], evaluate={"rows": 10}), accuracy={2: 0.3})
+    assert last.state.metrics("test")["bwt"] == pytest.approx(-0.2), "of task c alone"
+    print_status(last.state)
+    assert "leave out a, b: evaluate.rows was changed after training" in capsys.readouterr().out
+
+
 def test_a_recorded_run_goes_on_with_less(tmp_path: Path) -> None:
     """One that code of before began, with its store as it was; its checkpoint is still that of its second task."""
     store = tmp_path / "store"

@@ -91,6 +91,25 @@ def test_nothing_is_left_to_average() -> None:
     assert metrics.summary([[None]], [None], [10]) == NONE
 
 
+def test_scores_of_other_rows_are_compared_with_nothing() -> None:
+    """Task 0 had 20 rows after its training and 30 last, task 1 had 30 both times, task 2 was untrained on 20."""
+    matrix = [[0.9, 0.3, 0.2], [0.9, 0.8, 0.3], [0.1, 0.6, 0.7]]
+    counts = [[20, 20, 20], [20, 30, 20], [30, 30, 30]]
+    alike = metrics.of_the_same_rows(matrix, counts, [20, 30, 20])
+    assert alike == [[None, None, 0.2], [None, 0.8, 0.3], [0.1, 0.6, 0.7]]
+    assert metrics.summary(matrix, [0.1, 0.1, 0.2], [30, 30, 30], alike) == pytest.approx(
+        {
+            "aa": 1.4 / 3,
+            "aa_micro": 1.4 / 3,
+            "bwt": -0.2,  # 0.6 − 0.8; task 0 has no score of 30 rows to compare
+            "forgetting": 0.2,
+            "fwt": 0.1,  # 0.3 − 0.2
+            "learning_accuracy": 0.8,
+        }
+    )
+    assert metrics.loss_summary(matrix, alike) == pytest.approx({"nll": 1.4 / 3, "nll_increase": -0.2})
+
+
 def test_one_function_a_name() -> None:
     assert metrics.average_accuracy(FALLING) == pytest.approx(0.6)
     assert metrics.micro_average_accuracy(FALLING, [1, 1, 2]) == pytest.approx(0.625)  # (0.6 + 0.5 + 1.4) / 4
