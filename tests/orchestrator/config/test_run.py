@@ -14,6 +14,7 @@ from cluster.errors import ConfigError
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import RunConfig, load_config
 from tests.support.configurations import BASE, TASK, Load, tasks
+from trainers.data.generative.config import GenerativeTask
 from trainers.data.sources import ClBenchmarkTask, DocstringsTask, FilesTask, HubTask
 
 ROOT = Path(__file__).parents[3]
@@ -109,11 +110,14 @@ def test_the_template_shows_every_key(load: Load) -> None:
     of_lora = {f"adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}
     assert set(written) == set(key_paths(RunConfig)) - sections - of_lora
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
-    config = load(commented)
-    assert [task.source for task in config.tasks] == ["docstrings"] * 4 + ["cl_benchmark", "files", "hub"]
+    config = load(commented, "model.task_type=CAUSAL_LM")
+    sources = ["cl_benchmark", "files", "hub", "files", "superni", "trace"]
+    assert [task.source for task in config.tasks] == ["docstrings"] * 4 + sources
     limits = {"instruction", "max_train_rows", "max_test_rows", "resources", "max_length", "training"}  # shown once
+    of_answers = GenerativeTask.model_fields.keys() - limits  # shown once too
     for task in config.tasks[4:]:
-        assert type(task).model_fields.keys() - limits <= task.model_fields_set
+        assert type(task).model_fields.keys() - limits - of_answers <= task.model_fields_set
+    assert of_answers <= config.tasks[7].model_fields_set
     assert limits <= config.tasks[4].model_fields_set
 
 

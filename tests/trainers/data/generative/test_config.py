@@ -1,14 +1,24 @@
 """Entries of generative tasks: what they mean, and what is said of wrong ones."""
 
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import parse_config
+from tests.support.texts import bytes_tokenizer
 from trainers.config import OwnTraining
-from trainers.data.generative.config import AnyTask, GenerativeFilesTask, GenerativeTask, kind_of
+from trainers.data.examples import Draft, Renderer, SourceRow, settings_for
+from trainers.data.generative.config import (
+    AnyGenerative,
+    AnyTask,
+    GenerativeFilesTask,
+    GenerativeTask,
+    kind_of,
+)
 from trainers.data.tasks import FilesTask
 
 FILES = {"name": "t", "source": "files", "train": "a.jsonl", "test": "b.jsonl"}
@@ -102,3 +112,19 @@ def test_training_of_a_task() -> None:
     task = entry(format="text", train="s3://b/folder", training={"epochs": 1, "max_steps": None})
     assert task.train == "s3://b/folder" and task.training == OwnTraining(epochs=1)
     assert task.model_dump()["training"] == {"epochs": 1} and entry(training={}) == entry()
+
+
+def test_the_table_of_keys_in_the_readme_is_whole() -> None:
+    text = (Path(__file__).parents[4] / "README.md").read_text("utf-8").partition("| key | default | |\n")[2]
+    rows = [line.split("|")[1] for line in text.partition("\n\n")[0].splitlines()]
+    told = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    known = {key for kind in get_args(AnyGenerative) for key in kind.model_fields}
+    assert known - told == {"source", "task", "instruction", "test_split", "validation_split"}
+    assert told <= known
+
+
+def test_a_prompt_and_its_completion_are_joined_as_they_are() -> None:
+    tokenizer = bytes_tokenizer()
+    settings = settings_for(entry(format="prompt_completion"), tokenizer, 64, vocabulary=None)
+    made = Renderer(tokenizer, settings).drafted(SourceRow("f", 1, '{"prompt": "2+2=", "completion": "4"}'))
+    assert isinstance(made, Draft) and made.texts == [f"2+2=4{tokenizer.eos_token}", "2+2="]
