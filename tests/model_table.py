@@ -227,7 +227,7 @@ def answers_alike(split: AnsweredSplit) -> None:
     A word whose two best tokens are nearly alike may be either.
     """
     base, rows = split.base, np.arange(4)
-    for row, found in zip(rows, split.answers(rows, 4), strict=True):
+    for row, found in zip(rows, (each.text for each in split.answers(rows, 4)), strict=True):
         expected = greedy(base, split.asked(row), split.most)
         assert found == expected, f"the answer is {found!r}, without a cache {expected!r}"
 

@@ -38,7 +38,7 @@ def print_sample(sample: Sample, most: int, task: str = "") -> None:
     texts += [(title(each), each.answer.strip()) for each in sample.answers]
     width = max(len(name) for name, _ in texts)
     out.print(f"[bold]{escape(task)}{' ' * bool(task)}row {sample.row}[/bold]")
-    figures = ["", *("" for _ in sample.references), *map(metrics, sample.answers)]
+    figures = ["", *("" for _ in sample.references), *map(behind, sample.answers)]
     for (name, text), figure in zip(texts, figures, strict=True):
         lines = middle_cut(visible(text), most * 2 // 3, most // 3).splitlines() or ["(nothing)"]
         out.print(f"  {name:<{width}}  {lines[0]}{'   ' * bool(figure)}{figure}", markup=False)
@@ -55,6 +55,12 @@ def visible(text: str) -> str:
 def title(given: Given) -> str:
     """When an answer was given."""
     return "(untrained)" if given.after is None else f"after {given.after}"
+
+
+def behind(given: Given) -> str:
+    """What stands behind an answer: whether it was cut, and its metrics."""
+    cut = f"(cut at {given.cut} tokens)" if given.cut else ""
+    return "  ".join(filter(None, (cut, metrics(given))))
 
 
 def metrics(given: Given) -> str:

@@ -20,13 +20,14 @@ KEEP = "evaluate.keep_answers"
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """An answer to a row by the version `ref`, when the stream had learned `learned` tasks, last of all `after`; None
-    of the untrained model. `metrics` has the primary one first."""
+    of the untrained model. `metrics` has the primary one first. It was cut after `cut` tokens; None if it ended."""
 
     learned: int
     after: str | None
     ref: str | None
     answer: str
     metrics: dict[str, float]
+    cut: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ def given(state: RunState, commit: Committed, answer: KeptAnswer, order: tuple[s
         ref=state.reference(commit) if answer.learned else None,
         answer=answer.answer,
         metrics={name: answer.metrics[name] for name in names},
+        cut=answer.cut,
     )
 
 

@@ -5,6 +5,7 @@
     prompt            what the model was asked, without special tokens
     references        the right answers
     answer            what the model generated
+    cut               tokens after which it was cut, if no more were allowed; null if it ended, and in old files
     metric/<name>     each metric of the answer; null if the task has no such metric
 
 It holds rows of the data. It stays in the store: nothing that is pulled, exported or served has it.
@@ -36,6 +37,7 @@ class KeptAnswer(Asked):
     learned: int
     answer: str
     metrics: Mapping[str, float]
+    cut: int | None = None
 
 
 def write_answers(path: Path, answers: Sequence[KeptAnswer]) -> None:
@@ -51,6 +53,7 @@ def write_answers(path: Path, answers: Sequence[KeptAnswer]) -> None:
         "prompt": pa.array([plain(each.prompt) for each in answers], pa.string()),
         "references": pa.array([[*map(plain, each.references)] for each in answers], pa.list_(pa.string())),
         "answer": pa.array([plain(each.answer) for each in answers], pa.string()),
+        "cut": pa.array([each.cut for each in answers], pa.int32()),
         **{f"{METRIC}{name}": pa.array([each.metrics.get(name) for each in answers], pa.float64()) for name in names},
     }
     pq.write_table(pa.table(columns), path)

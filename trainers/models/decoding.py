@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -89,6 +89,24 @@ class Stops(StoppingCriteria):
         """(B,) whether the tokens have a stop string."""
         texts = self.tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
         return torch.tensor([any(each in text for each in self.stop) for text in texts], device=ids_BS.device)
+
+
+class Said(NamedTuple):
+    """An answer, and the number of tokens after which it was cut, since no more were allowed; None if it ended."""
+
+    text: str
+    cut: int | None
+
+
+def said(tokens_BA: Tensor, texts: Sequence[str], most: int, ends: Sequence[int], stop: Sequence[str]) -> list[Said]:
+    """B answers of their tokens, (B, A) with A at most `most`, and of the `texts` of these. An answer has ended if it
+    has one of the tokens `ends` or a stop string, or if even the longest is shorter than `most`."""
+    ended_B = torch.isin(tokens_BA, tokens_BA.new_tensor([*ends])).any(1) | (tokens_BA.shape[1] < most)
+    answers = [until(text, stop) for text in texts]
+    return [
+        Said(answer, None if ended or answer != text else most)
+        for answer, text, ended in zip(answers, texts, ended_B.tolist(), strict=True)
+    ]
 
 
 def until(text: str, stop: Sequence[str]) -> str:

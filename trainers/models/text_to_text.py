@@ -17,7 +17,7 @@ from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
-from trainers.models.decoding import asked_of, until
+from trainers.models.decoding import Said, asked_of, said
 from trainers.models.words import bare, check_apart, check_known, check_said
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
@@ -176,10 +176,16 @@ class TextToText(Backbone):
         answers = self.generate(token_ids, max(map(len, labels)))
         return torch.tensor([known.get(answer.strip(), -1) for answer in answers], device=self.device)
 
-    @torch.no_grad()
     def generate(
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
     ) -> list[str]:
+        """The texts of `say`."""
+        return [each.text for each in self.say(token_ids, most, ends, how)]
+
+    @torch.no_grad()
+    def say(
+        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
+    ) -> list[Said]:
         """Answers of at most `most` tokens, without special tokens, generated as `how` says. An answer ends with the
         end-of-text token, with one of `ends`, or before a stop string.
 
@@ -191,12 +197,12 @@ class TextToText(Backbone):
 
     def generated_from(
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int], how: DecodingConfig
-    ) -> list[str]:
+    ) -> list[Said]:
         """The answers to rows of one batch. Beams change places after each token, and only plain caches follow."""
         every, cached = sorted({self.tokenizer.eos_token_id, *ends}), self.caches and (how.beams == 1 or self.reuses)
         tokens_BA = self.continuation(token_ids, most, every, how, cached=cached)
-        said = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
-        return [until(text, how.stop) for text in said]
+        texts = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
+        return said(tokens_BA, texts, most, every, how.stop)
 
     def continuation(
         self,

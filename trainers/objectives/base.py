@@ -23,10 +23,12 @@ from trainers.models.tokens import Rows, Tokenized
 
 class Judged(NamedTuple):
     """What is found out about B rows. `statistics` (B, K) add up to what `EncodedSplit.score` needs; the first is the
-    row's own value, from 0 to 1. `answers` are the B generated texts, none if the objective generates none."""
+    row's own value, from 0 to 1. `answers` are the B generated texts, and `cut` the tokens after which each was cut,
+    None if it ended before; both are empty if the objective generates none."""
 
     statistics: Tensor
     answers: Sequence[str] = ()
+    cut: Sequence[int | None] = ()
 
 
 class EncodedSplit(Protocol):
@@ -84,9 +86,10 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class Scored:
     """The score of n rows of a split, and each row's own value, (n,), from 0 to 1, in the order of the split; by row
-    number the answers that were to be kept, and their metrics."""
+    number the answers that were to be kept, and their metrics; of those that were cut, the tokens after which."""
 
     score: Score
     values: np.ndarray
     answers: Mapping[int, str] = field(default_factory=dict)
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    cut: Mapping[int, int] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from trainers.messages import GenerativeRows, Score
 from trainers.models.base import Backbone
 from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
+from trainers.models.decoding import Said
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import Rows, TaskExamples, Tokenized, examples_of
 from trainers.models.trained_tokens import Reading, token_losses
@@ -83,12 +84,17 @@ class AnsweredSplit:
     def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         """(B, 1 + M + 2): the row's own value, each metric of its answer, −Σ log p and trained tokens if they are asked
         for. The row's own value is its primary metric, or the geometric mean of its tokens' probabilities."""
-        answers = self.answers(rows, at_once) if self.answered else []
+        said = self.answers(rows, at_once) if self.answered else []
+        answers = [each.text for each in said]
         answers_BM = self.answers_judged(rows, answers)
         losses_BK = answers_BM[:, :0] if len(self.answered) == len(self.metrics) else self.losses_judged(rows, at_once)
         by_loss = self.metrics[0] in OF_LOSS
         own_B = torch.exp(-losses_BK[:, 0] / losses_BK[:, 1]) if by_loss else answers_BM[:, 0]
-        return Judged(torch.cat([own_B.unsqueeze(1), answers_BM, losses_BK], 1).to(self.base.device), answers)
+        return Judged(
+            torch.cat([own_B.unsqueeze(1), answers_BM, losses_BK], 1).to(self.base.device),
+            answers,
+            [each.cut for each in said],
+        )
 
     def losses_judged(self, rows: np.ndarray, at_once: int) -> Tensor:
         """(B, 2) −Σ log p and trained tokens."""
@@ -116,11 +122,11 @@ class AnsweredSplit:
         ids: list[int] = example.ids[: example.prompt_length].tolist()
         return ids
 
-    def answers(self, rows: np.ndarray, at_once: int) -> list[str]:
+    def answers(self, rows: np.ndarray, at_once: int) -> list[Said]:
         """The answers to these rows, as they are generated."""
         ends = self.examples.counts.ends
         batches = ([self.asked(row) for row in part] for part in parts(rows, at_once))
-        return [answer for asked in batches for answer in self.base.generate(asked, self.most, ends, self.decoding)]
+        return [answer for asked in batches for answer in self.base.say(asked, self.most, ends, self.decoding)]
 
     def score(self, totals: np.ndarray, rows: int) -> Score:
         """The mean of each metric, and the sum of the primary one over the rows."""

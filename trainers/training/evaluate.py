@@ -33,7 +33,7 @@ def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = Non
     picked = np.arange(len(split.lengths)) if rows is None else np.sort(rows)
     order, ranks = picked[np.argsort(split.lengths[picked], kind="stable")], dist.get_world_size()
     places, found = [], []
-    said: dict[int, str] = {}
+    said, cut = dict[int, str](), dict[int, int | None]()
     for start in range(0, len(order), batch_size * ranks):
         dealt = order[start : start + batch_size * ranks]
         mine = dealt[dist.get_rank() :: ranks]
@@ -41,15 +41,24 @@ def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = Non
         places.append(mine)
         found.append(judged.statistics[: len(mine)].double())
         said |= dict(zip(mine.tolist(), judged.answers, strict=False))
+        cut |= dict(zip(mine.tolist(), judged.cut, strict=False))
     mine_MK = torch.cat(found)
     all_NK = mine_MK.new_zeros(len(split.lengths), mine_MK.shape[1])
     all_NK[torch.from_numpy(np.concatenate(places)).to(all_NK.device)] = mine_MK
     dist.all_reduce(all_NK)
     statistics = all_NK.cpu().numpy()
     answers = of_all(said, keep, all_NK.device) if keep and judged.answers else {}
+    cuts = cuts_of_all(cut, keep, all_NK.device) if answers else {}
     one = {row: split.score(statistics[row], 1).metrics for row in answers}
     score = with_interval(statistics[picked], lambda totals: split.score(totals, len(picked)))
-    return Scored(score, statistics[picked, 0], answers, one)
+    return Scored(score, statistics[picked, 0], answers, one, cuts)
+
+
+def cuts_of_all(mine: Mapping[int, int | None], keep: Sequence[int], device: torch.device) -> dict[int, int]:
+    """The tokens after which answers were cut, of all ranks' answers to the rows `keep`. Collective."""
+    cut_N = torch.tensor([mine.get(row) or 0 for row in keep], device=device)
+    dist.all_reduce(cut_N)
+    return {row: tokens for row, tokens in zip(keep, cut_N.tolist(), strict=True) if tokens}
 
 
 def of_all(mine: Mapping[int, str], keep: Sequence[int], device: torch.device) -> dict[int, str]:

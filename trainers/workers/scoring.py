@@ -47,7 +47,7 @@ class Scoring:
             self.kept.append(
                 KeptAnswer(
                     task=name, row=row, learned=learned, prompt=asked.prompt, references=asked.references,
-                    answer=found.answers[row], metrics=found.metrics[row],
+                    answer=found.answers[row], metrics=found.metrics[row], cut=found.cut.get(row),
                 )
             )  # fmt: skip
         return found.score

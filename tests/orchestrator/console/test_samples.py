@@ -7,15 +7,15 @@ from orchestrator.console.samples import print_samples, print_striking
 from orchestrator.registry.samples import Given, Sample
 
 
-def given(learned: int, answer: str, **metrics: float) -> Given:
+def given(learned: int, answer: str, cut: int | None = None, **metrics: float) -> Given:
     after, ref = (f"t{learned}", f"d/r@v{learned}") if learned else (None, None)
-    return Given(learned=learned, after=after, ref=ref, answer=answer, metrics=metrics)
+    return Given(learned=learned, after=after, ref=ref, answer=answer, metrics=metrics, cut=cut)
 
 
 ROW = Sample(
     task="t1", row=7, prompt="def f(x):\n\treturn [bold]\x1b[31m\n", references=("one", "two"),
     answers=(
-        given(0, ""), given(1, "one", rouge_l=1.0, nll=0.5), given(2, "a\nb", rouge_l=0.255),
+        given(0, ""), given(1, "one", rouge_l=1.0, nll=0.5), given(2, "a\nb", 9, rouge_l=0.255),
         given(3, "no", rouge_l=0.0),
     ),
 )  # fmt: skip
@@ -39,7 +39,7 @@ def test_rows_with_all_answers() -> None:
         "  reference    two",
         "  (untrained)  (nothing)",
         "  after t1     one   [rouge_l 100.0, nll 0.50]",
-        "  after t2     a   [rouge_l 25.5]",
+        "  after t2     a   (cut at 9 tokens)  [rouge_l 25.5]",
         "               b",
         "  after t3     no   [rouge_l 0.0]",
     ]

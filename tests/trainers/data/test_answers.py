@@ -10,7 +10,9 @@ FIRST = KeptAnswer(
     task="a", row=7, learned=0, prompt="What\nis “τ”?", references=("x", ""), answer="",
     metrics={"rouge_l": 0.5, "nll": 2.0},
 )  # fmt: skip
-SECOND = KeptAnswer(task="b", row=2, learned=1, prompt="", references=(), answer="y", metrics={"exact_match": 1.0})
+SECOND = KeptAnswer(
+    task="b", row=2, learned=1, prompt="", references=(), answer="y", metrics={"exact_match": 1.0}, cut=9
+)
 
 
 def test_answers_come_back(tmp_path: Path) -> None:
@@ -22,8 +24,14 @@ def test_other_programs_find_columns(tmp_path: Path) -> None:
     write_answers(tmp_path / ANSWERS, [FIRST, SECOND])
     table = pq.read_table(tmp_path / ANSWERS)
     metrics = ["metric/rouge_l", "metric/nll", "metric/exact_match"]
-    assert table.column_names == ["task", "row", "learned", "prompt", "references", "answer", *metrics]
+    assert table.column_names == ["task", "row", "learned", "prompt", "references", "answer", "cut", *metrics]
     assert table["metric/nll"].to_pylist() == [2.0, None] and str(table["row"].type) == "int32"
+
+
+def test_a_file_of_before_does_not_say_what_was_cut(tmp_path: Path) -> None:
+    write_answers(tmp_path / ANSWERS, [FIRST, SECOND])
+    pq.write_table(pq.read_table(tmp_path / ANSWERS).drop_columns("cut"), tmp_path / "old")
+    assert [each.cut for each in read_answers((tmp_path / "old").read_bytes())] == [None, None]
 
 
 def test_half_of_a_pair_is_no_text(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tests.support.tiny_models import save_tiny, tiny, tokenizer
 from trainers.config import DecodingConfig, ModelConfig
 from trainers.models.causal import Causal
-from trainers.models.decoding import Drawn, key, until
+from trainers.models.decoding import Drawn, key, said, until
 from trainers.models.loading import load_backbone
 from trainers.models.seq2seq import Seq2Seq
 
@@ -125,6 +125,24 @@ def test_an_answer_ends_before_the_first_stop_string() -> None:
 def test_the_text_before_a_stop_string() -> None:
     assert until("a\nb. c", ["c", "\n"]) == "a" and until("abc", ["d"]) == "abc" and until("abc", ()) == "abc"
     assert until("abc", ["a"]) == ""
+
+
+def test_answers_that_are_cut_at_the_limit_of_tokens() -> None:
+    """Not those with an end token or a stop string, nor any if the longest has fewer tokens."""
+    tokens, texts = torch.tensor([[5, 6, 7], [5, 1, 0], [5, 6, 1], [5, 8, 0]]), ["abc", "a", "ab", "a.x"]
+    found = said(tokens, texts, 3, [1, 2], ["."])
+    assert found == [("abc", 3), ("a", None), ("ab", None), ("a", None)]
+    assert [each.cut for each in said(tokens, texts, 4, [1, 2], ["."])] == [None] * 4
+
+
+def test_a_base_says_what_it_cuts() -> None:
+    base = docs_lm()
+    found = base.say(asked(base), MOST)
+    for each, row in zip(found, asked(base), strict=True):
+        longer = base.generate([row], MOST + 8)[0]
+        assert each.cut in (None, MOST) and (each.cut == MOST or longer == each.text)
+    assert MOST in {each.cut for each in found}
+    assert {each.cut for each in base.say(asked(base), MOST, (), DecodingConfig(stop=(" ", "\n")))} == {None}
 
 
 def test_what_a_base_would_like_has_no_say(tmp_path: Path) -> None:

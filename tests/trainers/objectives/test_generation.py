@@ -105,7 +105,7 @@ def split_row(split: AnsweredSplit, index: int) -> str:
 def test_answers_are_those_of_transformers_row_by_row(base: Any, tmp_path: Path) -> None:
     backbone = base()
     split = split_of(backbone, rows_of(tmp_path, PAIRS, format="prompt_completion"))
-    found = split.answers(np.arange(4), at_once=3)
+    found = [each.text for each in split.answers(np.arange(4), at_once=3)]
     for index, answer in enumerate(found):
         asked = split.examples[index].ids[: split.examples[index].prompt_length]
         output = backbone.model.generate(
@@ -124,7 +124,9 @@ def test_decoding_of_a_task(tmp_path: Path) -> None:
     assert split.most == 5 and split.decoding.stop == (".",)
     asked = [split.asked(i) for i in range(4)]
     expected = base.generate(asked, 5, split.examples.counts.ends)  # type: ignore[attr-defined]
-    assert split.answers(np.arange(4), at_once=3) == [text.partition(".")[0] for text in expected]
+    assert [each.text for each in split.answers(np.arange(4), at_once=3)] == [
+        text.partition(".")[0] for text in expected
+    ]
     most = {"format": "prompt_completion", "decoding": {"max_new_tokens": 1020}}
     with pytest.raises(ConfigError, match=r"beyond the model's 1024 positions; lower .* or decoding.max_new_tokens"):
         OBJECTIVE.check(base, rows_of(tmp_path, PAIRS, **most))
@@ -134,7 +136,7 @@ def test_a_score_is_the_mean_of_the_first_metric_and_tells_the_others(tmp_path: 
     rows = rows_of(tmp_path, PAIRS, format="prompt_completion", metrics=["rouge_l", "exact_match", "perplexity"])
     split = split_of(docs_lm(), rows)
     scored = evaluate(split, 3)
-    answers = split.answers(np.arange(4), 4)
+    answers = [each.text for each in split.answers(np.arange(4), 4)]
     expected = [
         METRICS["rouge_l"](said, each.references, "") for said, each in zip(answers, split.examples, strict=True)
     ]

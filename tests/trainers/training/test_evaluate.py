@@ -56,7 +56,8 @@ class Saying:
 
     def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         assert len(rows) <= at_once
-        return Judged(torch.tensor([[float(row % 3 > 0), row] for row in rows]), [f"row {row} ü" for row in rows])
+        cut = [row if row > 3 else None for row in rows.tolist()]
+        return Judged(torch.tensor([[float(row % 3 > 0), row] for row in rows]), [f"row {row} ü" for row in rows], cut)
 
     def score(self, totals: np.ndarray, rows: int) -> Score:
         return Score(float(totals[0]), rows, {"row": float(totals[1]) / rows})
@@ -69,7 +70,7 @@ def test_chosen_rows_and_their_answers_from_all_ranks(ranks: int, monkeypatch: p
     rows, keep = np.array([10, 3, 0, 8, 7, 5, 1]), [3, 10]
     known: list[Tensor] = []
     monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
-    for _ in range(4):
+    for _ in range(5):
         added = list[Tensor]()
         for rank in range(ranks):
 
@@ -84,11 +85,15 @@ def test_chosen_rows_and_their_answers_from_all_ranks(ranks: int, monkeypatch: p
             found = evaluate(split, 2, rows, keep)
         if added:
             known.append(torch.stack(added).sum(0, dtype=added[0].dtype))
-    assert len(known) == 3 and known[1].tolist() == [8, 9]
+    assert len(known) == 4 and known[1].tolist() == [8, 9]
     interval = pytest.approx((2 / 7, 1))  # Binomial(7, 5/7): 2.6% of it are at most 2
     assert found.score == Score(5.0, 7, {"row": sum(rows) / 7}, interval)
     assert found.values.tolist() == [0, 1, 0, 1, 1, 1, 1]
-    assert found.answers == {3: "row 3 ü", 10: "row 10 ü"} and found.metrics == {3: {"row": 3.0}, 10: {"row": 10.0}}
+    assert (
+        found.answers == {3: "row 3 ü", 10: "row 10 ü"}
+        and found.cut == {10: 10}
+        and found.metrics == {3: {"row": 3.0}, 10: {"row": 10.0}}
+    )
 
 
 @pytest.mark.usefixtures("one_process")

@@ -38,6 +38,7 @@ class Counted:
         return Judged(
             torch.tensor([[float(row % 3 == 0), row] for row in rows]),
             [f"answer {row}" for row in rows] if self.generates else (),
+            [9 if row % 2 else None for row in rows] if self.generates else (),
         )
 
     def score(self, totals: np.ndarray, rows: int) -> Score:
@@ -111,6 +112,7 @@ def test_answers_to_the_same_rows_are_kept(rows: int | None, keep: int, kept: in
         KeptAnswer(
             task="t0", row=row, learned=learned, prompt=f"prompt {row}", references=(f"right {row}",),
             answer=f"answer {row}", metrics={"first": float(row % 3 == 0), "row": float(row)},
+            cut=9 if row % 2 else None,
         )
         for learned in (0, 1)
         for row in numbers
