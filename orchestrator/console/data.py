@@ -1,5 +1,6 @@
 """Rows as the model sees them, for people: trained tokens in colour, or between marks without a terminal."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -9,7 +10,7 @@ from rich.text import Text
 from orchestrator.console.run import out, print_table
 
 if TYPE_CHECKING:
-    from orchestrator.run.data_view import DataView, Piece, TaskView
+    from orchestrator.run.data_view import DataView, Piece, SplitView, TaskView
 
 COLUMNS = ("task", "split", "rows", "tokens", "p50", "p95", "longest", "cut", "trained", "dropped", "shortened")
 TRAINED = "bold green"
@@ -19,7 +20,7 @@ SHOWN_CHARACTERS = 1_200  # of a row; the middle is left out
 
 def print_data(view: "DataView") -> None:
     """Figures of all splits, what was removed, what is asked twice, and the first rows."""
-    table = Table(title="Tokens per split; lengths before max_length cuts", title_justify="left")
+    table = Table(title="Tokens per split; lengths are of rows before anything is cut", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("task", "split") else "right")
     for task in view.tasks:
@@ -36,12 +37,26 @@ def print_data(view: "DataView") -> None:
             )
     print_table(table)
     for task in view.tasks:
+        for key, split in task.splits.items():
+            for line in losses(split, task.max_length):
+                out.print(f"{task.name} {key}: {line}", markup=False)
+    for task in view.tasks:
         for warning in task.warnings:
             out.print(f"warning: {warning}", markup=False)
     for each in view.overlaps:
         out.print(f"overlap: {each.rows:,} row(s) of {each.first} ask what {each.second} asks", markup=False)
     for task in view.tasks:
         print_rows(task)
+
+
+def losses(split: "SplitView", max_length: int) -> Iterator[str]:
+    """What `max_length` takes from the rows of a split, a line each."""
+    if split.dropped:
+        yield f"{split.dropped:,} rows left out, whose prompts are too long for max_length {max_length}"
+    if split.shortened:
+        yield f"prompts shortened, which lose their middle: {split.shortened:,} of {split.rows:,}"
+    if cut := round(split.share_cut * split.rows):
+        yield f"rows cut, which lose their end: {cut:,} of {split.rows:,}"
 
 
 def print_rows(task: "TaskView") -> None:

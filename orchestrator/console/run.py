@@ -252,11 +252,12 @@ def print_rows(task: "PlannedTask") -> None:
     if tokens["measured"] < tokens["rows"]:
         of = f"a sample of {tokens['measured']:,} of {tokens['rows']:,} rows"
     share = tokens["cut"] / tokens["measured"]
+    shortened = f"; {tokens['shortened']:,} prompts lose their middle" if tokens.get("shortened") else ""
     heading = f"labels of {name}: {', '.join(task['labels'])}" if task["labels"] else f"{name}:"
     out.print(
         f"{heading}\n"
         f"  tokens per row: p50 {tokens['p50']:,}, p95 {tokens['p95']:,}, max {tokens['max']:,}, over {of}; "
-        f"{tokens['cut']:,} ({share:.1%}) cut at max_length {tokens['max_length']:,}\n"
+        f"{tokens['cut']:,} ({share:.1%}) cut at max_length {tokens['max_length']:,}{shortened}\n"
         f"  example: {middle_cut(str(example['text']), 200, 100)!r}\n"
         f"  as tokens: {token_line(example['tokens'])}\n"
         f"  answer: {example['label']!r}" + (f", {token_line(answer)}" if (answer := example["answer_tokens"]) else ""),

@@ -18,6 +18,7 @@ from trainers.data.tasks import SPLITS, TaskData
 from trainers.messages import GenerativeRows
 from trainers.models.base import Backbone
 from trainers.models.loading import check_model, load_reader
+from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import TaskExamples, examples_of
 
 Piece = tuple[str, bool]
@@ -25,7 +26,8 @@ Piece = tuple[str, bool]
 
 @dataclass(frozen=True)
 class SplitView:
-    """One split. Lengths are of rows before they are cut, in tokens; shares are of rows and of tokens."""
+    """One split. Lengths are of rows before anything is cut, in tokens; `share_cut` of the rows lose their end,
+    `shortened` rows the middle of their prompt, and `dropped` ones are left out. `share_trained` is of tokens."""
 
     rows: int
     tokens: int
@@ -92,7 +94,7 @@ def view_generative(data: TaskData, form: str, made: TaskExamples, reader: Backb
     for key, examples in made.splits.items():
         counts = examples.counts
         splits[key] = split_view(
-            examples.wholes, counts.tokens, counts.trained, counts.cut, counts.dropped, counts.shortened
+            examples.raws, counts.tokens, counts.trained, counts.cut, counts.dropped, counts.shortened
         )
     shown = [[*pieces(example, reader.tokenizer)] for example in made.splits["train"][:rows]]
     return TaskView(data.name, form, data.fingerprint, made.max_length, splits, [*data.warnings], shown)
@@ -100,16 +102,19 @@ def view_generative(data: TaskData, form: str, made: TaskExamples, reader: Backb
 
 def view_classification(data: TaskData, prompt: Prompt, reader: Backbone, rows: int) -> TaskView:
     """A classification task. What is trained is the answer of a language model, and nothing of an encoder's row."""
-    splits = {}
+    splits, says = {}, isinstance(reader, TextToText)
+    answers = reader.encode_answers(data.labels, prompt) if isinstance(reader, TextToText) else [[]] * len(data.labels)
     for key in SPLITS:
-        texts = [prompt.before + text + prompt.after for text in getattr(data, key)["text"]]
+        rows_of = getattr(data, key)
+        texts = [prompt.before + text + prompt.after for text in rows_of["text"]]
         lengths = np.array([len(ids) for ids in reader.framed(texts, prompt)])
         kept = np.minimum(lengths, reader.max_length)
-        splits[key] = split_view(lengths, int(kept.sum()), 0, int((lengths > kept).sum()))
-    part = data.train[:rows]
+        trained = sum(len(answers[label]) for label in rows_of["label"])
+        splits[key] = split_view(lengths, int(kept.sum()) + trained, trained, int((lengths > kept).sum()))
+    part, decode = data.train[:rows], reader.tokenizer.decode
     read = reader.tokenize(part["text"], prompt, data.labels)
     shown = [
-        [(reader.tokenizer.decode(ids), False), (f" {data.labels[label]}", True)]
+        [(decode(ids), False), (decode(answers[label]) if says else f" {data.labels[label]}", says)]
         for ids, label in zip(read, part["label"], strict=True)
     ]
     return TaskView(data.name, "classification", data.fingerprint, reader.max_length, splits, [*data.warnings], shown)

@@ -77,7 +77,7 @@ class Example:
     answer: (A,) int32, the decoder's tokens of an encoder-decoder; empty for a decoder.
     prompt_length: tokens from which an answer is generated (the prompt with its generation prompt).
     references: the texts that are right answers; empty if the row has none (plain text).
-    whole: tokens of the row before `max_length` cut it.
+    whole: tokens of the row before `max_length` cut it, and raw: before its prompt lost its middle.
     shortened: whether the prompt has lost its middle.
     """
 
@@ -87,6 +87,7 @@ class Example:
     prompt_length: int
     references: tuple[str, ...]
     whole: int = 0
+    raw: int = 0
     shortened: bool = False
 
     @property
@@ -286,8 +287,12 @@ class Renderer:
             return self.too_long(row, "prompt_cut", found, len(asked))
         asked = [*asked[: most // 2], *asked[len(asked) - (most - most // 2) :]] if shortened else asked
         asked_S, answer_A = np.array(asked, np.int32), np.array(answer[:most], np.int32)
-        trained_S, whole = np.zeros(len(asked_S), bool), max(len(asked), len(answer))
-        return Example(asked_S, trained_S, answer_A, len(asked_S), draft.references, whole, shortened)
+        trained_S, whole, raw = (
+            np.zeros(len(asked_S), bool),
+            max(len(asked), len(answer)),
+            max(len(ids[0]), len(answer)),
+        )
+        return Example(asked_S, trained_S, answer_A, len(asked_S), draft.references, whole, raw, shortened)
 
     def continued(self, row: SourceRow, draft: Draft, ids: list[Ids]) -> Example | Refused:
         """A decoder's example."""
@@ -332,7 +337,7 @@ class Renderer:
         self, row: SourceRow, draft: Draft, ids_S: np.ndarray, trained_S: np.ndarray, asked: int
     ) -> Example | Refused:
         """The example, cut at `max_length`, unless it trains nothing or everything, or is cut before its answer."""
-        most, only, whole = self.settings.max_length, self.settings.train_on != "all", len(ids_S)
+        most, only, whole, raw = self.settings.max_length, self.settings.train_on != "all", len(ids_S), len(ids_S)
         most_asked = most - most // 4
         shortened = self.settings.shorten and draft.framed and most_asked < asked < whole
         if shortened:
@@ -351,10 +356,11 @@ class Renderer:
             )  # fmt: skip
         if only and not trained_S[:most].any():
             found = f"its prompt has {asked} tokens, so max_length {most} cuts its answer away"
-            return self.too_long(row, "answer_cut", found, len(ids_S))
+            return self.too_long(row, "answer_cut", found, raw)
         return Example(
-            ids_S[:most], trained_S[:most], np.zeros(0, np.int32), min(asked, most), draft.references, whole, shortened
-        )
+            ids_S[:most], trained_S[:most], np.zeros(0, np.int32), min(asked, most), draft.references, whole, raw,
+            shortened,
+        )  # fmt: skip
 
 
 def render(row: SourceRow, tokenizer: Any, settings: RenderSettings) -> Example:

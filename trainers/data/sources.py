@@ -195,6 +195,11 @@ def listed(options: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
 
 
+def absent(path: Path) -> str:
+    """What messages say of a path at which there is nothing, with the folder that a relative one starts at."""
+    return "does not exist" + ("" if path.is_absolute() else f" in {str(Path.cwd())!r}, where relative paths start")
+
+
 def shown(value: object) -> str:
     """repr of a value, at most 60 characters."""
     text = repr(value)

@@ -22,6 +22,7 @@ from trainers.data.sources import (
     RawTask,
     Split,
     TaskBase,
+    absent,
     did_you_mean,
     form_of,
     listed,
@@ -43,7 +44,7 @@ def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
     path = path.expanduser()
     where = f"{key} {str(path)!r}"
     if not path.is_file() or not path.stat().st_size:
-        state = "is empty" if path.is_file() else "does not exist"
+        state = "is empty" if path.is_file() else absent(path)
         raise DataError(f"task {task.name}: {where} {state}; correct the path under `{key}`")
     with as_data_error(task, where, "repair the file"):
         found = read(path, form_of(path) or "", wanted(task))
@@ -88,11 +89,10 @@ def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
         if column not in found.values:
             hint = did_you_mean(column, found.names)
             fits = [form for form, needed in REQUIRED.items() if {*needed} <= {*found.names} and form != "text"]
-            other = f". Its columns are those of a generative task: name format: {fits[0]}" if fits else ""
-            raise DataError(
-                f"task {task.name}: {key} {column!r} is not a column of {where}; "
-                f"set {key} to one of: {listed(found.names)}{hint}{other}"
-            )
+            fix = f"set {key} to one of: {listed(found.names)}{hint}"
+            if fits and not hint:
+                fix = f"it has {listed(found.names)}, as rows of a generative task: name format: {fits[0]}"
+            raise DataError(f"task {task.name}: {key} {column!r} is not a column of {where}; {fix}")
 
 
 def class_name(value: Any, names: tuple[str, ...]) -> Any:

@@ -19,7 +19,8 @@ WARNED_SHARE = 0.1  # of rows that are cut
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Tokens per row in its prompt, special tokens included, before any cut at `max_length`.
+    """Tokens per row in its prompt (of a generative task in the whole row), special tokens included, before any cut at
+    `max_length`. `shortened` rows lose the middle of their prompt.
 
     `rows` is the number of all rows of the task. `measured` of them were tokenised; the other numbers are of those.
     """
@@ -31,6 +32,7 @@ class Lengths:
     max: int
     cut: int
     max_length: int
+    shortened: int = 0
 
     @property
     def share_cut(self) -> float:
@@ -67,22 +69,23 @@ def preview(base: Backbone, task: Rows | Tokenized) -> tuple[Lengths, Example]:
         return lengths(cut_so, task), example(cut_so, task)
     assert isinstance(task, TaskExamples)
     splits = task.splits
-    wholes = np.concatenate([each.wholes for each in splits.values()])
+    raws = np.concatenate([each.raws for each in splits.values()])
+    shortened = sum(each.counts.shortened for each in splits.values())
     first = next(iter(splits.values()))[0]
     cut = sum(each.counts.cut for each in splits.values())
     row, answer = first.ids, first.answer if len(first.answer) else first.ids[first.prompt_length :]
-    return counted(wholes, len(wholes), cut, task.max_length), Example(
+    return counted(raws, len(raws), cut, task.max_length, shortened), Example(
         text=base.tokenizer.decode(row[: first.prompt_length]), tokens=named(base.tokenizer, row.tolist()),
         ids=row.tolist(), label=base.tokenizer.decode(answer), answer_tokens=named(base.tokenizer, answer.tolist()),
     )  # fmt: skip
 
 
-def counted(counts: np.ndarray, rows: int, cut: int, max_length: int) -> Lengths:
+def counted(counts: np.ndarray, rows: int, cut: int, max_length: int, shortened: int = 0) -> Lengths:
     """Lengths of these tokens per row."""
     half, most = np.percentile(counts, (50, 95), method="inverted_cdf")
     return Lengths(
         rows=rows, measured=len(counts), p50=int(half), p95=int(most), max=int(counts.max()), cut=cut,
-        max_length=max_length,
+        max_length=max_length, shortened=shortened,
     )  # fmt: skip
 
 

@@ -48,7 +48,9 @@ def test_the_command(orthoplex: Orthoplex, config: Path) -> None:
     assert 0 < first["splits"]["train"]["share_trained"] < 1 and first["splits"]["train"]["share_cut"] == 0
     words = view["tasks"][2]
     assert (first["max_length"], words["max_length"]) == (64, 4)
-    assert words["splits"]["train"]["tokens"] == 4 * words["splits"]["train"]["rows"]
+    split = words["splits"]["train"]  # a label is one token, and its end another one
+    assert split["tokens"] == (4 + 2) * split["rows"] and split["share_trained"] == 1 / 3
+    assert words["shown"][0][1] == [" a<|endoftext|>", True]
     told = {(each["first"], each["second"]): each["rows"] for each in view["overlaps"]}
     assert told[("qa test", "again test")] == told[("qa test", "words test")] == 2
 
@@ -57,6 +59,17 @@ def test_for_people(orthoplex: Orthoplex, config: Path) -> None:
     code, out, _ = orthoplex("data", config, "--rows", "1")
     assert code == 0 and "qa: prompt_completion, max_length 64" in out and "⟦number " in out
     assert "overlap: 2 row(s) of qa test ask what again test asks" in out
+
+
+def test_lengths_are_those_before_prompts_lose_their_middle(orthoplex: Orthoplex, config: Path) -> None:
+    given = [word for key in ("too_long=cut", "max_cut=1", "max_length=6") for word in ("--set", f"tasks.0.{key}")]
+    whole, cut = (json.loads(orthoplex("data", config, "--json", *more)[1])["tasks"][0] for more in ([], given))
+    before, after = whole["splits"]["train"], cut["splits"]["train"]
+    assert (after["p50"], after["longest"]) == (before["p50"], before["longest"]) and after["shortened"] == 9
+    _, out, _ = orthoplex("data", config, *given)
+    assert "qa train: prompts shortened, which lose their middle: 9 of 9" in out
+    _, out, _ = orthoplex("plan", config, *given)
+    assert f"p50 {before['p50']}," in out and "prompts lose their middle" in out
 
 
 def test_a_refused_row_ends_it(refused: Callable[..., tuple[int, str]], config: Path) -> None:
@@ -71,4 +84,4 @@ def test_chat_rows_of_a_classification_task(
     talk.write_text(json.dumps({"messages": [{"role": "user", "content": "Q"}]}) + "\n")
     one = [f"tasks.2.train={talk}", f"tasks.2.test={talk}"]
     code, message = refused("data", config, *(word for each in one for word in ("--set", each)))
-    assert code == 2 and message.endswith("Its columns are those of a generative task: name format: messages")
+    assert code == 2 and message.endswith("; it has messages, as rows of a generative task: name format: messages")

@@ -77,7 +77,7 @@ def test_wrong_configurations(refused: Callable[..., tuple[int, str]], config: P
         ),
         ("{name: a, source: cl_benchmark, dataset: TC/agnew}", ["--set", "data_dir={d}"], "did you mean 'TC/agnews'"),
         ("{name: a, source: cl_benchmark, dataset: x}", ["--set", "data_dir=none"], "data_dir 'none' holds no <cat"),
-        ("{name: a, source: files, train: none.csv, test: none.csv}", [], "train 'none.csv' does not exist"),
+        ("{name: a, source: files, train: none.csv, test: none.csv}", [], "train 'none.csv' does not exist in '/"),
         ("{name: a, source: files, train: '{t}', test: '{t}', text_column: txt}", [], "did you mean 'text'"),
     ],
 )

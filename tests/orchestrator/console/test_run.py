@@ -87,6 +87,8 @@ def test_the_rows_of_a_task_in_a_plan(capsys: pytest.CaptureFixture[str]) -> Non
         "  without a model: constant 25.0, copy 10.0 points on 1,000 test rows",
         "warning: task a: w",
     ]
+    print_rows({**planned(10_000), "tokens": {**planned(10_000)["tokens"], "shortened": 9}})
+    assert "(2.5%) cut at max_length 64; 9 prompts lose their middle" in capsys.readouterr().out
     print_rows(planned(10_000))
     assert "over all 10,000 rows; 250 (2.5%) cut" in capsys.readouterr().out
 

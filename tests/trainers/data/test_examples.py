@@ -131,6 +131,7 @@ def test_a_long_prompt_of_an_encoder_decoder_loses_its_middle_and_keeps_its_end(
     example = made(given, tokenizer, max_length=6, encoder_decoder=True, shorten=True)
     assert tokenizer.decode(example.ids) == "abcij</s>" and tokenizer.decode(example.answer) == "xyz</s>"
     assert (example.shortened, example.cut, example.prompt_length) == (True, False, 6)
+    assert (example.whole, example.raw) == (6, 11)
     as_is = made(given, tokenizer, max_length=11, encoder_decoder=True, shorten=True)
     assert tokenizer.decode(as_is.ids) == "abcdefghij</s>" and not as_is.shortened
     talk = made({"messages": [USER, HI]}, tokenizer, max_length=9, encoder_decoder=True, shorten=True)

@@ -56,8 +56,8 @@ class Examples(Sequence[Example]):
     """N rows as a model sees them; row i has the tokens `ids_T[offsets[i]:offsets[i + 1]]`.
 
     ids_T, trained_T: (T,) int32 and bool. offsets: (N + 1,) int64. answers_T, answer_offsets: the same for the answers
-    of an encoder-decoder. prompt_lengths, wholes: (N,) int32, see `Example`. references: one JSON list per row, UTF-8.
-    places: (N,) int64 index of the row in its split, from which dropped rows are missing.
+    of an encoder-decoder. prompt_lengths, wholes, raws: (N,) int32, see `Example`. references: one JSON list per row,
+    UTF-8. places: (N,) int64 index of the row in its split, from which dropped rows are missing.
     """
 
     ids_T: np.ndarray
@@ -67,6 +67,7 @@ class Examples(Sequence[Example]):
     answer_offsets: np.ndarray
     prompt_lengths: np.ndarray
     wholes: np.ndarray
+    raws: np.ndarray
     references: np.ndarray
     reference_offsets: np.ndarray
     places: np.ndarray
@@ -102,7 +103,7 @@ class Examples(Sequence[Example]):
         told = bytes(self.references[slice(*self.reference_offsets[i : i + 2])])
         return Example(
             self.ids_T[row], self.trained_T[row], self.answers_T[answer], int(self.prompt_lengths[i]),
-            tuple(json.loads(told)), int(self.wholes[i]),
+            tuple(json.loads(told)), int(self.wholes[i]), int(self.raws[i]),
         )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ class Gathering:
         self.ids, self.answers = array("i"), array("i")
         self.trained, self.references = bytearray(), bytearray()
         self.lengths, self.answer_lengths, self.reference_lengths = array("q"), array("q"), array("q")
-        self.prompts, self.wholes, self.places = array("i"), array("i"), array("q")
+        self.prompts, self.wholes, self.raws, self.places = array("i"), array("i"), array("i"), array("q")
         self.ends: Counter[int] = Counter()
         self.cut = self.dropped = self.shortened = 0
 
@@ -132,6 +133,7 @@ class Gathering:
         self.reference_lengths.append(len(told))
         self.prompts.append(made.prompt_length)
         self.wholes.append(made.whole)
+        self.raws.append(made.raw)
         self.places.append(place)
         self.cut += made.cut
         self.shortened += made.shortened
@@ -162,8 +164,8 @@ class Gathering:
         return Examples(
             ids, trained, starts(self.lengths), answers, starts(self.answer_lengths),
             np.frombuffer(self.prompts, np.int32), np.frombuffer(self.wholes, np.int32),
-            np.frombuffer(self.references, np.uint8), starts(self.reference_lengths),
-            np.frombuffer(self.places, np.int64), counts,
+            np.frombuffer(self.raws, np.int32), np.frombuffer(self.references, np.uint8),
+            starts(self.reference_lengths), np.frombuffer(self.places, np.int64), counts,
         )  # fmt: skip
 
 
@@ -189,6 +191,7 @@ def encode_split(task: GenerativeTask, data: TaskData, key: str, tokenizer: Any,
         return encode(task, rows, tokenizer, settings)
     told = [
         FORM,
+        ARRAYS,
         data.fingerprint,
         key,
         dataclasses.asdict(settings),
@@ -280,7 +283,7 @@ def refuse_cuts(task: GenerativeTask, rows: "Dataset", found: Examples, settings
         f"task {task.name}: {row['where']} row {row['number']}: max_length {settings.max_length} cuts its "
         f"{found.wholes[place]} tokens, and {cut} of {len(found)} rows are cut, more than the share max_cut "
         f"{task.max_cut:g}",
-        "answer_cut", found.counts.longest, f"or raise max_cut to {math.ceil(1000 * cut / len(found)) / 1000:g}",
+        "answer_cut", int(found.raws.max()), f"or raise max_cut to {math.ceil(1000 * cut / len(found)) / 1000:g}",
     )  # fmt: skip
     error.evidence = {"refused": {"answer_cut": cut}, "rows": len(found)}
     raise error

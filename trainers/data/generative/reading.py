@@ -16,7 +16,7 @@ from cluster.errors import DataError, StoreError
 from cluster.storage import open_store
 from trainers.data import formats
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
-from trainers.data.sources import FORMS, HUB_FIX, form_of, listed, quiet, suffix_of
+from trainers.data.sources import FORMS, HUB_FIX, absent, form_of, listed, quiet, suffix_of
 from trainers.data.tables import as_data_error
 
 PARQUET_ROWS = 1_000  # read at once
@@ -75,7 +75,7 @@ def found_files(task: str, key: str, path: Path) -> list[tuple[Path, str]]:
     if not found:
         raise DataError(f"task {task}: {where} holds no file that ends in {', '.join(FORMS)}; add one")
     if empty:
-        state = "is empty" if empty[0].is_file() else "does not exist"
+        state = "is empty" if empty[0].is_file() else absent(empty[0])
         where = f"{key} {str(empty[0])!r}"
         raise DataError(f"task {task}: {where} {state}; correct the path under `{key}`")
     if form_of(found[0]) is None:

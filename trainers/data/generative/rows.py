@@ -63,11 +63,21 @@ def canonical(form: str, columns: Mapping[str, str], raw: Any) -> Values:
 def absent(form: str, column: str, name: str, raw: Mapping[Any, Any]) -> RowFault:
     """The fault of a row without a column that its format needs."""
     fits = [other for other in COLUMNS if {*REQUIRED[other]} <= {*raw}]
-    fix = f"name the format that it has: format: {fits[0]}" if fits else f"name yours: columns: {{{name}: COLUMN}}"
+    fix = f"name the format that it has: format: {fits[0]}" if fits else named(form, name, raw)
     return RowFault(
         f"a row of {form} has no column {column!r}, only {listed(map(str, raw)) or 'none'}",
         fix + did_you_mean(column, map(str, raw)),
     )
+
+
+def named(form: str, name: str, raw: Mapping[Any, Any]) -> str:
+    """The columns to name. A row of texts without a list has no conversation, but may have a prompt and its answer."""
+    held = {str(column): unpacked(value) for column, value in raw.items()}
+    texts = [column for column, value in held.items() if isinstance(value, str)]
+    if form not in ("messages", "sharegpt") or len(texts) < 2 or any(isinstance(each, list) for each in held.values()):
+        return f"name yours: columns: {{{name}: COLUMN}}"
+    asked, answer = texts if len(texts) == 2 else ("COLUMN", "COLUMN")
+    return f"name format: prompt_completion and columns: {{prompt: {asked}, completion: {answer}}}"
 
 
 def filled(value: Any, name: str) -> str:
@@ -80,6 +90,8 @@ def filled(value: Any, name: str) -> str:
 
 def string(value: Any, name: str) -> str:
     """The value, which must be a string without half surrogate pairs."""
+    if value is None:
+        raise RowFault(f"{name} is null", "fill it, or remove the row")
     if not isinstance(value, str):
         raise RowFault(f"{name} is {shown(value)}, not a string", "quote it, or name another column")
     try:

@@ -34,7 +34,7 @@ def dataset(rows: list[Any]) -> Any:
 
 def equal(left: Any, right: Any) -> bool:
     same = all(np.array_equal(getattr(left, name), getattr(right, name)) for name in ("ids", "trained", "answer"))
-    rest = ("prompt_length", "references", "whole")
+    rest = ("prompt_length", "references", "whole", "raw")
     return same and all(getattr(left, name) == getattr(right, name) for name in rest)
 
 
@@ -99,6 +99,7 @@ def test_rows_that_are_too_long_are_dropped_if_asked() -> None:
     cut = encode(task(too_long="cut"), dataset(long), bytes_tokenizer(), settings_for(
         task(too_long="cut"), bytes_tokenizer(), 10, vocabulary=None))  # fmt: skip
     assert cut.counts.shortened == 1 and cut[0].prompt_length == 8
+    assert (cut.wholes.tolist(), cut.raws.tolist()) == ([10, 4, 6], [52, 4, 6])
 
 
 def test_what_is_large_is_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
