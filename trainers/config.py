@@ -305,15 +305,20 @@ class TrainConfig(Grown):
     def _fits_together(self) -> "TrainConfig":
         return self.checked()
 
-    def checked(self) -> "TrainConfig":
-        """The configuration itself. Raises ValueError if one key excludes another."""
+    def checked(self, own: OwnTraining | None = None) -> "TrainConfig":
+        """The configuration itself. Raises ValueError if one key excludes another; a task's values are those of `own`,
+        others are the run's."""
         if self.max_steps is not None and self.min_steps > self.max_steps:
-            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}; lower min_steps")
+            least, most = (
+                f"{key} {getattr(self, key)}{' of `train`' if own and key not in own.given else ''}"
+                for key in ("min_steps", "max_steps")
+            )
+            raise ValueError(f"{least} is above {most}; lower min_steps, or raise max_steps")
         return self
 
     def with_own(self, own: OwnTraining | None) -> "TrainConfig":
         """The configuration with a task's own values. Raises ValueError if they exclude others."""
-        return self.model_copy(update=own.given).checked() if own else self
+        return self.model_copy(update=own.given).checked(own) if own else self
 
     def steps(self, rows: int) -> int:
         """Optimizer steps of a task with that many training rows: epochs · ceil(rows / batch_size), but at least

@@ -158,8 +158,9 @@ def run(
         controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:
-            done = f"{len(begun.commits)} of {len(loaded.tasks)} tasks are committed already"
-            reporter.say(f"{loaded.team}/{loaded.name}: {done}")
+            done, listed = len(begun.commits), len(loaded.tasks)
+            counted = f"{done} of {listed} tasks" if done <= listed else f"{done} tasks, more than the {listed} listed,"
+            reporter.say(f"{loaded.team}/{loaded.name}: {counted} are committed already")
         try:
             state = controller.run()
         except (Interrupted, KeyboardInterrupt):

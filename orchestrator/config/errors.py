@@ -85,7 +85,8 @@ def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> s
         return _own_words(where, value, error["msg"].removeprefix("Value error, "))
     message = WORDS.get(kind) or re.sub(r"^(Input|String) ", "", error["msg"])
     quote = kind == "string_type" and isinstance(value, int | float | datetime.date)
-    return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}"
+    listed = kind in ("list_type", "tuple_type") and isinstance(value, str) and (str in place.kinds or value in options)
+    return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}{f': [{shown(value)}]' if listed else ''}"
 
 
 def _members(place: _Place) -> str:
@@ -157,12 +158,19 @@ def _known_keys(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -
     """A replacement for an unknown key: the same key of a section inside or of another section, the nearest one of its
     own, or all of them."""
     name, here = str(path[-1]), "".join(f"{key}." for key in path[:-1])
-    known = sorted({key for model in owners for key in model.model_fields})
+    known = sorted({key for model in owners for key in model.model_fields} | _keys_that_turn(root, path, owners))
     inside = dict.fromkeys(key for model in owners for key in key_paths(model, here) if key.endswith(f".{name}"))
     elsewhere = [*inside] or [key for key in key_paths(root) if key.endswith(f".{name}")]
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
     return _near(name, known) or f"; known here: {', '.join(known)}"
+
+
+def _keys_that_turn(root: Root, path: Sequence[int | str], owners: Sequence[Root]) -> set[str]:
+    """The keys that would make a task another kind of the same source: `format` of files and hub."""
+    tags = {tag for model in owners for tag in _tags(model)}
+    kin = [model for model in _models(_walk(root, path[:-1]).kinds) if tags & {*_tags(model)}]
+    return {key for model in kin for key, field in model.model_fields.items() if field.is_required()}
 
 
 def _misplaced_truths(root: Root, value: Yaml, loc: tuple[int | str, ...] = ()) -> Iterator[ErrorDetails]:

@@ -96,10 +96,14 @@ class ColumnsTask(TaskBase):
     @classmethod
     def _classifies(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and (named := [key for key in GENERATIVE_KEYS if key in value]):
-            raise ValueError(
-                f"{named[0]} belongs to a generative task; name the format of its rows, one of "
-                f"{', '.join(REQUIRED)}, or remove {named[0]}"
+            unknown = [key for key in value if key not in (*cls.model_fields, *GENERATIVE_KEYS)]
+            misspelt = nearest("format", unknown, cutoff=0.6)
+            fix = (
+                f"{misspelt!r} is unknown: did you mean 'format'?"
+                if misspelt
+                else f"name the format of its rows, one of {', '.join(REQUIRED)}, or remove {named[0]}"
             )
+            raise ValueError(f"{named[0]} belongs to a generative task; {fix}")
         return value
 
 

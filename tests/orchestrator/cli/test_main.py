@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.errors import GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.storage import LocalStore
@@ -207,6 +208,15 @@ def test_a_finished_run_says_so(orthoplex: Orthoplex, config: Path, begun: Any) 
     assert re.search(r"AA \(average accuracy, macro\) +65\.0 ±\d+\.\d points\n", out)  # (0.7 + 0.6) / 2
     assert f"orthoplex status default/stream --store {begun.root} --json" in out
     assert len(begun.track.entries()) == entries
+
+
+def test_fewer_tasks_than_are_committed(orthoplex: Orthoplex, config: Path, begun: Any) -> None:
+    begun.append("finish")
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, "tasks": content["tasks"][:1]}))
+    code, out, err = orthoplex("run", config)
+    assert "default/stream: 2 tasks, more than the 1 listed, are committed already\n" in out
+    assert code == 2 and "tasks: had 2, now 1; tasks may only be appended" in err
 
 
 def test_what_libraries_print_during_a_run_is_not_on_standard_output(

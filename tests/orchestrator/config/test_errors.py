@@ -101,12 +101,19 @@ WRONG_TASKS = {
         "tasks.0.max_train_rows: true: should be a whole number"
     ],
     "tasks: [{name: a, source: files, train: a.txt, test: 3, labels: hi}]": [
-        'tasks.0.labels: "hi": should be a list',
+        'tasks.0.labels: "hi": should be a list: ["hi"]',
         "tasks.0.train: 'a.txt' ends in '.txt'; use one of .jsonl, .json, .csv, .parquet",
         "tasks.0.test: 3: should be a path",
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, labels: [x, no]}]": [
         "tasks.0.labels.1: false: should be a string; quote it"
+    ],
+    "tasks: [{name: a, source: files, train: a.csv, test: b.csv, fromat: messages}]": [
+        "tasks.0.fromat: unknown key; did you mean 'format'?"
+    ],
+    "tasks: [{name: a, source: files, train: a.csv, test: b.csv, zzz: 1}]": [
+        "tasks.0.zzz: unknown key; known here: format, instruction, label_column, labels, max_length, max_test_rows, "
+        "max_train_rows, name, resources, source, test, text_column, train, training, validation"
     ],
     "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
         'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'
@@ -122,10 +129,11 @@ WRONG_TASKS = {
         "tasks.0.training.max_steps: true: should be a whole number",
     ],
     "tasks: [{name: a, source: docstrings, task: area, training: {min_steps: 9, max_steps: 8}}]": [
-        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps"
+        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps, or raise max_steps"
     ],
     "train: {min_steps: 9}\ntasks: [{name: a, source: docstrings, task: area, training: {max_steps: 8}}]": [
-        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps"
+        "configuration: tasks.0.training: min_steps 9 of `train` is above max_steps 8; lower min_steps, "
+        "or raise max_steps"
     ],
     "tasks: [{name: a, source: docstrings, task: area, training: 3, max_length: 2}]": [
         "tasks.0.max_length: 2: should be greater than or equal to 4",

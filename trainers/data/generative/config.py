@@ -127,6 +127,20 @@ class FormatTask(GenerativeTask):
         """`format`."""
         return self.format
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_labels(cls, value: Any) -> Any:
+        found = [
+            key for key in ("text_column", "label_column", "labels") if isinstance(value, Mapping) and key in value
+        ]
+        if found and (columns := REQUIRED.get(str(value.get("format")))):
+            yours = ", ".join(f"{column}: YOUR COLUMN" for column in columns)
+            raise ValueError(
+                f"{found[0]} belongs to a classification task; a task with `format` takes `columns: {{{yours}}}`; "
+                f"remove {found[0]}, or format"
+            )
+        return value
+
     @model_validator(mode="after")
     def _known_columns(self) -> "FormatTask":
         for name in self.columns:

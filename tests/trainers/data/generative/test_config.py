@@ -68,10 +68,14 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
         ({"format": "messages", "decoding": {"top_k": 5}}, "tasks.0.decoding: top_k says how samples are drawn"),
         ({"format": "messages", "decoding": {"temprature": 1}}, "unknown key; did you mean 'temperature'?"),
         ({"decoding": {"temperature": 1}}, "decoding belongs to a generative task; name the format of its rows"),
-        ({"format": "messages", "decoding": {"stop": "x"}}, 'tasks.0.decoding.stop: "x": should be a list'),
+        ({"fromat": "messages", "metrics": ["bleu"]}, "tasks.0: metrics belongs to a generative task; 'fromat' is "
+         "unknown: did you mean 'format'?"),
+        ({"format": "messages", "decoding": {"stop": "\n"}}, 'stop: "\\n": should be a list: ["\\n"]'),
+        ({"format": "messages", "metrics": "rouge_l"}, 'metrics: "rouge_l": should be a list: ["rouge_l"]'),
         ({"format": "messages", "metrics": ["rouge"]}, "did you mean 'rouge_l'?"),
         ({"format": "prompt_completion", "columns": {"prompts": "q"}}, "did you mean 'prompt'?"),
-        ({"format": "messages", "text_column": "a"}, "tasks.0.text_column: unknown key"),
+        ({"format": "messages", "text_column": "a"}, "tasks.0: text_column belongs to a classification task; a task "
+         "with `format` takes `columns: {messages: YOUR COLUMN}`; remove text_column, or format"),
         ({"format": "messages", "train_no": "all"}, "tasks.0.train_no: unknown key; did you mean 'train_on'?"),
         ({"format": "messages", "train": "a.txt"}, "'a.txt' ends in '.txt'; use a folder, or one of .jsonl"),
         ({"format": "messages", "training": {"epoch": 1}}, "training.epoch: unknown key; did you mean 'epochs'?"),
