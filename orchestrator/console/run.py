@@ -16,12 +16,12 @@ from rich.table import Table
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import RunState
-from trainers.config import AdapterConfig
+from trainers.config import GREEDY, AdapterConfig
 from trainers.messages import Progress
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample
-    from orchestrator.run.plan import Plan, PlannedTask
+    from orchestrator.run.plan import Plan, PlannedAnswers, PlannedTask
 
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
@@ -141,6 +141,8 @@ def print_status(state: RunState) -> None:
     for table, lines in scores(state):
         print_table(table)
         out.print("\n".join(lines), markup=False)
+    if not any(score.rows for commit in state.commits for score in commit.test):
+        out.print("  no test split was scored: a trial of a sweep is scored on validation alone; --json has its scores")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
     print_kept(state.commits[-1])
@@ -208,7 +210,8 @@ def print_plan(plan: "Plan") -> None:
         table.add_column(column, justify="left" if column in ("task", "state") else "right")
     for task, steps in zip(plan.tasks, plan.steps, strict=True):
         sizes = (task["rows"][split] for split in ("train", "validation", "test"))
-        table.add_row(escape(task["name"]), task["state"], *(f"{n:,}" for n in (len(task["labels"]), *sizes, steps)))
+        labels = f"{len(task['labels']):,}" if task["labels"] else "·"
+        table.add_row(escape(task["name"]), task["state"], labels, *(f"{n:,}" for n in (*sizes, steps)))
     print_table(table)
     for task in plan.tasks:
         print_rows(task)
@@ -263,11 +266,23 @@ def print_rows(task: "PlannedTask") -> None:
         f"  answer: {example['label']!r}" + (f", {token_line(answer)}" if (answer := example["answer_tokens"]) else ""),
         markup=False,
     )
+    if answers := task["answers"]:
+        out.print(f"  {answers_line(answers)}", markup=False)
     if floors := task["floors"]:
         shown = floors_line(Floors.model_validate(floors), task["rows"]["test"])
         out.print(f"  without a model: {shown}", markup=False)
     for warning in task["warnings"]:
         out.print(f"warning: {warning}", markup=False)
+
+
+def answers_line(answers: "PlannedAnswers") -> str:
+    """What a generative task is scored by, the limit of its answers, and decoding that is not the default."""
+    scored = f"scored by {', '.join(answers['metrics'])}"
+    if answers["max_new_tokens"] is None:
+        return scored
+    default = GREEDY.model_dump(mode="json")
+    told = [f"{key} {value!r}" for key, value in answers["decoding"].items() if value != default[key]]
+    return f"{scored}; answers of at most {answers['max_new_tokens']:,} tokens, {', '.join(told) or 'greedy'}"
 
 
 def middle_cut(text: str, head: int, tail: int) -> str:

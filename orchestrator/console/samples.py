@@ -15,7 +15,8 @@ def print_samples(label: str, found: Sequence[Sample], rows: int) -> None:
     """The first rows of a task, each with all answers to it."""
     shown = found[:rows]
     out.print(
-        f"{label}: {found[0].task}, {len(shown)} of {len(found)} test rows whose answers are kept; metrics of one row",
+        f"{label}: {found[0].task}, {len(shown)} of {len(found)} test rows whose answers are kept; "
+        "counted from 1; metrics of one row",
         markup=False,
     )
     for sample in shown:
@@ -29,15 +30,20 @@ def print_striking(found: Sequence[Sample]) -> None:
     out.print("\nAnswers before and after, of rows whose metric changed most:")
     for each in found:
         first, last = each.answers[0], each.answers[-1]
-        print_sample(Sample(**{**vars(each), "answers": (first, last)}), LESS, each.task)
+        print_sample(
+            Sample(**{**vars(each), "answers": (first, last)}),
+            LESS,
+            each.task,
+            "" if each.change(0) else "  (no row's metric changed)",
+        )
 
 
-def print_sample(sample: Sample, most: int, task: str = "") -> None:
+def print_sample(sample: Sample, most: int, task: str = "", note: str = "") -> None:
     """One row. Lines of a text are put below each other."""
     texts = [("prompt", sample.prompt.strip("\n")), *(("reference", text.strip()) for text in sample.references)]
     texts += [(title(each), each.answer.strip()) for each in sample.answers]
     width = max(len(name) for name, _ in texts)
-    out.print(f"[bold]{escape(task)}{' ' * bool(task)}row {sample.row}[/bold]")
+    out.print(f"[bold]{escape(task)}{' ' * bool(task)}row {sample.row + 1}[/bold]{note}")
     figures = ["", *("" for _ in sample.references), *map(behind, sample.answers)]
     for (name, text), figure in zip(texts, figures, strict=True):
         lines = middle_cut(visible(text), most * 2 // 3, most // 3).splitlines() or ["(nothing)"]

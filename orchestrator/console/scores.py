@@ -67,7 +67,7 @@ def scores(state: RunState) -> Iterator[tuple[Table, list[str]]]:
         measured = state.metrics("test")
         yield (
             matrix_table(state, ACCURACIES, others, state.matrix("test"), state.zero_shot),
-            [*metric_lines(ACCURACIES, measured, state)],
+            [*metric_lines(ACCURACIES, measured, state), *unkept_floors(state, others)],
         )
     if by_loss:
         measured = state.loss_metrics("test")
@@ -88,6 +88,12 @@ def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunSta
         value = kind.form(measured[key])
         half = half_shown(kind, measured[key], halves[key])
         yield f"  {title:<32}{value:>8}{half}{f' {kind.unit}' if value != '·' else ''}"
+
+
+def unkept_floors(state: RunState, tasks: Sequence[int]) -> list[str]:
+    """What a dot among floors means."""
+    has = {state.tasks[task].floors is not None for task in tasks}
+    return ["  (floor) of classification tasks is not kept; `orthoplex plan` shows it"] if len(has) > 1 else []
 
 
 def half_shown(kind: Kind, value: float | None, half: float | None) -> str:
@@ -132,12 +138,14 @@ def scores_so_far(state: RunState) -> str:
     """The scores on the test splits of the committed tasks: accuracies, and what tasks are judged by their loss. Of the
     newest alone if not all were scored after it."""
     done, whole = len(state.commits), state.whole("test") == len(state.commits)
-    first, which = (0, "tasks so far") if whole else (done - 1, "it alone")
+    first, which = (0, "tasks so far:") if whole else (done - 1, "it alone:")
     accuracies, losses = (matrix[done - 1][first:done] for matrix in (state.matrix("test"), state.losses("test")))
-    seen = [percent(value) for value, loss in zip(accuracies, losses, strict=True) if loss is None]
-    rest = [nats(loss) for loss in losses if loss is not None]
-    shown = [f"accuracy on {which} {'  '.join(seen)} points"] if seen else []
-    shown += [f"nll on {which} {'  '.join(rest)} nats per token"] if rest else []
+    found = [*zip(state.tasks[first:done], accuracies, losses, strict=True)]
+    seen = [f"{task.name} {percent(value)}" for task, value, loss in found if loss is None]
+    rest = [f"{task.name} {nats(loss)}" for task, _, loss in found if loss is not None]
+    labelled = all(task.labels for task, _, loss in found if loss is None)
+    shown = [f"{'accuracy' if labelled else 'score'} on {which} {', '.join(seen)} points"] if seen else []
+    shown += [f"nll on {which} {', '.join(rest)} nats per token"] if rest else []
     return "; ".join(shown)
 
 

@@ -48,7 +48,7 @@ class Sample:
 
 
 def samples(track: Track, state: RunState, task: str) -> list[Sample]:
-    """The rows of a task whose answers are kept, in the order in which they were drawn.
+    """The rows of a task whose answers are kept, in the order of its test split.
 
     Raises:
         ConfigError: there is no such task, it is not generative, or no answers to it are kept.
@@ -67,6 +67,11 @@ def samples(track: Track, state: RunState, task: str) -> list[Sample]:
         for each in answers:
             if each.task == task:
                 rows.setdefault(each.row, []).append((each, given(state, commit, each, order)))
+    if not scored:
+        raise ConfigError(
+            f"--task {task!r}: {state.label} has not scored its test split, and answers to test rows alone are kept; a "
+            "trial of a sweep is scored on validation splits alone: train its configuration as a run of its own"
+        )
     if not rows:
         raise ConfigError(
             f"--task {task!r}: {state.label} keeps no answers to it; set {KEEP} above 0 in its configuration, and the "
@@ -77,7 +82,7 @@ def samples(track: Track, state: RunState, task: str) -> list[Sample]:
             task=task, row=row, prompt=found[0][0].prompt, references=found[0][0].references,
             answers=tuple(each for _, each in found),
         )
-        for row, found in rows.items()
+        for row, found in sorted(rows.items())
     ]  # fmt: skip
 
 

@@ -43,6 +43,16 @@ class PlannedTask(TypedDict):
     tokens: dict[str, int]
     example: dict[str, str | list[str] | list[int]]
     floors: Json | None
+    answers: "PlannedAnswers | None"
+
+
+class PlannedAnswers(TypedDict):
+    """What a generative task is scored by, the primary metric first, and how its answers are generated.
+    `max_new_tokens` is the limit that holds; null if nothing is generated."""
+
+    metrics: list[str]
+    max_new_tokens: int | None
+    decoding: Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,26 +96,31 @@ def make_plan(config: RunConfig) -> Plan:
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
     descriptions = describe_tasks(config, data, stored=False)
+    evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
+    kept = "answers.parquet, " * bool(evaluated["kept_answers"])
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
     return Plan(
         name=config.name,
         state=state.status,
         store=config.store,
-        tasks=[planned(task, index < len(state.commits), *seen[index]) for index, task in enumerate(descriptions)],
+        tasks=[
+            planned(task, index < len(state.commits), *seen[index], answering(tasks[index]))
+            for index, task in enumerate(descriptions)
+        ],
         modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
         trained_parameters=cost.trained,
         most_kept_parameters=cost.kept,
         steps=[config.training_of(index).steps(len(task.train)) for index, task in enumerate(data)],
-        evaluation=evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)]),
+        evaluation=evaluated,
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
         memory_per_worker_bytes=worker_memory(config, Shape.of(model), base, cost),
         rounding=rounding_of(config),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
-            f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, manifest.json",
+            f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, {kept}manifest.json",
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
@@ -126,7 +141,9 @@ def rounding_of(config: RunConfig) -> str | None:
     )
 
 
-def planned(task: TaskDescription, done: bool, tokens: Lengths, row: Example) -> PlannedTask:
+def planned(
+    task: TaskDescription, done: bool, tokens: Lengths, row: Example, answers: PlannedAnswers | None = None
+) -> PlannedTask:
     """A task as the plan shows it."""
     cut = [f"task {task.name}: {tokens.warning}"] if tokens.warning else []
     return {
@@ -139,14 +156,26 @@ def planned(task: TaskDescription, done: bool, tokens: Lengths, row: Example) ->
         "tokens": asdict(tokens),
         "example": asdict(row),
         "floors": task.floors.body() if task.floors else None,
+        "answers": answers,
+    }
+
+
+def answering(task: Rows | Tokenized) -> PlannedAnswers | None:
+    """How a task is answered; None of a classification task, which has labels."""
+    if not isinstance(task, TaskExamples):
+        return None
+    generates = any(name not in OF_LOSS for name in task.metrics)
+    return {
+        "metrics": [*task.metrics],
+        "max_new_tokens": most_generated(task) if generates else None,
+        "decoding": task.decoding.model_dump(mode="json", exclude={"max_new_tokens"}),
     }
 
 
 def size(description: TaskDescription, task: Rows | Tokenized) -> Size:
     """What a task's evaluation depends on. Metrics of the loss alone need no answers."""
-    generated = 0
-    if isinstance(task, TaskExamples) and any(name not in OF_LOSS for name in task.metrics):
-        generated = most_generated(task)
+    answers = answering(task)
+    generated = (answers["max_new_tokens"] if answers else None) or 0
     rows = description.rows
     return Size(train=rows.train, validation=rows.validation, test=rows.test, generated=generated)
 

@@ -27,13 +27,13 @@ def test_samples(orthoplex: Orthoplex, store: Path) -> None:
     code, out, err = orthoplex("samples", "stream", "--task", "b", "--store", store, "--rows", 2)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0] == "default/stream: b, 2 of 3 test rows whose answers are kept; metrics of one row"
+    assert lines[0] == "default/stream: b, 2 of 3 test rows whose answers are kept; counted from 1; metrics of one row"
     assert lines[1:8] == [
-        "row 0", "  prompt       b, row 0?", "  reference    yes", "  reference    no",
+        "row 1", "  prompt       b, row 0?", "  reference    yes", "  reference    no",
         "  (untrained)  b0 after 0   [rouge_l 100.0, nll 2.00]", "  after a      b0 after 1   [rouge_l 90.0, nll 2.00]",
         "  after b      b0 after 2   [rouge_l 80.0, nll 2.00]",
     ]  # fmt: skip
-    assert [line for line in lines if line.startswith("row")] == ["row 0", "row 1"]
+    assert [line for line in lines if line.startswith("row")] == ["row 1", "row 2"]
 
 
 def test_samples_as_json(orthoplex: Orthoplex, store: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_run_ends_with_answers_before_and_after(orthoplex: Orthoplex, store: P
     code, out, err = orthoplex("run", path)
     assert (code, err) == (0, "")
     found = out.partition("Answers before and after, of rows whose metric changed most:\n")[2].splitlines()
-    assert [line.split() for line in found if line.startswith(("a ", "b "))] == [["a", "row", "1"], ["b", "row", "1"]]
+    assert [line.split() for line in found if line.startswith(("a ", "b "))] == [["a", "row", "2"], ["b", "row", "2"]]
     assert found[4:6] == [
         "  after a    a1 after 1   [rouge_l 70.0, nll 2.00]", "  after c    a1 after 3   [rouge_l 10.0, nll 2.00]",
     ]  # fmt: skip
@@ -75,3 +75,14 @@ def test_a_run_ends_with_answers_before_and_after(orthoplex: Orthoplex, store: P
     (store / run.state.commits[2].prefix / ANSWERS).write_bytes(b"x")  # the run is done all the same
     code, out, err = orthoplex("run", path)
     assert (code, err) == (0, "") and "Answers before" not in out and "orthoplex samples" not in out
+
+
+def test_the_name_of_a_sweep(refused: Refused, store: Path) -> None:
+    done(generative(store, "a", name="found-00001"))
+    log = store / "t/default/.sweeps/found/log"
+    log.mkdir(parents=True)
+    (log / "00000000.json").write_text("{}")
+    for name in ("found", "default/found"):
+        code, said = refused("status", name, "--store", store)
+        assert code == 2 and f"RUN {name!r}: it is a sweep; `orthoplex sweep CONFIG --show` shows it" in said
+    assert "not in the store" in refused("status", "other/found", "--store", store)[1]

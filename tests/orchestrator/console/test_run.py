@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from orchestrator.console import run as console
-from orchestrator.console.run import RunReporter, middle_cut, print_rows, print_status, token_line
+from orchestrator.console.run import RunReporter, answers_line, middle_cut, print_rows, print_status, token_line
 from orchestrator.console.scores import number, percent
-from orchestrator.run.plan import PlannedTask
+from orchestrator.run.plan import PlannedAnswers, PlannedTask
 from orchestrator.track.state import status_view
+from trainers.config import GREEDY
 from trainers.messages import Progress
 
 
@@ -71,7 +72,7 @@ def planned(measured: int) -> PlannedTask:
         "example": {
             "text": "a [b]\n", "tokens": ["a", "[", "b"], "ids": [1, 2, 3], "label": "yes", "answer_tokens": ["y"]
         },
-        "floors": {"rows": 1000, "scores": {"copy": 0.1, "constant": 0.25}},
+        "floors": {"rows": 1000, "scores": {"copy": 0.1, "constant": 0.25}}, "answers": None,
     }  # fmt: skip
 
 
@@ -91,6 +92,29 @@ def test_the_rows_of_a_task_in_a_plan(capsys: pytest.CaptureFixture[str]) -> Non
     assert "(2.5%) cut at max_length 64; 9 prompts lose their middle" in capsys.readouterr().out
     print_rows(planned(10_000))
     assert "over all 10,000 rows; 250 (2.5%) cut" in capsys.readouterr().out
+
+
+def test_how_a_task_is_answered_in_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = GREEDY.model_dump(mode="json", exclude={"max_new_tokens"})
+    answers: PlannedAnswers = {"metrics": ["rouge_l", "nll"], "max_new_tokens": 9, "decoding": greedy}
+    print_rows({**planned(5000), "answers": answers})
+    line = "  scored by rouge_l, nll; answers of at most 9 tokens, greedy"
+    assert line in capsys.readouterr().out.splitlines()
+    told = answers_line({**answers, "decoding": {**greedy, "beams": 3, "stop": ["\n"]}})
+    assert told.endswith("at most 9 tokens, beams 3, stop ['\\n']")
+    assert answers_line({**answers, "max_new_tokens": None}) == "scored by rouge_l, nll"
+
+
+def test_a_run_whose_test_splits_are_not_scored(
+    fake_run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fake_run("a", "b")
+    run.commit([0.5, 0.5], [])
+    print_status(run.state)
+    assert "  no test split was scored: a trial of a sweep is scored on validation alone" in capsys.readouterr().out
+    run.commit([0.5, 0.5], [0.5, 0.5])
+    print_status(run.state)
+    assert "no test split" not in capsys.readouterr().out
 
 
 def test_long_rows_lose_their_middle() -> None:

@@ -30,9 +30,9 @@ def test_rows_with_all_answers() -> None:
     with out.capture() as shown:
         print_samples("d/r", [ROW] * 4, 2)
     head, *lines = shown.get().splitlines()
-    assert head == "d/r: t1, 2 of 4 test rows whose answers are kept; metrics of one row"
+    assert head == "d/r: t1, 2 of 4 test rows whose answers are kept; counted from 1; metrics of one row"
     assert lines == 2 * [
-        "row 7",
+        "row 8",
         "  prompt       def f(x):",
         r"                   return [bold]\x1b[31m",
         "  reference    one",
@@ -50,10 +50,17 @@ def test_the_last_words_of_a_run() -> None:
         print_striking([Sample(**{**vars(ROW), "prompt": "x" * 200, "answers": ROW.answers[1:]})])
     lines = shown.get().splitlines()
     assert lines[:4] == [
-        "", "Answers before and after, of rows whose metric changed most:", "t1 row 7",
+        "", "Answers before and after, of rows whose metric changed most:", "t1 row 8",
         f"  prompt     {'x' * 80} … {'x' * 40}",
     ]  # fmt: skip
     assert lines[6:] == ["  after t1   one   [rouge_l 100.0, nll 0.50]", "  after t3   no   [rouge_l 0.0]"]
+
+
+def test_a_row_whose_metric_did_not_change() -> None:
+    same = (given(1, "a", rouge_l=0.5), given(2, "b", rouge_l=0.5))
+    with out.capture() as shown:
+        print_striking([Sample(**{**vars(ROW), "answers": same})])
+    assert shown.get().splitlines()[2] == "t1 row 8  (no row's metric changed)"
 
 
 def test_no_last_words() -> None:

@@ -63,15 +63,23 @@ def test_floors_untrained_and_halves_where_averages_are_made_of_them(fake_run: A
     ]
     assert [row[1].strip() for row in drawn(losses)] == ["3.000", "3.000", "2.500", "·"]
     assert "AA (average accuracy, macro)        75.0 ±7.5 points" in lines[0]  # √(0.0842² + 0.125²) / 2
+    assert lines[-1] == "  (floor) of classification tasks is not kept; `orthoplex plan` shows it"
     assert of_losses[0].split() == ["average", "nll", "·"]
-    assert scores_so_far(state) == "accuracy on tasks so far 100.0  50.0 points"
+    assert scores_so_far(state) == "score on tasks so far: a 100.0, b 50.0 points"
 
 
 def test_what_tasks_have_so_far(fake_run: Any) -> None:
     row = [{"correct": 5, "rows": 20}, generative(0.5, 20, 0.1), by_loss(2.5)]
     assert scores_so_far(begun(fake_run, row, row, row)) == (
-        "accuracy on tasks so far 25.0  50.0 points; nll on tasks so far 2.500 nats per token"
+        "score on tasks so far: a 25.0, b 50.0 points; nll on tasks so far: c 2.500 nats per token"
     )
+
+
+def test_tasks_with_labels_have_an_accuracy(fake_run: Any) -> None:
+    run = fake_run("a")
+    run.open("a", [{**described("a"), "labels": ["x", "y"]}])
+    run.commit([0.5])
+    assert scores_so_far(run.state) == "accuracy on tasks so far: a 50.0 points"
 
 
 def test_floors_in_a_line() -> None:

@@ -1,5 +1,6 @@
 """Kept answers to a task's rows, in order, from versions, forks and sparse runs; and what is said if there are none."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ def test_no_answers(tmp_path: Path, names: str, task: str, sections: dict[str, A
     run = done(generative(tmp_path, names, **sections))
     with pytest.raises(ConfigError, match=said):
         samples(run.track, run.state, task)
+
+
+def test_a_trial_of_a_sweep_has_not_scored_its_test_splits(tmp_path: Path) -> None:
+    run = done(generative(tmp_path, "a"))
+    commits = tuple(commit.model_copy(update={"test": (), "zero_shot": ()}) for commit in run.state.commits)
+    with pytest.raises(ConfigError, match="a trial of a sweep is scored on validation splits alone"):
+        samples(run.track, replace(run.state, commits=commits), "a")
 
 
 def test_a_run_of_before_keeps_answers_from_now_on(tmp_path: Path) -> None:

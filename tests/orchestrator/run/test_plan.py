@@ -93,7 +93,7 @@ def test_a_task_as_it_is_shown() -> None:
     row = Example(text="b", tokens=["b"], ids=[1], label="x", answer_tokens=[])
     shown = {"name": "a", "labels": ["x", "y"], "fingerprint": "f", "warnings": ["w"]}
     shown["rows"] = {"train": 3, "validation": 1, "test": 2}
-    shown |= {"tokens": asdict(few), "example": asdict(row), "floors": None}
+    shown |= {"tokens": asdict(few), "example": asdict(row), "floors": None, "answers": None}
     assert planned(task, True, few, row) == {**shown, "state": "done"}
     assert planned(task, False, few, row)["state"] == "pending"
     floors = Floors(rows=2, scores={"majority": 0.5})
