@@ -15,7 +15,7 @@ from rich.table import Table
 
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.track.events import Committed, Floors
-from orchestrator.track.state import RunState
+from orchestrator.track.state import SPLITS, RunState
 from trainers.config import GREEDY, AdapterConfig
 from trainers.messages import Progress
 
@@ -141,7 +141,8 @@ def print_status(state: RunState) -> None:
     for table, lines in scores(state):
         print_table(table)
         out.print("\n".join(lines), markup=False)
-    if not any(score.rows for commit in state.commits for score in commit.test):
+    scored = [any(each.rows for commit in state.commits for each in getattr(commit, split)) for split in SPLITS]
+    if scored == [True, False]:
         out.print("  no test split was scored: a trial of a sweep is scored on validation alone; --json has its scores")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
