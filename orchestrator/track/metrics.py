@@ -85,12 +85,15 @@ def loss_summary(losses: Sequence[Row], alike: Sequence[Row]) -> dict[str, float
     return {"nll": average_accuracy(losses), "nll_increase": backward_transfer(alike)}
 
 
-def of_the_same_rows(matrix: Sequence[Row], counts: Sequence[Row], zero_counts: Row) -> list[list[float | None]]:
+def of_the_same_rows(matrix: Sequence[Row], counts: Sequence[Row], zero_counts: Row | None) -> list[list[float | None]]:
     """The matrix without scores that are compared with one of other rows: on and below the diagonal with the last score
-    of the task, above it with the untrained model's. `counts[i][j]` and `zero_counts[j]` are the rows of each score."""
+    of the task, above it with the untrained model's. `counts[i][j]` and `zero_counts[j]` are the rows of each score;
+    without the latter, nothing above the diagonal is left out."""
 
     def same(i: int, j: int) -> bool:
-        return counts[i][j] == (counts[-1][j] if i >= j else zero_counts[j])
+        if i >= j:
+            return counts[i][j] == counts[-1][j]
+        return zero_counts is None or counts[i][j] == zero_counts[j]
 
     return [[value if same(i, j) else None for j, value in enumerate(row)] for i, row in enumerate(matrix)]
 

@@ -248,9 +248,11 @@ class RunState:
         return [getattr(task.rows, split) for task in self.tasks]
 
     def _compared(self, split: Split, read: Callable[[Score], float | None]) -> tuple[Matrix, Matrix]:
-        """The rows of the first `whole` tasks, and the same without what `metrics.of_the_same_rows` leaves out."""
+        """The rows of the first `whole` tasks, and the same without what `metrics.of_the_same_rows` leaves out. The
+        untrained model was scored on test splits alone."""
         matrix, counts = (self._matrix(split, each)[: self.whole(split)] for each in (read, rows_of))
-        return matrix, metrics.of_the_same_rows(matrix, counts, self._row(self._untrained, rows_of))
+        untrained = self._row(self._untrained, rows_of) if split == "test" else None
+        return matrix, metrics.of_the_same_rows(matrix, counts, untrained)
 
     def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:
         rows = [self._row(scores_of(commit, split), read) for commit in self.commits]
