@@ -5,6 +5,7 @@ are run, in one process per core, and the file is written; with types their rows
 disagrees. Each class is one small model with random weights, see `tests.support.zoo`.
 """
 
+import atexit
 import json
 import logging
 import multiprocessing
@@ -16,8 +17,9 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -333,10 +335,17 @@ def environment() -> Iterator[Path]:
         dist.destroy_process_group()
 
 
+@cache
+def of_process() -> Path:
+    """The environment of this process until it ends, with its folder of data."""
+    whole = ExitStack()
+    atexit.register(whole.close)
+    return whole.enter_context(environment())
+
+
 def of_kind(kind: str) -> list[Row]:
-    """The lines of a model type, in a process of their own."""
-    with environment() as data:
-        return list(rows_of([kind], data))
+    """The lines of a model type."""
+    return list(rows_of([kind], of_process()))
 
 
 def rows_of(kinds: Sequence[str], data: Path) -> Iterator[Row]:
