@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import GROUP_OF, group_of
+from tests.conftest import GROUP_OF, RAY, group_of
 from tests.support import sample as drawn
 from tests.support.sample import sample, some
 
@@ -28,9 +28,12 @@ def test_what_shares_a_fixture_is_in_one_group(request: pytest.FixtureRequest) -
     for item in request.session.items:
         for name in {*GROUP_OF} & {*getattr(item, "fixturenames", ())}:
             assert group_of(item.nodeid) == GROUP_OF[name], item.nodeid
-        if group_of(item.nodeid) == "ray" and item.path.parent.name == "e2e":
+        if group_of(item.nodeid) in RAY and item.path.parent.name == "e2e":
             assert item.get_closest_marker("slow")
     assert (
-        group_of("tests/e2e/test_run.py::test_a") == group_of("tests/trainers/workers/test_pool.py::test_b[1]") == "ray"
+        group_of("tests/e2e/test_run.py::test_a")
+        == group_of("tests/trainers/workers/test_pool.py::test_b[1]")
+        == "here"
     )
+    assert group_of("tests/e2e/test_cluster.py::test_c") == "nodes"
     assert group_of("tests/trainers/workers/test_group.py::test_c") == "trainers/workers/test_group.py"

@@ -7,7 +7,7 @@ from trainers.objectives.parity import filled_in, sentences, subsequence
 
 
 @pytest.mark.parametrize(
-    ("metric", "answer", "references", "expected"),
+    ("metric", "answer", "right", "expected"),
     [
         ("superni_exact_match", " The Cat! ", ["the cat"], 1), ("superni_exact_match", "a cat", ["cat"], 0),
         ("superni_exact_match", "yes。", ["yes"], 0), ("exact_match", "yes。", ["yes"], 1),  # ASCII punctuation alone
@@ -31,8 +31,8 @@ from trainers.objectives.parity import filled_in, sentences, subsequence
         ("trace_rouge_l", "", ["x"], 0), ("trace_rouge_l", "...", ["x"], 0), ("trace_rouge_l", "X", ["x"], 0),
     ],
 )  # fmt: skip
-def test_by_hand(metric: str, answer: str, references: list[str], expected: float) -> None:
-    assert METRICS[metric](answer, references, "") == pytest.approx(expected, abs=1e-7)
+def test_by_hand(metric: str, answer: str, right: list[str], expected: float) -> None:
+    assert METRICS[metric](answer, right, "") == pytest.approx(expected, abs=1e-7)
 
 
 def test_parts() -> None:

@@ -26,7 +26,7 @@ def test_a_checkpoint_resumes_on_another_stage_and_number_of_ranks(
     result = load_file(pair / f"resumed_{family}_{before}_{after}_{ranks}.safetensors")
     case = Case(family, before, 2)
     whole = load_file(pair / f"{case.name}.safetensors")
-    start, _ = references[case.family, case.history, case.dtype]
+    start, _ = references[case.setting]
     for name in start:
         assert_moved_alike(result[name], whole[name], start[name], torch.float32)
 
