@@ -16,7 +16,6 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -388,9 +387,8 @@ def main() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     asked, found = sys.argv[1:], []
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, max_tasks_per_child=50) as pool:
-        for each in chain.from_iterable(pool.map(of_kind, asked or [*CONFIG_MAPPING.keys()])):
+    with multiprocessing.get_context("spawn").Pool(maxtasksperchild=50) as pool:
+        for each in chain.from_iterable(pool.imap(of_kind, asked or [*CONFIG_MAPPING.keys()])):
             found.append(each)
             if not len(found) % 50:
                 print(f"{len(found)} classes", file=sys.stderr, flush=True)
