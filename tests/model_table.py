@@ -365,7 +365,8 @@ def rows_of(kinds: Sequence[str], data: Path) -> Iterator[Row]:
 
 
 def document(rows: Sequence[Row], version: str) -> str:
-    """docs/models.md."""
+    """docs/models.md. Some model types are others by another name: their rows are there once."""
+    rows = [*dict.fromkeys(rows)]
     tried, unmade = [each for each in rows if each.plan], [each for each in rows if not each.plan]
     passed = [each for each in tried if each.plan == "yes"]
     head = HEAD.format(

