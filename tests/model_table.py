@@ -5,7 +5,6 @@ are run, in one process per core, and the file is written; with types their rows
 disagrees. Each class is one small model with random weights, see `tests.support.zoo`.
 """
 
-import atexit
 import json
 import logging
 import multiprocessing
@@ -335,16 +334,15 @@ def environment() -> Iterator[Path]:
 
 
 @cache
-def of_process() -> Path:
-    """The environment of this process until it ends, with its folder of data."""
+def of_process() -> tuple[ExitStack, Path]:
+    """The environment of this process, which lasts as long, with its folder of data."""
     whole = ExitStack()
-    atexit.register(whole.close)
-    return whole.enter_context(environment())
+    return whole, whole.enter_context(environment())
 
 
 def of_kind(kind: str) -> list[Row]:
     """The lines of a model type."""
-    return list(rows_of([kind], of_process()))
+    return list(rows_of([kind], of_process()[1]))
 
 
 def rows_of(kinds: Sequence[str], data: Path) -> Iterator[Row]:
@@ -388,7 +386,10 @@ def main() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     asked, found = sys.argv[1:], []
-    with multiprocessing.get_context("spawn").Pool(maxtasksperchild=50) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="orthoplex-models-") as os.environ["TMPDIR"],  # of all processes
+        multiprocessing.get_context("spawn").Pool(maxtasksperchild=50) as pool,
+    ):
         for each in chain.from_iterable(pool.imap(of_kind, asked or [*CONFIG_MAPPING.keys()])):
             found.append(each)
             if not len(found) % 50:

@@ -6,9 +6,9 @@ from rich.markup import escape
 
 from orchestrator.console.run import middle_cut, number, out, percent
 from orchestrator.registry.samples import Given, Sample
+from trainers.data.generative.config import OF_LOSS
 
 MOST, LESS = 400, 120  # characters of a text that are shown of a row, and of one among the last words of a run
-OF_LOSS = ("nll", "perplexity")
 
 
 def print_samples(label: str, found: Sequence[Sample], rows: int) -> None:

@@ -61,16 +61,12 @@ class Objection:
     back: str | None = "the configuration"
 
 
-def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Changes that would make the stream's tasks incomparable, one line per change.
+def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any], committed: int) -> list[Objection]:
+    """Changes that would make the stream's tasks, of which so many are committed, incomparable.
 
     Where it runs, how it is sharded and reported, and its guards may change between two starts of a run; tasks may be
     appended. What is learned, on which data and in which order may not.
     """
-    return [objection.line for objection in _changes(old, new, len(old["tasks"]))]
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], committed: int) -> list[Objection]:
     found = [
         _changed(*change, 0 if within(change[0], NO_FORK) else committed)
         for change in differences(without(old, ["tasks"]), without(new, ["tasks"]))
@@ -123,7 +119,7 @@ def objections(
     ]
     gone = [(v, f"v{v}: was deleted by `adapters gc`, and nothing can stand on it") for v in sorted(state.deleted)]
     return [
-        *(_changes(completed(state.config), config, committed) if state.config else []),
+        *(forbidden_changes(completed(state.config), config, committed) if state.config else []),
         *(Objection(line, 0, "the files of the base") for line in files),
         *(Objection(line, min(index, committed), "the data") for index, line in rows),
         *(Objection(line, version - 1, None) for version, line in gone),

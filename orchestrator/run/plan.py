@@ -16,13 +16,14 @@ from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from trainers.data.generative.config import of_answers
 from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
 from trainers.models.capabilities import Shape
 from trainers.models.preview import Example, Lengths, preview
 from trainers.models.tokens import Rows, TaskExamples, Tokenized
-from trainers.objectives.generation import OF_LOSS, most_generated
+from trainers.objectives.generation import most_generated
 
 PROCESS_BYTES = 900 * 2**20  # resident size of a worker process with Ray, torch and DeepSpeed imported, measured
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -164,10 +165,9 @@ def answering(task: Rows | Tokenized) -> PlannedAnswers | None:
     """How a task is answered; None of a classification task, which has labels."""
     if not isinstance(task, TaskExamples):
         return None
-    generates = any(name not in OF_LOSS for name in task.metrics)
     return {
         "metrics": [*task.metrics],
-        "max_new_tokens": most_generated(task) if generates else None,
+        "max_new_tokens": most_generated(task) if of_answers(task.metrics) else None,
         "decoding": task.decoding.model_dump(mode="json", exclude={"max_new_tokens"}),
     }
 

@@ -20,7 +20,7 @@ ANSWERS = "answers.parquet"
 METRIC = "metric/"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Asked:
     """A row in words: what is asked, and the right answers."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainers.data.answers import Asked
 from trainers.data.examples import references
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.rows import Values, before_answer
@@ -42,14 +43,6 @@ class Floors:
 
     rows: int
     scores: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A row: what it asks, and the right answers, the one that is trained on first."""
-
-    prompt: str
-    references: tuple[str, ...]
 
 
 Answer = Callable[[Asked], str]
@@ -104,7 +97,7 @@ def drawn(split: "Dataset", most: int) -> list[Asked]:
 
 
 def asked(values: Values) -> Asked:
-    """A row in its plain form; of a conversation what the last user turn before the answer says."""
+    """A row in words, the answer that is trained on first; of a conversation what the last user turn before it says."""
     prompt = values.get("prompt")
     if not isinstance(prompt, str):
         turns = prompt or before_answer(values["messages"])

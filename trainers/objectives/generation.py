@@ -17,7 +17,7 @@ from trainers.config import GREEDY, DecodingConfig
 from trainers.data.answers import Asked
 from trainers.data.cleaning import DataConfig
 from trainers.data.collate import Batch
-from trainers.data.generative.config import OF_LOSS, AnyTask, GenerativeTask
+from trainers.data.generative.config import OF_LOSS, AnyTask, GenerativeTask, of_answers
 from trainers.data.generative.encoding import Examples
 from trainers.data.generative.preparing import prepare_task
 from trainers.data.lines import Lines, in_lines
@@ -79,7 +79,7 @@ class AnsweredSplit:
     @cached_property
     def answered(self) -> tuple[str, ...]:
         """The metrics of answers."""
-        return tuple(name for name in self.metrics if name not in OF_LOSS)
+        return of_answers(self.metrics)
 
     def judge(self, rows: np.ndarray, at_once: int) -> Judged:
         """(B, 1 + M + 2): the row's own value, each metric of its answer, −Σ log p and trained tokens if they are asked
@@ -163,7 +163,7 @@ class Generation:
         """The splits with what probes find out about the model."""
         assert isinstance(task, TaskExamples) and isinstance(base, TextToText)
         reading = base.reading if isinstance(base, Causal) else None
-        base.find_out(generates=any(name not in OF_LOSS for name in task.metrics))
+        base.find_out(generates=bool(of_answers(task.metrics)))
         most = most_generated(task)
         return {
             key: AnsweredSplit(

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.config.errors import key_paths
 from orchestrator.config.run import EvaluateConfig, RunConfig
-from orchestrator.run.changes import Objection, differences, forbidden_changes, learned_as, objections
+from orchestrator.run.changes import Objection, differences, learned_as, objections
+from orchestrator.run.changes import forbidden_changes as objected
 from trainers.data.generative.config import SuperniTask
 
 Begin = Callable[..., Any]
@@ -23,6 +24,10 @@ HARMLESS = {
     "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
     "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
+
+
+def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [each.line for each in objected(old, new, len(old["tasks"]))]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The `tasks` entries of generative tasks, and which kind of task an entry is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -53,6 +53,11 @@ TRACE_PARITY: dict[str, MetricName] = {  # what TRACE's own code computes, by th
 }  # fmt: skip
 
 
+def of_answers(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Those of the metrics that need a generated answer."""
+    return tuple(name for name in metrics if name not in OF_LOSS)
+
+
 class GenerativeTask(TaskBase):
     """What every generative task has.
 
@@ -86,7 +91,7 @@ class GenerativeTask(TaskBase):
         fit = TRAINABLE[self.form]
         if self.train_on and self.train_on not in fit:
             raise ValueError(f"train_on {self.train_on!r} does not fit rows of {self.form}; use {' or '.join(fit)}")
-        answered = [name for name in self.scored_by if name not in OF_LOSS]
+        answered = of_answers(self.scored_by)
         if self.form == "text" and answered:
             raise ValueError(f"metrics {answered[0]!r}: plain text has no answers; use nll or perplexity")
         if self.decoding and not answered:
