@@ -18,7 +18,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainers.config import AdapterConfig, ModelConfig, TrainConfig
+from trainers.config import ModelConfig, TrainConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.registry import method_for
 from trainers.models.loading import load_backbone

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.targets import match_modules, width

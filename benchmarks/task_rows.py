@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from benchmarks.engines import Fixed, GraphEngine, PlainEngine
 from benchmarks.harness import Row, synchronized_clock
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.messages import Job, Order, TaskRows
+from trainers.method_config import AdapterConfig
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
 from trainers.models.encoder import LOGIT_SCALE

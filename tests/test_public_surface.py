@@ -26,16 +26,9 @@ from orchestrator.sweeps.config import (
 )
 from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
-from trainers.config import (
-    AdapterConfig,
-    DeepSpeedConfig,
-    LoraConfig,
-    ModelConfig,
-    OrthogonalityConfig,
-    OwnTraining,
-    TrainConfig,
-)
+from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
+from trainers.method_config import AdapterConfig, LoraConfig, OrthogonalityConfig
 
 # --- the command line
 

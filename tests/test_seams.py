@@ -23,7 +23,7 @@ DOUBLES = {  # of each seam: the double's class, the file that has it, the confo
     "store": ("MemoryStore", "tests/support/memory_store.py", "tests/cluster/conftest.py"),
 }
 IMPLEMENTATIONS = {  # (module, name in it), * for any; and keys of a configuration that choose one
-    "lora": [("trainers.methods.lora", "*"), ("trainers.config", "LoraConfig")],
+    "lora": [("trainers.methods.lora", "*"), ("trainers.method_config", "LoraConfig")],
     "classification": [("trainers.objectives.classification", "*")],
     "padded": [("trainers.data.collate", "Padded")],
     "tensorboard": [("orchestrator.sinks.tensorboard", "*"), ("", "tensorboard")],

@@ -16,8 +16,9 @@ from rich.table import Table
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import SPLITS, RunState
-from trainers.config import GREEDY, AdapterConfig
+from trainers.config import GREEDY
 from trainers.messages import Progress
+from trainers.method_config import AdapterConfig
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample

@@ -7,7 +7,7 @@ from orchestrator.config.run import GuardConfig
 from orchestrator.log.decision import Decision
 from orchestrator.track.bounds import above, judge
 from orchestrator.track.state import RunState
-from trainers.config import OrthogonalityConfig
+from trainers.method_config import OrthogonalityConfig
 
 MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
 ROUNDING = "adapter.rounding"

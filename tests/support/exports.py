@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.export import Exported, Provenance, write_merged, write_peft
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.export import loras, merge

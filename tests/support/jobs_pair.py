@@ -16,9 +16,10 @@ import torch.distributed as dist
 
 from cluster.errors import ConfigError, TrainingError
 from cluster.storage import open_store
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import Job, Order, TaskRows
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
 from trainers.models.loading import load_backbone, load_reader, weights_digest
 from trainers.models.tokens import tokenize_task

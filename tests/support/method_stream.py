@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from cluster.storage import open_store
-from trainers.config import DeepSpeedConfig, MethodConfig, ModelConfig, OwnTraining, TrainConfig
+from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import Job, Order, TaskRows
+from trainers.method_config import MethodConfig
 from trainers.methods.base import Artifact, Method
 from trainers.models.base import Backbone
 from trainers.models.loading import load_backbone

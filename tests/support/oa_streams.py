@@ -7,7 +7,7 @@ from transformers import (
     BertModel,
 )
 
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa import artifact
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History

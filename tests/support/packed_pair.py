@@ -22,12 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.support.tiny_models import tiny, tokenizer
-from trainers.config import AdapterConfig, ModelConfig, TrainConfig
+from trainers.config import ModelConfig, TrainConfig
 from trainers.data.cleaning import DataConfig
 from trainers.data.generative.config import AnyTask
 from trainers.data.lines import Lines
 from trainers.data.prompts import Prompt
 from trainers.messages import GenerativeRows
+from trainers.method_config import AdapterConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History

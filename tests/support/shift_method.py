@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cluster.errors import IntegrityError
-from trainers.config import MethodConfig
+from trainers.method_config import MethodConfig
 from trainers.methods.base import (
     Artifact,
     Attached,

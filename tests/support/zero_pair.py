@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.support.tiny_models import save_tiny
-from trainers.config import AdapterConfig, ModelConfig, TrainConfig
+from trainers.config import ModelConfig, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import TaskRows
+from trainers.method_config import AdapterConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank

@@ -1,22 +1,12 @@
 """What the sections of a training job accept, and the numbers that follow from them."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainers.config import (
-    NAMED,
-    AdapterConfig,
-    ModelConfig,
-    OrthogonalityConfig,
-    OwnTraining,
-    TrainConfig,
-    check_template,
-)
+from trainers.config import NAMED, ModelConfig, OwnTraining, TrainConfig, check_template
 from trainers.data.batching import epoch_batches
 
 
@@ -99,43 +89,3 @@ def test_what_came_later_is_stored_only_if_it_is_used() -> None:
 def test_every_task_of_every_run_seed_has_a_seed_of_its_own() -> None:
     seeds = {TrainConfig(seed=seed).task_seed(index) for seed in range(40) for index in range(40)}
     assert len(seeds) == 1600 and TrainConfig(seed=0).task_seed(7) == 7
-
-
-@pytest.mark.parametrize(
-    ("section", "penalises", "projects_output", "projects_input"),
-    [
-        ({}, True, False, False),
-        ({"mode": "projection"}, False, True, False),
-        ({"side": "input"}, False, False, True),
-        ({"side": "both"}, True, False, True),
-        ({"side": "both", "mode": "projection"}, False, True, True),
-    ],
-)
-def test_each_side_is_protected_in_one_way(
-    section: dict[str, str], penalises: bool, projects_output: bool, projects_input: bool
-) -> None:
-    made = OrthogonalityConfig.model_validate(section)
-    found = (made.penalises, made.projects_output, made.projects_input)
-    assert found == (penalises, projects_output, projects_input)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"min_rank": 5, "max_rank": 4}, "min_rank 5 is above max_rank 4; lower min_rank"),
-        ({"rank_pattern": {"(": 2}}, r"'\(' is not a regex"),
-        ({"target_modules": []}, "name at least one module"),
-        ({"target_modules": ["q", ""]}, "name at least one module"),
-    ],
-)
-def test_adapters_refused(section: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        AdapterConfig.model_validate({"target_modules": ["q"], **section})
-
-
-def test_rounding_to_the_nearest_is_not_stored_since_it_always_was() -> None:
-    plain = {"target_modules": ["q"]}
-    nearest, other = (AdapterConfig.model_validate({**plain, "rounding": way}) for way in ("nearest", "stochastic"))
-    assert "rounding" not in nearest.model_dump() and nearest == AdapterConfig.model_validate(plain)
-    assert other.model_dump(mode="json")["rounding"] == "stochastic"
-    assert AdapterConfig.model_validate(other.model_dump()) == other != nearest

@@ -1,8 +1,8 @@
 """The interface between methods and training: what a method is given, and what it gives.
 
 A method trains one task after another over one frozen model and protects earlier tasks in its own way. Its settings
-are a section of `trainers.config`; `trainers.methods.registry` makes it from them. A task is stored as an `Artifact`:
-safetensors files by name, and figures for the log.
+are a section of `trainers.method_config`; `trainers.methods.registry` makes it from them. A task is stored as an
+`Artifact`: safetensors files by name, and figures for the log.
 
     method = method_for(model, config, dtype)
     method.reset(config)                       the base as it was, bit for bit
@@ -25,7 +25,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainers.config import MethodConfig, TrainConfig
+from trainers.config import TrainConfig
+from trainers.method_config import MethodConfig
 
 Files = Mapping[str, bytes]
 Shares = dict[str, dict[str, float]]

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError, IntegrityError
-from trainers.config import LoraConfig, MethodConfig
+from trainers.method_config import LoraConfig, MethodConfig
 from trainers.methods.base import (
     Artifact,
     Attached,

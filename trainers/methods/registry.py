@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from cluster.errors import ConfigError
-from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig, TrainConfig
+from trainers.config import ModelConfig, TrainConfig
+from trainers.method_config import AdapterConfig, LoraConfig, MethodConfig
 from trainers.methods.base import Method
 from trainers.methods.targets import check_patterns
 from trainers.models.checks import checkpoint_activations

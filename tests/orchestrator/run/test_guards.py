@@ -12,7 +12,7 @@ from orchestrator.log.decision import Decision
 from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.track.events import Kept
 from orchestrator.track.state import RunState
-from trainers.config import OrthogonalityConfig
+from trainers.method_config import OrthogonalityConfig
 
 FREE = OrthogonalityConfig()
 

@@ -36,8 +36,8 @@ from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun, config_of
 from tests.support.sweeps import run_content, sweep_of
-from trainers.config import AdapterConfig
 from trainers.messages import Job, Order
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History

@@ -12,7 +12,8 @@ from cluster.errors import ConfigError, IntegrityError
 from tests.support.method_stream import TRAIN, MethodStream
 from tests.support.shift_method import ShiftConfig, ShiftMethod
 from tests.support.tiny_models import save_tiny
-from trainers.config import AdapterConfig, LoraConfig, MethodConfig, ModelConfig
+from trainers.config import ModelConfig
+from trainers.method_config import AdapterConfig, LoraConfig, MethodConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.export import Provenance, write_merged, write_peft
 from trainers.methods.registry import check_method, method_for

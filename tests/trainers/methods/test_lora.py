@@ -12,7 +12,8 @@ from safetensors.torch import load, save
 from cluster.errors import ConfigError, IntegrityError
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
-from trainers.config import LoraConfig, ModelConfig
+from trainers.config import ModelConfig
+from trainers.method_config import LoraConfig
 from trainers.methods.base import Artifact, Lora
 from trainers.methods.export import Provenance, write_peft
 from trainers.methods.lora import FILE, LoraMethod, dump, parse, update_norm

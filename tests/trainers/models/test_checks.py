@@ -10,7 +10,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from cluster.errors import ConfigError
 from tests.support import zoo
-from trainers.config import AdapterConfig, ModelConfig, TrainConfig
+from trainers.config import ModelConfig, TrainConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.registry import check_method
 from trainers.models.capabilities import Shape, most_positions
 from trainers.models.loading import check_model, load_backbone, load_reader

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from cluster.errors import ConfigError
 from tests.support.tiny_models import save_tiny, tokenizer
-from trainers.config import AdapterConfig, ModelConfig
+from trainers.config import ModelConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.registry import check_method
 from trainers.models.loading import check_model, load_backbone, weights_digest
 

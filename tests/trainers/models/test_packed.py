@@ -9,9 +9,10 @@ import torch
 
 from tests.support.tiny_models import MODELS, save_tiny
 from tests.support.zero_pair import past_tasks
-from trainers.config import AdapterConfig, ModelConfig
+from trainers.config import ModelConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import TaskRows
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach
 from trainers.methods.targets import match_modules

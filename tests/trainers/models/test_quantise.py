@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.support.tiny_models import tiny
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, use

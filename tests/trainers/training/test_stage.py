@@ -15,8 +15,9 @@ from tests.support import method_stream
 from tests.support.launching import launch
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
-from trainers.config import AdapterConfig, OwnTraining
+from trainers.config import OwnTraining
 from trainers.data.batching import epoch_batches, micro_batches
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa import bank
 from trainers.methods.registry import method_for
 from trainers.training.stage import Leaving

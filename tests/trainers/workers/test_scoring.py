@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from cluster.storage import open_store
-from trainers.config import AdapterConfig, DeepSpeedConfig, ModelConfig, TrainConfig
+from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.answers import ANSWERS, Asked, KeptAnswer, read_answers
 from trainers.data.collate import Batch
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score
+from trainers.method_config import AdapterConfig
 from trainers.methods.base import Artifact, Summary
 from trainers.objectives.base import Judged
 from trainers.training.evaluate import drawn

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.budget import common_shift, exact_gates, floored_threshold, margins, soft_threshold
 from trainers.methods.oa.layers import Pair
 from trainers.methods.oa.orthogonality import overlap, penalty, project_out

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import IntegrityError
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles

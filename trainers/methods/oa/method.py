@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import TrainingError
-from trainers.config import AdapterConfig, MethodConfig
+from trainers.method_config import AdapterConfig, MethodConfig
 from trainers.methods.base import (
     Artifact,
     Attached,

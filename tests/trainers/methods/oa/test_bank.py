@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError
-from trainers.config import AdapterConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.oa.artifact import extract
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.subspace import Basis

@@ -17,7 +17,7 @@ from transformers import (
 
 from cluster.errors import IntegrityError
 from tests.support.oa_streams import SMALL, WIDTH, bert, history_of, kept_of, outputs, settings, trained
-from trainers.config import OrthogonalityConfig
+from trainers.method_config import OrthogonalityConfig
 from trainers.methods.base import Artifact
 from trainers.methods.oa import artifact
 from trainers.methods.oa.history import History, angles

@@ -7,7 +7,8 @@ import torch
 
 from cluster.errors import ConfigError, TrainingError
 from tests.support.oa_streams import WIDTH, bert, settings
-from trainers.config import AdapterConfig, TrainConfig
+from trainers.config import TrainConfig
+from trainers.method_config import AdapterConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.oa.artifact import dump, extract
 from trainers.methods.oa.method import OaAttached, OaMethod, parse

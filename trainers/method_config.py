@@ -1,0 +1,195 @@
+"""The settings of every method: what the `adapter` section of a run may hold. It names its method by `method`."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from cluster.errors import ConfigError
+from cluster.schema import Frozen, Grown
+from trainers.config import NonNegative, Positive
+
+
+class OrthogonalityConfig(Frozen):
+    """How an adapter is kept out of the directions that earlier adapters use.
+
+    Output side: W2 is kept out of the directions that they write, by L_orth times `weight`, or exactly
+    (`mode: projection`). Input side: the rows of W1 are kept exactly out of the directions that carry a share `energy`
+    of what their layers gave in earlier tasks. A basis may fill a share `max_occupancy` of its layer's width. Beyond
+    that, `saturation` stops the stream or drops the directions of least singular value.
+    """
+
+    weight: NonNegative = 5.0
+    mode: Literal["penalty", "projection"] = "penalty"
+    side: Literal["output", "input", "both"] = "output"
+    energy: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    max_occupancy: Annotated[float, Field(gt=0, le=1)] = 0.9
+    saturation: Literal["stop", "drop"] = "stop"
+
+    @property
+    def penalises(self) -> bool:
+        """Whether L_orth is part of the loss."""
+        return self.side != "input" and self.mode == "penalty"
+
+    @property
+    def projects_output(self) -> bool:
+        """Whether W2 is parametrised as (I − QQᵀ)V."""
+        return self.side != "input" and self.mode == "projection"
+
+    @property
+    def projects_input(self) -> bool:
+        """Whether W1 is parametrised as V(I − PPᵀ), and P is collected."""
+        return self.side != "output"
+
+
+class MethodConfig(Frozen):
+    """The settings that every method has: `target_modules` as in PEFT (names, suffixes, a regex, or `all-linear`).
+
+    The class variables say what a run needs to know about a method without importing it. `files` are the names of the
+    files that a task leaves in the store, in order; later tasks are trained against the last of them. `package` is one
+    that the method needs beside Orthoplex's own. `most_zero_stage` is the highest ZeRO stage that it trains under.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
+    package: ClassVar[str | None] = None
+    most_zero_stage: ClassVar[int] = 3
+
+    method: str
+    target_modules: list[str] | str
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+        if not value or any(not name for name in value):
+            raise ValueError("name at least one module, for instance [output.dense]")
+        return value
+
+    def check_installed(self) -> None:
+        """Raises ConfigError if the method needs a package that is not installed."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise ConfigError(
+                f"adapter.method: {self.method} needs {self.package}, which is not installed; "
+                "`pip install 'orthoplex[methods]'`"
+            )
+
+    @property
+    def protection(self) -> OrthogonalityConfig | None:
+        """What limits the space that tasks fill, for guards and forecasts; None if nothing fills up."""
+        return None
+
+    @property
+    def rounds(self) -> str | None:
+        """How the changes that tasks make are rounded into weights narrower than float32; None if they are not."""
+        return None
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether it must know which task a text belongs to when it answers."""
+        return False
+
+    @property
+    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+        """The keys of the section that give single layers a value: regex of the end of a layer's name → value."""
+        return {}
+
+    @property
+    def takes_quantised(self) -> bool:
+        """Whether it can adapt layers that are kept in eight bits, since it does not write the base's weights."""
+        return False
+
+
+class AdapterConfig(MethodConfig, Grown):
+    """`method: oa`, the default: OA-Adapter, one adapter per task that chooses its own size.
+
+    A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
+    gives it another number (regex of the end of its name → dimensions). `max_parameters` limits what the whole task
+    keeps. `rounding` is how a folded history goes into bfloat16 weights; with `none`, the layers that it changes are
+    held and computed in float32. `method`, and `rounding: nearest`, are left out of what is stored, since they were
+    there before there were others.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("rounding",)
+    files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
+
+    method: Literal["oa"] = Field("oa", exclude=True)
+    max_rank: Positive = 16
+    threshold: NonNegative = 0.5
+    budget_weight: NonNegative = 0.01
+    min_rank: Annotated[int, Field(ge=0)] = 0
+    rank_pattern: dict[str, Positive] = Field(default_factory=dict)
+    min_rank_pattern: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    max_parameters: Positive | None = None
+    history: Literal["folded", "concatenated"] = "folded"
+    rounding: Literal["nearest", "stochastic", "none"] = "nearest"
+    orthogonality: OrthogonalityConfig = OrthogonalityConfig()
+
+    @field_validator("rank_pattern", "min_rank_pattern")
+    @classmethod
+    def _regex(cls, value: dict[str, int]) -> dict[str, int]:
+        for key in value:
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"{key!r} is not a regex: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> "AdapterConfig":
+        if self.min_rank > self.max_rank:
+            raise ValueError(f"min_rank {self.min_rank} is above max_rank {self.max_rank}; lower min_rank")
+        return self
+
+    @property
+    def protection(self) -> OrthogonalityConfig:
+        """The settings of the bases, which fill up."""
+        return self.orthogonality
+
+    @property
+    def rounds(self) -> str | None:
+        """The rounding of a folded history."""
+        return self.rounding if self.history == "folded" and self.rounding != "none" else None
+
+    @property
+    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+        """Ceilings and floors."""
+        return {"rank_pattern": self.rank_pattern, "min_rank_pattern": self.min_rank_pattern}
+
+    @property
+    def takes_quantised(self) -> bool:
+        """True for a concatenated history, which does not write the weights."""
+        return self.history == "concatenated"
+
+
+class LoraConfig(MethodConfig):
+    """`method: lora`: plain LoRA by PEFT, a baseline that does not protect earlier tasks.
+
+    The update of a layer is alpha/rank · B A. `mode: sequential` goes on training one adapter over all tasks.
+    `mode: per_task` trains a new one per task and answers each task with its own. It therefore needs to know the task
+    when it answers.
+    """
+
+    package: ClassVar[str | None] = "peft"
+    most_zero_stage: ClassVar[int] = 2  # PEFT would put its matrices into layers that are partitioned already
+
+    method: Literal["lora"]
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mode: Literal["sequential", "per_task"] = "sequential"
+
+    @property
+    def needs_task(self) -> bool:
+        """True for one adapter per task."""
+        return self.mode == "per_task"
+
+
+def method_named(section: Any) -> str:
+    """The method that an `adapter` section names, be it a mapping or validated; `oa` if it names none."""
+    return str(section.get("method", "oa") if isinstance(section, Mapping) else getattr(section, "method", "oa"))
+
+
+AnyMethod = Annotated[
+    Annotated[AdapterConfig, Tag("oa")] | Annotated[LoraConfig, Tag("lora")], Discriminator(method_named)
+]
