@@ -122,7 +122,8 @@ def test_each_verb_has_a_summary() -> None:
 
 REQUIRED: Any = ...
 LIMITS = dict.fromkeys(("resources", "instruction", "max_train_rows", "max_test_rows", "max_length", "training"))
-COLUMNS = {"text_column": "text", "label_column": "label", "labels": None}
+CLASSES = {"classes": None}
+COLUMNS = {"text_column": "text", "label_column": "label", "labels": None, **CLASSES}
 SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
         "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
@@ -168,7 +169,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     GuardConfig: {
         "max_forgetting": None, "min_average_accuracy": None, "max_nll_increase": None, "max_active_parameters": None,
     },
-    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50},
+    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
         "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,
@@ -188,8 +189,8 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     AshaConfig: {"grace_tasks": 2, "reduction_factor": 2},
     ChoiceConfig: {"rule": "fewest_parameters", "within": 0.005, "min_bwt": None, "max_parameters": None},
     TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None},
-    DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **LIMITS},
-    ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **LIMITS},
+    DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **CLASSES, **LIMITS},
+    ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **CLASSES, **LIMITS},
     FilesTask: {
         "name": REQUIRED, "source": REQUIRED, "train": REQUIRED, "test": REQUIRED, "validation": None, **COLUMNS,
         **LIMITS,

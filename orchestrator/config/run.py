@@ -39,18 +39,22 @@ class GuardConfig(Grown):
     max_active_parameters: Annotated[int, Field(gt=0)] | None = None
 
 
-class EvaluateConfig(Frozen):
+class EvaluateConfig(Grown):
     """What is scored after a task, see `orchestrator.run.evaluation`.
 
     `tasks` is `all` or `seen`, those learned so far. A whole row is scored after every `every`-th task and after the
     last. `rows` are scored at most per split, the same each time; null is all. Of a generative task, `keep_answers`
-    test rows are kept with their answers; 0 keeps none.
+    test rows are kept with their answers; 0 keeps none. `keep_rows` keeps the score of every row that is scored, see
+    `trainers.data.row_scores`.
     """
+
+    added: ClassVar[tuple[str, ...]] = ("keep_rows",)
 
     tasks: Literal["all", "seen"] = "all"
     every: Annotated[int, Field(gt=0)] = 1
     rows: Annotated[int, Field(gt=0)] | None = None
     keep_answers: Annotated[int, Field(ge=0)] = 50
+    keep_rows: bool = False
 
 
 class RunConfig(Grown):

@@ -25,6 +25,7 @@ from orchestrator.track.events import Commit
 from orchestrator.track.layout import MANIFEST
 from orchestrator.track.track import Track, manifest_files
 from trainers.data.answers import ANSWERS
+from trainers.data.row_scores import ROWS
 
 FETCHERS = 8
 FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -56,8 +57,8 @@ def pull(track: Track, versions: Mapping[str, Commit], directory: Path) -> int:
 
 
 def shared(manifest: Mapping[str, Any]) -> dict[str, FileRecord]:
-    """The files of a version, but for its kept answers: they hold rows of the data."""
-    return {path: record for path, record in manifest_files(manifest).items() if path != ANSWERS}
+    """The files of a version, but for kept answers and row scores: they hold rows of the data, or are about them."""
+    return {path: record for path, record in manifest_files(manifest).items() if path not in (ANSWERS, ROWS)}
 
 
 def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str, bytes], directory: Path) -> None:

@@ -149,6 +149,7 @@ class Controller:
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
             rows=self.config.evaluate.rows, keep_answers=self.config.evaluate.keep_answers,
+            keep_rows=self.config.evaluate.keep_rows,
             training=self.config.tasks[index].training,
         )  # fmt: skip
 

@@ -98,7 +98,7 @@ def make_plan(config: RunConfig) -> Plan:
     cost = method.footprint(len(config.tasks))
     descriptions = describe_tasks(config, data, stored=False)
     evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
-    kept = "answers.parquet, " * bool(evaluated["kept_answers"])
+    kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
     return Plan(

@@ -19,6 +19,8 @@ from orchestrator.run.evaluation import Scored, scored
 from orchestrator.track.events import RowCounts, TaskDescription
 from orchestrator.track.state import RunState
 from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
+from trainers.data.row_scores import ROWS as ROWS_FILE
+from trainers.data.row_scores import RowScores, write_row_scores
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score, Started, TaskDone
 
 MODULES = ("layer.0.dense", "layer.1.dense")
@@ -129,6 +131,8 @@ class FakeWorkers:
             write_files(Path(folder), order.index)
             if kept := list(self._kept(order)):
                 write_answers(Path(folder) / ANSWERS, kept)
+            if order.keep_rows:
+                write_row_scores(Path(folder) / ROWS_FILE, list(self._rows(order)))
             files = upload_files(open_store(self.config.store), prefix, Path(folder))
         row = {split: self._scores(getattr(order, split), split, order.index + 1) for split in ("validation", "test")}
         return TaskDone(
@@ -153,6 +157,22 @@ class FakeWorkers:
                     task=name, row=row, learned=learned, prompt=f"{name}, row {row}?", references=("yes", "no"),
                     answer=answer, metrics=metrics,
                 )  # fmt: skip
+
+    def _rows(self, order: Order) -> Iterator[RowScores]:
+        """The rows of `_scores`: the first ones are right."""
+        import numpy as np
+
+        every = {0: {"test": range(len(self.config.tasks))}} if order.zero_shot else {}
+        every[order.index + 1] = {"validation": order.validation, "test": order.test}
+        for learned, splits in every.items():
+            for split, tasks in splits.items():
+                for task in tasks:
+                    score = self._score(task, split, learned)
+                    values = (np.arange(score.rows) < (score.correct or 0)).astype(float)
+                    yield RowScores(
+                        task=self.config.tasks[task].name, split=split, learned=learned, rows=np.arange(score.rows),
+                        values=values,
+                    )  # fmt: skip
 
     def _scores(self, tasks: Sequence[int], split: str, done: int) -> list[Score]:
         found = [NOT_SCORED] * (max(tasks, default=-1) + 1)

@@ -13,7 +13,7 @@ from cluster.errors import DataError
 from cluster.schema import Grown
 from trainers.config import Positive
 from trainers.data.docstrings import draw
-from trainers.data.sources import ColumnsTask, Split, TaskBase, did_you_mean, listed, shown
+from trainers.data.sources import ColumnsTask, LabelledTask, Split, TaskBase, did_you_mean, listed, shown
 
 
 class DataConfig(Grown):
@@ -63,6 +63,31 @@ def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str])
         rows.append(Row(number, text, position))
     count(notes, len(split.texts) - len(rows), f"row(s) without text dropped from {split.where}")
     return rows
+
+
+def chosen(task: LabelledTask, labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels that a task takes: its `classes`, else all.
+
+    Raises:
+        DataError: a class is none of the labels.
+    """
+    for name in task.classes or ():
+        if name not in labels:
+            raise DataError(
+                f"task {task.name}: classes: {name!r} is none of the labels [{listed(map(repr, labels))}]; correct it"
+                f"{did_you_mean(name, labels)}"
+            )
+    return task.classes or tuple(labels)
+
+
+def of_classes(rows: list[Row], labels: Sequence[str], classes: Sequence[str]) -> list[Row]:
+    """Those of the rows whose label is one of the classes, with indices into these; numbered anew, unless all are
+    taken as they are."""
+    if tuple(labels) == tuple(classes):
+        return rows
+    index = {labels.index(name): place for place, name in enumerate(classes)}
+    kept = [row for row in rows if row.label in index]
+    return [Row(number, row.text, index[row.label]) for number, row in enumerate(kept, start=1)]
 
 
 def stripped(task: TaskBase, split: Split, number: int, value: Any) -> str:

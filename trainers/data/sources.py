@@ -65,14 +65,34 @@ class TaskBase(Grown):
         return value if value and value.given else None
 
 
-class DocstringsTask(TaskBase):
+class LabelledTask(TaskBase):
+    """A task whose rows have one label each.
+
+    `classes` names those of its labels that the task takes, in order; rows of the others are left out before anything
+    is split or limited. Null takes all.
+    """
+
+    added: ClassVar[tuple[str, ...]] = (*TaskBase.added, "classes")
+
+    classes: tuple[str, ...] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _some(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        words = None if value is None else tuple(word.strip() for word in value)
+        if words is not None and (len(words) < 2 or len(set(words)) < len(words) or not all(words)):
+            raise ValueError(f"name at least two of the task's labels, each once; it has [{listed(map(repr, words))}]")
+        return words
+
+
+class DocstringsTask(LabelledTask):
     """A built-in task over the docstrings of installed libraries; see `trainers.data.docstrings`."""
 
     source: Literal["docstrings"]
     task: DocstringTask
 
 
-class ClBenchmarkTask(TaskBase):
+class ClBenchmarkTask(LabelledTask):
     """A dataset of a CL_Benchmark checkout: `<data_dir>/<category>/<dataset>/{train,test,labels}.json`.
 
     `dataset` is `<category>/<dataset>`. A dev.json is ignored: in the original it is the test file.
@@ -82,7 +102,7 @@ class ClBenchmarkTask(TaskBase):
     dataset: str
 
 
-class ColumnsTask(TaskBase):
+class ColumnsTask(LabelledTask):
     """A table with a text and a label column. `labels` gives the label words in order.
 
     If no label is a number, whole-number values of the label column are indices into `labels`.

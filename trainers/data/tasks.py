@@ -2,7 +2,8 @@
 
 What is done to the rows, in this order:
 
-1. Texts and labels are stripped; rows without text are dropped; a label outside the task's labels is an error.
+1. Texts and labels are stripped; rows without text are dropped; a label outside the task's labels is an error. If the
+   task names `classes`, rows of other labels are left out, and those that stay are numbered anew.
 2. Training and given validation rows whose text is in the test file are removed, even if it is there beyond
    `max_test_rows`. The test rows stay as they are.
 3. Of rows with the same text the first is kept, whether or not their labels agree.
@@ -27,11 +28,13 @@ from trainers.data.cleaning import (
     DataConfig,
     Row,
     as_text,
+    chosen,
     clean,
     first_or_random,
     label_text,
     note_absent,
     number_notes,
+    of_classes,
     sample,
     separate,
 )
@@ -90,15 +93,17 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     """Reads, cleans, splits and limits one task, as the head of this module says.
 
     Raises:
-        DataError: a file, dataset or column is absent or malformed, a text is not a string, a label is unknown, a
-            split is empty, or there are fewer than two labels. The message names the task, the key or file, the value
-            and the fix.
+        DataError: a file, dataset or column is absent or malformed, a text is not a string, a label or class is
+            unknown, a split is empty, or there are fewer than two labels. The message names the task, the key or file,
+            the value and the fix.
     """
     raw = read_task(task, data_dir, seed)
-    labels = label_names(task, raw)
+    every = label_names(task, raw)
+    labels = chosen(task, every)
     notes: list[str] = []
-    train, test = clean(task, raw.train, labels, notes), clean(task, raw.test, labels, notes)
-    validation = clean(task, raw.validation, labels, notes) if raw.validation else None
+    train, test = (of_classes(clean(task, split, every, notes), every, labels) for split in (raw.train, raw.test))
+    given = clean(task, raw.validation, every, notes) if raw.validation else None
+    validation = None if given is None else of_classes(given, every, labels)
     train, validation = separate(train, validation, test, data=data, seed=seed, notes=notes)
     train = sample(train, task.max_train_rows or data.max_train_rows, seed)
     test = first_or_random(test, task.max_test_rows or data.max_test_rows, data.test_sample, seed)

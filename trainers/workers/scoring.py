@@ -1,11 +1,14 @@
-"""Scores tasks as an order asks, and keeps answers for people to read."""
+"""Scores tasks as an order asks; keeps answers for people to read, and scores of single rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from trainers.config import TrainConfig
 from trainers.data.answers import KeptAnswer
+from trainers.data.row_scores import RowScores
 from trainers.failures import during
 from trainers.messages import NOT_SCORED, Order, Progress, Score
 from trainers.objectives.base import EncodedSplit
@@ -16,7 +19,7 @@ from trainers.training.stage import Report
 @dataclass(kw_only=True)
 class Scoring:
     """The scores of one order. `tasks` has the splits of every task, by its name; `answering` makes the model answer as
-    it does for a task. `kept` collects answers."""
+    it does for a task. `kept` collects answers, and `rows` the scores of single rows if the order asks for them."""
 
     order: Order
     tasks: Sequence[tuple[str, Mapping[str, EncodedSplit]]]
@@ -24,6 +27,7 @@ class Scoring:
     answering: Callable[[int], AbstractContextManager[None]]
     report: Report
     kept: list[KeptAnswer] = field(default_factory=list)
+    rows: list[RowScores] = field(default_factory=list)
 
     def scores(self, split: str, tasks: Sequence[int], learned: int) -> list[Score]:
         """Scores of tasks, by their indices, on `split`, also of those that are not trained yet, after `learned` tasks.
@@ -36,12 +40,15 @@ class Scoring:
         return found
 
     def score(self, key: str, index: int, learned: int) -> Score:
-        """The score of a task; keeps answers of its test split."""
+        """The score of a task; keeps answers of its test split, and the scores of single rows."""
         name, splits = self.tasks[index]
         split = splits[key]
         rows = drawn(len(split.lengths), self.order.rows, self.train.seed)
         keep = rows[: self.order.keep_answers].tolist() if key == "test" else []
         found = evaluate(split, self.train.eval_batch_size, rows, keep)
+        if self.order.keep_rows:
+            numbers = np.sort(rows)
+            self.rows.append(RowScores(task=name, split=key, learned=learned, rows=numbers, values=found.values))
         for row in keep if found.answers else ():
             asked = split.in_words(row)
             self.kept.append(

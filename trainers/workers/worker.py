@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from cluster.errors import ConfigError, IntegrityError, OrthoplexError, TrainingError
 from cluster.storage import FileRecord, open_store, upload_files
-from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
+from trainers.data.answers import ANSWERS, write_answers
+from trainers.data.row_scores import ROWS, write_row_scores
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.identity import other_base
@@ -324,7 +325,7 @@ class Worker:
         validation = scoring.scores("validation", order.validation, self.known)
         test = scoring.scores("test", order.test, self.known)
         eval_s = time.monotonic() - started
-        files += self.keep(prefix, scoring.kept)
+        files += self.keep(prefix, scoring)
         return TaskDone(
             index=order.index,
             prefix=prefix,
@@ -370,12 +371,15 @@ class Worker:
             trained.log.write(folder / "training.parquet")
             return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
 
-    def keep(self, prefix: str, answers: Sequence[KeptAnswer]) -> list[FileRecord]:
-        """Rank 0 writes the answers beside the task's files; no file if there are none."""
-        if self.rank != 0 or not answers:
+    def keep(self, prefix: str, scored: Scoring) -> list[FileRecord]:
+        """Rank 0 writes answers and row scores beside the task's files; no file of what there is none of."""
+        if self.rank != 0 or not (scored.kept or scored.rows):
             return []
         with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
-            write_answers(Path(folder) / ANSWERS, answers)
+            if scored.kept:
+                write_answers(Path(folder) / ANSWERS, scored.kept)
+            if scored.rows:
+                write_row_scores(Path(folder) / ROWS, scored.rows)
             return upload_files(open_store(self.job.store_uri), prefix, Path(folder))
 
 

@@ -156,7 +156,7 @@ def test_the_log_is_no_track(tmp_path: Path) -> None:
 HARMLESS = {
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
     "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
-    "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers",
+    "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers", "run.evaluate.keep_rows",
 }  # fmt: skip
 SECTIONS = {
     "run", "run.model", "run.adapter", "run.adapter.orthogonality", "run.train", "run.data", "run.deepspeed",

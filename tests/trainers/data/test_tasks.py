@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cluster.errors import DataError
-from tests.support.task_files import load_rows, many, rows_of
+from tests.support.task_files import PARSE, load_rows, many, rows_of, texts
 from trainers.data.tasks import DataConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,3 +96,50 @@ def test_another_process_agrees_and_an_unreachable_hub_is_one_quiet_error(tmp_pa
     assert "network access" in message
     assert done.stderr == ""
     assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in {".arrow", ".json", ".parquet"}]
+
+
+# --- classes
+
+
+def test_classes_take_the_rows_of_these_labels_alone(tmp_path):
+    train, test = many(40, "x", "abcd"), many(8, "t", "abcd")
+    some = load_rows(tmp_path, train, test, classes=["d", "a"])
+    assert some.labels == ("d", "a") and some.warnings == ()
+    assert texts(some.train, some.validation) == {text for text, label in train if label in "da"}
+    assert rows_of(some.test) == [("t 0", 1), ("t 3", 0), ("t 4", 1), ("t 7", 0)]
+    of_both = [[row for row in rows if row[1] in "da"] for rows in (train, test)]
+    for limits in ({}, {"max_test_rows": 3, "max_train_rows": 5}):
+        alone = load_rows(tmp_path, *of_both, labels=["d", "a"], **limits)
+        assert load_rows(tmp_path, train, test, classes=["d", "a"], **limits).fingerprint == alone.fingerprint
+    assert len(alone.train) == 5 and len(alone.test) == 3, "limits count the rows that are left"
+    assert load_rows(tmp_path, train, test, classes=[*"abcd"]).fingerprint == load_rows(tmp_path, train, test).fingerprint
+
+
+def test_classes_of_labels_given_as_indices_and_of_a_validation_file(tmp_path):
+    rows = [(f"x {i}", i % 3) for i in range(12)]
+    loaded = load_rows(tmp_path, rows, [("t", 2), ("u", 1), ("v", 0)], [("w", 0), ("y", 1)], labels=["bad", "good", "ok"],
+                       classes=["ok", "bad"])  # fmt: skip
+    assert rows_of(loaded.test) == [("t", 0), ("v", 1)] and rows_of(loaded.validation) == [("w", 1)]
+    with pytest.raises(DataError, match="row 1: label 3 is none of the labels"):  # other labels are still checked
+        load_rows(tmp_path, rows, [("t", 3)], labels=["bad", "good", "ok"], classes=["ok", "bad"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "complaint"),
+    [
+        (["sport", "World"], DataError, r"task t: classes: 'sport' is none of the labels \['Sports', 'World'\]; .*'Sports'"),
+        (["World"], ValidationError, "classes\n.*name at least two"),
+        (["World", " World"], ValidationError, "classes\n.*each once"),
+        (["World", ""], ValidationError, "classes\n.*at least two"),
+    ],
+)
+def test_classes_that_a_task_cannot_have(tmp_path, classes, error, complaint):
+    train = [(f"x {i}", ("World", "Sports")[i % 2]) for i in range(8)]
+    with pytest.raises(error, match=complaint):
+        load_rows(tmp_path, train, [("t", "World")], classes=classes)
+
+
+def test_a_task_without_classes_is_stored_as_before():
+    entry = {"name": "t", "source": "cl_benchmark", "dataset": "TC/agnews"}
+    assert "classes" not in PARSE(entry).model_dump(mode="json")
+    assert PARSE({**entry, "classes": ["a", "b"]}).model_dump(mode="json")["classes"] == ["a", "b"]

@@ -15,6 +15,7 @@ from cluster.storage import open_store
 from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.answers import ANSWERS, Asked, KeptAnswer, read_answers
 from trainers.data.collate import Batch
+from trainers.data.row_scores import ROWS, read_row_scores
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score
 from trainers.method_config import AdapterConfig
 from trainers.methods.base import Artifact, Summary
@@ -185,3 +186,29 @@ def test_no_file_without_answers(case: str, tmp_path: Path, monkeypatch: pytest.
     done = made.run(replace(ASKED, keep_answers=0) if case == "asked for none" else ASKED)
     assert ANSWERS not in [record.path for record in done.files]
     assert not [*tmp_path.rglob(ANSWERS)] and [path.name for path in tmp_path.iterdir()] in ([], ["store"])
+
+
+# --- scores of single rows
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_scores_of_the_rows_that_were_scored(rows: int | None) -> None:
+    made = scoring({"test": Counted(9), "validation": Counted(5)}, rows=rows, keep_rows=True)
+    made.scores("test", [0], 1)
+    made.scores("validation", [0], 2)
+    assert [(each.task, each.split, each.learned) for each in made.rows] == [("t0", "test", 1), ("t0", "validation", 2)]
+    for each, size in zip(made.rows, (9, 5), strict=True):
+        assert each.rows.tolist() == sorted(drawn(size, rows, 5).tolist())
+        assert each.values.tolist() == [float(row % 3 == 0) for row in each.rows]
+    assert scoring({"test": Counted(9)}).scores("test", [0], 1) and not scoring({"test": Counted(9)}).rows
+
+
+def test_rows_lie_beside_the_files_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = worker(tmp_path / "store", generates=False).run(replace(ASKED, keep_rows=True))
+    assert [record.path for record in done.files][3:] == [ROWS]
+    found = read_row_scores(open_store(str(tmp_path / "store")).get(f"{done.prefix}/{ROWS}"))
+    assert [(each.task, each.split, each.learned, len(each.values)) for each in found] == [
+        *((task, "test", 0, 6) for task in "ab"),
+        *((task, split, 1, 6) for split in ("validation", "test") for task in "ab"),
+    ]
