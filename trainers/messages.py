@@ -89,8 +89,8 @@ class Order:
     checkpoint of the task in training. A checkpoint that is there is resumed from if its identity equals `identity`.
     With `zero_shot`, every task is scored on its test split before training. After training, the tasks with the indices
     `validation` are scored on their validation splits, and those of `test` on their test splits, on at most `rows` rows
-    each. Of a generative task's test split, `keep_answers` rows are kept with their answers. With `keep_rows` the scores
-    of single rows are kept, too. `job` is the run to train for, if it is not the one that the workers were started for.
+    each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `keep_rows` also keeps the
+    scores of single rows. `job` is the run to train for, if it is not the one that the workers were started for.
     `base` is the base that the history was trained on.
     `training` are the task's own values in place of those of `Job.train`.
     """

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
-from cluster.schema import Frozen, Grown
+from cluster.schema import Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping

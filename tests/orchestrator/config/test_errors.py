@@ -112,8 +112,8 @@ WRONG_TASKS = {
         "tasks.0.fromat: unknown key; did you mean 'format'?"
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, zzz: 1}]": [
-        "tasks.0.zzz: unknown key; known here: format, instruction, label_column, labels, max_length, max_test_rows, "
-        "max_train_rows, name, resources, source, test, text_column, train, training, validation"
+        "tasks.0.zzz: unknown key; known here: classes, format, instruction, label_column, labels, max_length, "
+        "max_test_rows, max_train_rows, name, resources, source, test, text_column, train, training, validation"
     ],
     "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
         'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'

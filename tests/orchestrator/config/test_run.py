@@ -113,7 +113,15 @@ def test_the_template_shows_every_key(load: Load) -> None:
     config = load(commented, "model.task_type=CAUSAL_LM")
     sources = ["cl_benchmark", "files", "hub", "files", "superni", "trace"]
     assert [task.source for task in config.tasks] == ["docstrings"] * 4 + sources
-    limits = {"instruction", "max_train_rows", "max_test_rows", "resources", "max_length", "training"}  # shown once
+    limits = {
+        "classes",
+        "instruction",
+        "max_train_rows",
+        "max_test_rows",
+        "resources",
+        "max_length",
+        "training",
+    }  # once
     of_answers = GenerativeTask.model_fields.keys() - limits  # shown once too
     for task in config.tasks[4:]:
         assert type(task).model_fields.keys() - limits - of_answers <= task.model_fields_set

@@ -53,7 +53,9 @@ def test_a_fork_has_its_own_tasks(tmp_path: Path) -> None:
 
 def test_what_is_not_there_says_how_it_is_kept(tmp_path: Path) -> None:
     run = done(tmp_path, "ab", keep=False)
-    with pytest.raises(ConfigError, match=r"default/stream: no row scores .* default/stream@v2; set evaluate\.keep_rows"):
+    with pytest.raises(
+        ConfigError, match=r"default/stream: no row scores .* default/stream@v2; set evaluate\.keep_rows"
+    ):
         row_scores(run.track)
     with pytest.raises(ConfigError, match="has learned 2 tasks; there are no scores after 3"):
         row_scores(run.track, learned=3)

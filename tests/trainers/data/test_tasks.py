@@ -112,22 +112,27 @@ def test_classes_take_the_rows_of_these_labels_alone(tmp_path):
         alone = load_rows(tmp_path, *of_both, labels=["d", "a"], **limits)
         assert load_rows(tmp_path, train, test, classes=["d", "a"], **limits).fingerprint == alone.fingerprint
     assert len(alone.train) == 5 and len(alone.test) == 3, "limits count the rows that are left"
-    assert load_rows(tmp_path, train, test, classes=[*"abcd"]).fingerprint == load_rows(tmp_path, train, test).fingerprint
+    assert (
+        load_rows(tmp_path, train, test, classes=[*"abcd"]).fingerprint == load_rows(tmp_path, train, test).fingerprint
+    )
 
 
 def test_classes_of_labels_given_as_indices_and_of_a_validation_file(tmp_path):
-    rows = [(f"x {i}", i % 3) for i in range(12)]
-    loaded = load_rows(tmp_path, rows, [("t", 2), ("u", 1), ("v", 0)], [("w", 0), ("y", 1)], labels=["bad", "good", "ok"],
-                       classes=["ok", "bad"])  # fmt: skip
+    rows, named = [(f"x {i}", i % 3) for i in range(12)], {"labels": ["bad", "good", "ok"], "classes": ["ok", "bad"]}
+    loaded = load_rows(tmp_path, rows, [("t", 2), ("u", 1), ("v", 0)], [("w", 0), ("y", 1)], **named)
     assert rows_of(loaded.test) == [("t", 0), ("v", 1)] and rows_of(loaded.validation) == [("w", 1)]
     with pytest.raises(DataError, match="row 1: label 3 is none of the labels"):  # other labels are still checked
-        load_rows(tmp_path, rows, [("t", 3)], labels=["bad", "good", "ok"], classes=["ok", "bad"])
+        load_rows(tmp_path, rows, [("t", 3)], **named)
 
 
 @pytest.mark.parametrize(
     ("classes", "error", "complaint"),
     [
-        (["sport", "World"], DataError, r"task t: classes: 'sport' is none of the labels \['Sports', 'World'\]; .*'Sports'"),
+        (
+            ["sport", "World"],
+            DataError,
+            r"task t: classes: 'sport' is none of the labels \['Sports', 'World'\]; .*'Sports'",
+        ),
         (["World"], ValidationError, "classes\n.*name at least two"),
         (["World", " World"], ValidationError, "classes\n.*each once"),
         (["World", ""], ValidationError, "classes\n.*at least two"),

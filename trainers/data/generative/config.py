@@ -136,7 +136,9 @@ class FormatTask(GenerativeTask):
     @classmethod
     def _has_no_labels(cls, value: Any) -> Any:
         found = [
-            key for key in ("text_column", "label_column", "labels", "classes") if isinstance(value, Mapping) and key in value
+            key
+            for key in ("text_column", "label_column", "labels", "classes")
+            if isinstance(value, Mapping) and key in value
         ]
         if found and (columns := REQUIRED.get(str(value.get("format")))):
             yours = ", ".join(f"{column}: YOUR COLUMN" for column in columns)
