@@ -191,6 +191,21 @@ def read_base_of(reference: str, store: str) -> "Version":
     return found
 
 
+def counted(written: int, version: "Version") -> str:
+    """The parameters of a LoRA, with those that `status` counts if these are others."""
+    adapter = version.state.completed().adapter
+    upto = version.state.upto(version.commit.version)
+    active = version.commit.active_parameters if adapter.needs_task else upto.active_parameters
+    told = f", {written:,} parameters"
+    if active is None or active == written:
+        return told
+    parts = " of W1, W2 and γ" if adapter.method == "oa" else ""
+    return (
+        f"{told}: A has a layer's input width, B its output width, and biases count; "
+        f"`status` counts the {active:,}{parts} that were trained and kept"
+    )
+
+
 @adapters.command("export")
 def export_adapter(
     reference: Reference,
@@ -207,7 +222,7 @@ def export_adapter(
         made = export(found, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
-    count = f", {made.parameters:,} parameters" if made.parameters else ""
+    count = counted(made.parameters, found) if made.parameters else ""
     before = "" if found.state.completed().adapter.needs_task else " with all tasks before it"
     typer.echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():

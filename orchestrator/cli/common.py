@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -80,8 +81,15 @@ def only_our_output() -> Iterator[None]:
     imports, logs to what is standard output when it is imported. Screens go on to standard output."""
     from orchestrator.console.run import screens_on
 
+    logging.getLogger("DeepSpeed").addFilter(worth_telling)
+
     with screens_on(sys.stdout), redirect_stdout(sys.stderr):
         yield
+
+
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Whether a message of DeepSpeed is for people. That it has found no GPU is not: commands themselves need none."""
+    return not record.getMessage().startswith("Setting accelerator to CPU")
 
 
 def tell(note: str) -> None:

@@ -18,7 +18,7 @@ from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import SPLITS, RunState
 from trainers.config import GREEDY
 from trainers.messages import Progress
-from trainers.method_config import AdapterConfig
+from trainers.method_config import AdapterConfig, method_named
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
 GIB = 2**30
+COUNTED = {"oa": "W1, W2 and γ", "lora": "A and B"}  # what a method's parameters are
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -133,8 +134,8 @@ def print_status(state: RunState) -> None:
     """State, accuracy matrix, metrics and budgets of a run."""
     done = len(state.commits)
     out.print(f"{state.label}: {state.status}, {done} of {len(state.tasks)} tasks", markup=False)
-    if state.driving.reason:
-        out.print(f"  reason: {state.driving.reason}", markup=False)
+    if told := state.driving.told:
+        out.print(f"  {told}", markup=False)
     if state.status == "running" and state.driving.heard:
         print_running(state, state.driving.heard.time)
     if not done:
@@ -145,12 +146,18 @@ def print_status(state: RunState) -> None:
     scored = [any(each.rows for commit in state.commits for each in getattr(commit, split)) for split in SPLITS]
     if scored == [True, False]:
         out.print("  no test split was scored: a trial of a sweep is scored on validation alone; --json has its scores")
-    out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}")
+    out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}{counted(state)}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
     print_kept(state.commits[-1])
     out.print()
     if any(commit.budget for commit in state.commits):
         print_table(budget_table(state))
+
+
+def counted(state: RunState) -> str:
+    """What the parameters are, if the run's method is known to say so."""
+    told = COUNTED.get(method_named(state.config["adapter"])) if "adapter" in state.config else None
+    return f"  {told} of all tasks" if told else ""
 
 
 def print_kept(commit: Committed) -> None:

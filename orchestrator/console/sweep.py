@@ -22,8 +22,8 @@ def print_sweep(config: SweepConfig, state: SweepState, folder: Path) -> None:
     ends = [status for status, _ in stands]
     counts = ", ".join(f"{n} {status}" for status in ("finished", "stopped", "failed") if (n := ends.count(status)))
     out.print(f"\n{config.run.team}/{config.name}: {state.status}; trials: {counts or 'none ended'}", markup=False)
-    if state.reason:
-        out.print(f"  reason: {state.reason}", markup=False)
+    if told := state.driving.told:
+        out.print(f"  {told}", markup=False)
     for entry in state.skipped:
         out.print(f"note: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; skipped", markup=False)
     if not state.trials:

@@ -1,5 +1,6 @@
 """Takes a stream of adapters out of the store, as a PEFT LoRA or a whole model: `orthoplex adapters export`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,15 @@ from cluster.errors import ConfigError, IntegrityError
 from orchestrator.registry.references import Version
 from orchestrator.track.events import Committed
 from trainers.config import ModelConfig
+from trainers.data.generative.config import AnyTask, GenerativeTask
+from trainers.data.generative.encoding import turn_end
 from trainers.identity import Identity, digests_again, settings_of
 from trainers.methods.base import Artifact
 from trainers.methods.export import Exported, Provenance, check_free, write_merged, write_peft
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
 from trainers.models.loading import load_backbone, resolve_name
+from trainers.models.text_to_text import TextToText
 
 Format = Literal["peft", "merged"]
 
@@ -34,6 +38,8 @@ def export(
     commits, tasks = learned(version)
     config = published_base(version, model)
     backbone = load_base(config, version)
+    names = {commit.task for commit in commits}
+    asked = [task for task in version.state.completed().tasks if task.name in names]
     method = method_for(backbone.model, version.state.completed().adapter, getattr(torch, config.dtype))
     source = Path(resolve_name(config.name))
     origin = Provenance(
@@ -43,10 +49,22 @@ def export(
         base=served or (str(source.resolve()) if source.is_dir() else str(source)),
         base_digest=backbone.digest,
         revision=None if served else config.revision,
+        ends=ends_of(backbone, asked),
     )
     if form == "peft":
         return write_peft(backbone.model, method.as_lora(tasks), directory, origin)
     return write_merged(backbone.model, method.merge(tasks), directory, origin)
+
+
+def ends_of(base: Backbone, tasks: Sequence[AnyTask]) -> dict[str, int]:
+    """The tokens that end an answer to one of the tasks, as they are written, with their ids: the end of a text, and
+    what a chat template writes after a turn of the assistant. None if the base answers with no tokens."""
+    if not isinstance(base, TextToText):
+        return {}
+    chats = [] if base.closes_text else [task for task in tasks if isinstance(task, GenerativeTask)]
+    turns = [turn_end(task, base.tokenizer) for task in chats]
+    found = {base.tokenizer.eos_token_id, *(end for end in turns if end is not None)}
+    return {base.tokenizer.convert_ids_to_tokens(end): end for end in sorted(found)}
 
 
 def published_base(version: Version, model: str | None) -> ModelConfig:

@@ -129,7 +129,9 @@ def standing(commits: Iterable[Listed], entries: Sequence[Entry]) -> Iterator[Li
 
 def _listed(commit: Committed) -> Listed:
     tested = (
-        [Tested(score.accuracy, score.nll) for score in commit.test] if all(score.rows for score in commit.test) else []
+        [Tested(score.accuracy(), score.nll()) for score in commit.test]
+        if all(score.rows for score in commit.test)
+        else []
     )
     return Listed(
         commit.seq, commit.time, commit.version, commit.task, commit.active_parameters, commit.stored_bytes,

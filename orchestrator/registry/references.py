@@ -1,7 +1,6 @@
 """The names of tracks and versions in commands: `team/track`, `team/track@v3`, `team/track@production`."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from cluster.errors import ConfigError
@@ -10,7 +9,7 @@ from cluster.words import did_you_mean
 from orchestrator.log.chain import log_start
 from orchestrator.log.entry import NAME, Entry
 from orchestrator.track.events import Committed
-from orchestrator.track.layout import sweep_root
+from orchestrator.track.layout import TRACKS, sweep_root
 from orchestrator.track.moves import aliases, at
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, list_tracks
@@ -80,22 +79,26 @@ def find_track(store: Store, name: str) -> Track:
     if found:
         shown = ", ".join(f"{team}/{track}" for team, track in found)
         raise ConfigError(f"RUN {name!r}: several teams have one; give one of {shown}")
-    check_no_sweep(store, name, {*(each for each, _ in known), team})
+    check_no_sweep(store, name)
     names = [f"{team}/{track}" for team, track in known]
     hint = did_you_mean(name, [*names, *(track for _, track in known)])
     hint = hint or (f"which holds {listed(names)}" if names else "which holds no runs")
     raise ConfigError(f"RUN {name!r}: not in the store {store.uri}, {hint} (--store names another store)")
 
 
-def check_no_sweep(store: Store, name: str, teams: Collection[str]) -> None:
-    """Raises ConfigError if the name is that of a sweep of one of the teams."""
-    team, _, sweep = name.rpartition("/")
-    places = [sweep_root(each, sweep) for each in teams if team in ("", each) and NAME.fullmatch(each)]
-    if NAME.fullmatch(sweep) and any(store.list(log_start(place), limit=1) for place in places):
-        raise ConfigError(
-            f"RUN {name!r}: it is a sweep; `orthoplex sweep CONFIG --show` shows it, and its trials are the runs "
-            f"{sweep}-00001, {sweep}-00002, …"
-        )
+def check_no_sweep(store: Store, name: str) -> None:
+    """Raises ConfigError if the name is that of a sweep, of whichever team."""
+    sweep = name.rpartition("/")[2]
+    teams = [each for each in store.list_folders(TRACKS) if NAME.fullmatch(each)] if NAME.fullmatch(sweep) else []
+    having = [f"{each}/{sweep}" for each in teams if store.list(log_start(sweep_root(each, sweep)), limit=1)]
+    if not having:
+        return
+    meant = [name] if name in having else having
+    found = f"{meant[0]} is a sweep" if len(meant) == 1 else f"{' and '.join(meant)} are sweeps"
+    raise ConfigError(
+        f"RUN {name!r}: {found}; `orthoplex sweep CONFIG --show` shows it, and its trials are the runs "
+        f"{meant[0]}-00001, {meant[0]}-00002, …"
+    )
 
 
 def resolve(store: Store, reference: str, moment: str | None = None) -> Version:

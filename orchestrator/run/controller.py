@@ -76,15 +76,19 @@ class Controller:
         probe(self.store)
         lease_s = self.config.cluster.lease_s
         versions = {**code_version()["packages"], "python": platform.python_version()}
+        done = self.state.status == "finished"  # for sinks too, until what is appended to it is known to be sound
         self.log.take(versions, lease_s, self.reporter.say, self.config.cluster.model_dump(mode="json"))
         with self.log.left(), self.log.kept(lease_s):
             if self.fork:
                 take_over(self.log, self.fork)
             self._check(base=base_now(self.state, self.config.model))  # now that nobody else writes the log
-            self.reporter.taken(self.state)
+            if not done:
+                self.reporter.taken(self.state)
             self.reporter.say(f"reading the data of {len(self.config.tasks)} tasks")
             tasks = self.workers.describe()
             self._check(tasks)
+            if done:
+                self.reporter.taken(self.state)
             if self.state.not_compared:
                 self.reporter.say(f"note: {self.state.not_compared}")
             self._open(tasks)

@@ -96,7 +96,7 @@ def make_plan(config: RunConfig) -> Plan:
     seen = [preview(reader, task) for task in tasks]
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.tasks))
-    descriptions = describe_tasks(config, data, stored=False)
+    descriptions = describe_tasks(config, data)
     evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
     kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)

@@ -14,7 +14,6 @@ from orchestrator.run.signals import stop_signals
 from orchestrator.track.events import Floors, RowCounts, TaskDescription
 from orchestrator.track.state import RunState
 from trainers.config import ModelConfig
-from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
@@ -158,14 +157,13 @@ def base_now(state: RunState, model: ModelConfig) -> Identity:
     return Identity(None, read_tokenizer(model) if same else now, settings_of(*where) if begun.config else {})
 
 
-def describe_tasks(config: RunConfig, data: Sequence[TaskData], *, stored: bool = True) -> list[TaskDescription]:
-    """The descriptions of all tasks, with the floors of generative ones. Descriptions of classification tasks have them
-    only if they are not to be `stored`: in a log they are what they were before there were floors."""
+def describe_tasks(config: RunConfig, data: Sequence[TaskData]) -> list[TaskDescription]:
+    """The descriptions of all tasks, with the floors of those that are not judged by their loss."""
     from trainers.objectives.floors import floors_of
 
     described = []
     for task, rows in zip(config.tasks, data, strict=True):
-        found = None if stored and not isinstance(task, GenerativeTask) else floors_of(task, rows)
+        found = floors_of(task, rows)
         floors = {"floors": Floors(rows=found.rows, scores=dict(found.scores))} if found else {}
         described.append(describe_data(rows).model_copy(update=floors))
     return described

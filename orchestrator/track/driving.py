@@ -10,7 +10,7 @@ from typing import Literal
 
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import lease_of, parse
-from orchestrator.track.events import ASIDE_OPS, ENDINGS, Open, Position, Renew, Start
+from orchestrator.track.events import ASIDE_OPS, ENDINGS, Finish, Open, Position, Renew, Start
 
 Status = Literal["absent", "running", "finished", "stopped", "interrupted", "failed"]
 _ENDINGS = {kind.op: kind for kind in ENDINGS}
@@ -35,8 +35,9 @@ class Driver:
 class Driving:
     """The drivers of a log.
 
-    `driver` holds the log, None if it has left; `reason` is why it left. `heard` is the newest entry of any driver, and
-    `progress` the position of the task in training, if that entry has it.
+    `driver` holds the log, None if it has left; `reason` is why it left, `in_vain` whether it took up a finished log
+    and left it so. `heard` is the newest entry of any driver, and `progress` the position of the task in training, if
+    that entry has it.
     """
 
     status: Status = "absent"
@@ -44,6 +45,13 @@ class Driving:
     driver: Driver | None = None
     heard: Entry | None = None
     progress: Position | None = None
+    in_vain: bool = False
+
+    @property
+    def told(self) -> str | None:
+        """`reason` in words, None if there is none."""
+        title = "a later start changed nothing" if self.in_vain else "reason"
+        return f"{title}: {self.reason}" if self.reason else None
 
 
 def counted(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -57,18 +65,26 @@ def counted(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def driving(entries: Iterable[Entry]) -> Driving:
-    """Replays the entries of `counted`: who drives, and how the last driver left."""
+    """Replays the entries of `counted`: who drives, and how the last driver left.
+
+    A finished log stays so if a driver takes it up and leaves before it has written anything of its own.
+    """
     status: Status = "absent"
-    reason, driver, heard = None, None, None
+    changed_to: Status = status  # what it became by entries that say more than that a driver is there
+    reason, driver, heard, in_vain = None, None, None, False
     for entry in entries:
         if entry.op in ASIDE_OPS:
             continue
         heard = entry
         if entry.op in (Start.op, Open.op):
-            status, reason = "running", None
+            status, reason, in_vain = "running", None, False
         if entry.op == Start.op:
             driver = Driver(seq=entry.seq, actor=entry.actor, time=entry.time, start=parse(entry, Start))
         elif ending := _ENDINGS.get(entry.op):
-            status, reason, driver = ending.status, parse(entry, ending).reason, None
+            in_vain = changed_to == "finished" and ending is not Finish
+            status = changed_to = "finished" if in_vain else ending.status
+            reason, driver = parse(entry, ending).reason, None
+        elif entry.op != Renew.op:
+            changed_to = "running"
     progress = parse(heard, Renew).progress if heard and heard.op == Renew.op else None
-    return Driving(status=status, reason=reason, driver=driver, heard=heard, progress=progress)
+    return Driving(status=status, reason=reason, driver=driver, heard=heard, progress=progress, in_vain=in_vain)

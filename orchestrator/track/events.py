@@ -65,8 +65,8 @@ class Floors(Part):
 
 
 class TaskDescription(Part):
-    """A task's data: label words in order, digest of its rows, rows per split, and what was left out. A generative task
-    has `floors` unless it is judged by its loss; of a classification task they are not kept."""
+    """A task's data: label words in order, digest of its rows, rows per split, and what was left out. `floors` are
+    there unless the task is judged by its loss; older logs have none of classification tasks."""
 
     name: str
     labels: tuple[str, ...] = ()

@@ -26,52 +26,32 @@ class Score(Part):
     metrics: dict[str, Number] = Field(default_factory=dict)
     interval: tuple[Number, Number] | None = None
 
-    @property
     def accuracy(self) -> float | None:
         """The share of correct rows, or the mean of the primary metric over the rows."""
         return divided(self.correct, self.rows)
 
-    @property
     def nll(self) -> float | None:
         """The nll per token of a task that is judged by its loss, in nats; None of any other."""
         return loss_of(self.correct, self.metrics)
 
-    @property
-    def bounds(self) -> tuple[float, float] | None:
+    def likelihood(self) -> float | None:
+        """exp(−nll), the geometric mean of a token's probability; None if the task is not judged by its loss."""
+        nll = self.nll()
+        return None if nll is None else math.exp(-nll)
+
+    def bounds(self) -> Bounds | None:
         """The 95% interval of `accuracy`, or of `nll`; None if it was not measured."""
         if self.metrics or self.correct is None:
             return self.interval
         return of_share(self.correct, self.rows) if self.rows else None
 
+    def half(self) -> float | None:
+        """Half the width of `bounds`."""
+        return half(self.bounds())
 
-def accuracy(score: Score) -> float | None:
-    """Of a score; None if the task is judged by its loss."""
-    return score.accuracy
-
-
-def rows_of(score: Score) -> float | None:
-    """The rows of a score."""
-    return score.rows
-
-
-def nll(score: Score) -> float | None:
-    """Of a score; None if the task is not judged by its loss."""
-    return score.nll
-
-
-def likelihood(score: Score) -> float | None:
-    """exp(−nll) of a score; None if the task is not judged by its loss."""
-    return None if score.nll is None else math.exp(-score.nll)
-
-
-def bounds(score: Score) -> Bounds | None:
-    """The interval of a score."""
-    return score.bounds
-
-
-def half_of(score: Score) -> float | None:
-    """Half the width of a score's interval."""
-    return half(score.bounds)
+    def counted(self) -> int:
+        """The rows that were scored."""
+        return self.rows
 
 
 class _Counts(TypedDict):

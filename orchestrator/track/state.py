@@ -18,7 +18,7 @@ from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, TaskDescription
 from orchestrator.track.intervals import half_widths
-from orchestrator.track.scores import Score, accuracy, bounds, half_of, likelihood, nll, rows_of
+from orchestrator.track.scores import Score
 from trainers.identity import Identity
 from trainers.objectives.intervals import Bounds
 
@@ -123,28 +123,28 @@ class RunState:
     @property
     def zero_shot(self) -> list[float | None]:
         """Accuracy of the untrained model on each task's test split, (T,)."""
-        return self._row(self._untrained, accuracy)
+        return self._row(self._untrained, Score.accuracy)
 
     def matrix(self, split: Split) -> Matrix:
         """The T × T accuracy matrix of a split; rows of tasks not yet trained are None."""
-        return self._matrix(split, accuracy)
+        return self._matrix(split, Score.accuracy)
 
     @property
     def zero_shot_losses(self) -> list[float | None]:
         """The untrained model's nll per token on each task's test split, (T,); None for tasks of accuracy."""
-        return self._row(self._untrained, nll)
+        return self._row(self._untrained, Score.nll)
 
     def losses(self, split: Split) -> Matrix:
         """The T × T matrix of nll per token, in nats, None for tasks that are not judged by their loss."""
-        return self._matrix(split, nll)
+        return self._matrix(split, Score.nll)
 
     def bounds(self, split: Split) -> list[list[Bounds | None]]:
         """The 95% intervals of `matrix` and `losses`, T × T."""
-        return self._matrix(split, bounds)
+        return self._matrix(split, Score.bounds)
 
     def halves(self, split: Split) -> Matrix:
         """Half the width of each of `bounds`."""
-        return self._matrix(split, half_of)
+        return self._matrix(split, Score.half)
 
     @property
     def of_loss(self) -> frozenset[int]:
@@ -159,25 +159,25 @@ class RunState:
 
     def metrics(self, split: Split) -> dict[str, float | None]:
         """Accuracy metrics over the first `whole` tasks, as fractions; None if not measured."""
-        matrix, alike = self._compared(split, accuracy)
+        matrix, alike = self._compared(split, Score.accuracy)
         return metrics.summary(matrix, self.zero_shot, self._sizes(split), alike)
 
     def loss_metrics(self, split: Split) -> dict[str, float | None]:
         """Metrics of those of the first `whole` tasks that are judged by their loss, in nats per token."""
-        return metrics.loss_summary(*self._compared(split, nll))
+        return metrics.loss_summary(*self._compared(split, Score.nll))
 
     def of_other_rows(self, split: Split) -> list[str]:
         """Tasks that were scored after their own training on other rows than last, since `evaluate.rows` was changed:
         BWT and forgetting leave those scores out."""
-        counts = self._matrix(split, rows_of)[: self.whole(split)]
+        counts = self._matrix(split, Score.counted)[: self.whole(split)]
         return [self.tasks[j].name for j in range(len(counts) - 1) if counts[j][j] != counts[-1][j]]
 
     def half_widths(self, split: Split) -> dict[str, float | None]:
         """Half the width of the 95% interval of each of `metrics`, and of each of `loss_metrics`."""
-        halves, untrained = self.halves(split), self._row(self._untrained, half_of)
+        halves, untrained = self.halves(split), self._row(self._untrained, Score.half)
         found, of_losses = (
             half_widths(matrix, halves, untrained, self._sizes(split), alike)
-            for matrix, alike in (self._compared(split, read) for read in (accuracy, nll))
+            for matrix, alike in (self._compared(split, read) for read in (Score.accuracy, Score.nll))
         )
         return {**found, "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
 
@@ -211,8 +211,8 @@ class RunState:
         found = self.metrics("validation")
         if found["aa"] is not None:
             return found
-        likelihoods, alike = self._compared("validation", likelihood)
-        return metrics.summary(likelihoods, self._row((), likelihood), self._sizes("validation"), alike)
+        likelihoods, alike = self._compared("validation", Score.likelihood)
+        return metrics.summary(likelihoods, self._row((), Score.likelihood), self._sizes("validation"), alike)
 
     @property
     def active_parameters(self) -> int | None:
@@ -250,8 +250,8 @@ class RunState:
     def _compared(self, split: Split, read: Callable[[Score], float | None]) -> tuple[Matrix, Matrix]:
         """The rows of the first `whole` tasks, and the same without what `metrics.of_the_same_rows` leaves out. The
         untrained model was scored on test splits alone."""
-        matrix, counts = (self._matrix(split, each)[: self.whole(split)] for each in (read, rows_of))
-        untrained = self._row(self._untrained, rows_of) if split == "test" else None
+        matrix, counts = (self._matrix(split, each)[: self.whole(split)] for each in (read, Score.counted))
+        untrained = self._row(self._untrained, Score.counted) if split == "test" else None
         return matrix, metrics.of_the_same_rows(matrix, counts, untrained)
 
     def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:

@@ -2,7 +2,7 @@
 
     task, row         the task's name, and the row's number in its test split
     learned           tasks that the stream had learned when the answer was given; 0: the untrained model
-    prompt            what the model was asked, without special tokens
+    prompt            what the model was asked, with the marks that a chat template writes around turns
     references        the right answers
     answer            what the model generated
     cut               tokens after which it was cut, if no more were allowed; null if it ended, and in old files

@@ -1,4 +1,7 @@
-"""Which rows go into which batch: seeded, grouped by length so that little is padding, the same on every rank."""
+"""Which rows go into which batch: seeded, grouped by length so that little is padding, the same on every rank.
+
+Also which rows stand for a split if not all are read.
+"""
 
 import numpy as np
 
@@ -25,6 +28,12 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
+    """At most `most` (None: all) of a split's `rows` row numbers, drawn by the seed: the first ones of one order, so
+    that a smaller draw is within a larger one."""
+    return np.random.default_rng(seed).permutation(rows)[:most]
 
 
 def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

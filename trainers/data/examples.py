@@ -16,47 +16,11 @@ import numpy as np
 from cluster.errors import DataError
 from trainers.data.generative.chat import Chat, find_template
 from trainers.data.generative.config import GenerativeTask, TrainOn
+from trainers.data.generative.refusals import SHORTEN, Refused, TooLong
 from trainers.data.generative.rows import RowFault, Turn, Values, before_answer
-
-SHORTEN = (  # the fix for rows that are too long, beside a larger max_length
-    "remove the row, or set too_long to drop or cut, and max_cut to the share of answers that may lose their end "
-    "(0.01 unless set)"
-)
 
 Ids = list[int]
 Tokenize = Callable[[Sequence[str]], list[Ids]]
-
-
-class Refused(DataError):
-    """A row that is not trained on; `kind` is one of REFUSALS. `evidence` counts refused rows by kind."""
-
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class TooLong(Refused):
-    """Rows longer than `max_length`, which would have to be `needed` tokens; `positions` are the model's, if known."""
-
-    def __init__(self, found: str, kind: str, needed: int, others: str, positions: int | None = None) -> None:
-        fits = positions is None or needed <= positions
-        raised = f"set the task's max_length to {needed} or more, " if fits else ""
-        beyond = "" if fits else f", and {needed} tokens are beyond the model's {positions} positions"
-        super().__init__(f"{found}{beyond}; {raised}{others if fits else others.removeprefix('or ')}", kind)
-        self.found, self.needed, self.others = found, needed, others
-
-
-REFUSALS = (
-    "nothing_trained",  # a row without a trained token
-    "everything_trained",  # every token trained although only answers were asked for
-    "end_untrained",  # a trained turn whose end token is not trained
-    "two_beginnings",  # two BOS tokens
-    "prompt_no_prefix",  # the prompt's tokens are not the first of the row's
-    "answer_cut",  # an answer cut away by max_length
-    "prompt_cut",  # an encoder-decoder's prompt that is longer than max_length
-    "template",  # a role, turn or conversation that the chat template cannot write
-    "unknown_token",  # an id beyond the model's vocabulary
-)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,16 @@ REQUIRED = {  # per format of a generative task, the columns that its rows must 
 GENERATIVE_KEYS = (
     "columns", "train_on", "metrics", "chat_template", "system", "max_cut", "too_long", "decoding",
 )  # fmt: skip
+
+
+def generative_keys(entry: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The keys of an entry that are, or are nearest to, keys of generative tasks, with what they mean; those written
+    right come first. `known` are the keys of the entry's own kind."""
+    yield from ((key, key) for key in GENERATIVE_KEYS if key in entry)
+    for key in map(str, entry):
+        meant = None if key in (*known, *GENERATIVE_KEYS) else nearest(key, [*known, *GENERATIVE_KEYS, "format"], 0.7)
+        if meant in GENERATIVE_KEYS:
+            yield key, meant
 
 
 class TaskBase(Grown):
@@ -115,15 +125,17 @@ class ColumnsTask(LabelledTask):
     @model_validator(mode="before")
     @classmethod
     def _classifies(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and (named := [key for key in GENERATIVE_KEYS if key in value]):
-            unknown = [key for key in value if key not in (*cls.model_fields, *GENERATIVE_KEYS)]
-            misspelt = nearest("format", unknown, cutoff=0.6)
+        if isinstance(value, Mapping) and (named := list(generative_keys(value, cls.model_fields))):
+            unknown = [key for key in value if key not in cls.model_fields]
+            misspelt = nearest("format", set(unknown) - set(GENERATIVE_KEYS), cutoff=0.6)
             fix = (
                 f"{misspelt!r} is unknown: did you mean 'format'?"
                 if misspelt
-                else f"name the format of its rows, one of {', '.join(REQUIRED)}, or remove {named[0]}"
+                else f"name the format of its rows, one of {', '.join(REQUIRED)}, or remove {named[0][0]}"
             )
-            raise ValueError(f"{named[0]} belongs to a generative task; {fix}")
+            key, meant = named[0]
+            found = f"{key} belongs" if key == meant else f"{key!r} is unknown: did you mean {meant!r}? It belongs"
+            raise ValueError(f"{found} to a generative task; {fix}")
         return value
 
 
@@ -144,7 +156,8 @@ class FilesTask(ColumnsTask):
 
 
 class HubData(Frozen):
-    """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder."""
+    """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder; also a folder that
+    `save_to_disk` wrote."""
 
     source: Literal["hub"]
     dataset: str

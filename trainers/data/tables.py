@@ -4,7 +4,7 @@ CSV, JSON and Parquet are read by `formats`, as they are written, wherever they 
 is in another form, or that says how its files are to be parsed, the rows are those that `datasets` gives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from trainers.data.sources import (
     REQUIRED,
     ColumnsTask,
     FilesTask,
+    HubData,
     HubTask,
     RawTask,
     Split,
@@ -54,12 +55,16 @@ def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
 
 
 def read_hub(task: HubTask) -> RawTask:
-    """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew."""
+    """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew, also one that
+    `save_to_disk` wrote."""
     tables = {}
     with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
         dataset: HubDataset | None = None
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
+                if (saved := saved_split(task, split)) is not None:
+                    tables[key] = (where, columns_of(saved, wanted(task)))
+                    continue
                 dataset = dataset or HubDataset.found(task, scratch if task.is_folder else None)
                 tables[key] = (where, dataset.columns(split))
         return table_task(task, tables)
@@ -161,9 +166,28 @@ class HubDataset:
             options = {"usecols": columns, "features": as_strings(self.builder, columns), "na_filter": False}
         task = self.task
         table: Any = load_dataset(task.dataset, task.config_name, split=split, cache_dir=self.cache, **options)
-        there = [name for name in columns if name in table.column_names]
-        values = {name: table[name][:] for name in there}
-        return Columns(tuple(table.column_names), values, named_classes(table.features, there))
+        return columns_of(table, columns)
+
+
+def saved_split(task: HubData, split: str) -> Any:
+    """A split of a folder that `save_to_disk` of `datasets` wrote; None if it is no such folder. Raises ValueError if
+    it has no split of that name."""
+    from datasets import DatasetDict, load_from_disk
+
+    if not any((Path(task.dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    saved = load_from_disk(task.dataset)
+    splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    if split not in splits:
+        raise ValueError(f"the folder has the splits {listed(map(str, splits))}")
+    return splits[split]
+
+
+def columns_of(table: Any, names: Sequence[str]) -> Columns:
+    """Those columns of a table of `datasets` that it has, with the names of their classes."""
+    there = [name for name in names if name in table.column_names]
+    values = {name: table[name][:] for name in there}
+    return Columns(tuple(table.column_names), values, named_classes(table.features, there))
 
 
 class Sizes(Mapping[str, int]):

@@ -6,7 +6,7 @@ Shape suffixes: D output width, K input width, R rank.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cluster.folders import appearing
 from trainers.methods.base import Stream
 from trainers.methods.base_files import give_back
 from trainers.methods.targets import is_transposed, linear_layers
+from trainers.models.loading import FAMILIES
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
 PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # only those that PEFT calls otherwise
@@ -27,7 +28,8 @@ PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # only those that P
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a stream comes from. `base` is a hub id (with its `revision`) or a folder; `tasks` are names in order."""
+    """Where a stream comes from. `base` is a hub id (with its `revision`) or a folder; `tasks` are names in order.
+    `ends` are the tokens that end an answer, as they are written, with their ids; none if no tokens are generated."""
 
     reference: str
     tasks: tuple[str, ...]
@@ -35,6 +37,7 @@ class Provenance:
     base: str
     base_digest: str
     revision: str | None = None
+    ends: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def write_peft(model: nn.Module, stream: Stream, directory: Path, origin: Proven
     }
     with whole_folder(directory) as folder:
         save_file(tensors, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
-        (folder / "README.md").write_text(peft_readme(origin, biased, unbiased), "utf-8")
+        (folder / "README.md").write_text(peft_readme(origin, dtype_of(model), biased, unbiased), "utf-8")
         (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     return Exported(directory, ranks, sum(tensor.numel() for tensor in tensors.values()), file_sizes(directory))
 
@@ -124,7 +127,7 @@ def write_merged(model: Any, ranks: Mapping[str, int], directory: Path, origin: 
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
         give_back(origin.base, origin.revision, folder)
-        (folder / "README.md").write_text(merged_readme(origin), "utf-8")
+        (folder / "README.md").write_text(merged_readme(origin, dtype_of(model)), "utf-8")
     return Exported(directory, dict(ranks), 0, file_sizes(directory))
 
 
@@ -159,15 +162,24 @@ def file_sizes(directory: Path) -> dict[str, int]:
     return {str(path.relative_to(directory)): path.stat().st_size for path in files}
 
 
-def peft_readme(origin: Provenance, biased: bool, unbiased: Sequence[str]) -> str:
-    """What the folder is, how it is loaded, and what it cannot do."""
+def dtype_of(model: nn.Module) -> str:
+    """The name of the dtype of a model's weights."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def peft_readme(origin: Provenance, dtype: str, biased: bool, unbiased: Sequence[str]) -> str:
+    """What the folder is, how it is loaded, and what it cannot do. The stream was trained in this dtype."""
+    revision = f", revision={origin.revision!r}" if origin.revision else ""
     lines = [
         "A PEFT LoRA of the tasks below together; it needs `peft` and `transformers`, nothing of Orthoplex:",
         "",
+        "    base = " + loaded(origin, repr(origin.base) + revision, dtype),
         "    model = peft.PeftModel.from_pretrained(base, FOLDER)",
+        f"    tokenizer = transformers.AutoTokenizer.from_pretrained({origin.base!r}{revision})",
         "",
         "Ranks and lora_alpha per layer are in adapter_config.json. In float32, its outputs are those of the trained",
-        "stream up to rounding.",
+        f"stream up to rounding. It was trained in {dtype}; without `dtype`, transformers takes the one that the base",
+        "is stored in.",
     ]
     if biased:
         lines += [
@@ -184,16 +196,37 @@ def peft_readme(origin: Provenance, biased: bool, unbiased: Sequence[str]) -> st
     return readme(origin, "adapter", lines)
 
 
-def merged_readme(origin: Provenance) -> str:
-    """What the folder is and how it is loaded."""
-    auto = {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "CAUSAL_LM": "AutoModelForCausalLM"}
-    name = auto.get(origin.task_type, "AutoModel")
-    return readme(origin, "model", [f"The whole model: `transformers.{name}.from_pretrained(FOLDER)` loads it."])
+def merged_readme(origin: Provenance, dtype: str) -> str:
+    """What the folder is and how it is loaded. Its weights have this dtype."""
+    lines = [
+        "The whole model, with the tokenizer of its base:",
+        "",
+        "    model = " + loaded(origin, "FOLDER", dtype),
+        "    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)",
+    ]
+    return readme(origin, "model", lines)
+
+
+def loaded(origin: Provenance, where: str, dtype: str) -> str:
+    """The call that loads a model of the stream's task type."""
+    return f"transformers.{FAMILIES[origin.task_type][1]}.from_pretrained({where}, dtype=torch.{dtype})"
+
+
+def ending(ends: Mapping[str, int]) -> list[str]:
+    """How an answer ends, in lines; none if no tokens are generated."""
+    if not ends:
+        return []
+    shown = " or ".join(f"`{token}` ({number})" for token, number in ends.items())
+    ids = [*ends.values()]
+    return [
+        f"An answer ends with {shown}, as in training: give `generate` eos_token_id={ids if len(ids) > 1 else ids[0]}.",
+        "",
+    ]
 
 
 def readme(origin: Provenance, kind: str, lines: Sequence[str]) -> str:
     """A README of a title, the lines, and the provenance."""
-    told = [f"# {origin.reference}, exported {kind}", "", *lines, ""]
+    told = [f"# {origin.reference}, exported {kind}", "", *lines, "", *ending(origin.ends)]
     if origin.task_type == "LABEL_EMBEDDING":
         told += [
             "Texts are embedded with this model, mean-pooled and L2-normalised. The label words that they are compared",

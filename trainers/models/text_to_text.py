@@ -18,7 +18,7 @@ from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
 from trainers.models.decoding import Said, asked_of, said
-from trainers.models.words import bare, check_apart, check_known, check_said
+from trainers.models.words import bare, check_apart, check_known, check_said, without_end
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
@@ -227,6 +227,13 @@ class TextToText(Backbone):
     def text(self, ids: Tensor | Answers) -> list[str]:
         """Token ids as strings, without special tokens and outer white space."""
         return [word.strip() for word in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def shown(self, ids: list[int]) -> str:
+        """A row's token ids as a string, with what a chat template writes around turns, and without what the tokenizer
+        puts around every text, and outer white space."""
+        before, after = self._frame.before, self._frame.after
+        inner = ids[len(before) :] if tuple(ids[: len(before)]) == before else ids
+        return str(self.tokenizer.decode(without_end(inner, after))).strip()
 
     @abstractmethod
     def read(self, token_ids: Sequence[Sequence[int]], classes: int) -> tuple[Tensor, Then]:

@@ -7,8 +7,9 @@ from typing import SupportsIndex, overload
 import numpy as np
 
 from trainers.config import GREEDY, DecodingConfig
-from trainers.data.examples import TooLong, settings_for
+from trainers.data.examples import settings_for
 from trainers.data.generative.encoding import Examples, encode_task
+from trainers.data.generative.refusals import TooLong
 from trainers.data.prompts import Prompt
 from trainers.data.tasks import TaskData
 from trainers.messages import GenerativeRows, TaskRows
@@ -128,15 +129,11 @@ def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:
     try:
         splits = encode_task(rows.task, data, backbone.tokenizer, settings)
     except TooLong as error:
-        raise within_positions(error, backbone) from None
+        raise error.need(error.needed, positions_for(error, backbone)) from None
     decoding = rows.task.decoding or GREEDY
     return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length, decoding=decoding)
 
 
-def within_positions(error: TooLong, backbone: Backbone) -> TooLong:
-    """The error, which advises no `max_length` beyond the model's positions; a reader of tokens alone knows none."""
-    answers = error.kind == "answer_cut"
-    most = None if backbone.model is None else most_positions(backbone.model, answers=answers)
-    found = TooLong(error.found, error.kind, error.needed, error.others, most)
-    found.evidence = error.evidence
-    return found
+def positions_for(error: TooLong, backbone: Backbone) -> int | None:
+    """The positions that the model has for what is too long; a reader of tokens alone knows none."""
+    return None if backbone.model is None else most_positions(backbone.model, answers=error.kind == "answer_cut")

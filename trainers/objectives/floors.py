@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainers.data.answers import Asked
+from trainers.data.batching import drawn
 from trainers.data.examples import references
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.rows import Values, before_answer
@@ -54,7 +55,7 @@ def floors_of(task: AnyTask, data: TaskData) -> Floors | None:
         return majority(data)
     if task.by_loss:
         return None
-    train, test = drawn(data.train, TRAIN_ROWS), drawn(data.test, TEST_ROWS)
+    train, test = sample(data.train, TRAIN_ROWS), sample(data.test, TEST_ROWS)
     lengths = [len(each.references[0]) for each in train]
     share = min(1.0, EASY_CHARACTERS * len(train) / (sum(lengths) or 1))
     choosing, test = train[: math.ceil(CHOOSING_ROWS * share)], test[: max(50, math.ceil(TEST_ROWS * share))]
@@ -90,10 +91,9 @@ def majority(data: TaskData) -> Floors:
     return Floors(len(tested), {"majority": float((tested == counts.argmax()).mean())})
 
 
-def drawn(split: "Dataset", most: int) -> list[Asked]:
+def sample(split: "Dataset", most: int) -> list[Asked]:
     """At most so many rows of a split in a random order, the same each time."""
-    places = np.random.default_rng(0).permutation(len(split))[:most]
-    return [asked(json.loads(row)) for row in split[places.tolist()]["row"]]
+    return [asked(json.loads(row)) for row in split[drawn(len(split), most, 0).tolist()]["row"]]
 
 
 def asked(values: Values) -> Asked:

@@ -113,8 +113,8 @@ class AnsweredSplit:
         return torch.tensor(found, dtype=torch.float64)
 
     def in_words(self, row: int) -> Asked:
-        """The prompt without special tokens, and the references."""
-        return Asked(prompt=self.base.text([self.asked(row)])[0], references=tuple(self.examples[row].references))
+        """The prompt with the marks of its turns, and the references."""
+        return Asked(prompt=self.base.shown(self.asked(row)), references=tuple(self.examples[row].references))
 
     def asked(self, row: int) -> list[int]:
         """The tokens of a row from which an answer is generated."""

@@ -10,12 +10,6 @@ from trainers.objectives.base import EncodedSplit, Scored
 from trainers.objectives.intervals import with_interval
 
 
-def drawn(rows: int, most: int | None, seed: int) -> np.ndarray:
-    """At most `most` (None: all) of a split's `rows` row numbers, drawn by the seed: the first ones of one order, so
-    that a smaller draw is within a larger one."""
-    return np.random.default_rng(seed).permutation(rows)[:most]
-
-
 @torch.no_grad()
 def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = None, keep: Sequence[int] = ()) -> Scored:
     """The split's score with its interval, and each row's own value, the same on all ranks. With n ranks, each takes

@@ -8,11 +8,12 @@ import numpy as np
 
 from trainers.config import TrainConfig
 from trainers.data.answers import KeptAnswer
+from trainers.data.batching import drawn
 from trainers.data.row_scores import RowScores
 from trainers.failures import during
 from trainers.messages import NOT_SCORED, Order, Progress, Score
 from trainers.objectives.base import EncodedSplit
-from trainers.training.evaluate import drawn, evaluate
+from trainers.training.evaluate import evaluate
 from trainers.training.stage import Report
 
 

@@ -56,3 +56,17 @@ def test_only_the_commands_own_output_is_on_standard_output(capsys: pytest.Captu
     logger.warning("accelerator: CPU")
     screen.print("ours")
     assert capsys.readouterr() == ("a screen\nours\n", "from a library\naccelerator: CPU\n")
+
+
+def test_that_deepspeed_has_found_no_gpu_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The logger is made anew on import, with a level and a handler of its own."""
+    logger = logging.getLogger("DeepSpeed")
+    with only_our_output():
+        handler = logging.StreamHandler(stream=sys.stdout)
+        logger.addHandler(handler)
+    try:
+        logger.warning("Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it.")
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr() == ("", "something else\n")

@@ -1,6 +1,7 @@
 """`orthoplex samples`, and the last words of a run whose answers are kept."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,11 @@ def test_the_name_of_a_sweep(refused: Refused, store: Path) -> None:
     log = store / "t/default/.sweeps/found/log"
     log.mkdir(parents=True)
     (log / "00000000.json").write_text("{}")
-    for name in ("found", "default/found"):
+    for name in ("found", "default/found", "other/found"):
         code, said = refused("status", name, "--store", store)
-        assert code == 2 and f"RUN {name!r}: it is a sweep; `orthoplex sweep CONFIG --show` shows it" in said
-    assert "not in the store" in refused("status", "other/found", "--store", store)[1]
+        assert code == 2 and f"RUN {name!r}: default/found is a sweep; `orthoplex sweep CONFIG --show` shows it" in said
+        assert "its trials are the runs default/found-00001, default/found-00002" in said
+    shutil.copytree(log, store / "t/alone/.sweeps/found/log")  # of a team without a run
+    assert "RUN 'found': alone/found and default/found are sweeps; " in refused("status", "found", "--store", store)[1]
+    assert "RUN 'alone/found': alone/found is a sweep; " in refused("status", "alone/found", "--store", store)[1]
+    assert "not in the store" in refused("status", "lost", "--store", store)[1]

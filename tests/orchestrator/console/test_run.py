@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,3 +136,18 @@ def test_what_rounded_weights_keep(fake_run: Callable[..., Any], capsys: pytest.
     print_status(run.state)
     assert "  change kept by rounded weights      86.1%  least 75.0% in layer.1" in capsys.readouterr().out.splitlines()
     assert [task.get("kept") for task in status_view(run.state)["tasks"]] == [None, kept]  # type: ignore[union-attr]
+
+
+def test_what_the_parameters_are(fake_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the run's method has it; a track without a configuration does not say."""
+    run = fake_run("a")
+    run.commit([0.5])
+    lora = {"adapter": {"method": "lora", "target_modules": ["dense"]}}
+    for config, told in (
+        (run.state.config, "100  W1, W2 and γ of all tasks"),
+        (lora, "100  A and B of all tasks"),
+        ({}, "100"),
+    ):
+        print_status(replace(run.state, config=config))
+        (line,) = (each for each in capsys.readouterr().out.splitlines() if "active adapter parameters" in each)
+        assert line.split(maxsplit=3)[3] == told

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import transformers
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.storage import LocalStore, upload_files
 from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.delivery.export import ends_of
 from orchestrator.track.events import Committed
 from orchestrator.track.track import Track
 from tests.support.command_line import Result, here
 from trainers.config import ModelConfig
+from trainers.data.generative.config import AnyTask
 from trainers.methods.base import Artifact
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, dump
 from trainers.methods.oa.history import fold
@@ -75,6 +78,7 @@ def stream(tmp_path: Path, fake_run: Callable[..., Any]) -> Stream:
         Artifact(dump(task)).write(folder)
         sha256 = run.track.write_manifest(prefix, {}, upload_files(run.track.store, prefix, folder))
         body = {"version": index + 1, "index": index, "task": "abc"[index], "prefix": prefix}
+        body["active_parameters"] = sum(adapter.rank * (2 * 16 + 1) for adapter in task.modules.values())
         run.append("commit", {**body, **told, "manifest_sha256": sha256, "stored_bytes": 1})
     return Stream(tmp_path / "store", base, tasks)
 
@@ -123,6 +127,10 @@ def test_peft(stream: Stream, export: Callable[..., Result], tmp_path: Path, upt
     assert (code, err) == (0, "")
     assert f"2 layers, ranks {'1 to 2' if upto == 1 else '4 to 6'}, " in out
     tensors = load_file(tmp_path / "out/adapter_model.safetensors")
+    written = sum(tensor.numel() for tensor in tensors.values())
+    counted = sum(adapter.rank * (2 * 16 + 1) for task in stream.tasks[:upto] for adapter in task.modules.values())
+    assert f", {written:,} parameters: A has a layer's input width, B its output width" in out
+    assert f"`status` counts the {counted:,} of W1, W2 and γ that were trained and kept" in out
     model = transformers.AutoModel.from_pretrained(stream.base)
     for name in (LAYER, OTHER):
         layer, key = model.get_submodule(name), f"base_model.model.{name}.lora_"
@@ -241,3 +249,17 @@ def test_a_file_changed_in_the_store(stream: Stream, export: Callable[..., Resul
     code, out, err = export("stream@v3", "merged")
     assert (code, out) == (1, "") and "adapter.safetensors: differs from its manifest" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_ends_an_answer() -> None:
+    """The end of a text, after conversations also what their template writes; an encoder answers with no tokens."""
+    base = load_backbone(ModelConfig(name="docs-lm", task_type="CAUSAL_LM", max_length=96))
+    files = {"source": "files", "train": "a.jsonl", "test": "b.jsonl"}
+    label, pairs, chat = (
+        TypeAdapter(AnyTask).validate_python({"name": "t", **files, **keys})
+        for keys in ({}, {"format": "prompt_completion"}, {"format": "messages"})
+    )
+    ids = {token: base.tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")}
+    assert ends_of(base, [label, pairs]) == {"<|endoftext|>": ids["<|endoftext|>"]}
+    assert ends_of(base, [pairs, chat]) == ids
+    assert ends_of(load_backbone(ModelConfig()), [label]) == {}

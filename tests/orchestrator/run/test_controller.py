@@ -29,7 +29,7 @@ from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
 from trainers.config import ModelConfig, OwnTraining
-from trainers.data.examples import Refused
+from trainers.data.generative.refusals import Refused
 from trainers.identity import Identity, settings_of
 from trainers.messages import Lost, Order, Progress
 from trainers.models.loading import read_tokenizer, resolve_name
@@ -398,6 +398,30 @@ def test_refused_rows_are_counted_in_the_log(store: Path, monkeypatch: pytest.Mo
     with pytest.raises(Refused):
         controller.run()
     assert last(controller, "fail") == {"reason": str(error), "evidence": error.evidence, "lease": 1}
+
+
+def test_a_mistake_in_an_appended_task_leaves_a_finished_run_finished(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = asked(run_config(store))[0].run()
+    error = Refused("task c: rows.jsonl row 3: trains nothing", "nothing_trained")
+    error.evidence = {"refused": {"nothing_trained": 2}, "rows": 9}
+
+    def describe() -> list[TaskDescription]:
+        raise error
+
+    controller, fake = asked(run_config(store, "abc"))
+    with monkeypatch.context() as patch, pytest.raises(Refused):
+        patch.setattr(fake, "describe", describe)
+        controller.run()
+    assert last(controller, "fail") == {"reason": str(error), "evidence": error.evidence, "lease": 8}
+    assert isinstance(controller.reporter, Told) and controller.reporter.taken_at == []
+    state = asked(run_config(store))[0].state
+    assert (state.status, state.driving.reason) == ("finished", str(error))
+    assert (state.config, state.tasks, state.commits) == (done.config, done.tasks, done.commits)
+    again, workers = asked(run_config(store))
+    assert again.run().status == "finished" and workers.calls == []
+    assert len(asked(run_config(store, "abc"))[0].run().commits) == 3
 
 
 def test_an_error_that_nobody_foresaw_is_logged_too(store: Path) -> None:

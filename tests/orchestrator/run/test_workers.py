@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.run import workers as run_workers
 from orchestrator.run.plan import make_plan
 from orchestrator.run.workers import OwnWorkers, all_rows, describe_data, describe_tasks, load_tasks
+from orchestrator.track.events import Floors
 from tests.support.fake_workers import without_ray
 from tests.support.token_cases import CASES, TokenCase, made
 from trainers.config import OwnTraining
@@ -47,15 +49,13 @@ def test_data_as_the_log_keeps_them(config: RunConfig) -> None:
     found = OwnWorkers(config, print).describe()
     assert [each.name for each in found] == ["a", "b"]
     data = load_tasks(config, lambda _: None)[0]
-    assert found[0] == describe_data(data)
+    assert found[0].model_copy(update={"floors": None}) == describe_data(data)
     body = found[0].model_dump(mode="json")
     assert body["rows"] == {"train": 8, "validation": 1, "test": 5}
     assert body["labels"] == ["cat", "dog"] and body["fingerprint"] == data.fingerprint
 
 
-def test_floors_of_generative_tasks_are_kept_and_of_classification_only_shown(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_floors_of_tasks_are_kept(config: RunConfig, tmp_path: Path) -> None:
     rows = [{"prompt": f"say {n}", "completion": f" {n % 2}"} for n in range(12)]
     for part, lines in (("train", rows[:10]), ("test", rows[10:])):
         (tmp_path / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in lines))
@@ -65,12 +65,16 @@ def test_floors_of_generative_tasks_are_kept_and_of_classification_only_shown(
     content |= {"model": {"name": "docs-lm", "task_type": "CAUSAL_LM"}, "tasks": [*content["tasks"], task]}
     mixed = parse_config(content, "test")
     data = load_tasks(mixed, lambda _: None)
-    stored, shown = describe_tasks(mixed, data), describe_tasks(mixed, data, stored=False)
+    stored = describe_tasks(mixed, data)
     assert [{*each.body()} - {*describe_data(rows).body()} for each, rows in zip(stored, data, strict=True)] == [
-        set(), set(), {"floors"}
-    ]  # fmt: skip
+        {"floors"}
+    ] * 3
     assert stored[2].floors and stored[2].floors.scores == {"constant": 0.5, "copy": 0.0, "nearest": 0.5}
-    assert [each.floors and {*each.floors.scores} for each in shown[:2]] == [{"majority"}] * 2
+    for described, rows in zip(stored[:2], data, strict=False):
+        counts = Counter(rows.train["label"])
+        label = min(counts, key=lambda each: (-counts[each], each))
+        share = rows.test["label"].count(label) / len(rows.test)
+        assert described.floors == Floors(rows=5, scores={"majority": share})
 
 
 def test_rows_carry_texts_and_label_indices(config: RunConfig) -> None:

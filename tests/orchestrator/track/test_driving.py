@@ -37,6 +37,7 @@ def test_each_ending_names_the_status_and_why() -> None:
     for op, status in (("finish", "finished"), ("stop", "stopped"), ("interrupt", "interrupted"), ("fail", "failed")):
         found = replayed(("start", START), (op, {"lease": 1, "reason": "why"}))
         assert (found.status, found.reason, found.driver) == (status, "why", None)
+        assert found.told == "reason: why"
         assert replayed(("start", START), (op, {"lease": 1}), ("start", START)).status == "running"
 
 
@@ -46,3 +47,24 @@ def test_progress_is_of_the_last_that_was_heard_from_a_driver() -> None:
     found = replayed(*renewed)
     assert found.progress and found.progress.step == 3 and found.heard and found.heard.seq == 2
     assert replayed(*renewed, ("commit", {"lease": 1})).progress is None
+
+
+DONE = (("start", START), ("open", {"config": {}, "tasks": [], "lease": 1}), ("finish", {"lease": 1}))
+
+
+def test_a_finished_log_stays_so_if_the_next_driver_leaves_before_it_has_changed_anything() -> None:
+    for op in ("fail", "interrupt"):
+        left = (*DONE, ("start", START), ("renew", {"lease": 4}), (op, {"lease": 4, "reason": "no such file"}))
+        found = replayed(*left)
+        assert (found.status, found.reason, found.driver) == ("finished", "no such file", None)
+        assert found.told == "a later start changed nothing: no such file"
+        assert (replayed(*left, ("start", START)).status, replayed(*left, ("start", START)).reason) == ("running", None)
+    killed = (*DONE, ("start", START), ("start", START), ("fail", {"lease": 5}))
+    assert replayed(*killed).status == "finished"
+
+
+def test_a_finished_log_fails_once_something_was_begun() -> None:
+    for op, body in (("open", {"config": {}, "tasks": []}), ("commit", {}), ("trial", {})):
+        found = replayed(*DONE, ("start", START), (op, {**body, "lease": 4}), ("fail", {"lease": 4}))
+        assert found.status == "failed"
+    assert replayed(*DONE[:2], ("fail", {"lease": 1}), ("start", START), ("fail", {"lease": 4})).status == "failed"

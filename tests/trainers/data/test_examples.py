@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.support.texts import NO_END, NO_SYSTEM, STRICT, THINKS, bytes_tokenizer
-from trainers.data.examples import REFUSALS, Example, Refused, RenderSettings, SourceRow, common, render
+from trainers.data.examples import Example, RenderSettings, SourceRow, common, render
 from trainers.data.generative.chat import CHATML
+from trainers.data.generative.refusals import REFUSALS, Refused
 
 USER, HI, MORE = ({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"},
                   {"role": "user", "content": "R"})  # fmt: skip

@@ -189,6 +189,30 @@ def test_slices_of_splits(tmp_path):
     assert (raw.test.texts, raw.test.labels) == (["t 1", "t 2"], ["b", "a"])
 
 
+def test_a_folder_that_save_to_disk_wrote(tmp_path):
+    """With strings it is the task that files are; class indices are named as the data set names them."""
+    from datasets import ClassLabel, Dataset, DatasetDict
+
+    rows = {"train": many(6, "x"), "test": [("007", "a"), ("None", "b")]}
+    tables = {
+        key: Dataset.from_dict({"text": [text for text, _ in each], "label": [label for _, label in each]})
+        for key, each in rows.items()
+    }
+    DatasetDict(tables).save_to_disk(tmp_path / "words")
+    entry = {"name": "t", "source": "hub", "dataset": str(tmp_path / "words")}
+    files = from_files(tmp_path / "files", ".jsonl", rows["train"], rows["test"])
+    assert load_task(PARSE(entry), NO_LIMITS, None, 0).fingerprint == files.fingerprint
+    indices = {key: each.cast_column("label", ClassLabel(names=["b", "a"])) for key, each in tables.items()}
+    DatasetDict(indices).save_to_disk(tmp_path / "indices")
+    loaded = load_task(PARSE({**entry, "dataset": str(tmp_path / "indices")}), NO_LIMITS, None, 0)
+    assert (loaded.labels, rows_of(loaded.test)) == (("b", "a"), [("007", 1), ("None", 0)])
+    tables["train"].save_to_disk(tmp_path / "one")
+    with pytest.raises(DataError, match=r"test_split 'test' of dataset .* \(the folder has the splits train\)"):
+        load_task(PARSE({**entry, "dataset": str(tmp_path / "one")}), NO_LIMITS, None, 0)
+    with pytest.raises(DataError, match="text_column 'body' is not a column"):
+        load_task(PARSE({**entry, "text_column": "body"}), NO_LIMITS, None, 0)
+
+
 def test_a_dataset_in_another_form_is_left_to_datasets(tmp_path):
     from datasets import Dataset
 

@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file
 
 from cluster.errors import ConfigError, StoreError
-from tests.support.exports import BIASED, FAMILIES, NO_PICKLES, Case, export_merged, export_peft, write
+from tests.support.exports import (
+    BIASED,
+    FAMILIES,
+    NO_PICKLES,
+    ROUNDING,
+    Case,
+    assert_near,
+    export_merged,
+    export_peft,
+    folded,
+    logits,
+    write,
+)
 from trainers.methods import export
 from trainers.methods.export import check_free, peft_targets
 
@@ -38,6 +51,37 @@ def test_the_peft_folder(cases: dict[str, Case], tmp_path: Path, family: str) ->
     told = (tmp_path / "made/README.md").read_text()
     assert all(word in told for word in ("team/run@v3", "a, b, c", str(case.base), "d" * 64))
     assert ("lora_bias" in told) == (family in BIASED)
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+@pytest.mark.parametrize("family", ["Bert", "Llama", "T5"])
+def test_the_readme_s_own_lines_load_it(cases: dict[str, Case], tmp_path: Path, family: str, form: str) -> None:
+    """In the dtype of the run, whatever the base is stored in, and with the base's tokenizer."""
+    import peft
+
+    case = cases[family]
+    stored = tmp_path / "base"
+    shutil.copytree(case.base, stored)
+    case.load(torch.bfloat16).save_pretrained(stored)
+    case = case._replace(base=stored, origin=replace(case.origin, base=str(stored)))
+    write(form, case, case.tasks, tmp_path / "made")
+    told = (tmp_path / "made/README.md").read_text()
+    code = "\n".join(line.strip() for line in told.splitlines() if line.startswith("    "))
+    names: dict[str, Any] = {"peft": peft, "transformers": transformers, "torch": torch, "FOLDER": tmp_path / "made"}
+    exec(code, names)
+    assert next(names["model"].parameters()).dtype == torch.float32
+    assert_near(logits(names["model"], case.inputs), logits(folded(case.load(), case.tasks), case.inputs), ROUNDING)
+    assert names["tokenizer"].eos_token == "w1" and "An answer ends" not in told
+
+
+def test_the_readme_says_what_ends_an_answer(cases: dict[str, Case], tmp_path: Path) -> None:
+    case = cases["Llama"]
+    for ends, said in (({"</s>": 1}, "ends with `</s>` (1), as in training: give `generate` eos_token_id=1."),
+                       ({"</s>": 1, "<|end|>": 7}, "`</s>` (1) or `<|end|>` (7), as in training: give `generate` "
+                        "eos_token_id=[1, 7].")):  # fmt: skip
+        folder = tmp_path / str(len(ends))
+        export_peft(case.load(), case.tasks, folder, replace(case.origin, ends=ends))
+        assert said in (folder / "README.md").read_text()
 
 
 def test_equal_ranks_need_no_pattern(cases: dict[str, Case]) -> None:

@@ -1,11 +1,10 @@
 """Ragged rows in two arrays."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from trainers.data.examples import TooLong
+from trainers.data.generative.refusals import TooLong
 from trainers.models import tokens
 from trainers.models.tokens import TokenIds
 
@@ -37,5 +36,6 @@ def test_no_length_beyond_the_positions_is_advised(
     error, base = TooLong("a", "answer_cut", 9, "or b"), SimpleNamespace(model=object())
     error.evidence = {"rows": 1}
     monkeypatch.setattr(tokens, "most_positions", lambda model, answers: positions)
-    made: Any = tokens.within_positions(error, base)  # type: ignore[arg-type]
-    assert str(made) == told and made.evidence == error.evidence
+    found = tokens.positions_for(error, base)  # type: ignore[arg-type]
+    assert found == positions and str(error.need(9, found)) == told and error.evidence == {"rows": 1}
+    assert tokens.positions_for(error, SimpleNamespace(model=None)) is None  # type: ignore[arg-type]

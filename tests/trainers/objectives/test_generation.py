@@ -132,6 +132,22 @@ def test_decoding_of_a_task(tmp_path: Path) -> None:
         OBJECTIVE.check(base, rows_of(tmp_path, PAIRS, **most))
 
 
+@pytest.mark.parametrize("base", [docs_lm, t5], ids=["docs-lm", "t5"])
+def test_a_plain_row_in_words_is_its_prompt(base: Any, tmp_path: Path) -> None:
+    split = split_of(base(), rows_of(tmp_path, PAIRS, format="prompt_completion"))
+    for row in range(4):
+        (as_scored,) = base().text([split.asked(row)])
+        assert split.in_words(row).prompt == as_scored
+        assert base is t5 or as_scored == PAIRS[row - 4]["prompt"].strip()
+
+
+def test_a_conversation_in_words_shows_who_says_what(tmp_path: Path) -> None:
+    split = split_of(docs_lm(), rows_of(tmp_path, CHATS, format="messages", chat_template="chatml"))
+    asked = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in CHATS[-4]["messages"][:3])
+    assert split.in_words(0).prompt == f"{asked}<|im_start|>assistant"
+    assert split.in_words(0).references == ("You are welcome.",)
+
+
 def test_a_score_is_the_mean_of_the_first_metric_and_tells_the_others(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, PAIRS, format="prompt_completion", metrics=["rouge_l", "exact_match", "perplexity"])
     split = split_of(docs_lm(), rows)

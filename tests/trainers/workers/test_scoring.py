@@ -14,13 +14,13 @@ import torch
 from cluster.storage import open_store
 from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.answers import ANSWERS, Asked, KeptAnswer, read_answers
+from trainers.data.batching import drawn
 from trainers.data.collate import Batch
 from trainers.data.row_scores import ROWS, read_row_scores
 from trainers.messages import NOT_SCORED, Job, Order, Progress, Score
 from trainers.method_config import AdapterConfig
 from trainers.methods.base import Artifact, Summary
 from trainers.objectives.base import Judged
-from trainers.training.evaluate import drawn
 from trainers.workers.scoring import Scoring
 from trainers.workers.worker import Worker
 

@@ -29,6 +29,7 @@ MetricName = Literal[
     "trace_match", "trace_first_character", "trace_rouge_l", "trace_edit_similarity", "trace_sari", "nll", "perplexity",
 ]  # fmt: skip
 OF_LOSS = ("nll", "perplexity")  # of the model's own probabilities, without an answer
+OF_LABELS = ("text_column", "label_column", "labels", "classes")  # keys of classification tasks
 COLUMNS: dict[str, tuple[str, ...]] = {  # what rows of a format may hold
     "prompt_completion": (*REQUIRED["prompt_completion"], "references", "tools", "chat_template_kwargs"),
     "messages": (*REQUIRED["messages"], "tools", "chat_template_kwargs"),
@@ -78,6 +79,19 @@ class GenerativeTask(TaskBase):
     max_cut: Annotated[NonNegative, Field(le=1)] = 0.01
     too_long: Literal["refuse", "drop", "cut"] = "refuse"
     decoding: DecodingConfig | None = None
+
+    @classmethod
+    def in_place_of(cls, key: str, entry: Mapping[str, Any]) -> str:
+        """What such a task has in place of a key of classification; empty if another key is wrong first."""
+        return f"source {entry.get('source')} says what is asked and what is right; remove {key}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_labels(cls, value: Any) -> Any:
+        found = [key for key in OF_LABELS if isinstance(value, Mapping) and key in value]
+        if found and (fix := cls.in_place_of(found[0], value)):
+            raise ValueError(f"{found[0]} belongs to a classification task; {fix}")
+        return value
 
     @field_validator("metrics")
     @classmethod
@@ -132,21 +146,11 @@ class FormatTask(GenerativeTask):
         """`format`."""
         return self.format
 
-    @model_validator(mode="before")
     @classmethod
-    def _has_no_labels(cls, value: Any) -> Any:
-        found = [
-            key
-            for key in ("text_column", "label_column", "labels", "classes")
-            if isinstance(value, Mapping) and key in value
-        ]
-        if found and (columns := REQUIRED.get(str(value.get("format")))):
-            yours = ", ".join(f"{column}: YOUR COLUMN" for column in columns)
-            raise ValueError(
-                f"{found[0]} belongs to a classification task; a task with `format` takes `columns: {{{yours}}}`; "
-                f"remove {found[0]}, or format"
-            )
-        return value
+    def in_place_of(cls, key: str, entry: Mapping[str, Any]) -> str:
+        """See GenerativeTask."""
+        columns = ", ".join(f"{column}: YOUR COLUMN" for column in REQUIRED.get(str(entry.get("format")), ()))
+        return f"a task with `format` takes `columns: {{{columns}}}`; remove {key}, or format" if columns else ""
 
     @model_validator(mode="after")
     def _known_columns(self) -> "FormatTask":

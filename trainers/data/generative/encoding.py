@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from cluster.errors import DataError
-from trainers.data.examples import Example, Refused, Renderer, RenderSettings, SourceRow, TooLong
+from cluster.errors import ConfigError, DataError
+from trainers.data.examples import Example, Renderer, RenderSettings, SourceRow, settings_for
 from trainers.data.generative.cache import cached
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.generative.preparing import FORM
+from trainers.data.generative.refusals import Refused, TooLong
 from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 1_000
 PAGE = 4096  # bytes; an empty array cannot be mapped
 CACHED_ROWS = 20_000  # of a split; smaller ones are tokenised anew each time
+SHORT = 4096  # tokens, more than a template writes around two words
+CONVERSATIONS = ("messages", "alpaca", "sharegpt")  # formats of rows that a chat template writes
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,9 @@ class Gathering:
 
     def ended(self, made: Example, special: frozenset[int]) -> None:
         """Notes which special token ends the answer of a row that is not cut."""
-        tail = made.answer if len(made.answer) else made.ids[made.prompt_length :]
-        found = [int(token) for token in tail[-4:] if int(token) in special]
-        if found and not made.cut:
-            self.ends[found[-1]] += 1
+        end = None if made.cut else end_of(made, special)
+        if end is not None:
+            self.ends[end] += 1
 
     def done(self) -> Examples:
         """The arrays."""
@@ -169,6 +171,32 @@ class Gathering:
         )  # fmt: skip
 
 
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens of a tokenizer that may end an answer."""
+    return frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
+
+
+def end_of(made: Example, special: frozenset[int]) -> int | None:
+    """The last special token of an answer; what a template writes behind it are a few more."""
+    tail = made.answer if len(made.answer) else made.ids[made.prompt_length :]
+    return next((int(token) for token in reversed(tail[-4:]) if int(token) in special), None)
+
+
+def turn_end(task: GenerativeTask, tokenizer: Any) -> int | None:
+    """The special token that a task's chat template writes after a turn of the assistant; None if its rows are no
+    conversations, or if its template is not there, has no such token, or cannot write a short conversation."""
+    if task.form not in CONVERSATIONS:
+        return None
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = SourceRow("", 1, json.dumps({"messages": turns}))
+    try:
+        settings = settings_for(task, tokenizer, 0, vocabulary=None)
+    except ConfigError:
+        return None
+    (made,) = Renderer(tokenizer, dataclasses.replace(settings, max_length=SHORT)).render([row])
+    return end_of(made, special_ids(tokenizer)) if isinstance(made, Example) else None
+
+
 def starts(lengths: "array[int]") -> np.ndarray:
     """(N + 1,) where rows of these lengths begin, and the end."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.frombuffer(lengths, np.int64))])
@@ -178,9 +206,18 @@ def encode_task(task: GenerativeTask, data: TaskData, tokenizer: Any, settings: 
     """Every split of a prepared task as examples.
 
     Raises:
-        DataError: rows are refused, or too many answers are cut; see `encode`.
+        DataError: rows are refused, or too many answers are cut; see `encode`. What is said of rows that are too long
+            holds for all splits.
     """
-    return {key: encode_split(task, data, key, tokenizer, settings) for key in SPLITS}
+    made, long = dict[str, Examples](), list[TooLong]()
+    for key in SPLITS:
+        try:
+            made[key] = encode_split(task, data, key, tokenizer, settings)
+        except TooLong as error:
+            long.append(error)
+    if long:
+        raise long[0].need(max(each.needed for each in long))
+    return made
 
 
 def encode_split(task: GenerativeTask, data: TaskData, key: str, tokenizer: Any, settings: RenderSettings) -> Examples:
@@ -220,7 +257,7 @@ def encode(task: GenerativeTask, rows: "Dataset", tokenizer: Any, settings: Rend
     held, refused = Gathering(), Counter[str]()
     first: Refused | None = None
     needed = 0
-    special = frozenset(tokenizer.all_special_ids) | frozenset(getattr(tokenizer, "added_tokens_decoder", {}))
+    special = special_ids(tokenizer)
     renderer, place = Renderer(tokenizer, settings), -1
     for made in (each for batch in source_rows(rows) for each in renderer.render(batch)):
         place += 1

@@ -17,7 +17,7 @@ from cluster.storage import open_store
 from trainers.data import formats
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
 from trainers.data.sources import FORMS, HUB_FIX, absent, form_of, listed, quiet, suffix_of
-from trainers.data.tables import as_data_error
+from trainers.data.tables import as_data_error, saved_split
 
 PARQUET_ROWS = 1_000  # read at once
 PLAIN = json.JSONDecoder()
@@ -202,15 +202,10 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
 
 def loaded(task: GenerativeHubTask, split: str, cache: str | None) -> Any:
     """A split as `datasets` has it, also of a folder that its `save_to_disk` wrote."""
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import load_dataset
 
-    if not any((Path(task.dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache)
-    saved = load_from_disk(task.dataset)
-    splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in splits:
-        raise ValueError(f"the folder has the splits {listed(map(str, splits))}")
-    return splits[split]
+    saved = saved_split(task, split)
+    return load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache) if saved is None else saved
 
 
 def table_source(where: str, table: Any) -> Source:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ConfigError
 from orchestrator.config.run import parse_config
@@ -70,6 +70,11 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
         ({"decoding": {"temperature": 1}}, "decoding belongs to a generative task; name the format of its rows"),
         ({"fromat": "messages", "metrics": ["bleu"]}, "tasks.0: metrics belongs to a generative task; 'fromat' is "
          "unknown: did you mean 'format'?"),
+        ({"metrcs": ["bleu"]}, "tasks.0: 'metrcs' is unknown: did you mean 'metrics'? It belongs to a generative task; "
+         "name the format of its rows, one of messages, prompt_completion, sharegpt, alpaca, text, or remove metrcs"),
+        ({"colums": {"prompt": "q"}, "fromat": "messages"}, "'colums' is unknown: did you mean 'columns'? It belongs "
+         "to a generative task; 'fromat' is unknown: did you mean 'format'?"),
+        ({"text_colum": "a"}, "tasks.0.text_colum: unknown key; did you mean 'text_column'?"),
         ({"format": "messages", "decoding": {"stop": "\n"}}, 'stop: "\\n": should be a list: ["\\n"]'),
         ({"format": "messages", "metrics": "rouge_l"}, 'metrics: "rouge_l": should be a list: ["rouge_l"]'),
         ({"format": "messages", "metrics": ["rouge"]}, "did you mean 'rouge_l'?"),
@@ -86,6 +91,14 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
 )  # fmt: skip
 def test_wrong_entries(keys: dict[str, Any], message: str) -> None:
     assert message in refused(**keys)
+
+
+@pytest.mark.parametrize("source", ["superni", "trace"])
+@pytest.mark.parametrize("key", ["text_column", "label_column", "labels"])
+def test_benchmarks_have_no_columns_to_name(source: str, key: str) -> None:
+    given = {"name": "t", "source": source, "path": "p", key: ["a"] if key == "labels" else "a"}
+    with pytest.raises(ValidationError, match=f"{key} belongs to a classification task; source {source} says"):
+        TypeAdapter(AnyTask).validate_python(given)
 
 
 def test_an_encoder_generates_nothing() -> None:

@@ -1,8 +1,9 @@
 """Splits as arrays: the same examples, counts by hand, tokenised once, refused together."""
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from pydantic import TypeAdapter
 
 from cluster.errors import DataError
 from tests.support.texts import bytes_tokenizer
-from trainers.data.examples import Refused, RenderSettings, SourceRow, TooLong, render, settings_for
+from trainers.data.examples import RenderSettings, SourceRow, render, settings_for
 from trainers.data.generative import encoding
-from trainers.data.generative.config import AnyTask
-from trainers.data.generative.encoding import Counts, encode, encode_split, load, save
+from trainers.data.generative.config import AnyTask, Format
+from trainers.data.generative.encoding import Counts, encode, encode_split, encode_task, load, save, turn_end
+from trainers.data.generative.refusals import Refused, TooLong
 from trainers.data.tasks import TaskData
 
+FORMATS = get_args(Format)
 ROWS = [{"prompt": "ab", "completion": "c"}, {"prompt": "d", "completion": "efgh", "references": ["ij"]}]
 SETTINGS = RenderSettings("t", "completion", 100)
 
@@ -85,6 +88,27 @@ def test_the_longest_of_the_refused_rows_says_what_is_needed() -> None:
     with pytest.raises(TooLong, match=told) as error:
         encode(task(), dataset(long), bytes_tokenizer(), RenderSettings("t", "completion", 10))
     assert error.value.evidence == {"refused": {"answer_cut": 3}, "rows": 3}
+
+
+def test_the_longest_row_of_all_splits_says_what_is_needed() -> None:
+    """So that whoever follows the advice is not asked for more afterwards."""
+    train, long, longest = ([{"prompt": "a" * size, "completion": "b"}] for size in (3, 20, 50))
+    splits = {"train": dataset(train), "validation": dataset(long), "test": dataset(longest)}
+    data = TaskData(name="t", labels=(), warnings=(), fingerprint="f", **splits)
+    settings = RenderSettings("t", "completion", 10)
+    with pytest.raises(TooLong, match=r"its prompt has 20 tokens.*; set the task's max_length to 52 or more") as error:
+        encode_task(task(), data, bytes_tokenizer(), settings)
+    assert error.value.evidence == {"refused": {"answer_cut": 1}, "rows": 1}
+    assert len(encode_task(task(), data, bytes_tokenizer(), dataclasses.replace(settings, max_length=52))["test"]) == 1
+
+
+def test_the_token_that_a_template_ends_a_turn_with() -> None:
+    tokenizer = bytes_tokenizer()
+    ended = {form: turn_end(task(format=form, chat_template="chatml"), tokenizer) for form in FORMATS}
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ended == {"messages": end, "alpaca": end, "sharegpt": end, "prompt_completion": None, "text": None}
+    for template in ("absent.jinja", None):
+        assert turn_end(task(format="messages", chat_template=template), bytes_tokenizer(None)) is None
 
 
 def test_rows_that_are_too_long_are_dropped_if_asked() -> None:
