@@ -114,15 +114,13 @@ class Controller:
 
     def _train(self) -> Iterator[RunState]:
         """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
-        import ray
-
         pending = range(len(self.state.commits), len(self.config.tasks))
         if not pending:
             return
         with self.workers.session() as stop:
             with ThreadPoolExecutor(READERS) as pool:
                 files = list(pool.map(self._files, self.state.commits))
-            history, digests = [ray.put(task) for task in files], [digests_of(task) for task in files]
+            history, digests = [self.workers.share(task) for task in files], [digests_of(task) for task in files]
             del files
 
             def check() -> None:
@@ -134,7 +132,7 @@ class Controller:
                     for index in indices:
                         done = self._trained(group, self._order(index, history, digests))
                         task = self._commit(done, [last for *_, last in digests])
-                        history.append(ray.put(task))
+                        history.append(self.workers.share(task))
                         digests.append(digests_of(task))
                         self._announce()
                         self._guard()

@@ -56,6 +56,9 @@ class Workers(Protocol):
     def session(self) -> AbstractContextManager[Check]:
         """A connection to Ray; what it yields raises Interrupted if the driver is told to leave."""
 
+    def share(self, files: tuple[bytes, ...]) -> Any:
+        """A committed task's files as an item of `Order.history`, for all later orders. Called inside the session."""
+
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """Workers for the job, inside the session; `check` is called while they are waited for."""
 
@@ -97,6 +100,12 @@ class OwnWorkers:
         with ray_session(self.config.cluster), stop_signals(self.say) as stop:
             self.rows = tuple(map(ray.put, self.tasks))
             yield stop
+
+    def share(self, files: tuple[bytes, ...]) -> Any:
+        """See Workers: in Ray's object store."""
+        import ray
+
+        return ray.put(files)
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """See Workers."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 from ray.actor import ActorHandle
 from ray.tune import Trainable
@@ -68,6 +69,12 @@ class PoolWorkers:
     def session(self) -> Iterator[Check]:
         """Does nothing: an actor is connected to Ray, and the sweep stops it."""
         yield lambda: None
+
+    def share(self, files: tuple[bytes, ...]) -> Any:
+        """See Workers: in Ray's object store."""
+        import ray
+
+        return ray.put(files)
 
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
         """The pool, for this job. Tasks, base and folder are those that its workers hold already."""

@@ -92,6 +92,9 @@ class FakeWorkers:
         finally:
             self.calls.append("session left")
 
+    def share(self, files: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        return files
+
     @contextmanager
     def group(self, job: Job, cluster: ClusterConfig, check: Callable[[], None]) -> Iterator["FakeWorkers"]:
         self.calls.append(f"group of {cluster.num_workers}")

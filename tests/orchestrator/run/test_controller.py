@@ -1,7 +1,6 @@
 """The controller with workers that are not there: what it asks for, in which order, and what it leaves in the log.
 
-`ray.put` is the only thing of Ray that it calls itself. It would start a Ray, so here it is replaced by the identity:
-`history` in an order holds the bytes themselves.
+These workers share files as they are, so `history` in an order holds the bytes themselves. No Ray is started.
 """
 
 import json
