@@ -45,20 +45,28 @@ def parsed() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="list what is missing, with the time it is reckoned to take")
     what.add_argument("--table", action="store_true", help="print the tables")
-    what.add_argument("--write", nargs="?", const=PAGE, type=Path, metavar="PAGE", help="make docs/results.md and its pictures")
+    what.add_argument(
+        "--write", nargs="?", const=PAGE, type=Path, metavar="PAGE", help="make docs/results.md and its pictures"
+    )
     what.add_argument("--merge", nargs="+", type=Path, metavar="FILE", help="add the lines of other results files")
-    parser.add_argument("--config", type=Path, default=PLAN, help="methods, settings and streams (benchmarks/methods.yaml)")
+    parser.add_argument(
+        "--config", type=Path, default=PLAN, help="methods, settings and streams (benchmarks/methods.yaml)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of finished cells")
     parser.add_argument("--only", type=words, metavar="METHOD,…", help="these methods alone")
     parser.add_argument("--streams", type=words, metavar="STREAM,…", help="these streams, or groups of them, alone")
     parser.add_argument("--seeds", type=words, metavar="SEED,…", help="these seeds alone")
-    parser.add_argument("--minutes", type=float, metavar="M", help="begin no cell that would not end by then; leave what has not ended")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="begin no cell that would not end by then; leave what has not ended"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="cells at once (a GPU: as many as cores; a CPU: 1)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
     parser.add_argument("--retry", action="store_true", help="measure cells again that failed")
     parser.add_argument("--data-dir", type=Path, help="a CL_Benchmark checkout ($ORTHOPLEX_DATA_DIR)")
     parser.add_argument("--model", metavar="FOLDER", help="where MiniLM lies, if its package is not installed")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of stores and logs; unfinished cells go on from it")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="folder of stores and logs; unfinished cells go on from it"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the stores of finished cells")
     return parser.parse_args()
 
@@ -95,8 +103,8 @@ def listing(plan: Plan, lines: dict[str, Any], asked: Asked, options: argparse.N
     later = [stream for _, stream, _ in found.waiting]
     total = sum(each[cell.stream] for cell in found.ready) + sum(each[stream] for stream in later)
     rows.append(
-        f"{len(found.ready)} cells to measure, {len(later)} after tuning, {len(found.faulty)} that cannot be run: about "
-        f"{total / 60 / jobs:.0f} minutes with {jobs} at once"
+        f"{len(found.ready)} cells to measure, {len(later)} after tuning, {len(found.faulty)} that cannot be run: "
+        f"about {total / 60 / jobs:.0f} minutes with {jobs} at once"
     )
     return "\n".join(rows)
 

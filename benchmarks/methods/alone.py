@@ -5,8 +5,9 @@ trains, stores and scores is what `orthoplex run` uses on one worker, and leaves
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from cluster.resources import ClusterConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import Check, Group, OwnWorkers, Say
-from trainers.folders import for_workers
+from trainers.folders import for_workers, scratch
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.worker import Worker
 
@@ -54,17 +55,19 @@ class AloneWorkers(OwnWorkers):
         """The files themselves."""
         return files
 
-    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> AbstractContextManager[Group]:
-        """This process."""
+    @contextmanager
+    def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Iterator[Group]:
+        """This process, in a temporary folder of its own."""
         held = replace(job, tasks=self.rows, folder=for_workers(self.folder))
-        return nullcontext(AloneGroup(held, cluster, self.device, check))
+        with scratch(tempfile.gettempdir()) as start:
+            yield AloneGroup(held, cluster, self.device, start, check)
 
 
 class AloneGroup:
     """This process as a worker group; see `orchestrator.run.workers.Group`."""
 
-    def __init__(self, job: Job, cluster: ClusterConfig, device: torch.device, check: Check) -> None:
-        self.job, self.cluster, self.device, self.check = job, cluster, device, check
+    def __init__(self, job: Job, cluster: ClusterConfig, device: torch.device, start: Path, check: Check) -> None:
+        self.job, self.cluster, self.device, self.start, self.check = job, cluster, device, start, check
         self.worker: Worker | None = None
 
     def train(self, order: Order, on_event: OnEvent) -> TaskDone:
@@ -75,7 +78,7 @@ class AloneGroup:
             on_event(event)
 
         if self.worker is None:
-            self.worker = Worker(self.job, self.device, report, start=Path.cwd())
+            self.worker = Worker(self.job, self.device, report, start=self.start)
         self.worker.report = report
         self.worker.catch_up(order)
         return self.worker.run(order)

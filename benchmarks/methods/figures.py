@@ -100,4 +100,8 @@ def difference(ours: Sequence[Line], theirs: Sequence[Line]) -> Difference | Non
 def values(line: Line) -> Values | None:
     """The values of each task's test rows after the last task; None if the line does not have them."""
     found = line.get("correct")
-    return {task: unpacked(found[task], rows) for task, rows in zip(line["tasks"], line["rows"], strict=True)} if found else None
+    return (
+        {task: unpacked(found[task], rows) for task, rows in zip(line["tasks"], line["rows"], strict=True)}
+        if found
+        else None
+    )

@@ -1,4 +1,4 @@
-"""Fills the results file: begins cells as long as they are likely to end in time, and adds a line per cell that ends."""
+"""Fills the results file: begins cells as long as they are likely to end in time, and adds a line per cell."""
 
 import time
 from collections.abc import Callable
@@ -87,13 +87,17 @@ class Filling:
 def told(cell: Cell, line: Line) -> str:
     """One line about a cell that has ended."""
     name = f"{cell.method} on {cell.stream}, seed {cell.seed}"
-    values = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in cell.values.items())
+    values = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in cell.values.items()
+    )
     name += f" ({values})" if values else ""
     if "error" in line:
         return f"{name}: failed: {line['error']}"
     shown = {"AA": line["aa"], "BWT": line["bwt"], "LA": line["la"]}
     figures = ", ".join(f"{key} {100 * value:.1f}" for key, value in shown.items() if value is not None)
-    return f"{name}: {figures}, {line['kept']:,} parameters, {line['wall_s']:.0f} s ({line['train_s']:.0f} s of training)"
+    return (
+        f"{name}: {figures}, {line['kept']:,} parameters, {line['wall_s']:.0f} s ({line['train_s']:.0f} s of training)"
+    )
 
 
 def chosen(line: Line) -> str:

@@ -1,5 +1,5 @@
-"""Pictures per group of streams, as SVG: AA against parameters, LA against BWT, AA and room as tasks are learned, and each
-task over time."""
+"""Pictures per group of streams, as SVG: AA against parameters, LA against BWT, AA and room as tasks are learned, and
+each task over time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -118,11 +118,19 @@ def course(found: Sequence[Row], ours: str) -> "Figure":
     figure, (left, right) = empty(11, 4.5, ncols=2)
     colours = matplotlib.colormaps[COLOURS]
     for place, row in enumerate(found):
-        cells, style = first_stream(row.cells), {"color": colours(place % 20), "linewidth": 2 if row.method == ours else 1}
-        so_far = [average([average(line["test"][step][: step + 1]) for line in cells]) for step in range(len(cells[0]["tasks"]))]
+        cells, style = (
+            first_stream(row.cells),
+            {"color": colours(place % 20), "linewidth": 2 if row.method == ours else 1},
+        )
+        so_far = [
+            average([average(line["test"][step][: step + 1]) for line in cells])
+            for step in range(len(cells[0]["tasks"]))
+        ]
         plot(left, so_far, label=row.label, **style)
         for side, dashes in (("read", "-"), ("written", ":")):
-            filled = [average([line["by_task"][step].get(side) for line in cells]) for step in range(len(cells[0]["tasks"]))]
+            filled = [
+                average([line["by_task"][step].get(side) for line in cells]) for step in range(len(cells[0]["tasks"]))
+            ]
             plot(right, filled, label=f"{row.label}, {side}", linestyle=dashes, **style)
     left.set_ylabel("AA of the tasks so far, points")
     right.set_ylabel("share of a layer's width that bases fill, %")

@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.schema import Frozen
@@ -37,8 +37,8 @@ class Stream(Frozen):
     group: str
     tasks: tuple[str | dict[str, Any], ...]
     layers: dict[str, list[str] | str]
-    settings: Settings = {}
-    override: Settings = {}
+    settings: Settings = Field(default_factory=dict)
+    override: Settings = Field(default_factory=dict)
     tuned: bool = True
     seeds: int | None = None
     methods: tuple[str, ...] | None = None
@@ -163,7 +163,7 @@ class Cell:
         return hash(self.key)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fault(cell: Cell) -> str | None:
     try:
         cell.config()
@@ -187,9 +187,10 @@ def nested(values: Mapping[str, Any]) -> Settings:
     found: Settings = {}
     for key, value in values.items():
         *path, last = key.split(".")
-        for each in reversed([*path, last]):
-            value = {each: value}
-        found = merged(found, value)
+        inner = {last: value}
+        for each in reversed(path):
+            inner = {each: inner}
+        found = merged(found, inner)
     return found
 
 
@@ -245,7 +246,7 @@ def validation_aa(line: Line) -> float | None:
 
 
 def values_of(plan: Plan, method: str, stream: str, lines: Mapping[str, Line]) -> Settings | None:
-    """The tuned values that a method has on a stream: none at all if it is not tuned; None if they are not known yet."""
+    """The tuned values of a method on a stream: an empty mapping if it is not tuned, None if they are not known yet."""
     if not plan.methods[method].tune or not plan.streams[stream].tuned:
         return {}
     found = choice(plan, method, lines)
@@ -266,11 +267,16 @@ class Asked:
         return all(part is None or value in part for part, value in parts)
 
 
-def cells(plan: Plan, lines: Mapping[str, Line], asked: Asked = Asked()) -> Iterator[Cell | tuple[str, str, int]]:
+ALL = Asked()
+
+
+def cells(plan: Plan, lines: Mapping[str, Line], asked: Asked = ALL) -> Iterator[Cell | tuple[str, str, int]]:
     """Every cell of the plan: first those of tuning, then the others. A cell whose tuned values are not known yet
     stands as (method, stream, seed)."""
     for method in plan.methods:
-        if any(asked.takes(method, stream, seed) for stream, seed in places(plan, method) if plan.streams[stream].tuned):
+        if any(
+            asked.takes(method, stream, seed) for stream, seed in places(plan, method) if plan.streams[stream].tuned
+        ):
             yield from grid(plan, method)
     for stream in plan.streams:
         for method in plan.methods:
@@ -295,7 +301,7 @@ class Missing:
     faulty: Sequence[tuple[Cell, str]]
 
 
-def missing(plan: Plan, lines: Mapping[str, Line], asked: Asked = Asked(), *, retry: bool = False) -> Missing:
+def missing(plan: Plan, lines: Mapping[str, Line], asked: Asked = ALL, *, retry: bool = False) -> Missing:
     """What is missing of a part of the plan. Cells that failed are missing if they are to be tried again."""
     found = list(dict.fromkeys(cells(plan, lines, asked)))
     there = [each for each in found if isinstance(each, Cell)]
@@ -308,13 +314,11 @@ def missing(plan: Plan, lines: Mapping[str, Line], asked: Asked = Asked(), *, re
 
 
 def estimate_s(plan: Plan, stream: str, lines: Mapping[str, Line], gpu: bool) -> float:
-    """Seconds that a cell is reckoned to take: the median of those of its stream that were measured in full, on a GPU or
-    on a CPU, or what the plan says."""
+    """Seconds that a cell is reckoned to take: the median of those of its stream that were measured from their begin,
+    on a GPU or on a CPU; or what the plan says."""
     took = [
         line["wall_s"] for line in lines.values()
         if line.get("stream") == stream and "wall_s" in line and not line.get("resumed")
         and gpu == (line["peak_gpu_bytes"] is not None)
     ]  # fmt: skip
     return median(took) if took else plan.streams[stream].estimate_s
-
-

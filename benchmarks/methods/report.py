@@ -10,15 +10,16 @@ from benchmarks.methods.plan import Line, Plan
 INTRODUCTION = """\
 # Results: methods beside each other
 
-Made by `python -m benchmarks.methods --write` from [benchmarks/results/methods.jsonl](../benchmarks/results/methods.jsonl);
-not to be edited. Methods, settings, orders and seeds are those of [benchmarks/methods.yaml](../benchmarks/methods.yaml).
-A line of the file is one run of a stream, by the real controller and a real store. To measure what is missing:
+Made by `python -m benchmarks.methods --write` from
+[benchmarks/results/methods.jsonl](../benchmarks/results/methods.jsonl); not to be edited. Methods, settings, orders and
+seeds are those of [benchmarks/methods.yaml](../benchmarks/methods.yaml). A line of the file is one run of a stream, by
+the real controller and a real store. To measure what is missing:
 
     PYTHONPATH=. python -m benchmarks.methods --data-dir PATH --jobs 16
 
-All methods have the same rows, steps, model and machine. Settings were tuned on order 1 of four tasks, on validation, at most
-four per method. The test rows are those of the benchmark's files at hand; dbpedia, yelp, IMDB and MultiRC are re-split from
-what is public, so figures are not comparable with papers.
+All methods have the same rows, steps and model. Settings were tuned on order 1 of four tasks, on validation, at most
+four per method. The test rows are those of the benchmark's files at hand; dbpedia, yelp, IMDB and MultiRC are re-split
+from what is public, so figures are not comparable with papers.
 """
 
 
@@ -29,7 +30,9 @@ def report(plan: Plan, lines: Mapping[str, Line], path: Path) -> str:
         parts.append(f"## {group}\n\n{orders(plan, group)}\n\n{tables.table(plan, group, lines)}")
         drawn = pictures.draw(plan, group, lines, path.with_suffix(""))
         parts += [f"![{picture.stem}]({picture.relative_to(path.parent).as_posix()})" for picture in drawn]
-    parts.append(f"## What tuning chose\n\nOn {plan.tune_on}, seed 0, by AA on validation.\n\n{tables.choices(plan, lines)}")
+    parts.append(
+        f"## What tuning chose\n\nOn {plan.tune_on}, seed 0, by AA on validation.\n\n{tables.choices(plan, lines)}"
+    )
     parts.append(f"## What is missing\n\n{tables.absent(plan, lines) or 'Nothing.'}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -48,8 +51,8 @@ def measured_on(plan: Plan, lines: Mapping[str, Line]) -> str:
     """On which machines, with which versions and commits, how many cells; and whether bases differ."""
     there = [line for line in lines.values() if "wall_s" in line]
     wheres = Counter(
-        f"{line['machine']}, torch {line['torch']}, transformers {line['transformers']}, DeepSpeed {line['deepspeed']}, "
-        f"commit {line['commit']}, {line['day']}, {line['beside']} at once"
+        f"{line['machine']}, torch {line['torch']}, transformers {line['transformers']}, "
+        f"DeepSpeed {line['deepspeed']}, commit {line['commit']}, {line['day']}, {line['beside']} at once"
         for line in there
     )
     listed = [f"- {where}: {count} cell{'s' * (count > 1)}" for where, count in sorted(wheres.items())]

@@ -1,15 +1,15 @@
-"""The table as Markdown: one per group of streams, then what tuning chose, and what is missing. Points, not fractions."""
+"""The tables as Markdown: one per group of streams, then what tuning chose, and what is missing. In points."""
 
 from collections.abc import Mapping, Sequence
 
 from benchmarks.harness import markdown
 from benchmarks.methods.bootstrap import Difference
 from benchmarks.methods.figures import Row, rows
-from benchmarks.methods.plan import Asked, Line, Plan, missing
+from benchmarks.methods.plan import ALL, Asked, Line, Plan, missing
 
 COLUMNS = (
-    "method", "AA", "worst order", "BWT", "LA", "FWT", "AA, union of labels", "kept", "of O-LoRA", "in training", "stored",
-    "training", "GPU peak", "ours minus it",
+    "method", "AA", "worst order", "BWT", "LA", "FWT", "AA, union of labels", "kept", "of O-LoRA", "in training",
+    "stored", "training", "GPU peak", "ours minus it",
 )  # fmt: skip
 NOT_MEASURED = "–"
 
@@ -79,11 +79,11 @@ def whole(value: float | None) -> str:
 
 
 LEGEND = """\
-Points. Means over seeds and orders; *worst order* is the lowest mean over seeds. ¹ one seed. ² no rival: it knows the task
-when it answers, or sees all tasks at once. *kept*: parameters that the stream keeps; *of O-LoRA*: as a share of what O-LoRA
-keeps at rank 16 on query and value. *in training*: parameters in training in one task. *training*: seconds of training, on a
-machine that other cells shared. *ours minus it*: difference of AA over the cells that both have, with the 95% interval of the
-paired bootstrap over test rows, and over seeds if there are several; bold if it excludes 0."""
+Points. Means over seeds and orders; *worst order* is the lowest mean over seeds. ¹ one seed. ² no rival: it knows the
+task when it answers, or sees all tasks at once. *kept*: parameters that the stream keeps; *of O-LoRA*: as a share of
+what O-LoRA keeps at rank 16 on query and value. *in training*: parameters in training in one task. *training*: seconds
+of training, on a machine that other cells shared. *ours minus it*: difference of AA over the cells that both have, with
+the 95% interval of the paired bootstrap over test rows, and over seeds if there are several; bold if it excludes 0."""
 
 
 def choices(plan: Plan, lines: Mapping[str, Line]) -> str:
@@ -108,13 +108,18 @@ def values(found: Mapping[str, object]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in found.items()) or "as written"
 
 
-def absent(plan: Plan, lines: Mapping[str, Line], asked: Asked = Asked()) -> str:
+def absent(plan: Plan, lines: Mapping[str, Line], asked: Asked = ALL) -> str:
     """What is missing, a line per method and stream; empty if nothing is."""
     found = missing(plan, lines, asked)
     listed = [f"{cell.method} on {cell.stream}, seed {cell.seed}: not measured" for cell in found.ready]
     listed += [f"{method} on {stream}, seed {seed}: waits for tuning" for method, stream, seed in found.waiting]
-    listed += [f"{cell.method} on {cell.stream}, seed {cell.seed}: cannot be run: {fault}" for cell, fault in found.faulty]
-    listed += [f"{line['method']} on {line['stream']}, seed {line['seed']}: failed: {line['error']}" for line in failed(plan, lines)]
+    listed += [
+        f"{cell.method} on {cell.stream}, seed {cell.seed}: cannot be run: {fault}" for cell, fault in found.faulty
+    ]
+    listed += [
+        f"{line['method']} on {line['stream']}, seed {line['seed']}: failed: {line['error']}"
+        for line in failed(plan, lines)
+    ]
     return "\n".join(f"- {line}" for line in listed)
 
 

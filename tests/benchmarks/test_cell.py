@@ -36,7 +36,10 @@ def tiny_plan(folder: Path) -> dict[str, Any]:
         "tasks": tasks,
         "streams": {"order": {"group": "tiny", "tasks": [*tasks], "layers": {"outputs": ["o_proj"]}, "olora": 512}},
         "methods": {
-            "ours": {"label": "Ours", "settings": {"adapter": {"target_modules": "outputs", "max_rank": 2, "threshold": 0.0}}},
+            "ours": {
+                "label": "Ours",
+                "settings": {"adapter": {"target_modules": "outputs", "max_rank": 2, "threshold": 0.0}},
+            },
             "lora": {
                 "label": "LoRA", "settings": {"adapter": {"method": "lora", "target_modules": "outputs", "rank": 2}},
                 "tune": [{"train.learning_rate": 1e-3}, {"train.learning_rate": 1e30}],
@@ -52,7 +55,12 @@ def test_two_methods_are_measured_tuned_and_compared(tmp_path: Path) -> None:
     def called(*more: str) -> str:
         command = [sys.executable, "-m", "benchmarks.methods", *words, *more]
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

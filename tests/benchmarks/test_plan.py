@@ -78,7 +78,9 @@ def test_only_a_part_is_missing_if_only_that_is_asked_for() -> None:
     plan = made_plan()
     found = missing(plan, {}, Asked(methods=["ours"], streams=["ba"], seeds=[1]))
     assert [(each.method, each.stream, each.seed) for each in found.ready] == [("ours", "ba", 1)]
-    assert [each for each in cells(plan, {}, Asked(streams=["ba"])) if isinstance(each, Cell) and each.method == "bound"] == []
+    assert [
+        each for each in cells(plan, {}, Asked(streams=["ba"])) if isinstance(each, Cell) and each.method == "bound"
+    ] == []
 
 
 def test_what_this_version_does_not_know_is_told_and_not_run() -> None:
@@ -99,7 +101,7 @@ def test_an_estimate_is_what_cells_of_the_stream_took_on_such_a_machine() -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ours": "nobody"}, "ours: 'nobody' is not there; there are ours, rival, bound"),
+        ({"ours": "nobody"}, "ours: 'nobody' is not there; there are bound, ours, rival"),
         ({"tune_on": "cd"}, "tune_on: 'cd' is not there"),
         ({"colour": 1}, "colour: Extra inputs"),
     ],

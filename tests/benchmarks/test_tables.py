@@ -20,9 +20,9 @@ def measured(plan: Plan) -> dict[str, Any]:
     lines = {(made := line(each, (0.5, 0.5), validation=score))["key"]: made
              for each, score in zip(grid(plan, "rival"), (0.75, 0.25), strict=True)}  # fmt: skip
     for seed in (0, 1):
-        put(lines, plan, "ours", "ab", seed, (0.5, 1.0))
-        put(lines, plan, "ours", "ba", seed, (0.25, 0.75 + seed / 4), kept=300)
-    put(lines, plan, "rival", "ba", 0, (0.25, 0.5), kept=1000)
+        put(lines, plan, f"ours/ab/{seed}", (0.5, 1.0))
+        put(lines, plan, f"ours/ba/{seed}", (0.25, 0.75 + seed / 4), kept=300)
+    put(lines, plan, "rival/ba/0", (0.25, 0.5), kept=1000)
     return lines
 
 
@@ -64,7 +64,9 @@ def test_what_was_not_measured_is_listed_and_never_filled_in(plan: Plan) -> None
 def test_a_cell_that_failed_counts_as_failed(plan: Plan) -> None:
     lines = measured(plan)
     key = next(key for key in lines if key.startswith("ours/ba/1"))
-    lines[key] = {name: lines[key][name] for name in ("key", "method", "stream", "seed", "values")} | {"error": "diverged"}
+    lines[key] = {name: lines[key][name] for name in ("key", "method", "stream", "seed", "values")} | {
+        "error": "diverged"
+    }
     assert "**Ours** (3 of 4 cells, 1 failed)" in cells(tables.table(plan, "pairs", lines))
     assert "- ours on ba, seed 1: failed: diverged" in tables.absent(plan, lines)
 
@@ -81,7 +83,12 @@ def test_the_page_is_made_from_the_lines_alone_and_has_pictures(plan: Plan, tmp_
     assert "| Rival | learning_rate 0.1 | learning_rate 0.1: 75.0; as written: failed |" in text
     assert "- ab: a, b\n- ba: b, a" in text and "- bound on ab, seed 0: not measured" in text
     pictures = sorted(tmp_path.rglob("*.svg"))
-    assert [path.name for path in pictures] == ["pairs_course.svg", "pairs_frontier.svg", "pairs_parameters.svg", "pairs_tasks.svg"]
+    assert [path.name for path in pictures] == [
+        "pairs_course.svg",
+        "pairs_frontier.svg",
+        "pairs_parameters.svg",
+        "pairs_tasks.svg",
+    ]
     before = [path.read_bytes() for path in pictures]
     assert all(f"(results/{path.name})" in text for path in pictures) and len({*before}) == 4
     assert report(plan, lines, page) == text and [path.read_bytes() for path in pictures] == before

@@ -10,7 +10,8 @@ from benchmarks.methods.rows import packed
 
 ROWS = 8
 MACHINE = {
-    "machine": "made", "torch": "2", "transformers": "5", "deepspeed": "0", "commit": "abc", "day": "2026-11-28", "beside": 1,
+    "machine": "made", "torch": "2", "transformers": "5", "deepspeed": "0", "commit": "abc", "day": "2026-11-28",
+    "beside": 1,
 }  # fmt: skip
 
 
@@ -48,20 +49,27 @@ def line(
     names = [task["name"] for task in found.settings["tasks"]]
     matrix = [[first, None], [*last]]
     judged = sum(last) / 2 if validation is None else validation
-    right = {name: packed((np.arange(ROWS) < round(value * ROWS)).astype(float)) for name, value in zip(names, last, strict=True)}
+    right = {
+        name: packed((np.arange(ROWS) < round(value * ROWS)).astype(float))
+        for name, value in zip(names, last, strict=True)
+    }
     return {
-        **found.named(), "tasks": names, "rows": [ROWS, ROWS], "test": matrix, "validation": [[judged, None], [judged] * 2],
-        "zero_shot": [0.25, 0.25], "aa": sum(last) / 2, "bwt": last[0] - first, "forgetting": first - last[0], "fwt": None,
-        "la": (first + last[1]) / 2, "trained": 900, "kept": kept, "stored_bytes": 2_000_000, "train_s": 10.0,
-        "evaluate_s": 1.0, "base": "b" * 64, "correct": right, "wall_s": 12.0, "resumed": 0, "peak_gpu_bytes": None,
-        "by_task": [{"kept": kept // 2, "ranks": 4, "of": 8, "dead": 0, "written": 0.1 * n, "read": 0.2} for n in (1, 2)],
+        **found.named(), "tasks": names, "rows": [ROWS, ROWS], "test": matrix,
+        "validation": [[judged, None], [judged] * 2], "zero_shot": [0.25, 0.25], "aa": sum(last) / 2,
+        "bwt": last[0] - first, "forgetting": first - last[0], "fwt": None, "la": (first + last[1]) / 2, "trained": 900,
+        "kept": kept, "stored_bytes": 2_000_000, "train_s": 10.0, "evaluate_s": 1.0, "base": "b" * 64, "correct": right,
+        "wall_s": 12.0, "resumed": 0, "peak_gpu_bytes": None,
+        "by_task": [
+            {"kept": kept // 2, "ranks": 4, "of": 8, "dead": 0, "written": 0.1 * n, "read": 0.2} for n in (1, 2)
+        ],
         **MACHINE,
     }  # fmt: skip
 
 
-def put(lines: dict[str, Any], plan: Plan, method: str, stream: str, seed: int, last: Sequence[float], **more: Any) -> None:
-    """Adds the line of a cell, with the values that tuning chose."""
+def put(lines: dict[str, Any], plan: Plan, place: str, last: Sequence[float], **more: Any) -> None:
+    """Adds the line of a cell, named METHOD/STREAM/SEED, with the values that tuning chose."""
+    method, stream, seed = place.split("/")
     values = values_of(plan, method, stream, lines)
     assert values is not None
-    made = line(cell(plan, method, stream, seed, values), last, **more)
+    made = line(cell(plan, method, stream, int(seed), values), last, **more)
     lines[made["key"]] = made
