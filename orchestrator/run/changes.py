@@ -1,10 +1,14 @@
 """What may change in a run's configuration and data between two starts."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, TypeVar
 
 from cluster.errors import ConfigError
+from cluster.schema import WHOLE, Frozen
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import JsonLike
 from orchestrator.log.event import Json
@@ -25,6 +29,7 @@ def differences(old: JsonLike, new: JsonLike, path: str = "") -> list[tuple[str,
     return [] if old == new else [(path, old, new)]
 
 
+Kind = TypeVar("Kind", bound=Frozen)
 HARMLESS = (  # keys, and sections as a whole
     "cluster", "data_dir", "deepspeed", "evaluate", "guards", "store", "tracking", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
@@ -61,14 +66,17 @@ class Objection:
     back: str | None = "the configuration"
 
 
-def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any], committed: int) -> list[Objection]:
-    """Changes that would make the stream's tasks, of which so many are committed, incomparable.
+def forbidden_changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], committed: int, now: Frozen | None = None
+) -> list[Objection]:
+    """Changes that would make the stream's tasks, of which so many are committed, incomparable. `now` is `new` as it is
+    read.
 
     Where it runs, how it is sharded and reported, and its guards may change between two starts of a run; tasks may be
     appended. What is learned, on which data and in which order may not.
     """
     found = [
-        _changed(*change, 0 if within(change[0], NO_FORK) else committed)
+        Objection(told(*change, now), 0 if within(change[0], NO_FORK) else committed)
         for change in differences(without(old, ["tasks"]), without(new, ["tasks"]))
         if not within(change[0], HARMLESS)
     ]
@@ -78,12 +86,35 @@ def forbidden_changes(old: Mapping[str, Any], new: Mapping[str, Any], committed:
         found.append(Objection(line, min(len(after), committed)))
     for index, (a, b) in enumerate(zip(before, after, strict=False)):
         changed = differences(without(a, ["resources"]), without(b, ["resources"]), f"tasks.{index}")
-        found += [_changed(*change, min(index, committed)) for change in changed]
+        found += [Objection(told(*change, now), min(index, committed)) for change in changed]
     return found
 
 
-def _changed(path: str, before: JsonLike, after: JsonLike, kept: int) -> Objection:
-    return Objection(f"{path}: was {before!r}, is now {after!r}", kept)
+def told(path: str, before: JsonLike, after: JsonLike, now: Frozen | None = None) -> str:
+    """A change in words. If the key has its default in the configuration `now`, a new default may be all that changed,
+    so the line says how to put the old one back."""
+    line = f"{path}: was {before!r}, is now {after!r}"
+    if not has_default(now, path.split(".")):
+        return line
+    return f"{line}, which is the default; put it back with --set {shlex.quote(f'{path}={json.dumps(before)}')}"
+
+
+def has_default(section: object, keys: Sequence[str]) -> bool:
+    """Whether the value below these keys is the default of the last key, or stands in that of one above it."""
+    if isinstance(section, tuple):
+        return has_default(section[int(keys[0])], keys[1:])
+    if not isinstance(section, Frozen) or keys[0] not in type(section).model_fields:
+        return False
+    value, default = getattr(section, keys[0]), type(section).default_of(keys[0])
+    if len(keys) == 1:
+        return bool(value == default)
+    inside = isinstance(default, Frozen) and below(default, keys[1:]) == below(value, keys[1:])
+    return inside or has_default(value, keys[1:])
+
+
+def below(section: object, keys: Sequence[str]) -> object:
+    """The value of these keys, one below the other; None if there is none."""
+    return reduce(lambda found, key: getattr(found, key, None), keys, section)
 
 
 def within(path: str, keys: Sequence[str]) -> bool:
@@ -111,6 +142,7 @@ def objections(
     """
     if not (committed := len(state.commits)):
         return []
+    now = read(config, RunConfig)
     files = [f"model.name: {line}" for line in state.base.differences(base or Identity())]
     rows = [
         (index, f"task {task.name!r}: its rows differ from those the run was begun with")
@@ -119,7 +151,7 @@ def objections(
     ]
     gone = [(v, f"v{v}: was deleted by `adapters gc`, and nothing can stand on it") for v in sorted(state.deleted)]
     return [
-        *(forbidden_changes(completed(state.config), config, committed) if state.config else []),
+        *(forbidden_changes(*comparable(state.config, config, RunConfig), committed, now) if state.config else []),
         *(Objection(line, 0, "the files of the base") for line in files),
         *(Objection(line, min(index, committed), "the data") for index, line in rows),
         *(Objection(line, version - 1, None) for version, line in gone),
@@ -143,12 +175,25 @@ def way_on(state: RunState, found: Sequence[Objection]) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def completed(config: Json) -> Json:
-    """A stored configuration with the defaults of keys that came later; unchanged if this version cannot read it."""
+def read(config: Json, kind: type[Kind]) -> Kind | None:
+    """A configuration in its stored form; None if this version cannot read it."""
     try:
-        return RunConfig.model_validate(config).model_dump(mode="json")
+        return kind.stored(config)
     except ValueError:
-        return config
+        return None
+
+
+def comparable(old: Json, new: Json, kind: type[Frozen]) -> tuple[Json, Json]:
+    """Two configurations with all their keys; as they are stored if this version cannot read one of them."""
+    before, after = read(old, kind), read(new, kind)
+    if before is None or after is None:
+        return old, new
+    return before.model_dump(mode="json", context=WHOLE), after.model_dump(mode="json", context=WHOLE)
+
+
+def going_on(config: Kind, stored: Json) -> Kind:
+    """A configuration as it goes on what is stored, see `Frozen.going_on`; as it is if nothing is stored."""
+    return config.going_on(stored) if stored else config
 
 
 def refuse(name: str, lines: Sequence[str], way: str) -> None:

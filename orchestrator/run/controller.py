@@ -17,7 +17,7 @@ from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
-from orchestrator.run.changes import HARMLESS, learned_as, objections, refuse, way_on, without
+from orchestrator.run.changes import HARMLESS, going_on, learned_as, objections, refuse, way_on, without
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
@@ -42,11 +42,12 @@ class Controller:
         self, config: RunConfig, reporter: Reporter, fork: Fork | None = None, workers: Workers | None = None
     ) -> None:
         """`workers` are the run's own by default."""
-        self.config, self.reporter, self.fork = config, reporter, fork
-        self.workers = workers or OwnWorkers(config, reporter.say)
+        self.reporter, self.fork = reporter, fork
         self.store = open_store(config.store)
         self.track = Track(self.store, config.team, config.name)
         self.log = RunLog(self.track)
+        self.config = going_on(config, self.state.config)
+        self.workers = workers or OwnWorkers(self.config, reporter.say)
         self.accumulation = config.train.gradient_accumulation_steps
 
     @property

@@ -6,7 +6,7 @@ from typing import TypedDict
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.log.event import Json
-from orchestrator.run.changes import objections, way_on
+from orchestrator.run.changes import going_on, objections, way_on
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
 from orchestrator.run.guards import LEAST_KEPT, ROUNDING
@@ -90,6 +90,7 @@ def make_plan(config: RunConfig) -> Plan:
     check_tracking(config.tracking)
     entries = Track(open_store(config.store), config.team, config.name).entries()
     state = replay(config.team, config.name, entries)
+    config = going_on(config, state.config)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter, config.train)
     reader, tasks = check_tasks(config, data, model)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from cluster.errors import ConflictError, GuardStop, Interrupted
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import JsonLike
+from orchestrator.run.changes import going_on
 from orchestrator.run.watch import Reporter
 from orchestrator.sinks.base import Following, Sinks, Status, Tracked, Value
 from orchestrator.sinks.opening import open_sinks
@@ -20,15 +21,15 @@ class TrackedReporter:
     """Passes on what it is told, and tells the sinks. They begin once this driver has the run, so that
     they hear of its end even if nothing is left to train."""
 
-    def __init__(self, reporter: Reporter, sinks: Sinks, run: Tracked) -> None:
-        self.reporter, self.sinks, self.run = reporter, sinks, run
+    def __init__(self, reporter: Reporter, sinks: Sinks, config: RunConfig) -> None:
+        self.reporter, self.sinks, self.config = reporter, sinks, config
         self.begun: Following | None = None
         self.summary: Mapping[str, float | None] = {}
 
     @property
     def following(self) -> Following:
         """The run's sinks."""
-        self.begun = self.begun or self.sinks.start(self.run)
+        self.begun = self.begun or self.sinks.start(described(self.config))
         return self.begun
 
     def say(self, message: str) -> None:
@@ -38,6 +39,7 @@ class TrackedReporter:
     def taken(self, state: RunState) -> None:
         """See Reporter. An earlier driver may have been killed after the last commit, before it could end anything."""
         self.reporter.taken(state)
+        self.config = going_on(self.config, state.config)
         if state.commits:
             self.summary = summary(state)
         self.begun = self.following
@@ -69,7 +71,7 @@ def tracked(config: RunConfig, reporter: Reporter) -> Iterator[TrackedReporter]:
     Raises:
         ConfigError: as `check_tracking`.
     """
-    followed = TrackedReporter(reporter, open_sinks(config.tracking, reporter.say), described(config))
+    followed = TrackedReporter(reporter, open_sinks(config.tracking, reporter.say), config)
     try:
         yield followed
     except ConflictError:

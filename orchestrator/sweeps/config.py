@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
-from cluster.schema import Frozen
+from cluster.schema import WHOLE, Frozen
 from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
@@ -164,7 +164,7 @@ class SweepConfig(Frozen):
 
     def with_name(self, name: str, values: Mapping[str, Scalar]) -> RunConfig:
         """The run's configuration with these values under another name, all its tasks."""
-        content = with_values({**self.run.model_dump(mode="json"), "name": name}, values)
+        content = with_values({**self.run.model_dump(mode="json", context=WHOLE), "name": name}, values)
         try:
             return RunConfig.model_validate(content)
         except ValidationError as error:

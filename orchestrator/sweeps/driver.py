@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.log.event import events
+from orchestrator.run.changes import going_on
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load_tasks
 from orchestrator.sinks.opening import check_tracking
@@ -37,10 +38,11 @@ class Sweep:
 
     def __init__(self, config: SweepConfig, say: Say) -> None:
         """Reads the sweep's log."""
-        self.config, self.say = config, say
-        self.content = config.model_dump(mode="json")
+        self.say = say
         self.store = open_store(config.run.store)
         self.log = DriverLog(sweep_log(self.store, config.run.team, config.name), replay_sweep, "sweep", KNOWN)
+        self.config = going_on(config, self.state.config)
+        self.content = self.config.model_dump(mode="json")
 
     @property
     def state(self) -> SweepState:
@@ -134,7 +136,7 @@ class Sweep:
         return []
 
     def _check(self, tasks: Sequence[TaskDescription] = (), more: Sequence[str] = ()) -> None:
-        if faults := [*sweep_objections(self.state, self.content, tasks), *more]:
+        if faults := [*sweep_objections(self.state, self.content, tasks, self.config), *more]:
             shown = "\n".join(f"  {fault}" for fault in faults)
             raise ConfigError(
                 f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import JsonValue
 
+from cluster.schema import NEW
 from cluster.storage import FileRecord, Store, download_files, upload_files
 from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, choose, judged
@@ -63,7 +64,7 @@ def _varies(key: str, trials: Sequence[SweepTrial]) -> bool:
 def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[SweepTrial]) -> str:
     """The recommended configuration, to be run unchanged: the sweep's `run` with that trial's values, all its tasks."""
     trial = next(each for each in trials if each.number == choice.recommended)
-    content = config.with_name(f"{config.name}-best", trial.values).model_dump(mode="json")
+    content = config.with_name(f"{config.name}-best", trial.values).model_dump(mode="json", context=NEW)
     values = "".join(f"#   {key}: {trial.values[key]}\n" for key in config.search.space if key in trial.values)
     return (
         f"# Recommended by the sweep {config.run.team}/{config.name}: trial {trial.number}, {choice.reason}.\n"

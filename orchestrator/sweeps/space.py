@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from cluster.schema import Frozen
+from cluster.schema import WHOLE, Frozen
 from cluster.words import nearest
 from orchestrator.config.errors import described, key_paths
 from orchestrator.config.run import RunConfig
@@ -233,7 +233,7 @@ def unsearchable(key: str) -> str:
 
 def unfit(run: RunConfig, key: str, value: Scalar) -> str:
     """The reason why a key cannot have the value; empty if it can."""
-    content, errors = with_values(run.model_dump(mode="json"), {key: value}), list[ErrorDetails]()
+    content, errors = with_values(run.model_dump(mode="json", context=WHOLE), {key: value}), list[ErrorDetails]()
     try:
         RunConfig.model_validate(content)
     except ValidationError as error:

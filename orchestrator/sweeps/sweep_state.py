@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cluster.schema import Frozen
 from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Json, decided, parse
-from orchestrator.run.changes import differences, within
+from orchestrator.run.changes import comparable, differences, told, within
 from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as SweepStatus
@@ -106,14 +107,18 @@ def with_evaluate(config: Json) -> Json:
     return {**config, "run": {"evaluate": {}, **run}} if isinstance(run, dict) else config
 
 
-def sweep_objections(state: SweepState, config: Json, tasks: Sequence[TaskDescription]) -> list[str]:
-    """The reasons why the sweep cannot go on with this configuration and data; none before its first trial."""
+def sweep_objections(
+    state: SweepState, config: Json, tasks: Sequence[TaskDescription], now: Frozen | None = None
+) -> list[str]:
+    """The reasons why the sweep cannot go on with this configuration and data; none before its first trial. `now` is
+    the configuration as it is read."""
     if not state.trials:
         return []
+    stored, given = comparable(state.config, config, type(now)) if now else (state.config, config)
     changed = [
-        f"{path}: was {before!r}, is now {after!r}"
-        for path, before, after in differences(with_evaluate(state.config), with_evaluate(config))
-        if not within(path, HARMLESS)
+        told(*change, now)
+        for change in differences(with_evaluate(stored), with_evaluate(given))
+        if not within(change[0], HARMLESS)
     ]
     pairs = zip(state.tasks, tasks, strict=False)
     data = [old.name for old, new in pairs if old.fingerprint != new.fingerprint]

@@ -138,7 +138,7 @@ class RulesLog(Log):
 
     def _parsed(self, entry: Entry) -> TeamRules:
         try:
-            return TeamRules.model_validate(parse(entry, Rules).rules)
+            return TeamRules.stored(parse(entry, Rules).rules)
         except (IntegrityError, ValidationError):
             raise IntegrityError(
                 f"store {self.store.uri}: {self._key(entry.seq)} holds no rules; update orthoplex"

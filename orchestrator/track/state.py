@@ -73,7 +73,7 @@ class RunState:
         if not self.config:
             raise ConfigError(f"{self.label}: its log holds no configuration; only versions were published to it")
         try:
-            return RunConfig.model_validate(self.config)
+            return RunConfig.stored(self.config)
         except ValueError as error:
             raise ConfigError(f"{self.label}: its configuration cannot be read by this Orthoplex: {error}") from None
 

@@ -2,16 +2,25 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.schema import WHOLE
 from orchestrator.config.errors import key_paths
-from orchestrator.config.run import EvaluateConfig, RunConfig
-from orchestrator.run.changes import Objection, differences, learned_as, objections
+from orchestrator.config.run import RunConfig, load_config
+from orchestrator.run.changes import Objection, differences, going_on, has_default, learned_as, objections
 from orchestrator.run.changes import forbidden_changes as objected
+from orchestrator.sweeps.config import merged
+from orchestrator.track.state import RunState
+from tests.golden.golden import GOLDEN, copy_to
+from trainers.config import TrainConfig
 from trainers.data.generative.config import SuperniTask
+from trainers.method_config import AdapterConfig
 
 Begin = Callable[..., Any]
 
@@ -33,7 +42,7 @@ def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 @pytest.fixture
 def begun(fake_run: Begin) -> dict[str, Any]:
-    return {**fake_run("a", "b").config.model_dump(mode="json"), "evaluate": EvaluateConfig().model_dump()}
+    return fake_run("a", "b").config.model_dump(mode="json", context=WHOLE)
 
 
 OF_LORA = {f"adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}
@@ -124,3 +133,66 @@ def test_what_tells_checkpoints_of_a_task_apart_beside_its_rows() -> None:
     assert found == [
         {}, {}, {"task": {"max_length": 64}}, {"task": {"training": {"epochs": 2}, "train_on": "all"}},
     ]  # fmt: skip
+
+
+def stored_run(folder: Path, changed: dict[str, Any] | None = None) -> RunState:
+    """The state of a run that was stored before there were the keys that came since; `changed` is laid over its
+    configuration."""
+    state = copy_to(folder).run_state("stream")
+    return replace(state, config=merged(state.config, changed or {}))
+
+
+def as_written(*overrides: str) -> RunConfig:
+    """The configuration of that run, from its file."""
+    return load_config(GOLDEN / "grown.yaml", overrides)
+
+
+def test_a_stored_run_keeps_the_defaults_that_its_keys_had_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A key that came later has another default for new runs than its value in a run that was stored without it."""
+    monkeypatch.setattr(AdapterConfig, "before", {"rounding": "stochastic"})
+    state, given = stored_run(tmp_path), as_written()
+    assert "rounding" not in state.config["adapter"] and given.adapter.rounding == "nearest"
+    assert state.completed().adapter.rounding == "stochastic"
+    went_on = going_on(given, state.config)
+    assert went_on.adapter.rounding == "stochastic" and objections(state, went_on.model_dump(mode="json"), []) == []
+    assert went_on.model_dump(mode="json")["adapter"] == state.config["adapter"]
+    assert given.model_dump(mode="json")["adapter"]["rounding"] == "nearest"  # a new run's log says it
+    explicit = as_written("adapter.rounding=nearest")
+    (found,) = objections(state, going_on(explicit, state.config).model_dump(mode="json"), [])
+    assert found.line == (
+        "adapter.rounding: was 'stochastic', is now 'nearest', which is the default; put it back with --set "
+        "'adapter.rounding=\"stochastic\"'"
+    )
+    assert objections(state, as_written('adapter.rounding="stochastic"').model_dump(mode="json"), []) == []
+
+
+def test_the_default_of_an_old_key_that_changed_is_put_back_by_what_the_refusal_names(tmp_path: Path) -> None:
+    """The file leaves three keys out. The run has other values of them, as if they had been the defaults then."""
+    old = {"adapter": {"budget_weight": 0.5, "orthogonality": {"mode": "projection"}}, "train": {"max_grad_norm": 2.0}}
+    state = stored_run(tmp_path, old)
+    lines = [each.line for each in objections(state, as_written().model_dump(mode="json"), [])]
+    assert lines == [
+        "adapter.budget_weight: was 0.5, is now 0.01, which is the default; put it back with --set "
+        "adapter.budget_weight=0.5",
+        "adapter.orthogonality.mode: was 'projection', is now 'penalty', which is the default; put it back with --set "
+        "'adapter.orthogonality.mode=\"projection\"'",
+        "train.max_grad_norm: was 2.0, is now 1.0, which is the default; put it back with --set "
+        "train.max_grad_norm=2.0",
+    ]
+    named = [shlex.split(line.partition("--set ")[2])[0] for line in lines]
+    assert objections(state, as_written(*named).model_dump(mode="json"), []) == []
+    lines = [each.line for each in objections(state, as_written("adapter.threshold=0.1").model_dump(mode="json"), [])]
+    assert "adapter.threshold: was 0.4, is now 0.1" in lines  # no default
+
+
+@pytest.mark.parametrize(("path", "is_default"), [
+    ("train.epochs", True), ("train.seed", False), ("adapter.method", True), ("adapter.target_modules", False),
+    ("adapter.orthogonality.weight", True), ("adapter.rank_pattern.q", False), ("tasks.0.max_length", True),
+    ("tasks.0.name", False), ("nothing.there", False), ("train", False), ("guards", True),
+])  # fmt: skip
+def test_which_values_are_defaults(fake_run: Begin, path: str, is_default: bool) -> None:
+    config = fake_run("a", "b").config
+    config = config.model_copy(update={"train": TrainConfig(seed=3)})
+    assert has_default(config, path.split(".")) == is_default

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.schema import WHOLE
 from cluster.storage import LocalStore
 from orchestrator.config.errors import key_paths
 from orchestrator.log.entry import Entry
@@ -23,7 +24,7 @@ DATA = (
     TaskDescription(name="library", fingerprint="a" * 64),
     TaskDescription(name="section", fingerprint="b" * 64),
 )
-CONFIG = sweep_of().model_dump(mode="json")
+CONFIG = sweep_of().model_dump(mode="json", context=WHOLE)
 BEGUN = {"config": CONFIG, "tasks": [task.body() for task in DATA]}
 START = {"versions": {}, "driver": PROCESS, "lease_s": 120}
 
@@ -159,7 +160,8 @@ HARMLESS = {
     "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers", "run.evaluate.keep_rows",
 }  # fmt: skip
 SECTIONS = {
-    "run", "run.model", "run.adapter", "run.adapter.orthogonality", "run.train", "run.data", "run.deepspeed",
+    "run", "run.model", "run.adapter", "run.adapter.functional", "run.adapter.orthogonality", "run.train", "run.data",
+    "run.deepspeed",
     "run.cluster", "run.evaluate", "run.guards", "run.tracking", "budget", "search", "stopping", "choice", "tracking",
 }  # fmt: skip
 LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS)
