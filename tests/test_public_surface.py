@@ -28,7 +28,7 @@ from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
 from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
-from trainers.method_config import AdapterConfig, LoraConfig, OrthogonalityConfig
+from trainers.method_config import AdapterConfig, FunctionalConfig, LoraConfig, OrthogonalityConfig
 
 # --- the command line
 
@@ -135,10 +135,12 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
         "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
+    FunctionalConfig: {"weight": 0.0, "directions": 64},
     AdapterConfig: {
         "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
         "min_rank": 0,
         "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded", "rounding": "nearest",
+        "initial": "random", "train_down": True, "functional": FunctionalConfig(),
         "orthogonality": OrthogonalityConfig(),
     },
     LoraConfig: {

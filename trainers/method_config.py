@@ -17,13 +17,13 @@ class OrthogonalityConfig(Frozen):
 
     Output side: W2 is kept out of the directions that they write, by L_orth times `weight`, or exactly
     (`mode: projection`). Input side: the rows of W1 are kept exactly out of the directions that carry a share `energy`
-    of what their layers gave in earlier tasks. A basis may fill a share `max_occupancy` of its layer's width. Beyond
-    that, `saturation` stops the stream or drops the directions of least singular value.
+    of what their layers gave in earlier tasks. With `side: none` neither is. A basis may fill a share `max_occupancy`
+    of its layer's width. Beyond that, `saturation` stops the stream or drops the directions of least singular value.
     """
 
     weight: NonNegative = 5.0
     mode: Literal["penalty", "projection"] = "penalty"
-    side: Literal["output", "input", "both"] = "output"
+    side: Literal["output", "input", "both", "none"] = "output"
     energy: Annotated[float, Field(gt=0, lt=1)] = 0.95
     max_occupancy: Annotated[float, Field(gt=0, le=1)] = 0.9
     saturation: Literal["stop", "drop"] = "stop"
@@ -31,17 +31,30 @@ class OrthogonalityConfig(Frozen):
     @property
     def penalises(self) -> bool:
         """Whether L_orth is part of the loss."""
-        return self.side != "input" and self.mode == "penalty"
+        return self.protects_output and self.mode == "penalty"
 
     @property
     def projects_output(self) -> bool:
         """Whether W2 is parametrised as (I − QQᵀ)V."""
-        return self.side != "input" and self.mode == "projection"
+        return self.protects_output and self.mode == "projection"
 
     @property
     def projects_input(self) -> bool:
         """Whether W1 is parametrised as V(I − PPᵀ), and P is collected."""
-        return self.side != "output"
+        return self.side in ("input", "both")
+
+    @property
+    def protects_output(self) -> bool:
+        """Whether W2 is kept out of Q, by a penalty or exactly."""
+        return self.side in ("output", "both")
+
+
+class FunctionalConfig(Frozen):
+    """How much an adapter may change what its layers give on earlier tasks: L_f times `weight`, see
+    `trainers.methods.oa.functional`. What earlier tasks read is kept as `directions` eigenpairs a layer, and a rest."""
+
+    weight: NonNegative = 0.0
+    directions: Positive = 64
 
 
 class MethodConfig(Frozen):
@@ -106,11 +119,12 @@ class AdapterConfig(MethodConfig, Grown):
     A layer starts with `max_rank` dimensions and keeps at least `min_rank`, unless `rank_pattern` or `min_rank_pattern`
     gives it another number (regex of the end of its name → dimensions). `max_parameters` limits what the whole task
     keeps. `rounding` is how a folded history goes into bfloat16 weights; with `none`, the layers that it changes are
-    held and computed in float32. `method`, and `rounding: nearest`, are left out of what is stored, since they were
-    there before there were others.
+    held and computed in float32. With `initial: task` the rows of W1 start as the leading directions of what a layer
+    gives on the new task, outside of what is protected; without `train_down` they stay what they are at the start.
+    `method`, and each of the `added` keys if it changes nothing, are left out of what is stored.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("rounding",)
+    added: ClassVar[tuple[str, ...]] = ("rounding", "initial", "train_down", "functional")
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
 
     method: Literal["oa"] = Field("oa", exclude=True)
@@ -123,6 +137,9 @@ class AdapterConfig(MethodConfig, Grown):
     max_parameters: Positive | None = None
     history: Literal["folded", "concatenated"] = "folded"
     rounding: Literal["nearest", "stochastic", "none"] = "nearest"
+    initial: Literal["random", "task"] = "random"
+    train_down: bool = True
+    functional: FunctionalConfig = FunctionalConfig()
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
 
     @field_validator("rank_pattern", "min_rank_pattern")

@@ -73,7 +73,7 @@ def fullness(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iter
     if orthogonality is None:
         return
     taken = state.commits[-1].occupancy if state.commits else {}
-    found = [(shares.written, module, "written") for module, shares in taken.items() if orthogonality.side != "input"]
+    found = [(shares.written, module, "written") for module, shares in taken.items() if orthogonality.protects_output]
     found += [(shares.read, module, "read") for module, shares in taken.items() if orthogonality.projects_input]
     for occupancy, module, side in sorted(found, key=lambda item: -item[0]):
         free = max(0.0, orthogonality.max_occupancy - occupancy)

@@ -21,6 +21,9 @@ PAPER: dict[
     str, Scalar
 ] = {  # Wan et al., arXiv:2505.22358: protection by a penalty on the output side, no pull on the budget
     "adapter.budget_weight": 0.0,
+    "adapter.functional.weight": 0.0,
+    "adapter.initial": "random",
+    "adapter.train_down": True,
     "adapter.orthogonality.side": "output",
     "adapter.orthogonality.mode": "penalty",
 }

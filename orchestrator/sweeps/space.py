@@ -190,7 +190,7 @@ def searchable(key: str) -> bool:
     hold."""
     if TASK_KEY.fullmatch(key):
         return True
-    leaves = set(key_paths(RunConfig)) - {"adapter.orthogonality"}
+    leaves = set(key_paths(RunConfig)) - {"adapter.functional", "adapter.orthogonality"}
     section, dot, _ = key.partition(".")
     return key in leaves and section in ("adapter", "train") and dot == "." and key not in (*FIXED, *MAPPINGS)
 

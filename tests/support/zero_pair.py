@@ -23,6 +23,7 @@ from trainers.method_config import AdapterConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank
+from trainers.methods.oa.functional import Metric
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.oa.method import OaAttached
@@ -44,7 +45,8 @@ WORDS = ["yes", "certainly not", "perhaps"]  # answers of unequal length
 
 @dataclass(frozen=True)
 class Case:
-    """One model, stage, number of micro-batches, history, dtype and rounding."""
+    """One model, stage, number of micro-batches, history, dtype, rounding, and whether the functional penalty is on and
+    W1 frozen."""
 
     family: str
     stage: int
@@ -52,15 +54,17 @@ class Case:
     history: str = "folded"
     dtype: str = "float32"
     rounding: str = "nearest"
+    functional: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.family}_{self.stage}_{self.accumulation}_{self.history}_{self.dtype}_{self.rounding}"
+        kinds = self.family, self.stage, self.accumulation, self.history, self.dtype, self.rounding
+        return "_".join(map(str, kinds)) + "_functional" * self.functional
 
     @property
-    def setting(self) -> tuple[str, str, str, str]:
+    def setting(self) -> tuple[str, str, str, str, bool]:
         """What decides the result: cases that differ otherwise train alike."""
-        return self.family, self.history, self.dtype, self.rounding
+        return self.family, self.history, self.dtype, self.rounding, self.functional
 
 
 CASES = [
@@ -68,6 +72,7 @@ CASES = [
     *(Case("llama", stage, 2, history) for stage in (0, 2, 3) for history in ("folded", "concatenated")),
     *(Case("t5", stage) for stage in (2, 3)),
     *(Case("llama", stage, 1, "folded", "bfloat16", way) for stage in (2, 3) for way in ("nearest", "none")),
+    *(Case("minilm", stage, functional=True) for stage in (0, 1, 2, 3)),
 ]
 RESUMED = [("llama", before, after) for before, after in ((0, 3), (2, 0), (2, 2), (3, 1))]
 
@@ -78,6 +83,7 @@ def adapter_config(case: Case) -> AdapterConfig:
         {
             "target_modules": [targets], "max_rank": 4, "threshold": 0.9, "history": case.history,
             "rounding": case.rounding,
+            **({"functional": {"weight": 0.5, "directions": 8}, "train_down": False} if case.functional else {}),
             "orthogonality": {"weight": 0.5}, "max_parameters": 10**9,
         }
     )  # fmt: skip
@@ -111,8 +117,9 @@ class Setting:
         generator = torch.Generator().manual_seed(0)
         widths = {name: width(module) for name, module in self.modules.items()}
         bank = AdapterBank(
-            widths, self.adapter, generator, self.history.columns("written"), self.history.columns("read")
-        )
+            widths, self.adapter, generator, self.history.columns("written"), self.history.columns("read"),
+            metrics=self.history.metrics if self.case.functional else None,
+        )  # fmt: skip
         bank.W2_0.data = 0.05 * torch.randn(bank.W2_0.shape, generator=generator)
         return bank
 
@@ -126,6 +133,7 @@ def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
     """Two earlier tasks of three dimensions a layer."""
     generator = torch.Generator().manual_seed(7)
     bases = {name: torch.zeros(width(module), 0) for name, module in modules.items()}
+    metrics = {name: Metric.zero(width(module)) for name, module in modules.items()}
     for _ in range(2):
         parts, added = {}, {}
         for name, module in modules.items():
@@ -134,7 +142,9 @@ def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
             parts[name] = ModuleAdapter(w1, w2, torch.tensor([0.5, -0.4, 0.3]))
             added[name] = extend_basis(bases[name], parts[name].written_DR)
             bases[name] = torch.cat([bases[name], added[name].columns_DH], 1)
-        yield TaskAdapter(parts, added, {})
+        for name, part in parts.items():
+            metrics[name] = metrics[name].with_task(part.w1_RD.T @ part.w1_RD + torch.eye(part.w1_RD.shape[1]), 8)
+        yield TaskAdapter(parts, added, {}, dict(metrics))
 
 
 def run(setting: Setting, stage: int, folder: Path) -> None:
@@ -189,6 +199,8 @@ def finish(setting: Setting, engine: object, target: Path, losses: object) -> No
         "loss/orthogonality": losses.penalties["orthogonality"],
         "loss/budget": losses.penalties["budget"],
     }
+    if setting.case.functional:
+        tensors["loss/functional"] = losses.penalties["functional"]
     tensors |= {"eval/rows": rows, "eval/correct": torch.tensor(float(score.correct))}
     if dist.get_rank() == 0:
         save_file({name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}, target)

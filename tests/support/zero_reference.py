@@ -9,7 +9,7 @@ from trainers.methods.oa.orthogonality import penalty
 from trainers.training.engine import learning_rate_factor
 
 Tensors = dict[str, torch.Tensor]
-References = dict[tuple[str, str, str, str], tuple[Tensors, Tensors]]
+References = dict[tuple[str, str, str, str, bool], tuple[Tensors, Tensors]]
 
 
 def reference(setting: Setting) -> tuple[Tensors, Tensors]:
@@ -37,12 +37,21 @@ def reference(setting: Setting) -> tuple[Tensors, Tensors]:
         names, written = list(setting.modules), setting.history.columns("written")
         orthogonality = sum(penalty(bank.W2_0[i][None], written[name][None]) for i, name in enumerate(names))
         budget = (bank.g_0.sign() * torch.relu(bank.g_0.abs() - bank.tau_0.abs()[:, None])).abs().sum() / len(names)
+        functional = torch.zeros(())
+        for i, name in enumerate(names) if setting.case.functional else ():
+            up = bank.W2_0[i] * (bank.g_0[i].sign() * torch.relu(bank.g_0[i].abs() - bank.tau_0[i].abs()))
+            u = up @ bank.W1_0[i]
+            functional = functional + torch.trace(u @ setting.history.metrics[name].dense().float() @ u.T)
         if not first:
             first = {"loss/task": losses.sum().detach(), "loss/orthogonality": orthogonality.detach()}
             first["loss/budget"] = budget.detach()
+            first |= {"loss/functional": functional.detach()} if setting.case.functional else {}
         optimizer.zero_grad()
         (
-            task + setting.adapter.orthogonality.weight * orthogonality + setting.adapter.budget_weight * budget
+            task
+            + setting.adapter.orthogonality.weight * orthogonality
+            + setting.adapter.functional.weight * functional
+            + setting.adapter.budget_weight * budget
         ).backward()
         torch.nn.utils.clip_grad_norm_([*matrices, *gates], train.max_grad_norm)
         optimizer.step()

@@ -7,7 +7,7 @@ are a section of `trainers.method_config`; `trainers.methods.registry` makes it 
     method = method_for(model, config, dtype)
     method.reset(config)                       the base as it was, bit for bit
     method.extend(committed)                   the model answers as after these tasks
-    attached = method.begin(task)              new parameters; the base stays frozen
+    attached = method.begin(task)              new parameters, perhaps from the task's rows; the base stays frozen
     …training…                                 groups, penalties, report
     artifact = attached.finish(reader)
     attached.detach()                          the model answers as before `begin`
@@ -35,7 +35,12 @@ Row = dict[str, float | list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """The task to train, in `steps` updates. Initial values depend on `seed` alone. `rank` is this process's."""
+    """The task to train, in `steps` updates. Initial values depend on `seed` and on the rows that `reader` reads alone.
+
+    `rank` is this process's. Without a `reader` only methods can begin that do not read rows first. If `resumed`, a
+    checkpoint replaces all values that are trained, and the buffers in the state of `Attached.module`, once they are
+    there.
+    """
 
     name: str
     seed: int
@@ -43,6 +48,8 @@ class TaskContext:
     train: TrainConfig
     device: torch.device
     rank: int
+    reader: "Reader | None" = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,10 +168,13 @@ class NotFinite(Exception):
 
 
 class Reader(Protocol):
-    """The task's training rows, to be read once more after training. Collective."""
+    """The task's training rows, to be read before or after training. Collective."""
+
+    def shared(self, data: bytes) -> bytes:
+        """Rank 0's `data`, on all ranks. It makes equal what another CPU or number of threads may round otherwise."""
 
     def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Σ h hᵀ (D, D) of the outputs of these layers, by name. While rows are read, each layer
+        """Σ h hᵀ (D, D) of the outputs of these layers without dropout, by name. While rows are read, each layer
         holds a `Moment` as its attribute `moment`, and adds its output to it."""
 
 
@@ -224,7 +234,7 @@ class Method(Protocol):
         """
 
     def begin(self, task: TaskContext) -> Attached:
-        """New parameters for a task, on the model."""
+        """New parameters for a task, on the model. Collective."""
 
     def answering(self, task: int | None) -> AbstractContextManager[None]:
         """Context in which the model answers for task `task` (from 0), or as the newest task if it is None. A task that

@@ -3,6 +3,7 @@
 It is one safetensors object, replaced as a whole:
 
     value/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>     whole tensors, float32
+    buffer/<buffer>                                                   what is in the state beside parameters
     log/<column>                                                       the training log so far
     metadata: step, and what must be the same to go on (`identity`)
 
@@ -25,7 +26,7 @@ from cluster.errors import IntegrityError
 from trainers.identity import Identity
 from trainers.zero import local
 
-VALUE, MOMENTS = "value", ("exp_avg", "exp_avg_sq")
+VALUE, MOMENTS, BUFFER = "value", ("exp_avg", "exp_avg_sq"), "buffer"
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Checkpoint:
 
 
 def capture(engine: Any) -> dict[str, Tensor]:
-    """Values and Adam moments of every trained parameter, whole, on the CPU. Collective."""
+    """Values and Adam moments of every trained parameter, whole, and buffers in the state, on the CPU. Collective."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     _link_moments(engine)
-    tensors: dict[str, Tensor] = {}
+    tensors = {f"{BUFFER}/{name}": value.to("cpu", copy=True) for name, value in buffers(engine).items()}
     for name, parameter in trained(engine).items():
         if state := _plain_state(engine, parameter):
             parts = {VALUE: parameter, **{moment: state[moment] for moment in MOMENTS}}
@@ -91,6 +92,8 @@ def restore(engine: Any, checkpoint: Checkpoint, empty_step: Any) -> None:
     for name, parameter in trained(engine).items():
         for kind in (VALUE, *MOMENTS):
             _set(engine, parameter, kind, checkpoint.tensors[f"{kind}/{name}"].to(parameter.device))
+    for name, value in buffers(engine).items():
+        value.copy_(checkpoint.tensors[f"{BUFFER}/{name}"])
     for state in _torch_optimizer(engine).state.values():
         state["step"].fill_(checkpoint.step)
     schedule = engine.lr_scheduler
@@ -136,6 +139,13 @@ def _set(engine: Any, parameter: nn.Parameter, kind: str, value: Tensor) -> None
 def trained(engine: Any) -> dict[str, nn.Parameter]:
     """The parameters that an engine trains, by name."""
     return dict(engine.module.trained.named_parameters())
+
+
+def buffers(engine: Any) -> dict[str, Tensor]:
+    """The buffers in the state of what an engine trains, by name: values that it was given, and does not train."""
+    module = engine.module.trained
+    kept = {*module.state_dict()}
+    return {name: value for name, value in module.named_buffers() if name in kept}
 
 
 def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:

@@ -133,6 +133,8 @@ class TaskTraining:
                 train=self.config,
                 device=self.backbone.device,
                 rank=dist.get_rank(),
+                reader=self,
+                resumed=self.checkpoint is not None,
             )
         )
 
@@ -187,7 +189,7 @@ class TaskTraining:
     def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Second moments of these layers' outputs over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-        with during("moments"):
+        with during("moments"), scored(self.backbone.model):
             return second_moments(self.backbone, modules, self.split, at_once)
 
     @property
@@ -202,12 +204,19 @@ class TaskTraining:
         if dist.get_rank() == 0:
             self.store.put(self.order.checkpoint, checkpoint.dump(self.identity))
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The stored checkpoint of this task, None if there is none."""
+        with during("resume"):
+            data = self.stored()
+            return Checkpoint.parse(data, self.identity) if data else None
+
     def resume(self) -> int:
         """Restores the stored checkpoint of this task, if there is one; returns the steps done."""
-        data = self.stored()
-        checkpoint = Checkpoint.parse(data, self.identity) if data else None
+        checkpoint = self.checkpoint
         if checkpoint is None:
             return 0
+        del self.checkpoint  # its tensors are in the engine from here on
         restore(self.engine, checkpoint, self.empty_step)
         self.attached.before_step(checkpoint.step)
         self.log = TrainingLog.of(
@@ -272,6 +281,17 @@ class TaskTraining:
         before = self.log.before(EVIDENCE_ROWS)
         error.evidence = {"task": self.name, "step": step, "training_rows": rows, "log_before": before}
         return error
+
+
+@contextmanager
+def scored(model: nn.Module) -> Iterator[None]:
+    """Within the block the model has no dropout."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -34,6 +34,19 @@ METHODS: dict[str, Callable[..., MethodConfig]] = {
             "max_parameters": 2000,
         }
     ),
+    "oa-functional": lambda **targets: AdapterConfig.model_validate(
+        {**OA, **targets, "orthogonality": {"side": "none"}, "functional": {"weight": 5.0, "directions": 4}}
+    ),
+    "oa-task-frozen": lambda **targets: AdapterConfig.model_validate(
+        {
+            **OA,
+            **targets,
+            "initial": "task",
+            "train_down": False,
+            "orthogonality": {"side": "both", "energy": 0.5},
+            "functional": {"weight": 1.0},
+        }
+    ),
     "lora": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "dropout": 0.1}),
     "lora-per-task": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "mode": "per_task"}),
     "shift": lambda **targets: ShiftConfig.model_validate({"decay": 0.1, **targets}),
@@ -82,7 +95,8 @@ def learned(case: New) -> MethodStream:
 
 
 def context(stream: MethodStream, seed: int = 3) -> TaskContext:
-    return TaskContext(name="t", seed=seed, steps=6, train=TRAIN, device=torch.device("cpu"), rank=0)
+    device, reader = torch.device("cpu"), stream.training(0)
+    return TaskContext(name="t", seed=seed, steps=6, train=TRAIN, device=device, rank=0, reader=reader)
 
 
 def base_values(stream: MethodStream) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa.budget import common_shift, exact_gates, floored_threshold, margins, soft_threshold
+from trainers.methods.oa.functional import Metric
+from trainers.methods.oa.functional import penalty as functional_penalty
 from trainers.methods.oa.layers import Pair
 from trainers.methods.oa.orthogonality import overlap, penalty, project_out
 from trainers.methods.targets import by_pattern
@@ -69,7 +71,9 @@ class ModuleReport:
 class AdapterBank(nn.Module):
     """Trained per group: W1 (M, R, D) ~ N(0, 1/D), W2 (M, D, R) = 0, g (M, R) ~ N(1, 0.1²), τ (M,) = τ₀; float32.
 
-    U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), zero-padded.
+    U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), and A (`seen`),
+    (M, D, K), with ρ (`rest`), (M,), of its metric C̄ = A Aᵀ + ρ I; zero-padded. Without `train_down`, W1 is a buffer,
+    which alone is in the bank's state.
     """
 
     def __init__(
@@ -79,6 +83,9 @@ class AdapterBank(nn.Module):
         generator: torch.Generator,
         written: Mapping[str, Tensor],
         read: Mapping[str, Tensor],
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Draws the initial values from `generator`, module by module in the order of `widths`.
 
@@ -87,6 +94,8 @@ class AdapterBank(nn.Module):
             config: ranks, threshold, floors, cap and sides.
             generator: on the CPU, so that all ranks and devices start from the same values.
             written, read: module name → (D, H) orthonormal columns, H ≥ 0.
+            metrics: module name → C̄, for the functional penalty.
+            rows: module name → (N, D), N ≤ R: the first rows of W1 in place of drawn ones.
 
         Raises:
             ConfigError: as `check_ranks`.
@@ -96,15 +105,24 @@ class AdapterBank(nn.Module):
         self.config = config
         self.groups = grouped(widths, config)
         drawn = {name: _draw(widths[name], ceiling(name, config), generator) for name in widths}
+        for name, rows_ND in (rows or {}).items():
+            drawn[name][0][: len(rows_ND)] = rows_ND
+        metrics = metrics or {name: Metric.zero(width) for name, width in widths.items()}
         floors = {name: floor(name, config) for name in widths}
         for index, group in enumerate(self.groups):
             shape = (len(group.names), group.width, group.rank)
-            self.register_parameter(f"W1_{index}", nn.Parameter(torch.stack([drawn[n][0] for n in group.names])))
+            w1_MRD = torch.stack([drawn[n][0] for n in group.names])
+            if config.train_down:
+                self.register_parameter(f"W1_{index}", nn.Parameter(w1_MRD))
+            else:
+                self.register_buffer(f"W1_{index}", w1_MRD)
             self.register_parameter(f"W2_{index}", nn.Parameter(torch.zeros(shape)))
             self.register_parameter(f"g_{index}", nn.Parameter(torch.stack([drawn[n][1] for n in group.names])))
             self.register_parameter(f"tau_{index}", nn.Parameter(torch.full(shape[:1], config.threshold)))
             for name, bases in (("written", written), ("read", read)):
                 self._buffer(f"{name}_{index}", _stacked([bases[n] for n in group.names]))
+            self._buffer(f"seen_{index}", _stacked([metrics[n].factor_DK for n in group.names]))
+            self._buffer(f"rest_{index}", torch.stack([metrics[n].rest for n in group.names]))
             self._buffer(f"floor_{index}", torch.tensor([floors[n] for n in group.names]))
         self.full = float(sum(len(group.names) * group.rank * group.price for group in self.groups))
         self.allowed = self.full
@@ -112,8 +130,8 @@ class AdapterBank(nn.Module):
 
     @property
     def matrices(self) -> list[nn.Parameter]:
-        """W1 and W2 of every group, in this order."""
-        return self._trained("W1", "W2")
+        """W1, if it is trained, and W2 of every group, in this order."""
+        return self._trained(*(("W1", "W2") if self.config.train_down else ("W2",)))
 
     @property
     def gates(self) -> list[nn.Parameter]:
@@ -121,20 +139,24 @@ class AdapterBank(nn.Module):
         return self._trained("g", "tau")
 
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """All that a step needs: down (M, R, D) and up (M, D, R) per group in `dtype`, then L_orth and L_budget.
+        """All that a step needs: down (M, R, D) and up (M, D, R) per group in `dtype`, then L_f, L_orth and L_budget.
 
         The result is a flat tuple, since DeepSpeed's hooks find tensors in nothing else; `pairs` gives its parts names.
         """
         gammas, _ = self._gates()
-        orthogonality = self._parameter("W1", 0).new_zeros(())
+        functional = orthogonality = self._parameter("W2", 0).new_zeros(())
         outputs: list[Tensor] = []
         for index, gamma_MR in enumerate(gammas):
             w1_MRD, w2_MDR = self._matrices(index)
-            outputs += [w1_MRD.to(dtype), (w2_MDR * gamma_MR[:, None, :]).to(dtype)]
+            written_MDR = w2_MDR * gamma_MR[:, None, :]
+            outputs += [w1_MRD.to(dtype), written_MDR.to(dtype)]
+            if self._basis("seen", index).shape[-1]:
+                metric = self._basis("seen", index), self._basis("rest", index)
+                functional = functional + functional_penalty(w1_MRD, written_MDR, *metric)
             if self.config.orthogonality.penalises and self._basis("written", index).shape[-1]:
                 orthogonality = orthogonality + penalty(self._parameter("W2", index), self._basis("written", index))
         budget = torch.cat([gamma_MR.abs().sum(-1) for gamma_MR in gammas]).mean()
-        return *outputs, orthogonality, budget
+        return *outputs, functional, orthogonality, budget
 
     def pairs(self, outputs: tuple[Tensor, ...]) -> dict[str, Pair]:
         """Module name → (down (R, D), up (D, R)) from what `forward` gave."""
@@ -210,7 +232,8 @@ class AdapterBank(nn.Module):
         return [self.get_parameter(f"{kind}_{index}") for index in range(len(self.groups)) for kind in kinds]
 
     def _parameter(self, kind: str, index: int) -> Tensor:
-        return self.get_parameter(f"{kind}_{index}")
+        found: Tensor = getattr(self, f"{kind}_{index}")
+        return found
 
     def _basis(self, kind: str, index: int) -> Tensor:
         return self.get_buffer(f"{kind}_{index}")

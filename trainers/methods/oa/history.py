@@ -9,6 +9,7 @@ K input width, R rank of one task, C of all, H of a basis.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.functional import Metric
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.targets import Layer, dense, width
@@ -115,7 +117,8 @@ class History:
     def _append(self, adapters: Sequence[TaskAdapter]) -> None:
         for adapter in adapters:
             self._check(adapter)
-            self.tasks.append(adapter)
+            self.metrics |= adapter.metrics
+            self.tasks.append(replace(adapter, metrics={}))  # those of the last task hold all tasks
         for side, bases in (("written", self.written), ("read", self.read)):
             added = [getattr(adapter, side) for adapter in adapters]
             for name in dict.fromkeys(name for directions in added for name in directions):
@@ -130,6 +133,7 @@ class History:
                 module.__dict__.pop(key, None)
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
+        self.metrics = {name: Metric.zero(width(module)) for name, module in self.modules.items()}
         self.dropped = dict.fromkeys(self.modules, 0.0)
         self.changes: dict[str, Change] = {}
 
@@ -153,7 +157,7 @@ class History:
 
     def _check(self, adapter: TaskAdapter) -> None:
         number = len(self.tasks) + 1
-        for name in {*adapter.modules, *adapter.written, *adapter.read}:
+        for name in {*adapter.modules, *adapter.written, *adapter.read, *adapter.metrics}:
             if name not in self.modules:
                 raise IntegrityError(f"history: task {number} adapts {name!r}, which is no target layer of this run")
             d = width(self.modules[name])
@@ -162,6 +166,8 @@ class History:
                 for bases in (adapter.written, adapter.read)
                 if name in bases
             ]
+            if metric := adapter.metrics.get(name):
+                shapes += [(metric.columns_DK, (d, metric.values_K.numel()))]
             if part := adapter.modules.get(name):
                 shapes += [(part.w1_RD, (part.rank, d)), (part.w2_DR, (d, part.rank)), (part.gamma_R, (part.rank,))]
             for tensor, expected in shapes:

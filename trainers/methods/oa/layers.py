@@ -27,25 +27,23 @@ class LowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:
-        """Saves h only if the pair is trained: a frozen pair needs no activation in the backward pass."""
+        """Saves h only if `down` is trained, and z only if `up` is: a frozen matrix needs no activation."""
         h_ND = h.reshape(-1, h.shape[-1])
         z_NR = h_ND @ down_RD.T
-        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        ctx.save_for_backward(*((h_ND, z_NR) if trained else ()), down_RD, up_DR)
+        down, up = ctx.needs_input_grad[1:]
+        ctx.save_for_backward(h_ND if down else None, z_NR if up else None, down_RD, up_DR)
         y_ND = torch.addmm(h_ND, z_NR, up_DR.T)
         return torch.ops.aten._unsafe_view(y_ND, h.shape)  # no view to autograd: models change outputs in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """dh = dy + dz·down, ddown = dzᵀh, dup = dyᵀz, with dz = dy·up."""
-        *activations, down_RD, up_DR = ctx.saved_tensors
+        h_ND, z_NR, down_RD, up_DR = ctx.saved_tensors
         dy_ND = gradients[0].reshape(-1, gradients[0].shape[-1])
         dz_NR = dy_ND @ up_DR
         dh = torch.addmm(dy_ND, dz_NR, down_RD).view(gradients[0].shape) if ctx.needs_input_grad[0] else None
-        if not activations:
-            return dh, None, None
-        h_ND, z_NR = activations
-        return dh, dz_NR.T @ h_ND, dy_ND.T @ z_NR
+        ddown_RD = None if h_ND is None else dz_NR.T @ h_ND
+        return dh, ddown_RD, None if z_NR is None else dy_ND.T @ z_NR
 
 
 def low_rank(h: Tensor, down_RD: Tensor, up_DR: Tensor) -> Tensor:

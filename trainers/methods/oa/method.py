@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,11 @@ from trainers.methods.base import (
     Summary,
     TaskContext,
 )
-from trainers.methods.oa import artifact, export
+from trainers.methods.oa import artifact, export, initial
 from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank, ModuleReport, ModuleState, ceiling, check_ranks
 from trainers.methods.oa.budget import cap_schedule
+from trainers.methods.oa.functional import dense_penalty as dense_functional
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.oa.rounding import total
@@ -63,7 +66,8 @@ class OaMethod:
         self.history.extend(*map(parse, committed))
 
     def begin(self, task: TaskContext) -> Attached:
-        """See Method. The adapters are drawn on the CPU: all ranks and devices start from the same values.
+        """See Method. The adapters are drawn on the CPU, and what rows give is rank 0's: all ranks and devices start
+        from the same values.
 
         Raises:
             TrainingError: earlier tasks fill a layer, and what it could learn would be projected out.
@@ -71,8 +75,20 @@ class OaMethod:
         self._check_room(task.name)
         generator = torch.Generator().manual_seed(task.seed)
         bases = self.history.columns("written"), self.history.columns("read")
-        bank = AdapterBank(self.widths, self.config, generator, *bases).to(task.device)
+        metrics = self.history.metrics if self.config.functional.weight else None
+        bank = AdapterBank(self.widths, self.config, generator, *bases, metrics=metrics, rows=self._rows(task)).to(
+            task.device
+        )
         return OaAttached(bank, self.history, task)
+
+    def _rows(self, task: TaskContext) -> dict[str, Tensor]:
+        """The rows of W1 that do not start as drawn, by module."""
+        if self.config.initial == "random" or task.resumed:
+            return {}
+        assert task.reader is not None
+        projects, most = self.config.orthogonality.projects_input, {n: ceiling(n, self.config) for n in self.widths}
+        read = {n: p_DH if projects else p_DH[:, :0] for n, p_DH in self.history.columns("read").items()}
+        return initial.leading_rows(task.reader, self.modules, read, most, task.rank)
 
     def _check_room(self, task: str) -> None:
         orthogonality = self.config.orthogonality
@@ -113,19 +129,28 @@ class OaMethod:
         """See Method.
 
         Bytes of the history: at most 4·D·max_rank per module and task for Q, three times (history, bank, one in
-        transit). With input-side protection at most 4·D² per module for P, and as much for the second moment.
+        transit). With input-side protection at most 4·D² per module for P. As much for a second moment, if what layers
+        give is read; and 4·D·K for each of C̄ and A of the functional penalty, K ≤ D its `directions`.
         """
         most = sum(ceiling(name, self.config) * (2 * d + 1) for name, d in self.widths.items())
-        widths, read = self.widths.values(), self.config.orthogonality.projects_input
+        widths, functional = self.widths.values(), self.config.functional
+        projects = self.config.orthogonality.projects_input
+        reads = projects or functional.weight > 0 or self.config.initial == "task"
+        pairs = sum(d * min(d, functional.directions) for d in widths) if functional.weight else 0
         folded = self.config.history == "folded"
         return Footprint(
-            trained=most + len(self.widths),  # and one τ per layer
+            trained=most + len(self.widths) - self._frozen_values(),  # and one τ per layer
             kept=min(most, self.config.max_parameters or most),
             copies_weights=folded,
             float32_weights=self._adapted_values() if folded and self.config.rounding == "none" else 0,
             history_bytes=3 * 4 * sum(widths) * self.config.max_rank * max(0, tasks - 1)
-            + (8 * sum(d**2 for d in widths) if read else 0),
+            + 4 * (projects + reads) * sum(d**2 for d in widths)
+            + 2 * 4 * pairs,
         )
+
+    def _frozen_values(self) -> int:
+        """How many numbers of W1 are kept, and not trained."""
+        return 0 if self.config.train_down else sum(ceiling(n, self.config) * d for n, d in self.widths.items())
 
     def _adapted_values(self) -> int:
         """How many numbers the weights and biases of the target layers are."""
@@ -135,8 +160,8 @@ class OaMethod:
 class OaAttached:
     """See `methods.base.Attached`: a bank on the layers of a history."""
 
-    expected: float | None = None  # the dense reference of the current step's penalty, if it is checked
-    checked = False  # whether a penalty was compared which could have failed
+    expected: Mapping[str, float] = {}  # the dense references of the current step's penalties, if they are checked
+    checked = False  # whether penalties were compared which could have failed
     first_check: int | None = None  # the first step seen after warm-up
 
     def __init__(self, bank: AdapterBank, history: History, task: TaskContext) -> None:
@@ -155,55 +180,73 @@ class OaAttached:
         ]
 
     def penalties(self) -> dict[str, Penalty]:
-        """See Attached: L_orth and L_budget. Also gives the layers their current matrices."""
-        orthogonality, budget = self._put_on()
-        return {
+        """See Attached: L_orth, L_budget and, if it has a weight, L_f. Also gives the layers their current matrices."""
+        functional, orthogonality, budget = self._put_on()
+        found = {
             "orthogonality": Penalty(self.config.orthogonality.weight, orthogonality),
             "budget": Penalty(self.config.budget_weight, budget),
         }
+        if weight := self.config.functional.weight:
+            found["functional"] = Penalty(weight, functional)
+        return found
 
     def before_step(self, step: int) -> None:
-        """See Attached: moves the cap on the total, and computes the reference if this step's penalty is checked."""
+        """See Attached: moves the cap on the total, and computes references if this step's penalties are checked."""
         task = self.task
         if (most := self.config.max_parameters) is not None:
             self.bank.limit(cap_schedule(step, task.steps, self.bank.full, most))
-        self.expected = self.dense_penalty() if self.check_is_due(step) else None
+        self.expected = self.dense_penalties() if self.check_is_due(step) else {}
 
     def after_step(self, penalties: Mapping[str, Tensor]) -> None:
-        """See Attached: the check of the penalty."""
-        if self.expected is not None:
-            self.check_penalty(float(penalties["orthogonality"]), self.expected)
-            self.checked = self.expected * PENALTY_TOLERANCE >= PENALTY_SLACK
+        """See Attached: the check of the penalties."""
+        for name, expected in self.expected.items():
+            self.check_penalty(name, float(penalties[name]), expected)
+        if self.expected:
+            self.checked = min(self.expected.values()) * PENALTY_TOLERANCE >= PENALTY_SLACK
 
     def check_is_due(self, step: int) -> bool:
-        """Whether the penalty of this step is to be compared with its dense reference.
+        """Whether the penalties of this step are to be compared with their dense references.
 
         It is from the end of warm-up on, or from where this process resumes the task if that is later, until a check
         could have failed: W2 starts at 0, and 0 is the penalty of any fault. Steps between checks double, since a check
         reads all matrices; the last step is always checked if none before it counted. Without a history there is
         nothing to check.
         """
-        steps, protected = self.task.steps, any(q.shape[1] for q in self.history.columns("written").values())
-        if self.checked or not protected or not self.config.orthogonality.penalises:
+        steps = self.task.steps
+        if self.checked or not self.compared:
             return False
         if step <= min(self.task.train.warmup_steps, steps // 2):
             return step == steps
         self.first_check = step if self.first_check is None else self.first_check
         return step == steps or (step - self.first_check).bit_count() <= 1  # 0, 1, 2, 4, 8 … steps later
 
-    def dense_penalty(self) -> float:
-        """Σ over modules ‖Qᵀ W2‖_F² in float64, module by module, from whole matrices and the history's own Q."""
-        written = self.history.columns("written")
-        products = (written[n].double().T @ state.w2_DR.double() for n, state in self.bank.snapshot().items())
-        return sum(float(product.square().sum()) for product in products)
+    @cached_property
+    def compared(self) -> tuple[str, ...]:
+        """The penalties that something of the history is in."""
+        written = any(q_DH.shape[1] for q_DH in self.history.columns("written").values())
+        seen = any(metric.values_K.numel() for metric in self.history.metrics.values())
+        orthogonality = written and self.config.orthogonality.penalises
+        return ("orthogonality",) * orthogonality + ("functional",) * (seen and self.config.functional.weight > 0)
 
-    def check_penalty(self, found: float, expected: float) -> None:
-        """Raises TrainingError if the penalty in the step differs from its dense reference."""
+    def dense_penalties(self) -> dict[str, float]:
+        """Σ over modules ‖Qᵀ W2‖_F², and tr(U C̄ Uᵀ), in float64, module by module, from whole matrices and the
+        history's own Q and C̄: those that are `compared`."""
+        found, written = dict.fromkeys(self.compared, 0.0), self.history.columns("written")
+        for name, state in self.bank.snapshot().items():
+            if "orthogonality" in found:
+                found["orthogonality"] += float((written[name].double().T @ state.w2_DR.double()).square().sum())
+            if "functional" in found:
+                up_DR, metric = state.w2_DR * state.gamma_R, self.history.metrics[name]
+                found["functional"] += dense_functional(state.w1_RD, up_DR, metric)
+        return found
+
+    def check_penalty(self, name: str, found: float, expected: float) -> None:
+        """Raises TrainingError if a penalty in the step differs from its dense reference."""
         if abs(found - expected) > PENALTY_TOLERANCE * abs(expected) + PENALTY_SLACK:
             raise TrainingError(
-                f"task {self.task.name!r}: the orthogonality penalty is {found:.6g} in the step and {expected:.6g} "
+                f"task {self.task.name!r}: the {name} penalty is {found:.6g} in the step and {expected:.6g} "
                 "computed from whole matrices, so earlier tasks are not protected. Report this, and use "
-                "deepspeed.zero_stage 2 or adapter.orthogonality.mode projection meanwhile"
+                "deepspeed.zero_stage 2 or, for the output side, adapter.orthogonality.mode projection meanwhile"
             )
 
     def report(self) -> Row:
@@ -213,11 +256,16 @@ class OaAttached:
     def finish(self, reader: Reader) -> Artifact:
         """See Attached."""
         states, modules = self.bank.snapshot(), self.bank.report()
-        second_moments = self._second_moments(reader) if self.config.orthogonality.projects_input else {}
+        projects, felt = self.config.orthogonality.projects_input, self.config.functional.weight > 0
+        moments = self._second_moments(reader) if projects or felt else {}
         if not all(tensor.isfinite().all() for state in states.values() for tensor in trained(state)):
             raise NotFinite
         history, energy = self.history, self.config.orthogonality.energy
-        kept = artifact.extract(states, history.written, history.read, second_moments, energy)
+        kept = artifact.extract(states, history.written, history.read, moments if projects else {}, energy)
+        if felt:
+            most = self.config.functional.directions
+            metrics = {n: history.metrics[n].with_task(moment.cpu(), most) for n, moment in moments.items()}
+            kept = replace(kept, metrics=metrics)
         summary = Summary(
             budget=budget(modules),
             active_parameters=kept.parameters,
@@ -236,11 +284,11 @@ class OaAttached:
             self._put_on()
         return reader.second_moments(self.history.modules)
 
-    def _put_on(self) -> tuple[Tensor, Tensor]:
-        """Gives the layers their current matrices; returns L_orth and L_budget."""
+    def _put_on(self) -> tuple[Tensor, ...]:
+        """Gives the layers their current matrices; returns L_f, L_orth and L_budget."""
         outputs = self.bank(self.history.dtype)
         use(self.history.modules, self.bank.pairs(outputs))
-        return outputs[-2], outputs[-1]
+        return outputs[-3:]
 
 
 def parse(stored: Artifact) -> TaskAdapter:

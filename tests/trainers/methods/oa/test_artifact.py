@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from cluster.errors import IntegrityError
-from trainers.methods.oa.artifact import parse
+from trainers.methods.oa.artifact import dump, parse
 
 TENSORS = {"m.W1": torch.ones(2, 3), "m.W2": torch.ones(3, 2), "m.gamma": torch.ones(2)}
 BASES = {"m.Q": torch.eye(3)[:, :2].contiguous(), "m.singular_values": torch.ones(2)}
@@ -81,3 +81,28 @@ def test_tensors_that_make_no_adapter(change: dict[str, torch.Tensor]) -> None:
 def test_directions_that_are_none(change: dict[str, torch.Tensor]) -> None:
     with pytest.raises(IntegrityError, match="bases: 'm' has wrong shapes or is not finite"):
         parse(save(TENSORS), save({**BASES, **change}))
+
+
+C = {"m.C": torch.eye(3)[:, :2].contiguous(), "m.C_values": torch.tensor([2.0, 1.0]), "m.C_rest": torch.tensor(0.5)}
+
+
+def test_what_tasks_read_is_read_back_exactly() -> None:
+    found = parse(save(TENSORS), save({**BASES, **C}))
+    metric = found.metrics["m"]
+    assert torch.equal(metric.dense(), torch.diag(torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)))
+    assert dump(found)["bases.safetensors"] == save({**BASES, **C})
+    assert parse(save(TENSORS), save(BASES)).metrics == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"m.C": torch.ones(3)}, {"m.C_values": torch.ones(3)}, {"m.C": torch.full((3, 2), float("nan"))},
+        {"m.C_rest": torch.ones(1)}, {"m.C_rest": torch.tensor(-1.0)}, {"m.C_values": torch.tensor([1.0, -1.0])},
+    ],
+)  # fmt: skip
+def test_metrics_that_are_none(change: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(IntegrityError, match=r"bases: 'm'\.C has wrong shapes or values"):
+        parse(save(TENSORS), save({**BASES, **C, **change}))
+    with pytest.raises(IntegrityError, match="malformed"):
+        parse(save(TENSORS), save({**BASES, "m.C": C["m.C"]}))

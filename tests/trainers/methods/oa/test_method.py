@@ -7,6 +7,7 @@ import torch
 
 from cluster.errors import ConfigError, TrainingError
 from tests.support.oa_streams import WIDTH, bert, settings
+from tests.support.readers import KnownReader
 from trainers.config import TrainConfig
 from trainers.method_config import AdapterConfig
 from trainers.methods.base import Artifact, TaskContext
@@ -61,7 +62,7 @@ def test_penalties_are_the_formulas() -> None:
     found = attached.penalties()
     assert expected > 0.1 and found["orthogonality"].weight == 3.0 and found["budget"].weight == 0.2
     assert found["orthogonality"].value.item() == pytest.approx(expected, rel=1e-5)
-    assert attached.dense_penalty() == pytest.approx(expected, rel=1e-6)
+    assert attached.dense_penalties() == {"orthogonality": pytest.approx(expected, rel=1e-6)}
     gates = sum(float(state.gamma_R.double().abs().sum()) for state in states.values()) / LAYERS
     assert found["budget"].value.item() == pytest.approx(gates, rel=1e-5)
 
@@ -126,3 +127,85 @@ def test_a_task_is_refused_before_training_if_a_layer_has_no_direction_left(
             attached_to(method, seed=2)
     else:
         attached_to(method, seed=2).detach()
+
+
+FELT = {"orthogonality": {"side": "none"}, "functional": {"weight": 7.0, "directions": 5}}
+
+
+def read_by(method: OaMethod, seed: int) -> KnownReader:
+    """A second moment per layer."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = {name: torch.randn(50, WIDTH, generator=generator) for name in method.modules}
+    return KnownReader({name: h.T @ h for name, h in rows.items()})
+
+
+def test_the_functional_penalty_is_the_formula_over_all_earlier_tasks() -> None:
+    """Σ tr(U C̄ Uᵀ) in float64, C̄ dense from what the last stored task holds; its trace is the number of tasks."""
+    method = method_of(settings(**FELT))
+    first = attached_to(method, seed=1)
+    assert first.penalties()["functional"].value.item() == 0 and first.dense_penalties() == {}
+    first.detach()
+    for seed in (1, 2):
+        attached = attached_to(method, seed)
+        stored = attached.finish(read_by(method, seed))
+        attached.detach()
+        method.extend([Artifact(stored.files)])
+    metrics = parse(stored).metrics
+    assert all(metric.trace == pytest.approx(2, rel=1e-6) for metric in metrics.values()) and len(metrics) == LAYERS
+    moments = [read_by(method, seed).moments for seed in (1, 2)]
+    exact = {n: sum(m[n].double() / m[n].double().trace() for m in moments) for n in method.modules}
+    for name, metric in metrics.items():
+        leading = metric.columns_DK[:, 0].double()
+        assert float(leading @ exact[name] @ leading) == pytest.approx(float(metric.values_K[0]), rel=0.1)
+    attached = attached_to(method, seed=3)
+    expected = 0.0
+    for name, state in attached.bank.snapshot().items():
+        u = (state.w2_DR * state.gamma_R).double() @ state.w1_RD.double()
+        expected += float(torch.trace(u @ metrics[name].dense() @ u.T))
+    found = attached.penalties()
+    assert expected > 0.01 and found["functional"].weight == 7.0
+    assert found["functional"].value.item() == pytest.approx(expected, rel=1e-5)
+    assert attached.dense_penalties() == {"functional": pytest.approx(expected, rel=1e-6)}
+    assert [*found] == ["orthogonality", "budget", "functional"] and found["orthogonality"].value.item() == 0
+
+
+def test_a_functional_penalty_that_is_not_the_dense_one_stops_training() -> None:
+    method = method_of(settings(functional={"weight": 1.0}))
+    attached = attached_to(method, seed=1)
+    method.extend([Artifact(attached.finish(read_by(method, 1)).files)])
+    attached = attached_to(method, seed=2)
+    right = {name: penalty.value.detach() for name, penalty in attached.penalties().items()}
+    assert {*attached.dense_penalties()} == {"orthogonality", "functional"}
+    attached.before_step(TRAIN.warmup_steps + 1)
+    attached.after_step(right)
+    assert attached.checked
+    attached.checked = False
+    attached.before_step(TRAIN.warmup_steps + 2)
+    with pytest.raises(TrainingError, match=r"the functional penalty is .* in the step and"):
+        attached.after_step({**right, "functional": 1.01 * right["functional"]})
+
+
+def test_without_a_weight_nothing_is_read_and_nothing_else_is_stored() -> None:
+    method = method_of(settings())
+    attached, reader = attached_to(method, seed=1), read_by(method, 1)
+    stored = attached.finish(reader)
+    assert reader.asked == 0 and parse(stored).metrics == {}
+    assert [*attached.penalties()] == ["orthogonality", "budget"]
+
+
+def test_what_earlier_tasks_read_is_held_once_whatever_their_number() -> None:
+    """And forgotten when the stream begins anew."""
+    method = method_of(settings(**FELT))
+    attached = attached_to(method, seed=1)
+    stored = Artifact(attached.finish(read_by(method, 1)).files)
+    attached.detach()
+    method.extend([stored, stored])
+    assert [task.metrics for task in method.history.tasks] == [{}, {}]
+    assert all(torch.equal(method.history.metrics[n].dense(), m.dense()) for n, m in parse(stored).metrics.items())
+    method.reset(method.config)
+    assert all(metric.trace == 0 for metric in method.history.metrics.values())
+
+
+def test_a_frozen_w1_costs_no_trained_parameters() -> None:
+    frozen, trained = (method_of(settings(train_down=down)).footprint(1) for down in (False, True))
+    assert trained.trained - frozen.trained == LAYERS * 6 * WIDTH and trained.kept == frozen.kept
