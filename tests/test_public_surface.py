@@ -140,8 +140,8 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
         "min_rank": 0,
         "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded", "rounding": "nearest",
-        "initial": "random", "train_down": True, "functional": FunctionalConfig(),
-        "orthogonality": OrthogonalityConfig(),
+        "initial": "random", "train_down": True, "orthogonality": OrthogonalityConfig(),
+        "functional": FunctionalConfig(),
     },
     LoraConfig: {
         "method": REQUIRED, "target_modules": REQUIRED, "rank": 16, "alpha": 32.0, "dropout": 0.0, "mode": "sequential",

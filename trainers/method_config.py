@@ -139,8 +139,8 @@ class AdapterConfig(MethodConfig, Grown):
     rounding: Literal["nearest", "stochastic", "none"] = "nearest"
     initial: Literal["random", "task"] = "random"
     train_down: bool = True
-    functional: FunctionalConfig = FunctionalConfig()
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
+    functional: FunctionalConfig = FunctionalConfig()
 
     @field_validator("rank_pattern", "min_rank_pattern")
     @classmethod

@@ -248,7 +248,10 @@ def with_values(content: Mapping[str, JsonValue], values: Mapping[str, Scalar]) 
         *sections, last = key.split(".")
         target: Any = found
         for section in sections:
-            target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
+            place: Any = int(section) if isinstance(target, list) else section
+            if isinstance(target, dict) and target.get(section) is None:
+                target[section] = {}
+            target = target[place]
         target[last] = value
     return found
 
