@@ -28,7 +28,17 @@ from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
 from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
-from trainers.method_config import AdapterConfig, FunctionalConfig, LoraConfig, OrthogonalityConfig
+from trainers.method_config import (
+    AdaloraConfig,
+    AdapterConfig,
+    EllaConfig,
+    FunctionalConfig,
+    IncrementalLoraConfig,
+    InfloraConfig,
+    LoraConfig,
+    OloraConfig,
+    OrthogonalityConfig,
+)
 
 # --- the command line
 
@@ -124,6 +134,9 @@ REQUIRED: Any = ...
 LIMITS = dict.fromkeys(("resources", "instruction", "max_train_rows", "max_test_rows", "max_length", "training"))
 CLASSES = {"classes": None}
 COLUMNS = {"text_column": "text", "label_column": "label", "labels": None, **CLASSES}
+LOW_RANK = {
+    "method": REQUIRED, "target_modules": REQUIRED, "rank": 16, "alpha": 32.0, "dropout": 0.0, "rounding": "nearest",
+}  # fmt: skip
 SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     RunConfig: {
         "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
@@ -145,6 +158,14 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     LoraConfig: {
         "method": REQUIRED, "target_modules": REQUIRED, "rank": 16, "alpha": 32.0, "dropout": 0.0, "mode": "sequential",
+    },
+    IncrementalLoraConfig: LOW_RANK,
+    OloraConfig: {**LOW_RANK, "rank": 8, "dropout": 0.1, "orthogonality_weight": 0.5, "norm_weight": 0.0},
+    InfloraConfig: {**LOW_RANK, "alpha": 16.0, "energy": 0.995, "horizon": 15},
+    EllaConfig: {**LOW_RANK, "alignment_weight": 1.0},
+    AdaloraConfig: {
+        **LOW_RANK, "rank": 8, "mode": "incremental", "initial_rank": 12, "initial_share": 0.1, "final_share": 0.3,
+        "interval": 1, "beta1": 0.85, "beta2": 0.85, "orthogonality_weight": 0.5,
     },
     OrthogonalityConfig: {
         "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",

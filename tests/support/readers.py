@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 @dataclass
 class KnownReader:
-    """One rank, and these second moments by layer. `asked` counts how often they were read."""
+    """One rank, and these second moments by layer, of what layers give or, with `of_inputs`, of what they read. `asked`
+    counts how often they were read."""
 
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     asked: int = 0
+    of_inputs: bool = False
 
     def shared(self, data: bytes) -> bytes:
         return data
 
-    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
+        assert inputs == self.of_inputs
         self.asked += 1
         return {name: self.moments[name] for name in modules}

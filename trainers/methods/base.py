@@ -173,9 +173,10 @@ class Reader(Protocol):
     def shared(self, data: bytes) -> bytes:
         """Rank 0's `data`, on all ranks. It makes equal what another CPU or number of threads may round otherwise."""
 
-    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
         """Σ h hᵀ (D, D) of the outputs of these layers without dropout, by name. While rows are read, each layer
-        holds a `Moment` as its attribute `moment`, and adds its output to it."""
+        holds a `Moment` as its attribute `moment`, and adds its output to it. With `inputs`, a layer adds its input
+        instead, and the sum is (K, K)."""
 
 
 class Attached(Protocol):

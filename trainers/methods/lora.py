@@ -8,15 +8,12 @@ its tensors, and `scaling` in its header. PEFT is imported to train or to answer
 Shape suffixes: D output width, K input width, R rank.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError, IntegrityError
@@ -37,10 +34,9 @@ from trainers.methods.base import (
     TaskContext,
 )
 from trainers.methods.targets import dense, input_width, is_transposed, match_modules, width
+from trainers.methods.updates import FILE, check_fits, dump, finite, fresh, parse, update_norm
 
-FILE = "adapter.safetensors"
 TRAINING = "in_training"  # PEFT's name of the adapter in training; learned adapters are named after their task
-HEAD, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 class LoraMethod:
@@ -77,7 +73,7 @@ class LoraMethod:
     def begin(self, task: TaskContext) -> Attached:
         """See Method. Raises ConfigError if the adapter that is to go on has another rank."""
         going_on = {} if self.config.needs_task else self.last
-        start = going_on or fresh(self.modules, self.config, task.seed)
+        start = going_on or fresh(self.modules, self.config.rank, self.config.alpha / self.config.rank, task.seed)
         if (rank := next(iter(start.values())).rank) != self.config.rank:
             raise ConfigError(f"adapter.rank: {self.config.rank}, but the adapter that goes on has {rank}; set that")
         self._add(TRAINING, start, self.config.dropout)
@@ -134,16 +130,10 @@ class LoraMethod:
 
     def _checked(self, number: int, stored: Artifact) -> dict[str, Lora]:
         """A task's adapter. Raises IntegrityError if it is malformed, or not of these layers."""
-        stream = parse(stored.files[FILE])
-        if stream.keys() != self.modules.keys():
-            raise IntegrityError(f"lora: task {number} adapts other layers than this run; the files are not of it")
-        for name, lora in stream.items():
-            found = lora.a_RK.shape[1], lora.b_DR.shape[0]
-            if found != (expected := (input_width(self.modules[name]), width(self.modules[name]))):
-                raise IntegrityError(
-                    f"lora: task {number}, layer {name!r}: the adapter maps {found[0]} to {found[1]} values, the layer "
-                    f"{expected[0]} to {expected[1]}; the files are not of this model"
-                )
+        stream = parse(stored.files[FILE], "lora")
+        check_fits(f"lora: task {number}", stream, self.modules, every=True)
+        if len({lora.rank for lora in stream.values()}) != 1:
+            raise IntegrityError(f"lora: task {number}: its layers have different ranks; do not use this version")
         return stream
 
     def _add(self, adapter: str, stream: Stream, dropout: float) -> None:
@@ -232,7 +222,7 @@ class LoraAttached:
             name: Lora(a_RK.detach().cpu().clone(), b_DR.detach().cpu().clone(), scaling=self.scaling)
             for name, (a_RK, b_DR) in self.pairs().items()
         }
-        if not all(lora.a_RK.isfinite().all() and lora.b_DR.isfinite().all() for lora in stream.values()):
+        if not finite(stream):
             raise NotFinite
         new = self.method.config.needs_task or not self.method.tasks  # a sequential adapter is counted once
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
@@ -259,51 +249,6 @@ class Matrices(nn.Module):
             self.register_parameter(f"B_{index}", b_DR)
 
 
-def fresh(modules: Mapping[str, nn.Module], config: LoraConfig, seed: int) -> dict[str, Lora]:
-    """A new adapter, drawn on the CPU in the order of the layers: all ranks and devices start from the same values."""
-    generator, rank = torch.Generator().manual_seed(seed), config.rank
-    return {
-        name: Lora(
-            (2 * torch.rand(rank, input_width(module), generator=generator) - 1) * input_width(module) ** -0.5,
-            torch.zeros(width(module), rank),
-            scaling=config.alpha / rank,
-        )
-        for name, module in modules.items()
-    }
-
-
-def update_norm(a_RK: Tensor, b_DR: Tensor) -> Tensor:
-    """‖B A‖_F as √tr((BᵀB)(A Aᵀ)), without forming B A."""
-    return ((b_DR.T @ b_DR) * (a_RK @ a_RK.T)).sum().clamp_min(0).sqrt()
-
-
-def dump(stream: Stream) -> bytes:
-    """The bytes of an adapter whose layers have one scaling."""
-    tensors: dict[str, Tensor] = {}
-    for name, lora in stream.items():
-        tensors |= {f"{HEAD}{name}{A}": lora.a_RK, f"{HEAD}{name}{B}": lora.b_DR}
-    return save(tensors, {"scaling": repr(next(iter(stream.values())).scaling)})
-
-
-def parse(data: bytes) -> dict[str, Lora]:
-    """The adapter in `data`; the exact inverse of `dump`.
-
-    Raises IntegrityError if the bytes are no safetensors, or a tensor is missing, of another shape or not finite.
-    """
-    try:
-        size = int.from_bytes(data[:8], "little")
-        scaling = float(json.loads(data[8 : 8 + size])["__metadata__"]["scaling"])
-        tensors = load(data)
-        names = sorted(key[len(HEAD) : -len(A)] for key in tensors if key.endswith(A))
-        stream = {n: Lora(tensors[f"{HEAD}{n}{A}"], tensors[f"{HEAD}{n}{B}"], scaling=scaling) for n in names}
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise IntegrityError(f"lora: malformed ({type(error).__name__}); do not use this version") from None
-    ranks = {lora.rank for lora in stream.values()}
-    if len(ranks) != 1 or not all(map(_sound, stream.values())):
-        raise IntegrityError("lora: a tensor has a wrong shape or is not finite; do not use this version")
-    return stream
-
-
 def task_name(task: int) -> str:
     """PEFT's name of the adapter of task `task`, from 0."""
     return f"task{task}"
@@ -312,11 +257,6 @@ def task_name(task: int) -> str:
 def device_of(module: nn.Module) -> torch.device:
     """The device of a layer."""
     return next(chain(module.parameters(), module.buffers())).device
-
-
-def _sound(lora: Lora) -> bool:
-    shaped = lora.a_RK.ndim == lora.b_DR.ndim == 2 and lora.a_RK.shape[0] == lora.b_DR.shape[1] > 0
-    return shaped and bool(lora.a_RK.isfinite().all() and lora.b_DR.isfinite().all())
 
 
 def _ends_like(name: str, targets: Sequence[str]) -> bool:

@@ -5,14 +5,23 @@ from torch import nn
 
 from cluster.errors import ConfigError
 from trainers.config import ModelConfig, TrainConfig
-from trainers.method_config import AdapterConfig, LoraConfig, MethodConfig
+from trainers.method_config import (
+    AdaloraConfig,
+    AdapterConfig,
+    EllaConfig,
+    IncrementalLoraConfig,
+    InfloraConfig,
+    LoraConfig,
+    MethodConfig,
+    OloraConfig,
+)
 from trainers.methods.base import Method
 from trainers.methods.targets import check_patterns
 from trainers.models.checks import checkpoint_activations
 from trainers.models.loading import check_model
 
 
-def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Method:
+def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Method:  # noqa: PLR0911  # one each
     """The method that `adapter.method` names, over `model`, which it does not change yet.
 
     Args:
@@ -32,6 +41,26 @@ def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Me
             from trainers.methods.lora import LoraMethod
 
             return LoraMethod(model, config, dtype)
+        case IncrementalLoraConfig():
+            from trainers.methods.lowrank.method import LowRankMethod
+
+            return LowRankMethod(model, config, dtype)
+        case OloraConfig():
+            from trainers.methods.lowrank.olora import OloraMethod
+
+            return OloraMethod(model, config, dtype)
+        case InfloraConfig():
+            from trainers.methods.lowrank.inflora import InfloraMethod
+
+            return InfloraMethod(model, config, dtype)
+        case EllaConfig():
+            from trainers.methods.lowrank.ella import EllaMethod
+
+            return EllaMethod(model, config, dtype)
+        case AdaloraConfig():
+            from trainers.methods.lowrank.adalora import AdaloraMethod
+
+            return AdaloraMethod(model, config, dtype)
     raise ConfigError(f"adapter.method: {config.method!r} has no implementation; add it to trainers.methods.registry")
 
 

@@ -13,30 +13,35 @@ from torch import Tensor, nn
 
 from trainers.data.batching import sorted_batches
 from trainers.methods.base import Moment
-from trainers.methods.targets import width
+from trainers.methods.targets import input_width, width
 from trainers.models.base import Backbone
 from trainers.objectives.base import EncodedSplit
 
 
 @torch.no_grad()
 def second_moments(
-    backbone: Backbone, modules: Mapping[str, nn.Module], split: EncodedSplit, batch_size: int
+    backbone: Backbone,
+    modules: Mapping[str, nn.Module],
+    split: EncodedSplit,
+    batch_size: int,
+    *,
+    inputs: bool = False,
 ) -> dict[str, Tensor]:
     """Σ h hᵀ of what each adapter reads, over all tokens of the rows and their answers and over all ranks. Collective.
 
     Args:
         modules: the adapted layers, with the task's adapters on them.
         batch_size: rows that all ranks together read at once.
+        inputs: whether the adapters of these layers read what the layer reads, instead of what it gives.
 
     Returns:
-        (D, D) float32 per layer, on the backbone's device.
+        (D, D) float32 per layer, or (K, K) of inputs, on the backbone's device.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     batches = sorted_batches(split.lengths + split.terms, max(1, batch_size // world_size))
     mine = batches[rank::world_size]
-    sums = {
-        name: Moment(torch.zeros(width(each), width(each), device=backbone.device)) for name, each in modules.items()
-    }
+    size = input_width if inputs else width
+    sums = {name: Moment(torch.zeros(size(each), size(each), device=backbone.device)) for name, each in modules.items()}
 
     def read(rows: np.ndarray) -> None:
         batch = split.batch(rows)

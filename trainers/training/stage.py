@@ -186,11 +186,11 @@ class TaskTraining:
             self.report(Saved(self.order.index, step))
             raise Leaving
 
-    def second_moments(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Second moments of these layers' outputs over the task, see `trainers.training.second_moments`."""
+    def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
+        """Second moments of what these layers give or read over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"), scored(self.backbone.model):
-            return second_moments(self.backbone, modules, self.split, at_once)
+            return second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from orchestrator.config.run import RunConfig, load_config
 from tests.support.configurations import BASE, TASK, Load, tasks
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.sources import ClBenchmarkTask, DocstringsTask, FilesTask, HubTask
+from trainers.method_config import AdapterConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -107,8 +108,9 @@ def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def test_the_template_shows_every_key(load: Load) -> None:
     written = dict(leaves(yaml.safe_load(TEMPLATE)))
     sections = {path.rpartition(".")[0] for path in key_paths(RunConfig)} - {""}
-    of_lora = {f"adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}
-    assert set(written) == set(key_paths(RunConfig)) - sections - of_lora
+    of_others = {path for path in key_paths(RunConfig) if path.startswith("adapter.")}
+    of_others -= {*key_paths(AdapterConfig, "adapter.")}  # README has them
+    assert set(written) == set(key_paths(RunConfig)) - sections - of_others
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
     config = load(commented, "model.task_type=CAUSAL_LM")
     sources = ["cl_benchmark", "files", "hub", "files", "superni", "trace"]

@@ -36,7 +36,9 @@ SEARCHABLE = {
     "train.batch_size",
     "train.learning_rate", "train.budget_learning_rate_factor", "train.warmup_steps", "train.weight_decay",
     "train.max_grad_norm", "train.seed", "train.min_steps", "train.max_steps",
-    "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode",
+    "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode", "adapter.orthogonality_weight",
+    "adapter.norm_weight", "adapter.energy", "adapter.horizon", "adapter.alignment_weight", "adapter.initial_rank",
+    "adapter.initial_share", "adapter.final_share", "adapter.interval", "adapter.beta1", "adapter.beta2",
 }  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "uniform": [0.25, 0.75],

@@ -57,8 +57,19 @@ OTHERS = {  # for each searchable key another value than the run has
     "train.learning_rate": 0.5, "train.budget_learning_rate_factor": 2.0, "train.warmup_steps": 0,
     "train.weight_decay": 0.1, "train.max_grad_norm": 0.5, "train.seed": 1,
 }  # fmt: skip
-LORA = {"adapter": {"method": "lora", "target_modules": ["output.dense"]}}
-OTHERS_OF_LORA = {"adapter.rank": 8, "adapter.alpha": 1.0, "adapter.dropout": 0.5, "adapter.mode": "per_task"}
+LOW_RANK = {"adapter.rank": 2, "adapter.alpha": 1.0, "adapter.dropout": 0.5, "adapter.rounding": "stochastic"}
+OF_METHODS: dict[str, dict[str, Any]] = {  # the same of each other method's own keys
+    "lora": {"adapter.rank": 8, "adapter.alpha": 1.0, "adapter.dropout": 0.5, "adapter.mode": "per_task"},
+    "incremental_lora": LOW_RANK,
+    "olora": {**LOW_RANK, "adapter.orthogonality_weight": 1.0, "adapter.norm_weight": 0.5},
+    "inflora": {**LOW_RANK, "adapter.energy": 0.5, "adapter.horizon": 3},
+    "ella": {**LOW_RANK, "adapter.alignment_weight": 2.0},
+    "adalora": {
+        **LOW_RANK, "adapter.mode": "per_task", "adapter.initial_rank": 9, "adapter.initial_share": 0.2,
+        "adapter.final_share": 0.2, "adapter.interval": 5, "adapter.beta1": 0.5, "adapter.beta2": 0.5,
+        "adapter.orthogonality_weight": 1.0,
+    },
+}  # fmt: skip
 ON_HISTORY = {f"adapter.orthogonality.{key}" for key in ("weight", "mode")}
 
 
@@ -72,16 +83,18 @@ def key_with(path: str = "name", value: Any = "other", *more: tuple[str, Any], *
     return first_task_key(RunConfig.model_validate(content))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in key_paths(RunConfig) if searchable(path) and path not in OTHERS_OF_LORA]
-)
+@pytest.mark.parametrize("path", [path for path in key_paths(RunConfig) if searchable(path) and path in OTHERS])
 def test_a_first_task_is_shared_where_only_history_is_treated_otherwise(path: str) -> None:
     assert (key_with(path, OTHERS[path]) == key_with()) == (path in ON_HISTORY)
 
 
-@pytest.mark.parametrize("path", OTHERS_OF_LORA)
-def test_of_lora_each_key_makes_a_first_task_of_its_own(path: str) -> None:
-    assert key_with(path, OTHERS_OF_LORA[path], **LORA) != key_with(**LORA)
+def of_method(method: str) -> dict[str, Any]:
+    return {"adapter": {"method": method, "target_modules": ["output.dense"]}}
+
+
+@pytest.mark.parametrize(("method", "path"), [(method, path) for method, keys in OF_METHODS.items() for path in keys])
+def test_of_other_methods_each_key_makes_a_first_task_of_its_own(method: str, path: str) -> None:
+    assert key_with(path, OF_METHODS[method][path], **of_method(method)) != key_with(**of_method(method))
 
 
 def test_together_they_are_shared_too() -> None:
@@ -557,9 +570,11 @@ def test_a_trial_never_begun_is_left_without_a_word(tmp_path: Path) -> None:
 
 
 def test_the_table_of_other_values_is_whole() -> None:
-    for sections, others in (({}, OTHERS), (LORA, OTHERS_OF_LORA)):
+    tables = [({}, OTHERS), *((of_method(method), others) for method, others in OF_METHODS.items())]
+    for sections, others in tables:
         own = RunConfig.model_validate(run_content(**sections))
         for path, value in others.items():
             assert reduce(getattr, path.split("."), own) != value
         assert {path for path in others if path.startswith("adapter.")} == {*own_keys(own)}
-    assert {*OTHERS, *OTHERS_OF_LORA} == {path for path in key_paths(RunConfig) if searchable(path)}
+    every = {path for _, others in tables for path in others}
+    assert every == {path for path in key_paths(RunConfig) if searchable(path)}

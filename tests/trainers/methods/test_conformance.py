@@ -13,7 +13,16 @@ from tests.support.method_stream import TRAIN, MethodStream
 from tests.support.shift_method import ShiftConfig, ShiftMethod
 from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
-from trainers.method_config import AdapterConfig, LoraConfig, MethodConfig
+from trainers.method_config import (
+    AdaloraConfig,
+    AdapterConfig,
+    EllaConfig,
+    IncrementalLoraConfig,
+    InfloraConfig,
+    LoraConfig,
+    MethodConfig,
+    OloraConfig,
+)
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.export import Provenance, write_merged, write_peft
 from trainers.methods.registry import check_method, method_for
@@ -49,6 +58,18 @@ METHODS: dict[str, Callable[..., MethodConfig]] = {
     ),
     "lora": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "dropout": 0.1}),
     "lora-per-task": lambda **targets: LoraConfig.model_validate({**LORA, **targets, "mode": "per_task"}),
+    "incremental-lora": lambda **targets: IncrementalLoraConfig.model_validate(
+        {**LORA, **targets, "method": "incremental_lora"}
+    ),
+    "olora": lambda **targets: OloraConfig.model_validate({**LORA, **targets, "method": "olora", "norm_weight": 0.01}),
+    "inflora": lambda **targets: InfloraConfig.model_validate({**LORA, **targets, "method": "inflora", "energy": 0.5}),
+    "ella": lambda **targets: EllaConfig.model_validate({**LORA, **targets, "method": "ella"}),
+    "adalora": lambda **targets: AdaloraConfig.model_validate(
+        {**LORA, **targets, "method": "adalora", "initial_rank": 5}
+    ),
+    "adalora-per-task": lambda **targets: AdaloraConfig.model_validate(
+        {**LORA, **targets, "method": "adalora", "initial_rank": 5, "mode": "per_task"}
+    ),
     "shift": lambda **targets: ShiftConfig.model_validate({"decay": 0.1, **targets}),
 }
 CASES = [*((method, "gpt2") for method in METHODS), ("oa", "llama"), ("lora", "llama")]
@@ -179,7 +200,7 @@ def test_initial_values_are_those_of_the_seed(case: New) -> None:
     different = [
         not torch.equal(a, b) for a, b in zip(first.module.parameters(), third.module.parameters(), strict=True)
     ]
-    assert any(different) or isinstance(one.config, ShiftConfig)  # whose vectors begin at 0
+    assert any(different) or isinstance(one.config, ShiftConfig | InfloraConfig)  # whose parameters begin at 0
 
 
 @pytest.mark.parametrize("index", [0, 1])

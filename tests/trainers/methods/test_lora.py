@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from cluster.errors import ConfigError, IntegrityError
 from tests.support.method_stream import MethodStream
@@ -16,7 +16,8 @@ from trainers.config import ModelConfig
 from trainers.method_config import LoraConfig
 from trainers.methods.base import Artifact, Lora
 from trainers.methods.export import Provenance, write_peft
-from trainers.methods.lora import FILE, LoraMethod, dump, parse, update_norm
+from trainers.methods.lora import LoraMethod
+from trainers.methods.updates import FILE, dump, parse
 from trainers.models.loading import load_backbone
 
 LAYERS = {f"transformer.h.{layer}.attn.c_attn" for layer in range(3)}
@@ -65,7 +66,7 @@ def test_a_later_task_of_its_own_does_not_depend_on_earlier_ones(base: Path, tmp
 def test_one_adapter_goes_on(base: Path, tmp_path: Path) -> None:
     """All tasks are answered by its newest state, and its parameters are counted once."""
     learner = stream(base, tmp_path)
-    before, after = (parse(learner.learn(index).files[FILE]) for index in range(2))
+    before, after = (parse(learner.learn(index).files[FILE], "lora") for index in range(2))
     assert all(not torch.equal(before[name].b_DR, after[name].b_DR) for name in LAYERS)
     assert torch.equal(learner.outputs(0), learner.outputs(1))
     counted = [each.summary.active_parameters for each in learner.committed if each.summary]
@@ -103,40 +104,15 @@ def made(**layers: tuple[int, int, int]) -> dict[str, Lora]:
     return {n: Lora(torch.randn(r, k), torch.randn(d, r), scaling=0.1) for n, (d, k, r) in layers.items()}
 
 
-def test_a_file_is_read_as_it_was_written() -> None:
-    stored = made(**{"a": (3, 5, 2), "b.c": (4, 5, 2)})
-    read = parse(dump(stored))
-    assert read.keys() == stored.keys()
-    for name, lora in stored.items():
-        assert torch.equal(read[name].a_RK, lora.a_RK) and torch.equal(read[name].b_DR, lora.b_DR)
-        assert read[name].scaling == 0.1
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"", b"\0" * 50, save({"a": torch.ones(1)}), save({"a": torch.ones(1)}, {"scaling": "x"}),
-        dump(made(a=(3, 5, 2)))[:-1], dump(made(a=(3, 5, 2), b=(3, 5, 1))),
-        dump({"a": Lora(torch.full((2, 3), torch.nan), torch.ones(3, 2))}),
-        dump({"a": Lora(torch.ones(2, 3), torch.ones(3, 1))}), dump({"a": Lora(torch.ones(0, 3), torch.ones(3, 0))}),
-    ],
-)  # fmt: skip
-def test_a_malformed_file_is_refused(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match="do not use this version"):
-        parse(data)
-
-
 def test_files_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
     learner = stream(base, tmp_path)
     wrong = dict.fromkeys(LAYERS, (96, 31, 2))
     for layers, said in ((wrong, "maps 31 to 96 values, the layer 32 to 96"), ({"a": (3, 3, 2)}, "other layers")):
         with pytest.raises(IntegrityError, match=said):
             learner.method.extend([Artifact({FILE: dump(made(**layers))})])
-
-
-def test_the_norm_of_an_update() -> None:
-    a_RK, b_DR = torch.randn(3, 7), torch.randn(5, 3)
-    torch.testing.assert_close(update_norm(a_RK, b_DR), torch.linalg.matrix_norm(b_DR @ a_RK))
+    uneven = {name: (96, 32, 2 + index) for index, name in enumerate(sorted(LAYERS))}
+    with pytest.raises(IntegrityError, match="task 1: its layers have different ranks; do not use this version"):
+        learner.method.extend([Artifact({FILE: dump(made(**uneven))})])
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
@@ -13,8 +14,9 @@ from trainers.data.batching import sorted_batches
 from trainers.data.collate import Padded
 from trainers.data.prompts import Prompt
 from trainers.methods.base import Moment
+from trainers.methods.lowrank.layers import Updated
 from trainers.methods.oa.layers import attach
-from trainers.methods.targets import match_modules
+from trainers.methods.targets import input_width, match_modules
 from trainers.models.base import Backbone
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.tokens import TokenIds, TokenizedSplit, TokenizedTask, tokenize
@@ -49,6 +51,30 @@ def test_padding_does_not_count(tmp_path: Path, family: str) -> None:
         torch.testing.assert_close(padded[name], moment_DD, rtol=1e-4, atol=1e-4 * float(moment_DD.abs().max()))
         assert moment_DD.trace() > 0
     assert not any("moment" in vars(module) for module in modules.values())
+
+
+def test_inputs_are_read_by_layers_whose_updates_read_them(tmp_path: Path) -> None:
+    """Σ x xᵀ of what a hook sees of single rows."""
+    config = ModelConfig(name=str(save_tiny("gpt2", tmp_path)), task_type="CAUSAL_LM", max_length=32)
+    backbone = load_backbone(config)
+    modules = match_modules(backbone.model, ["mlp.c_proj", "c_attn"])
+    attach(modules, Updated)
+    split = encoded(backbone, ["yes", "no"], tokenize(backbone, TEXTS, [0, 1, 0, 1, 0, 1], Prompt()))
+    seen = {name: torch.zeros(input_width(module), input_width(module)) for name, module in modules.items()}
+
+    def look(name: str, given: Tensor) -> None:
+        rows_NK = given.detach().flatten(0, -2)
+        seen[name] += rows_NK.T @ rows_NK
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: look(name, given[0]))
+        for name, module in modules.items()
+    ]
+    second_moments(backbone, modules, split, 1, inputs=True)
+    for hook in hooks:
+        hook.remove()
+    for name, moment_KK in second_moments(backbone, modules, split, 4, inputs=True).items():
+        torch.testing.assert_close(moment_KK, seen[name], rtol=1e-4, atol=1e-4 * float(moment_KK.abs().max()))
 
 
 def test_rows_that_a_model_flattens_are_masked_too() -> None:

@@ -21,9 +21,9 @@ from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.functional import Metric
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
+from trainers.methods.originals import Originals
 from trainers.methods.targets import Layer, dense, width
-from trainers.models.packed import line_offset, placed
-from trainers.zero import gathered, hold, local
+from trainers.zero import gathered
 
 
 def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapter]) -> tuple[Tensor, Tensor | None]:
@@ -83,18 +83,15 @@ class History:
     def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
         """Takes the target layers, unadapted; `dtype` is that of their outputs."""
         self.modules, self.dtype = dict(modules), dtype
-        self._original: dict[str, list[Tensor]] = {}
+        self.originals = Originals(self.modules)
         self.begin(config)
 
     def begin(self, config: AdapterConfig) -> None:
         """Begins an empty stream with these settings, on the layers as they were given."""
         self.config = config
         self.restore()
-        if config.history == "folded" and not self._original:
-            self._original = {
-                name: [copied(local(parameter)) for parameter in module.parameters()]
-                for name, module in self.modules.items()
-            }
+        if config.history == "folded":
+            self.originals.keep()
 
     def extend(self, *adapters: TaskAdapter) -> None:
         """Appends committed tasks, in order: their directions to the bases, and their adapters to the layers.
@@ -128,9 +125,8 @@ class History:
     def restore(self) -> None:
         """Puts W0 and b back, bit for bit, and forgets the stream."""
         for name, module in self.modules.items():
-            self._put_back(name, module)
-            for key in ("history", "narrow"):
-                module.__dict__.pop(key, None)
+            self.originals.put_back(name)
+            module.__dict__.pop("history", None)
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
         self.metrics = {name: Metric.zero(width(module)) for name, module in self.modules.items()}
@@ -196,31 +192,14 @@ class History:
             down_CD, up_DC = (part.to(device, self.dtype) for part in concatenate(stream, width(module)))
             module.__dict__["history"] = down_CD, up_DC
             return
-        self._put_back(name, module, exact=self.config.rounding == "none")
+        self.originals.put_back(name, exact=self.config.rounding == "none")
         with gathered(module.parameters(), write=True):
             change = write_fold(module, stream, self.config.rounding, name)
             if module.weight.dtype != torch.float32:
                 self.changes[name] = change
 
-    def _put_back(self, name: str, module: Layer, *, exact: bool = False) -> None:
-        """Puts W0 and b back in their own dtype or, if `exact`, in float32."""
-        for parameter, original in zip(module.parameters(), self._original.get(name, []), strict=False):
-            held, dtype = local(parameter), torch.float32 if exact else original.dtype
-            if held.dtype == dtype:
-                held.copy_(original)
-            elif exact:
-                hold(parameter, original.float().to(held.device))
-                module.__dict__["narrow"] = original.dtype
-            else:
-                hold(parameter, copied(original).to(held.device))
-
     def _no_directions(self) -> dict[str, Basis]:
         return {name: Basis.empty(width(module)) for name, module in self.modules.items()}
-
-
-def copied(held: Tensor) -> Tensor:
-    """A copy on the CPU, at the same place in its cache line: products are rounded by it."""
-    return placed(held.detach().cpu(), line_offset(held))
 
 
 def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, float]]:

@@ -77,16 +77,17 @@ class Adapted:
 
 
 @cache
-def adapted_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind` with `Adapted` before it; instances keep their parameters, names, hooks and `.weight`."""
-    return type(f"Adapted{kind.__name__}", (Adapted, kind), {})
+def adapted_class(kind: type[nn.Module], mixin: type["Adapted"]) -> type[nn.Module]:
+    """`kind` with `mixin` before it; instances keep their parameters, names, hooks and `.weight`."""
+    return type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
 
 
-def attach(modules: Mapping[str, Layer]) -> None:
-    """Makes the layers ready for adapters by changing their class. Until `use`, their outputs are unchanged."""
+def attach(modules: Mapping[str, Layer], mixin: type["Adapted"] = Adapted) -> None:
+    """Makes the layers ready for adapters by changing their class, to one with `mixin` before it. Until `use`, their
+    outputs are unchanged."""
     for module in modules.values():
         if not isinstance(module, Adapted):
-            module.__class__ = adapted_class(type(module))  # type: ignore[arg-type]
+            module.__class__ = adapted_class(type(module), mixin)  # type: ignore[arg-type]
 
 
 def detach(modules: Mapping[str, Layer]) -> None:
