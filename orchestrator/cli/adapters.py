@@ -201,7 +201,7 @@ def counted(written: int, version: "Version") -> str:
         return told
     parts = " of W1, W2 and γ" if adapter.method == "oa" else ""
     return (
-        f"{told}: A has a layer's input width, B its output width, and biases count; "
+        f"{told}: A has a layer's input width, B its output width, and biases count if there are any; "
         f"`status` counts the {active:,}{parts} that were trained and kept"
     )
 

@@ -4,11 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cluster.errors import ConfigError
 from trainers.models.capabilities import most_positions, taken
 
 BATCH, TOKENS = 2, 4  # of the texts that a model without weights is given
+QUESTIONS = (Tensor.__contains__, Tensor.__bool__, Tensor.item)
+OF_NO_WEIGHTS = (  # in errors of torch that models with weights do not meet
+    "called on meta tensors", "on the expected device", "on the same device", "Expected inputs of BF16 type",
+)  # fmt: skip
 BOTH_WAYS = {"bert-generation"}  # decoders that are encoders unless their configuration says is_decoder
 UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
@@ -74,29 +79,57 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
     """Raises ConfigError if the model, which has no weights, cannot be given texts alone: it asks for images, sounds or
     other inputs, or gives nothing per token.
 
-    What depends on values cannot be followed without weights; torch then raises a RuntimeError, which says nothing of
-    the model.
+    What depends on values cannot be followed without weights. Yes or no is guessed, see `Guess`; if a number is asked
+    for, or a model mixes devices, what its class has decides.
     """
     ids = torch.ones(BATCH, TOKENS, dtype=torch.int64, device="meta")
     answers = {"decoder_input_ids": ids} if task_type == "SEQ_2_SEQ_LM" else {}
     key = "last_hidden_state" if task_type == "LABEL_EMBEDDING" else "logits"
+    guess = Guess()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), guess:
             output = model.eval()(input_ids=ids, **answers, **taken(model, use_cache=False))
         found = getattr(output, key)
         if found.shape[:2] != ids.shape:
             raise ValueError(f"{key} has the shape {tuple(found.shape)} for {BATCH} texts of {TOKENS} tokens")
-    except RuntimeError:
-        check_inconclusive(name, task_type, model)
     except Exception as error:  # whatever its code raises, it would raise in a worker
         first_line = next(iter(str(error).strip().splitlines()), "")
+        if inconclusive(error, guessed=guess.guessed):
+            check_class(name, task_type, model)
+            return
+        fix = (
+            "restore its config.json, or use a model of text"
+            if isinstance(error, RuntimeError)
+            else "use a model of text"
+        )
         raise ConfigError(
             f"model.name: {name!r} (a {type(model).__name__}) cannot be given texts alone ({type(error).__name__}: "
-            f"{first_line}); use a model of text"
+            f"{first_line}); {fix}"
         ) from None
 
 
-def check_inconclusive(name: str, task_type: str, model: Any) -> None:
+def inconclusive(error: Exception, *, guessed: bool) -> bool:
+    """Whether what a model without weights raises says nothing of one that has them. After a guess, only RuntimeErrors
+    say something: torch raises them if shapes do not fit."""
+    if not isinstance(error, RuntimeError):
+        return guessed
+    return isinstance(error, NotImplementedError) or any(said in str(error) for said in OF_NO_WEIGHTS)
+
+
+class Guess(TorchFunctionMode):
+    """Within, questions about values of tensors that have none are answered: a text holds no certain token, as padding,
+    and a condition holds, as that nothing is masked. `guessed` says whether there were any."""
+
+    guessed = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in QUESTIONS and args[0].is_meta and (func is Tensor.__contains__ or args[0].dtype is torch.bool):
+            self.guessed = True
+            return func is not Tensor.__contains__
+        return func(*args, **(kwargs or {}))
+
+
+def check_class(name: str, task_type: str, model: Any) -> None:
     """`check_reads_texts` of a model that cannot be followed without weights, by what its class has."""
     kind = type(model).__name__
     try:

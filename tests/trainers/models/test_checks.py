@@ -14,6 +14,7 @@ from trainers.config import ModelConfig, TrainConfig
 from trainers.method_config import AdapterConfig
 from trainers.methods.registry import check_method
 from trainers.models.capabilities import Shape, most_positions
+from trainers.models.checks import Guess, inconclusive
 from trainers.models.loading import check_model, load_backbone, load_reader
 
 ADAPTER = AdapterConfig(target_modules="all-linear")
@@ -181,6 +182,35 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(written | {"vocab_size": "64"}))
     assert "vocab_size" in refused(asked) and "cannot be loaded (" in refused(asked)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "mixtral"])
+def test_heads_that_cannot_share_keys(kind: str, tmp_path: Path) -> None:
+    """transformers makes such a model, and a run fails at its first batch. Before the layers there is a question about
+    values, which a model without weights cannot answer."""
+    zoo.tiny_config(CONFIG_MAPPING[kind], num_key_value_heads=3).save_pretrained(tmp_path)
+    zoo.tokenizer().save_pretrained(tmp_path)
+    said = refused(ModelConfig(name=str(tmp_path), task_type="CAUSAL_LM", max_length=16))
+    assert (
+        "cannot be given texts alone (RuntimeError: The size of tensor a (4) must match the size of tensor b (3)"
+        in said
+    )
+    assert said.endswith("restore its config.json, or use a model of text")
+
+
+def test_what_a_model_without_weights_cannot_know() -> None:
+    mask, ids = torch.ones(2, dtype=torch.bool, device="meta"), torch.ones(2, dtype=torch.int64, device="meta")
+    guess = Guess()
+    with guess:
+        assert bool(mask.all()) and 7 not in ids and mask.any().item() and torch.ones(2).sum().item() == 2
+        with pytest.raises(RuntimeError) as number:
+            ids.sum().item()
+    with pytest.raises(RuntimeError) as shapes:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert guess.guessed and inconclusive(number.value, guessed=True)
+    assert not inconclusive(shapes.value, guessed=True) and not inconclusive(shapes.value, guessed=False)
+    assert inconclusive(TypeError(), guessed=True) and not inconclusive(TypeError(), guessed=False)
+    assert inconclusive(NotImplementedError(), guessed=False)
 
 
 @pytest.mark.parametrize(
