@@ -63,11 +63,13 @@ class MethodConfig(Frozen):
     The class variables say what a run needs to know about a method without importing it. `files` are the names of the
     files that a task leaves in the store, in order; later tasks are trained against the last of them. `package` is one
     that the method needs beside Orthoplex's own. `most_zero_stage` is the highest ZeRO stage that it trains under.
+    `counted` says what its parameters are, for people.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
     package: ClassVar[str | None] = None
     most_zero_stage: ClassVar[int] = 3
+    counted: ClassVar[str] = "A and B"
 
     method: str
     target_modules: list[str] | str
@@ -124,6 +126,7 @@ class AdapterConfig(MethodConfig, Grown):
     `method`, and each of the `added` keys if it changes nothing, are left out of what is stored.
     """
 
+    counted: ClassVar[str] = "W1, W2 and γ"
     added: ClassVar[tuple[str, ...]] = ("rounding", "initial", "train_down", "functional")
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
 

@@ -191,7 +191,7 @@ def read_base_of(reference: str, store: str) -> "Version":
     return found
 
 
-def counted(written: int, version: "Version") -> str:
+def lora_parameters(written: int, version: "Version") -> str:
     """The parameters of a LoRA, with those that `status` counts if these are others."""
     adapter = version.state.completed().adapter
     upto = version.state.upto(version.commit.version)
@@ -199,10 +199,9 @@ def counted(written: int, version: "Version") -> str:
     told = f", {written:,} parameters"
     if active is None or active == written:
         return told
-    parts = " of W1, W2 and γ" if adapter.method == "oa" else ""
     return (
         f"{told}: A has a layer's input width, B its output width, and biases count if there are any; "
-        f"`status` counts the {active:,}{parts} that were trained and kept"
+        f"`status` counts the {active:,} of {adapter.counted} that were trained and kept"
     )
 
 
@@ -222,7 +221,7 @@ def export_adapter(
         made = export(found, form, output, model=model)
     ranks = made.ranks.values()
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
-    count = counted(made.parameters, found) if made.parameters else ""
+    count = lora_parameters(made.parameters, found) if made.parameters else ""
     before = "" if found.state.completed().adapter.needs_task else " with all tasks before it"
     typer.echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
@@ -13,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from cluster.errors import ConfigError
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import SPLITS, RunState
 from trainers.config import GREEDY
 from trainers.messages import Progress
-from trainers.method_config import AdapterConfig, method_named
+from trainers.method_config import AdapterConfig
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
 GIB = 2**30
-COUNTED = {"oa": "W1, W2 and γ", "lora": "A and B"}  # what a method's parameters are
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -155,9 +155,10 @@ def print_status(state: RunState) -> None:
 
 
 def counted(state: RunState) -> str:
-    """What the parameters are, if the run's method is known to say so."""
-    told = COUNTED.get(method_named(state.config["adapter"])) if "adapter" in state.config else None
-    return f"  {told} of all tasks" if told else ""
+    """What the parameters are, if the log says by which method they were learned."""
+    with suppress(ConfigError):
+        return f"  {state.completed().adapter.counted} of all tasks"
+    return ""
 
 
 def print_kept(commit: Committed) -> None:

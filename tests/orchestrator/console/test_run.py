@@ -142,12 +142,13 @@ def test_what_the_parameters_are(fake_run: Any, capsys: pytest.CaptureFixture[st
     """As the run's method has it; a track without a configuration does not say."""
     run = fake_run("a")
     run.commit([0.5])
-    lora = {"adapter": {"method": "lora", "target_modules": ["dense"]}}
-    for config, told in (
-        (run.state.config, "100  W1, W2 and γ of all tasks"),
+    config = run.config.model_dump(mode="json")
+    lora = {**config, "adapter": {"method": "lora", "target_modules": ["dense"]}}
+    for content, told in (
+        (config, "100  W1, W2 and γ of all tasks"),
         (lora, "100  A and B of all tasks"),
         ({}, "100"),
     ):
-        print_status(replace(run.state, config=config))
+        print_status(replace(run.state, config=content))
         (line,) = (each for each in capsys.readouterr().out.splitlines() if "active adapter parameters" in each)
         assert line.split(maxsplit=3)[3] == told
