@@ -30,13 +30,13 @@ MOST_TUNED = 4  # settings per method
 
 class Stream(Frozen):
     """One order of tasks. `group` is the table in which it stands. Of each method at most `seeds` seeds are run.
-    `layers` are the target layers by the names that methods use. Values that were tuned hold for it if it is `tuned`;
-    values in `override` win over the method's own. `olora` is the number of parameters that O-LoRA keeps at rank 16.
+    `names` are the values that `$name` has in the `adapter` section of methods; `$tasks` is the number of tasks. Values
+    that were tuned hold for it if it is `tuned`; values in `override` win over the method's own. `olora` is the number of parameters that O-LoRA keeps at rank 16.
     `estimate_s` is how long a cell takes as long as none was measured."""
 
     group: str
     tasks: tuple[str | dict[str, Any], ...]
-    layers: dict[str, list[str] | str]
+    names: dict[str, Any]
     settings: Settings = Field(default_factory=dict)
     override: Settings = Field(default_factory=dict)
     tuned: bool = True
@@ -200,11 +200,18 @@ def cell(plan: Plan, method: str, stream: str, seed: int, values: Mapping[str, A
     settings = merged(plan.common, place.settings)
     for part in (plan.methods[method].settings, nested(values), place.override, {"train": {"seed": seed}}):
         settings = merged(settings, part)
-    asked = settings["adapter"].get("target_modules")
-    if isinstance(asked, str) and asked in place.layers:
-        settings["adapter"] = {**settings["adapter"], "target_modules": place.layers[asked]}
+    names = {"tasks": len(place.tasks), **place.names}
+    adapter = {key: named_value(value, names) for key, value in settings["adapter"].items()}
     tasks = [{"name": task, **plan.tasks[task]} if isinstance(task, str) else task for task in place.tasks]
-    return Cell(method=method, stream=stream, seed=seed, values=dict(values), settings={**settings, "tasks": tasks})
+    return Cell(method=method, stream=stream, seed=seed, values=dict(values), settings={**settings, "adapter": adapter, "tasks": tasks})
+
+
+def named_value(value: Any, names: Mapping[str, Any]) -> Any:
+    """The value that `$name` stands for. Raises ConfigError if there is no such name."""
+    if not isinstance(value, str) or not value.startswith("$"):
+        return value
+    known("methods", [value[1:]], names)
+    return names[value[1:]]
 
 
 def grid(plan: Plan, method: str) -> list[Cell]:

@@ -34,14 +34,14 @@ def tiny_plan(folder: Path) -> dict[str, Any]:
             "data": {"max_validation_rows": 4}, "evaluate": {"keep_rows": True},
         },
         "tasks": tasks,
-        "streams": {"order": {"group": "tiny", "tasks": [*tasks], "layers": {"outputs": ["o_proj"]}, "olora": 512}},
+        "streams": {"order": {"group": "tiny", "tasks": [*tasks], "names": {"outputs": ["o_proj"]}, "olora": 512}},
         "methods": {
             "ours": {
                 "label": "Ours",
-                "settings": {"adapter": {"target_modules": "outputs", "max_rank": 2, "threshold": 0.0}},
+                "settings": {"adapter": {"target_modules": "$outputs", "max_rank": 2, "threshold": 0.0}},
             },
             "lora": {
-                "label": "LoRA", "settings": {"adapter": {"method": "lora", "target_modules": "outputs", "rank": 2}},
+                "label": "LoRA", "settings": {"adapter": {"method": "lora", "target_modules": "$outputs", "rank": 2}},
                 "tune": [{"train.learning_rate": 1e-3}, {"train.learning_rate": 1e30}],
             },
         },

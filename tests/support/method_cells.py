@@ -18,8 +18,8 @@ MACHINE = {
 def made_plan(**more: Any) -> Plan:
     """Two orders of two tasks in a group; ours, a rival that is tuned, and a bound."""
     task = {"source": "docstrings", "task": "library"}
-    stream = {"group": "pairs", "layers": {"outputs": ["output.dense"]}, "olora": 1000, "estimate_s": 60.0}
-    adapter = {"target_modules": "outputs"}
+    stream = {"group": "pairs", "names": {"outputs": ["output.dense"]}, "olora": 1000, "estimate_s": 60.0}
+    adapter = {"target_modules": "$outputs"}
     content = {
         "ours": "ours",
         "tune_on": "ab",
