@@ -65,6 +65,7 @@ def row(plan: Plan, method: str, group: str, lines: Mapping[str, Line], ours: Se
     """One method."""
     cells, failed, asked = lines_of(plan, method, group, lines)
     figures = {name: mean_of(cells, name) for name in KEPT_FIGURES}
+    figures |= {"dimensions": share_of(cells, "ranks", "of"), "dead": share_of(cells, "dead", "layers")}
     full, kept = plan.streams[plan.groups()[group][0]].olora, figures["kept"]
     return Row(
         method=method, label=plan.methods[method].label, bound=plan.methods[method].bound, cells=cells, failed=failed,
@@ -77,6 +78,12 @@ def mean_of(cells: Sequence[Line], name: str) -> float | None:
     """The mean of a figure over the cells that have it."""
     known = [line[name] for line in cells if line.get(name) is not None]
     return mean(known) if known else None
+
+
+def share_of(cells: Sequence[Line], part: str, whole: str) -> float | None:
+    """The share of a count of every task in another, over all tasks of the cells."""
+    both = [(task.get(part), task.get(whole)) for line in cells for task in line["by_task"] if task.get(whole)]
+    return sum(few for few, _ in both) / sum(many for _, many in both) if both else None
 
 
 def worst(cells: Sequence[Line]) -> tuple[float, str] | None:

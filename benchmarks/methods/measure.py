@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from orchestrator.track.union import union_metrics
 
 from benchmarks.harness import provenance
 from benchmarks.methods.alone import AloneWorkers
@@ -104,14 +105,15 @@ def measure(cell: Cell, place: Place) -> dict[str, Any]:
 
 def scores(state: RunState) -> dict[str, Any]:
     """Matrices, fractions to six digits, and what follows from them."""
-    figures = state.metrics("test")
+    figures, sizes = state.metrics("test"), [task.rows.test for task in state.tasks]
     return {
         "tasks": [task.name for task in state.tasks],
-        "rows": [task.rows.test for task in state.tasks],
+        "rows": sizes,
         "test": [rounded(row) for row in state.matrix("test")],
         "validation": [rounded(row) for row in state.matrix("validation")],
         "zero_shot": rounded(state.zero_shot),
         **{name: figures[key] for name, key in FIGURES.items()},
+        "aa_union": union_metrics(state.commits, sizes)["aa"],
     }
 
 
@@ -149,6 +151,7 @@ def by_task(commit: Committed) -> dict[str, Any]:
         "ranks": sum(layer.rank for layer in layers),
         "of": sum(layer.max_rank for layer in layers),
         "dead": sum(layer.rank == 0 for layer in layers),
+        "layers": len(layers),
     }
     if full:
         kept |= {key: round(mean(getattr(each, key) for each in full), 4) for key in ("written", "read")}

@@ -123,13 +123,13 @@ def course(found: Sequence[Row], ours: str) -> "Figure":
             {"color": colours(place % 20), "linewidth": 2 if row.method == ours else 1},
         )
         so_far = [
-            average([average(line["test"][step][: step + 1]) for line in cells])
-            for step in range(len(cells[0]["tasks"]))
+            average([whole(line["test"][step][: step + 1]) for line in cells]) for step in range(len(cells[0]["tasks"]))
         ]
         plot(left, so_far, label=row.label, **style)
         for side, dashes in (("read", "-"), ("written", ":")):
             filled = [
-                average([line["by_task"][step].get(side) for line in cells]) for step in range(len(cells[0]["tasks"]))
+                average([task.get(side) for task in tasks])
+                for tasks in zip(*(line["by_task"] for line in cells), strict=True)
             ]
             plot(right, filled, label=f"{row.label}, {side}", linestyle=dashes, **style)
     left.set_ylabel("AA of the tasks so far, points")
@@ -163,6 +163,11 @@ def courses(cells: Sequence[Line]) -> dict[str, list[float | None]]:
             for step in range(len(same[0]["tasks"]))
         ]
     return found
+
+
+def whole(values: Sequence[float | None]) -> float | None:
+    """The mean; None if one was not measured."""
+    return None if None in values else average(values)
 
 
 def average(values: Sequence[float | None]) -> float | None:

@@ -31,7 +31,8 @@ MOST_TUNED = 4  # settings per method
 class Stream(Frozen):
     """One order of tasks. `group` is the table in which it stands. Of each method at most `seeds` seeds are run.
     `names` are the values that `$name` has in the `adapter` section of methods; `$tasks` is the number of tasks. Values
-    that were tuned hold for it if it is `tuned`; values in `override` win over the method's own. `olora` is the number of parameters that O-LoRA keeps at rank 16.
+    that were tuned hold for it if it is `tuned`; values in `override` win over the method's own. `olora` is the number
+    of parameters that O-LoRA keeps at rank 16.
     `estimate_s` is how long a cell takes as long as none was measured."""
 
     group: str
@@ -203,7 +204,13 @@ def cell(plan: Plan, method: str, stream: str, seed: int, values: Mapping[str, A
     names = {"tasks": len(place.tasks), **place.names}
     adapter = {key: named_value(value, names) for key, value in settings["adapter"].items()}
     tasks = [{"name": task, **plan.tasks[task]} if isinstance(task, str) else task for task in place.tasks]
-    return Cell(method=method, stream=stream, seed=seed, values=dict(values), settings={**settings, "adapter": adapter, "tasks": tasks})
+    return Cell(
+        method=method,
+        stream=stream,
+        seed=seed,
+        values=dict(values),
+        settings={**settings, "adapter": adapter, "tasks": tasks},
+    )
 
 
 def named_value(value: Any, names: Mapping[str, Any]) -> Any:

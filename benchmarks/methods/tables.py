@@ -8,8 +8,8 @@ from benchmarks.methods.figures import Row, rows
 from benchmarks.methods.plan import ALL, Asked, Line, Plan, missing
 
 COLUMNS = (
-    "method", "AA", "worst order", "BWT", "LA", "FWT", "AA, union of labels", "kept", "of O-LoRA", "in training",
-    "stored", "training", "GPU peak", "ours minus it",
+    "method", "AA", "worst order", "BWT", "LA", "FWT", "AA, union of labels", "kept", "of O-LoRA", "dimensions",
+    "dead", "in training", "stored", "training", "GPU peak", "ours minus it",
 )  # fmt: skip
 NOT_MEASURED = "–"
 
@@ -37,8 +37,10 @@ def shown(row: Row, plan: Plan) -> list[str]:
         signed(figures["fwt"]),
         points(figures["aa_union"]),
         whole(figures["kept"]),
-        NOT_MEASURED if row.share is None else f"{row.share:.1%}",
-        whole(row.figures["trained"]),
+        share(row.share),
+        share(figures["dimensions"]),
+        share(figures["dead"]),
+        whole(figures["trained"]),
         NOT_MEASURED if figures["stored_bytes"] is None else f"{figures['stored_bytes'] / 1e6:.1f} MB",
         NOT_MEASURED if figures["train_s"] is None else f"{figures['train_s']:.0f} s",
         NOT_MEASURED if figures["peak_gpu_bytes"] is None else f"{figures['peak_gpu_bytes'] / 2**20:.0f} MiB",
@@ -73,6 +75,11 @@ def signed(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:+z.1f}".replace("-", "−")
 
 
+def share(value: float | None) -> str:
+    """A share in percent."""
+    return NOT_MEASURED if value is None else f"{value:.1%}"
+
+
 def whole(value: float | None) -> str:
     """A number of parameters."""
     return NOT_MEASURED if value is None else f"{value:,.0f}"
@@ -81,9 +88,11 @@ def whole(value: float | None) -> str:
 LEGEND = """\
 Points. Means over seeds and orders; *worst order* is the lowest mean over seeds. ¹ one seed. ² no rival: it knows the
 task when it answers, or sees all tasks at once. *kept*: parameters that the stream keeps; *of O-LoRA*: as a share of
-what O-LoRA keeps at rank 16 on query and value. *in training*: parameters in training in one task. *training*: seconds
-of training, on a machine that other cells shared. *ours minus it*: difference of AA over the cells that both have, with
-the 95% interval of the paired bootstrap over test rows, and over seeds if there are several; bold if it excludes 0."""
+what O-LoRA keeps at rank 16 on query and value. *dimensions*: share that tasks kept of those that they began with;
+*dead*: share of layers that a task left with none. *in training*: parameters in training in one task. *training*:
+seconds of training, on a machine that other cells shared. *ours minus it*: difference of AA over the cells that both
+have, with the 95% interval of the paired bootstrap over test rows, and over seeds if there are several; bold if it
+excludes 0."""
 
 
 def choices(plan: Plan, lines: Mapping[str, Line]) -> str:

@@ -39,6 +39,7 @@ def test_the_table_has_means_over_cells_the_worst_order_and_what_is_kept(plan: P
     assert ours["worst order"] == "56.2 (ba)" and rival["worst order"] == "37.5 (ba)"
     assert (ours["kept"], ours["of O-LoRA"]) == ("400", "40.0%")  # the mean of 500 and 300, of 1,000
     assert (rival["kept"], rival["of O-LoRA"], rival["stored"], rival["training"]) == ("750", "75.0%", "2.0 MB", "10 s")
+    assert (ours["dimensions"], ours["dead"]) == ("50.0%", "25.0%")
     assert ours["BWT"] == "−12.5" and ours["ours minus it"] == "–"
     assert "GPU peak" not in ours and "AA, union of labels" not in ours  # nothing was measured of it
     assert [*found] == ["**Ours**", "Rival¹"]

@@ -60,7 +60,8 @@ def line(
         "kept": kept, "stored_bytes": 2_000_000, "train_s": 10.0, "evaluate_s": 1.0, "base": "b" * 64, "correct": right,
         "wall_s": 12.0, "resumed": 0, "peak_gpu_bytes": None,
         "by_task": [
-            {"kept": kept // 2, "ranks": 4, "of": 8, "dead": 0, "written": 0.1 * n, "read": 0.2} for n in (1, 2)
+            {"kept": kept // 2, "ranks": 4, "of": 8, "dead": 1, "layers": 4, "written": 0.1 * n, "read": 0.2}
+            for n in (1, 2)
         ],
         **MACHINE,
     }  # fmt: skip
