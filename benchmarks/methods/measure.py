@@ -11,7 +11,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-from orchestrator.track.union import union_metrics
 
 from benchmarks.harness import provenance
 from benchmarks.methods.alone import AloneWorkers
@@ -113,7 +112,6 @@ def scores(state: RunState) -> dict[str, Any]:
         "validation": [rounded(row) for row in state.matrix("validation")],
         "zero_shot": rounded(state.zero_shot),
         **{name: figures[key] for name, key in FIGURES.items()},
-        "aa_union": union_metrics(state.commits, sizes)["aa"],
     }
 
 

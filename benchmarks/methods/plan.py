@@ -127,8 +127,10 @@ class Cell:
 
     @cached_property
     def digest(self) -> str:
-        """The first 12 hexadecimal digits of the sha256 of the settings."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+        """The first 12 hexadecimal digits of the sha256 of the settings that say what is learned: of all but
+        `evaluate`."""
+        learned = {key: value for key, value in self.settings.items() if key != "evaluate"}
+        return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def key(self) -> str:
