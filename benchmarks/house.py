@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("orchestrator", "trainers", "cluster")
+PACKAGES = ("orthoplex", "orchestrator", "trainers", "cluster")
 MOST_MODULES, MOST_ANY, MOST_MEDIAN, MOST_LINES = 16, 6.0, 7, 60
 EVENTS = "orchestrator/track/events.py"
 BODY_KEY = re.compile(r"\b(?:body|commit)(?:\[|\.get\(|\.pop\()\s*[\"']")

@@ -62,6 +62,14 @@ VERBS = {
     "adapters index": ["track", "--store", "--team"],
     "adapters rules": ["team", "--store", "--set", "--expect", "--why", "--json"],
     "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
+    "predict": [
+        "reference", "texts", "--input", "--output", "--task", "--union", "--text-column", "--columns", "--prefix",
+        "--format", "--force", "--store", "--model", "--batch-size", "--max-new-tokens", "--too-long", "--device",
+    ],
+    "eval": [
+        "reference", "--data", "--task", "--union", "--text-column", "--label-column", "--columns", "--worst",
+        "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
+    ],
     "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
         "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
@@ -88,8 +96,8 @@ def test_verbs_and_options() -> None:
     assert verbs(typer.main.get_command(app)) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "samples", "sweep", "doctor", "jobs list", "jobs status", "adapters list",
-         "adapters show", "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
+LISTS = {"plan", "data", "status", "explain", "samples", "eval", "sweep", "doctor", "jobs list", "jobs status",
+         "adapters list", "adapters show", "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
 
 
 def test_what_lists_something_has_json() -> None:
@@ -110,10 +118,8 @@ def test_no_help_is_cut_off(width: int) -> None:
     for path, command in groups(typer.main.get_command(app)):
         context = command.make_context(path or "orthoplex", [], resilient_parsing=True, terminal_width=width)
         shown = command.get_help(context)
-        assert "..." not in shown.partition("\n")[2] and max(map(len, shown.splitlines())) <= width, (
-            path,
-            shown,
-        )
+        below = shown.partition("\n")[2].replace("[TEXT]...", "")  # an argument that may be there more than once
+        assert "..." not in below and max(map(len, shown.splitlines())) <= width, (path, shown)
 
 
 def test_python_exports() -> None:
@@ -121,6 +127,31 @@ def test_python_exports() -> None:
 
     assert orchestrator.__all__ == ["load"]
     assert [*inspect.signature(orchestrator.load).parameters] == ["reference", "base", "store"]
+
+
+PUBLIC = {
+    "Predictor": ["reference", "store", "model", "device", "batch_size", "max_new_tokens", "too_long", "say"],
+    "Registry": ["store"],
+    "load": ["reference", "base", "store"],
+    "plan": ["config", "overrides"],
+    "run": ["config", "overrides"],
+    "status": ["run", "store"],
+    "sweep": ["config", "overrides"],
+}
+METHODS = {
+    "Predictor": ["answer_rows", "classify", "generate", "reference", "tasks", "writer"],
+    "Registry": ["find", "list", "promote", "pull", "rollback", "verify"],
+}
+
+
+def test_the_public_package() -> None:
+    import orthoplex
+
+    assert orthoplex.__all__ == sorted([*PUBLIC, "__version__"])
+    assert {name: [*inspect.signature(getattr(orthoplex, name)).parameters] for name in PUBLIC} == PUBLIC
+    for name, methods in METHODS.items():
+        assert [each for each in dir(getattr(orthoplex, name)) if not each.startswith("_")] == methods
+    assert (Path(orthoplex.__file__).parent / "py.typed").is_file()
 
 
 def test_each_verb_has_a_summary() -> None:

@@ -17,6 +17,7 @@ import typer
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
 from cluster.words import as_options
+from orchestrator.cli import answering as cli_answering
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli.adapters import adapters
@@ -265,6 +266,8 @@ def samples(
         print_samples(state.label, found, rows)
 
 
+app.command("predict")(cli_answering.predict)
+app.command("eval")(cli_answering.evaluate)
 app.command("sweep")(cli_sweep.sweep)
 cli_cluster.register(app)  # after the verbs above, so that help shows them first
 

@@ -83,8 +83,8 @@ def learned(version: Version) -> tuple[list[Committed], list[Artifact]]:
     return commits, [Artifact(dict(zip(names, each, strict=True))) for each in files]
 
 
-def load_base(config: ModelConfig, version: Version) -> Backbone:
-    """The model that the stream up to a version was trained on.
+def load_base(config: ModelConfig, version: Version, device: str = "cpu") -> Backbone:
+    """The model that the stream up to a version was trained on, on a device.
 
     Raises:
         ConfigError: it cannot be loaded. IntegrityError: it is not that of the stream, see `trainers.identity`.
@@ -93,7 +93,7 @@ def load_base(config: ModelConfig, version: Version) -> Backbone:
     now = Identity(None, digests_again(*where, version.state.base.tokenizer), settings_of(*where))
     refuse_other(version, config.name, now)
     try:
-        backbone = load_backbone(config)
+        backbone = load_backbone(config, device)
     except ConfigError as error:
         raise ConfigError(f"{error}; or say where it is with --model") from None
     refuse_other(version, config.name, backbone.identity)

@@ -23,9 +23,16 @@ def load(
         ConfigError: no such version, or no such model.
         IntegrityError: the base has other weights than the stream was trained on, or a stored file was changed.
     """
-    from cluster.storage import DEFAULT_STORE, open_store
+    from cluster.storage import open_store
     from orchestrator.delivery.serving import apply
     from orchestrator.registry.references import resolve
 
-    opened = open_store(store or os.environ.get("ORTHOPLEX_STORE") or DEFAULT_STORE)
+    opened = open_store(store_uri(store))
     return apply(resolve(opened, reference), str(base) if isinstance(base, Path) else base)
+
+
+def store_uri(store: str | None) -> str:
+    """The store that is meant: the given one, else $ORTHOPLEX_STORE, else .orthoplex/store."""
+    from cluster.storage import DEFAULT_STORE
+
+    return store or os.environ.get("ORTHOPLEX_STORE") or DEFAULT_STORE

@@ -11,9 +11,10 @@ from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
 from orchestrator.run.evaluation import Scored, scored
 from orchestrator.run.signals import stop_signals
-from orchestrator.track.events import Floors, RowCounts, TaskDescription
+from orchestrator.track.events import AnswersTold, Floors, RowCounts, TaskDescription
 from orchestrator.track.state import RunState
 from trainers.config import ModelConfig
+from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainers.models.base import Backbone
-    from trainers.models.tokens import Rows, Tokenized
+    from trainers.models.tokens import Rows, TaskExamples, Tokenized
 
 Say = Callable[[str], None]
 Check = Callable[[], None]
@@ -89,8 +90,8 @@ class OwnWorkers:
     def describe(self) -> list[TaskDescription]:
         """See Workers."""
         data = load_tasks(self.config, self.say)
-        _, self.tasks = check_tasks(self.config, data, self.model)
-        return describe_tasks(self.config, data)
+        reader, self.tasks = check_tasks(self.config, data, self.model)
+        return with_answers(self.config, describe_tasks(self.config, data), self.tasks, reader)
 
     @contextmanager
     def session(self) -> Iterator[Check]:
@@ -176,6 +177,30 @@ def describe_tasks(config: RunConfig, data: Sequence[TaskData]) -> list[TaskDesc
         floors = {"floors": Floors(rows=found.rows, scores=dict(found.scores))} if found else {}
         described.append(describe_data(rows).model_copy(update=floors))
     return described
+
+
+def with_answers(
+    config: RunConfig, described: Sequence[TaskDescription], made: "Sequence[Rows | Tokenized]", reader: "Backbone"
+) -> list[TaskDescription]:
+    """The descriptions of all tasks; those of tasks that are answered with texts say how, as `made` shows it."""
+    from trainers.models.tokens import TaskExamples
+
+    return [
+        each.model_copy(update={"answers": told_of(task, rows, reader)})
+        if isinstance(task, GenerativeTask) and isinstance(rows, TaskExamples) and task.form != "text"
+        else each
+        for each, task, rows in zip(described, config.tasks, made, strict=True)
+    ]
+
+
+def told_of(task: GenerativeTask, made: "TaskExamples", base: "Backbone") -> AnswersTold:
+    """How a generative task is answered, by its rows as tokens. `ends` are those of its test split, which is scored."""
+    from trainers.data.generative.chat import find_template
+    from trainers.objectives.generation import most_generated
+
+    told = AnswersTold(max_new_tokens=most_generated(made), ends=made.splits["test"].counts.ends)
+    template = find_template(task.name, task.chat_template, base.tokenizer) if task.chat_template else None
+    return told if template is None else told.model_copy(update={"template": template})
 
 
 def describe_data(task: TaskData) -> TaskDescription:

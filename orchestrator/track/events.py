@@ -64,9 +64,20 @@ class Floors(Part):
         return max(self.scores.values())
 
 
+class AnswersTold(Part):
+    """How a generative task is answered, beyond its configuration: answers have at most `max_new_tokens` tokens, and
+    one of the token ids `ends` may end them. `template` is the text of the chat template that its configuration
+    names."""
+
+    max_new_tokens: Int
+    ends: tuple[Int, ...] = ()
+    template: str | None = None
+
+
 class TaskDescription(Part):
     """A task's data: label words in order, digest of its rows, rows per split, and what was left out. `floors` are
-    there unless the task is judged by its loss; older logs have none of classification tasks."""
+    there unless the task is judged by its loss; older logs have none of classification tasks. A task that is answered
+    with texts has `answers`, also except in older logs."""
 
     name: str
     labels: tuple[str, ...] = ()
@@ -74,6 +85,7 @@ class TaskDescription(Part):
     rows: RowCounts = RowCounts()
     warnings: tuple[str, ...] = ()
     floors: Floors | None = None
+    answers: AnswersTold | None = None
 
 
 class Open(Event):

@@ -78,3 +78,16 @@ def save_tiny(family: str, folder: Path, shards: str = "400KB") -> Path:
     tiny(family).save_pretrained(folder, max_shard_size=shards)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_encoder(folder: Path) -> Path:
+    """Saves a small BERT that tells texts apart by their words, with MiniLM's tokenizer; returns the folder."""
+    words = transformers.AutoTokenizer.from_pretrained(resolve_name("minilm"))
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=len(words), **shape), add_pooling_layer=False)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.mul_(20.0)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder

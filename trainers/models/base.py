@@ -176,6 +176,10 @@ class Backbone(ABC):
         """(B,) float32: the sum of each row's loss terms, −Σ log p."""
 
     @abstractmethod
+    def scores(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
+        """(B, C) float32: numbers of which softmax makes probabilities; at most `batch_size` texts at once."""
+
+    @abstractmethod
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
         """(B,) predicted label indices, −1 for an answer that is no label; at most `batch_size` texts at once."""
 

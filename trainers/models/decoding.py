@@ -8,7 +8,8 @@ Shape suffixes: B rows, S tokens so far, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -107,6 +108,28 @@ def said(tokens_BA: Tensor, texts: Sequence[str], most: int, ends: Sequence[int]
         Said(answer, None if ended or answer != text else most)
         for answer, text, ended in zip(answers, texts, ended_B.tolist(), strict=True)
     ]
+
+
+class Spoken(NamedTuple):
+    """An answer, and the tokens that were generated for it, what ends it included."""
+
+    said: Said
+    tokens: list[int]
+
+
+def generated_tokens(
+    row: list[int], ends: Sequence[int], stop: Sequence[str], text: Callable[[list[int]], str]
+) -> list[int]:
+    """The tokens of a row of `generate` without the padding behind them: up to the first that ends the answer, or that
+    completes a stop string."""
+
+    def stops(count: int) -> bool:
+        written = text(row[:count])
+        return any(each in written for each in stop)
+
+    ended = next((count for count, token in enumerate(row, start=1) if token in ends), len(row))
+    stopped = bisect_left(range(1, len(row) + 1), True, key=stops) + 1 if stop else len(row)
+    return row[: min(ended, stopped)]
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -54,10 +54,14 @@ class LabelEmbedding(Backbone):
         assert batch.targets is not None
         return nn.functional.cross_entropy(self.logits(batch, labels), batch.targets, reduction="none")
 
+    def scores(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
+        """As `logits`."""
+        chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
+        return torch.cat([self.logits(self.pad(chunk), labels) for chunk in chunks])
+
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
         """The nearest label word."""
-        chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
-        return torch.cat([self.logits(self.pad(chunk), labels).argmax(-1) for chunk in chunks])
+        return self.scores(token_ids, labels, batch_size).argmax(-1)
 
     def embed(self, batch: Batch) -> Tensor:
         """Mean-pooled, L2-normalised embeddings (B, D) in float32."""

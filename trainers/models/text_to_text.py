@@ -17,7 +17,7 @@ from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
-from trainers.models.decoding import Said, asked_of, said
+from trainers.models.decoding import Said, Spoken, asked_of, generated_tokens, said
 from trainers.models.words import bare, check_apart, check_known, check_said, without_end
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
@@ -105,13 +105,17 @@ class TextToText(Backbone):
         """By likelihood: the answer of largest Σ log p over its tokens, its end included. The sum is not divided by
         their number, so that answers of unequal length are alternatives of one distribution. By generation: the greedy
         answer, if it is a label word. The two agree if an answer has more than half of the probability."""
-        answers = answers_of(labels)
         if self.scoring == "generation":
             chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
-            return torch.cat([self.generated(chunk, answers) for chunk in chunks])
+            return torch.cat([self.generated(chunk, answers_of(labels)) for chunk in chunks])
+        return self.scores(token_ids, labels, batch_size).argmax(-1)
+
+    def scores(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
+        """As `log_likelihoods`, of every label to every text."""
+        answers = answers_of(labels)
         rows = max(1, batch_size // len(answers))
         chunks = [token_ids[i : i + rows] for i in range(0, len(token_ids), rows)]
-        return torch.cat([self.log_likelihoods(chunk, answers).argmax(-1) for chunk in chunks])
+        return torch.cat([self.log_likelihoods(chunk, answers) for chunk in chunks])
 
     @cached_property
     def reuses(self) -> bool:
@@ -182,12 +186,18 @@ class TextToText(Backbone):
         """The texts of `say`."""
         return [each.text for each in self.say(token_ids, most, ends, how)]
 
-    @torch.no_grad()
     def say(
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
     ) -> list[Said]:
         """Answers of at most `most` tokens, without special tokens, generated as `how` says. An answer ends with the
-        end-of-text token, with one of `ends`, or before a stop string.
+        end-of-text token, with one of `ends`, or before a stop string."""
+        return [each.said for each in self.speak(token_ids, most, ends, how)]
+
+    @torch.no_grad()
+    def speak(
+        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
+    ) -> list[Spoken]:
+        """As `say`, with the tokens of each answer.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
@@ -197,12 +207,20 @@ class TextToText(Backbone):
 
     def generated_from(
         self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int], how: DecodingConfig
-    ) -> list[Said]:
+    ) -> list[Spoken]:
         """The answers to rows of one batch. Beams change places after each token, and only plain caches follow."""
         every, cached = sorted({self.tokenizer.eos_token_id, *ends}), self.caches and (how.beams == 1 or self.reuses)
         tokens_BA = self.continuation(token_ids, most, every, how, cached=cached)
         texts = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
-        return said(tokens_BA, texts, most, every, how.stop)
+        answers = said(tokens_BA, texts, most, every, how.stop)
+        return [
+            Spoken(answer, generated_tokens(row, every, how.stop if answer.text != text else (), self.written))
+            for answer, text, row in zip(answers, texts, tokens_BA.tolist(), strict=True)
+        ]
+
+    def written(self, ids: list[int]) -> str:
+        """Token ids as a string without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def continuation(
         self,

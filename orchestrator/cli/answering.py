@@ -1,0 +1,255 @@
+"""`orthoplex predict` and `orthoplex eval`: what was learned, asked and scored."""
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cluster.errors import ConfigError
+from orchestrator.cli.common import (
+    DEFAULT_STORE,
+    AsJson,
+    Model,
+    StoreUri,
+    only_our_output,
+    print_json,
+    tell,
+    tell_of_skipped,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.delivery.predicting import Asking
+    from orchestrator.delivery.predictor import Predictor
+    from orchestrator.delivery.repertoire import Repertoire
+
+Form = Literal["text", "json", "jsonl", "csv", "parquet"]
+Asked = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/run@vN, or @ and an alias; a run: its newest")]
+TaskName = Annotated[str | None, typer.Option("--task", metavar="T", help="the task, if several are learned")]
+Union = Annotated[bool, typer.Option("--union", help="choose from the labels of all tasks")]
+Columns = Annotated[
+    list[str], typer.Option("--columns", metavar="NAME=COLUMN", help="your column for the task's, as prompt=question")
+]
+TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="the column of texts")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, metavar="N", help="texts per forward pass")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")]
+MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="of an answer at most")]
+TooLong = Annotated[
+    Literal["refuse", "cut"] | None,
+    typer.Option("--too-long", help="prompts beyond max_length: refuse, or cut the middle"),
+]
+
+
+def predict(
+    reference: Asked,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]", help="texts to answer here")] = None,
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", metavar="FILE", help=".jsonl, .csv, .parquet; a pattern; - is stdin (.jsonl)"),
+    ] = [],  # noqa: B006
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help=".jsonl, .csv or .parquet; goes on if it was cut")
+    ] = None,
+    task: TaskName = None,
+    union: Union = False,
+    text_column: TextColumn = None,
+    columns: Columns = [],  # noqa: B006
+    prefix: Annotated[str, typer.Option("--prefix", help="put before the names of the columns of answers")] = "",
+    form: Annotated[
+        Form | None, typer.Option("--format", help="of what is written; text or json on a terminal")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing output")] = False,
+    store: StoreUri = DEFAULT_STORE,
+    model: Model = None,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxTokens = None,
+    too_long: TooLong = None,
+    device: Device = None,
+) -> None:
+    """Answer new texts with an adapter. A label with its probability, or a generated text; from files to a file."""
+    check_usage(texts, inputs, output, form)
+    from orchestrator.delivery.predicting import Asking, check_columns
+
+    knows = repertoire(reference, store)
+    known = knows.asked(task, union=union)
+    named = columns_named(columns, text=text_column)
+    check_columns(known, named)
+    asking = Asking(known=known, columns=named, prefix=prefix)
+    asked = {"max_new_tokens": max_new_tokens, "too_long": too_long}
+    predictor = opened(knows, model=model, device=device, batch_size=batch_size, **asked)
+    if texts:
+        print_answers(predictor, asking, texts, as_json=form == "json")
+        return
+    with files_named(inputs) as paths:
+        if output is None:
+            print_rows(predictor, asking, paths)
+        else:
+            how = {**asked, "model": model}
+            write_rows(predictor, asking, knows, paths, output=output, form=form, force=force, options=how)
+
+
+def check_usage(texts: Sequence[str] | None, inputs: Sequence[str], output: Path | None, form: Form | None) -> None:
+    """Raises ConfigError unless there are texts or files, and what is asked for fits them."""
+    if bool(texts) == bool(inputs):
+        raise ConfigError("predict: give TEXT, or files with --input; one of them")
+    if texts and output:
+        raise ConfigError(
+            f"--output {str(output)!r}: is for rows of files; write texts to a file and name it with --input"
+        )
+    known = ("text", "json") if texts else ("jsonl", "csv", "parquet") if output else ("jsonl",)
+    if form and form not in known:
+        raise ConfigError(
+            f"--format {form}: {'texts are shown' if texts else 'rows are written'} as {' or '.join(known)}"
+        )
+
+
+def columns_named(given: Sequence[str], **others: str | None) -> dict[str, str]:
+    """NAME=COLUMN by name, and `others` that are given. Raises ConfigError if one is malformed."""
+    named = {}
+    for each in given:
+        name, equals, column = each.partition("=")
+        if not (name and equals and column):
+            raise ConfigError(f"--columns {each!r}: write NAME=COLUMN, as in --columns prompt=question")
+        named[name] = column
+    return named | {name: column for name, column in others.items() if column}
+
+
+def repertoire(reference: str, store: str) -> "Repertoire":
+    """What the version can answer, from its log. Notes say what was left out, and which version a run's newest is."""
+    from cluster.storage import open_store
+    from orchestrator.delivery.repertoire import Repertoire, version_of
+    from orchestrator.track.events import skipped
+
+    version = version_of(open_store(store), reference)
+    tell_of_skipped(version.track.label, skipped(version.entries))
+    if "@" not in reference:
+        tell(f"{reference}: its newest version, {version.reference}")
+    return Repertoire(version)
+
+
+def opened(knows: "Repertoire", **how: Any) -> "Callable[[], Predictor]":
+    """The version in its base, which is loaded at the first call."""
+
+    @cache
+    def predictor() -> "Predictor":
+        with only_our_output():
+            from orchestrator.delivery.predictor import Predictor  # imports torch
+
+            return Predictor(knows.version, say=tell, **how)
+
+    return predictor
+
+
+@contextmanager
+def files_named(patterns: Sequence[str]) -> Iterator[list[Path]]:
+    """The files that are named; standard input, as `-`, is one while the block lasts."""
+    from orchestrator.delivery.tables import found
+
+    with tempfile.TemporaryDirectory(prefix="orthoplex-predict-") as folder:
+        held = Path(folder) / "stdin.jsonl"
+        if "-" in patterns:
+            with held.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        yield found([str(held) if each == "-" else each for each in patterns], "--input")
+
+
+def print_answers(
+    predictor: "Callable[[], Predictor]", asking: "Asking", texts: Sequence[str], *, as_json: bool
+) -> None:
+    """Texts and their answers on the terminal."""
+    from orchestrator.delivery.tables import line
+
+    found = asking.of_texts(predictor(), texts)
+    if as_json:
+        typer.echo("".join(map(line, found)), nl=False)
+        return
+    from orchestrator.console.answering import print_answer
+
+    for each in found:
+        print_answer({key: each[key] for key in asking.names}, asking.generates)
+
+
+def print_rows(predictor: "Callable[[], Predictor]", asking: "Asking", paths: Sequence[Path]) -> None:
+    """The rows of files with their answers, as lines of JSON on standard output."""
+    from orchestrator.delivery.predicting import answered
+    from orchestrator.delivery.tables import line
+
+    for row in answered(predictor, asking, paths):
+        typer.echo(line(row), nl=False)
+
+
+def write_rows(
+    predictor: "Callable[[], Predictor]",
+    asking: "Asking",
+    knows: "Repertoire",
+    paths: Sequence[Path],
+    *,
+    output: Path,
+    form: str | None,
+    force: bool,
+    options: Mapping[str, str | int | None],
+) -> None:
+    """The rows of files with their answers, into a file."""
+    from orchestrator.console.answering import Rate
+    from orchestrator.delivery.predicting import Predicting
+    from orchestrator.delivery.tables import form_to_write
+
+    commit = knows.version.commit
+    work = Predicting(
+        asking=asking, reference=knows.reference, manifest_sha256=commit.manifest_sha256, inputs=paths, output=output,
+        form=form_to_write(output, form, "--output"), options={key: value for key, value in options.items() if value},
+    )  # fmt: skip
+    work.check(replace=force)
+    with Rate() as rate:
+        rows, before = work.run(predictor, rate.told)
+    went_on = f"; {before:,} of them were answered before" if before else ""
+    typer.echo(f"wrote {output}: {rows:,} rows answered by {knows.reference}{went_on}")
+
+
+def evaluate(
+    reference: Asked,
+    data: Annotated[list[str], typer.Option("--data", metavar="FILE", help=".jsonl, .csv, .parquet, or a pattern")],
+    *,
+    task: TaskName = None,
+    union: Union = False,
+    text_column: TextColumn = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", metavar="COLUMN", help="the column of right labels")
+    ] = None,
+    columns: Columns = [],  # noqa: B006
+    worst: Annotated[int, typer.Option("--worst", min=0, metavar="N", help="badly answered rows to show")] = 5,
+    store: StoreUri = DEFAULT_STORE,
+    model: Model = None,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxTokens = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score an adapter on rows with right answers. Metrics with intervals, a floor, each label, the worst rows."""
+    from orchestrator.delivery.predicting import check_columns
+    from orchestrator.delivery.tables import found
+
+    knows = repertoire(reference, store)
+    paths = found(data, "--data")
+    named = columns_named(columns, text=text_column, label=label_column)
+    check_columns(knows.asked(task, union=union), named)
+    predictor = opened(knows, model=model, device=device, batch_size=batch_size, max_new_tokens=max_new_tokens)()
+    from orchestrator.console.answering import Rate, print_evaluation
+
+    with only_our_output(), Rate() as rate:
+        from orchestrator.delivery.evaluating import evaluate_files
+
+        made = evaluate_files(
+            predictor, paths, task=task, union=union, columns=named, worst=worst, told=partial(rate.more, 0)
+        )
+    if as_json:
+        print_json(dataclasses.asdict(made))
+    else:
+        print_evaluation(made)
