@@ -111,7 +111,7 @@ def rounded_off(state: RunState) -> list[Decision]:
     reason = (
         f"the bfloat16 weights hold {kept.overall:.0%} of the change that the tasks make to them, and {least} "
         f"{kept.modules[least]:.0%}; the rest is lost by rounding. Begin a run with {ROUNDING} stochastic, or with "
-        "none or adapter.history concatenated, which round no weight"
+        "none, which holds the weights that change in float32"
     )
     return [
         Decision(

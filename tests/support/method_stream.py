@@ -42,6 +42,7 @@ class MethodStream:
     make: Make
     store: Path
     committed: list[Artifact] = field(default_factory=list)
+    stage: int = 2
 
     def __post_init__(self) -> None:
         self.backbone: Backbone = load_backbone(ModelConfig(name=str(self.base), task_type="CAUSAL_LM", max_length=16))
@@ -58,7 +59,8 @@ class MethodStream:
         self, index: int, leave_at: int | None = None, *, own: OwnTraining | None = None, accumulation: int = 1
     ) -> TaskTraining:
         """The stage of task `index`, which the driver leaves after `leave_at` updates; `own` is its `training`."""
-        job = Job("t/x", ModelConfig(), self.config, TRAIN, DeepSpeedConfig(), str(self.store), ())  # type: ignore[arg-type]
+        zero = DeepSpeedConfig.model_validate({"zero_stage": self.stage})
+        job = Job("t/x", ModelConfig(), self.config, TRAIN, zero, str(self.store), ())  # type: ignore[arg-type]
         order = Order(
             index, accumulation, "v", (), (), f"c/{index}", {"index": index}, zero_shot=False, validation=(), test=(),
             training=own,

@@ -149,7 +149,7 @@ def test_a_change_that_rounding_loses_is_a_warning(two_tasks: RunState, share: f
             "of the change that the tasks make",
             "and b 21%",
             "stochastic",
-            "none or adapter.history concatenated",
+            "none, which holds the weights that change in float32",
         ):
             assert part in found[0].reason
 

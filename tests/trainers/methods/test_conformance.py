@@ -72,7 +72,12 @@ METHODS: dict[str, Callable[..., MethodConfig]] = {
     ),
     "shift": lambda **targets: ShiftConfig.model_validate({"decay": 0.1, **targets}),
 }
-CASES = [*((method, "gpt2") for method in METHODS), ("oa", "llama"), ("lora", "llama")]
+LIKE_OTHERS = {"incremental-lora", "ella", "adalora-per-task"}  # but for what tests of their own try
+CASES = [
+    *(pytest.param((m, "gpt2"), marks=[pytest.mark.slow] if m in LIKE_OTHERS else []) for m in METHODS),
+    ("oa", "llama"),
+    ("lora", "llama"),
+]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 New = Callable[[], MethodStream]
 
