@@ -255,7 +255,11 @@ class Method(Protocol):
         """
 
     def capacity(self) -> Shares:
-        """Per module, how much of the space that keeps tasks apart is filled; empty if nothing fills up."""
+        """Per module, how much of the space that keeps tasks apart is filled; empty if nothing fills up.
+
+        The shares that earlier tasks fill of what it can write (`written`) and read (`read`), the number of directions
+        that are `free` in both, and the share that was let go of (`dropped`).
+        """
 
     def kept(self) -> Kept | None:
         """How much of the committed tasks is in the model's weights; None if nothing of them is rounded there."""

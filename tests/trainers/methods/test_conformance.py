@@ -131,6 +131,9 @@ def base_values(stream: MethodStream) -> dict[str, Tensor]:
 
 def test_it_learns(case: New, learned: MethodStream) -> None:
     assert learned.outputs(0)[:12].mean() < case().outputs()[:12].mean() - 0.005
+    full = learned.method.capacity()
+    assert {*full} in (set(), {*learned.method.modules})
+    assert all(each.keys() == {"written", "read", "free", "dropped"} for each in full.values())
 
 
 def test_what_is_committed_gives_the_outputs_again(case: New, learned: MethodStream) -> None:

@@ -99,7 +99,12 @@ class InfloraMethod(LowRankMethod):
         """See Method: the share of what each layer can read that M fills, and the number of directions outside M."""
         widths = {name: input_width(module) for name, module in self.modules.items()}
         return {
-            name: {"read": basis.occupancy, "free": widths[name] - basis.columns_DH.shape[1]}
+            name: {
+                "written": 0.0,
+                "read": basis.occupancy,
+                "free": widths[name] - basis.columns_DH.shape[1],
+                "dropped": 0.0,
+            }
             for name, basis in self.read.items()
         }
 

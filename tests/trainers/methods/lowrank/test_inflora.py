@@ -127,9 +127,9 @@ def test_a_second_task_keeps_out_of_what_the_first_one_reads() -> None:
     for index, name in enumerate(SIZES):
         assert float((attached.module.get_buffer(f"A_{index}") @ again.read[name].columns_DH).abs().max()) < 1e-5
     used = again.read["a"].columns_DH.shape[1]
-    assert again.capacity()["a"] == {"read": used / 5, "free": 5 - used}
+    assert again.capacity()["a"] == {"written": 0, "read": used / 5, "free": 5 - used, "dropped": 0}
     again.reset(again.config)
-    assert again.capacity()["a"] == {"read": 0, "free": 5}
+    assert again.capacity()["a"] == {"written": 0, "read": 0, "free": 5, "dropped": 0}
 
 
 def test_a_layer_without_room_ends_the_stream() -> None:
