@@ -16,7 +16,7 @@ import numpy as np
 from cluster.errors import DataError
 from trainers.data.generative.chat import Chat, find_template
 from trainers.data.generative.config import GenerativeTask, TrainOn
-from trainers.data.generative.refusals import SHORTEN, Refused, TooLong
+from trainers.data.generative.refusals import Refused, TooLong
 from trainers.data.generative.rows import RowFault, Turn, Values, before_answer
 
 Ids = list[int]
@@ -169,7 +169,7 @@ class Renderer:
 
     def too_long(self, row: SourceRow, kind: str, found: str, needed: int) -> TooLong:
         """The refusal of a row that `max_length` leaves no answer, or of an encoder-decoder's prompt."""
-        return TooLong(f"{self.place(row)}: {found}", kind, needed, SHORTEN)
+        return TooLong(f"{self.place(row)}: {found}", kind, needed)
 
     def place(self, row: SourceRow) -> str:
         """Task and row, for messages."""

@@ -129,7 +129,7 @@ def examples_of(backbone: Backbone, rows: GenerativeRows) -> TaskExamples:
     try:
         splits = encode_task(rows.task, data, backbone.tokenizer, settings)
     except TooLong as error:
-        raise error.need(error.needed, positions_for(error, backbone)) from None
+        raise error.need(error.needed, positions_for(error, backbone), error.share) from None
     decoding = rows.task.decoding or GREEDY
     return TaskExamples(rows.name, splits, rows.task.scored_by, settings.max_length, decoding=decoding)
 

@@ -21,7 +21,7 @@ from trainers.data.examples import Example, Renderer, RenderSettings, SourceRow,
 from trainers.data.generative.cache import cached
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.generative.preparing import FORM
-from trainers.data.generative.refusals import Refused, TooLong
+from trainers.data.generative.refusals import Refused, TooLong, of_all
 from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def encode_task(task: GenerativeTask, data: TaskData, tokenizer: Any, settings: 
         except TooLong as error:
             long.append(error)
     if long:
-        raise long[0].need(max(each.needed for each in long))
+        raise of_all(long)
     return made
 
 
@@ -295,7 +295,7 @@ def all_refused(first: Refused, refused: Counter[str], rows: int, needed: int) -
     total = refused.total()
     more = "" if total < 2 else f" ({total} of {rows} rows are refused: {counted(refused)})"
     error = (
-        TooLong(first.found + more, first.kind, needed, first.others)
+        TooLong(first.found + more, first.kind, needed)
         if isinstance(first, TooLong)
         else Refused(f"{first}{more}", first.kind)
     )
@@ -320,7 +320,7 @@ def refuse_cuts(task: GenerativeTask, rows: "Dataset", found: Examples, settings
         f"task {task.name}: {row['where']} row {row['number']}: max_length {settings.max_length} cuts its "
         f"{found.wholes[place]} tokens, and {cut} of {len(found)} rows are cut, more than the share max_cut "
         f"{task.max_cut:g}",
-        "answer_cut", int(found.raws.max()), f"or raise max_cut to {math.ceil(1000 * cut / len(found)) / 1000:g}",
+        "answer_cut", int(found.raws.max()), math.ceil(1000 * cut / len(found)) / 1000,
     )  # fmt: skip
     error.evidence = {"refused": {"answer_cut": cut}, "rows": len(found)}
     raise error

@@ -1,5 +1,6 @@
 """Why a row is not trained on: the kinds of refusals, and what is said of rows that are too long."""
 
+from collections.abc import Sequence
 from typing import Self
 
 from cluster.errors import DataError
@@ -30,19 +31,27 @@ class Refused(DataError):
 
 
 class TooLong(Refused):
-    """Rows longer than `max_length`, which would have to be `needed` tokens; `others` is what helps beside that."""
+    """Rows longer than `max_length`, which would have to be `needed` tokens; `share` is what `max_cut` would have to
+    be, None if that alone does not help."""
 
-    def __init__(self, found: str, kind: str, needed: int, others: str) -> None:
+    def __init__(self, found: str, kind: str, needed: int, share: float | None = None) -> None:
         super().__init__(found, kind)
-        self.found, self.others = found, others
-        self.need(needed)
+        self.found = found
+        self.need(needed, share=share)
 
-    def need(self, tokens: int, positions: int | None = None) -> Self:
-        """The error, which asks for this `max_length`, unless it is beyond the model's `positions`, if they are
-        known."""
+    def need(self, tokens: int, positions: int | None = None, share: float | None = None) -> Self:
+        """The error, which asks for this `max_length`, unless it is beyond the model's `positions`, if they are known; or
+        for this `max_cut`."""
         fits = positions is None or tokens <= positions
         raised = f"set the task's max_length to {tokens} or more, " if fits else ""
         beyond = "" if fits else f", and {tokens} tokens are beyond the model's {positions} positions"
-        others = self.others if fits else self.others.removeprefix("or ")
-        self.needed, self.args = tokens, (f"{self.found}{beyond}; {raised}{others}",)
+        others = SHORTEN if share is None else f"{'or ' if fits else ''}raise max_cut to {share:g}"
+        self.needed, self.share, self.args = tokens, share, (f"{self.found}{beyond}; {raised}{others}",)
         return self
+
+
+def of_all(errors: Sequence[TooLong]) -> TooLong:
+    """One of the errors, with advice that helps against all of them."""
+    first = next((each for each in errors if each.share is None), errors[0])
+    shares = [each.share for each in errors if each.share is not None]
+    return first.need(max(each.needed for each in errors), share=None if first.share is None else max(shares))

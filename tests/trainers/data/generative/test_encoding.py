@@ -15,7 +15,7 @@ from trainers.data.examples import RenderSettings, SourceRow, render, settings_f
 from trainers.data.generative import encoding
 from trainers.data.generative.config import AnyTask, Format
 from trainers.data.generative.encoding import Counts, encode, encode_split, encode_task, load, save, turn_end
-from trainers.data.generative.refusals import Refused, TooLong
+from trainers.data.generative.refusals import Refused, TooLong, of_all
 from trainers.data.tasks import TaskData
 
 FORMATS = get_args(Format)
@@ -100,6 +100,13 @@ def test_the_longest_row_of_all_splits_says_what_is_needed() -> None:
         encode_task(task(), data, bytes_tokenizer(), settings)
     assert error.value.evidence == {"refused": {"answer_cut": 1}, "rows": 1}
     assert len(encode_task(task(), data, bytes_tokenizer(), dataclasses.replace(settings, max_length=52))["test"]) == 1
+
+
+def test_advice_that_holds_for_all_splits() -> None:
+    cuts = [TooLong("a", "answer_cut", 9, 0.25), TooLong("b", "answer_cut", 7, 0.5)]
+    assert str(of_all(cuts)) == "a; set the task's max_length to 9 or more, or raise max_cut to 0.5"
+    told = str(of_all([*cuts, TooLong("c", "prompt_cut", 8)]))  # which max_cut does not help
+    assert told.startswith("c; set the task's max_length to 9 or more, remove the row, or set too_long")
 
 
 def test_the_token_that_a_template_ends_a_turn_with() -> None:
