@@ -40,8 +40,8 @@ class TooLong(Refused):
         self.need(needed, share=share)
 
     def need(self, tokens: int, positions: int | None = None, share: float | None = None) -> Self:
-        """The error, which asks for this `max_length`, unless it is beyond the model's `positions`, if they are known; or
-        for this `max_cut`."""
+        """The error, which asks for this `max_length`, unless it is beyond the model's `positions`, if they are known;
+        or for this `max_cut`."""
         fits = positions is None or tokens <= positions
         raised = f"set the task's max_length to {tokens} or more, " if fits else ""
         beyond = "" if fits else f", and {tokens} tokens are beyond the model's {positions} positions"
