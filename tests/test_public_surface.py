@@ -26,7 +26,7 @@ from orchestrator.sweeps.config import (
 )
 from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
-from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
+from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, ReplayConfig, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
 from trainers.method_config import (
     AdaloraConfig,
@@ -206,8 +206,9 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "eval_batch_size": 64, "learning_rate": 1.0e-3, "budget_learning_rate_factor": 10.0, "warmup_steps": 20,
         "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": 10, "checkpoint_steps": None,
         "gradient_checkpointing": False, "compile": False,
-        "on_out_of_memory": "stop", "seed": 0,
+        "on_out_of_memory": "stop", "seed": 0, "replay": None, "joint": False,
     },
+    ReplayConfig: {"share": REQUIRED},
     OwnTraining: {
         "epochs": None, "learning_rate": None, "batch_size": None, "min_steps": None, "max_steps": None,
     },
@@ -223,7 +224,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     GuardConfig: {
         "max_forgetting": None, "min_average_accuracy": None, "max_nll_increase": None, "max_active_parameters": None,
     },
-    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False},
+    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False, "labels": "own"},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
         "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,

@@ -78,16 +78,28 @@ class OwnTraining(Grown):
         return {key: value for key, value in self if value is not None}
 
 
+class ReplayConfig(Frozen):
+    """While a task trains, a `share` of each earlier task's training rows is trained on too, see
+    `trainers.training.mixing`."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+
+    def rows(self, size: int) -> int:
+        """How many rows of a task of `size` training rows are replayed: the share, at least one."""
+        return max(1, round(self.share * size))
+
+
 class TrainConfig(Grown):
     """Optimisation of one task. `batch_size` is the effective batch over all workers and accumulated micro-batches.
 
     A task takes the steps of its `epochs`, but at least `min_steps` and at most `max_steps`. A checkpoint of the task
     is stored every `checkpoint_steps` updates. `gradient_checkpointing` computes activations twice instead of keeping
     them. `compile` runs the model's repeated blocks through `torch.compile`. If a device runs out of memory,
-    `on_out_of_memory: halve` goes on with twice the accumulated micro-batches.
+    `on_out_of_memory: halve` goes on with twice the accumulated micro-batches. `replay` mixes rows of earlier tasks in.
+    `joint` trains on the rows of all tasks at once, as an upper bound of what a stream can reach.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("min_steps", "max_steps")
+    added: ClassVar[tuple[str, ...]] = ("min_steps", "max_steps", "replay", "joint")
 
     epochs: Positive = 3
     min_steps: AtLeast = 0
@@ -106,6 +118,8 @@ class TrainConfig(Grown):
     compile: bool = False
     on_out_of_memory: Literal["stop", "halve"] = "stop"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    replay: ReplayConfig | None = None
+    joint: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainConfig":

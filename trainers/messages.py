@@ -90,9 +90,9 @@ class Order:
     With `zero_shot`, every task is scored on its test split before training. After training, the tasks with the indices
     `validation` are scored on their validation splits, and those of `test` on their test splits, on at most `rows` rows
     each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `keep_rows` also keeps the
-    scores of single rows. `job` is the run to train for, if it is not the one that the workers were started for.
-    `base` is the base that the history was trained on.
-    `training` are the task's own values in place of those of `Job.train`.
+    scores of single rows. With `union`, test splits of tasks that are learned are also scored among the labels of all
+    of these. `job` is the run to train for, if it is not the one that the workers were started for. `base` is the base
+    that the history was trained on. `training` are the task's own values in place of those of `Job.train`.
     """
 
     index: int
@@ -110,6 +110,7 @@ class Order:
     rows: int | None = None
     keep_answers: int = 0
     keep_rows: bool = False
+    union: bool = False
     training: OwnTraining | None = None
 
 
@@ -160,7 +161,9 @@ class TaskDone:
     """Task `index` is trained, and the tasks that its order names are scored; `validation` and `test` have a score per
     task up to the last of these, NOT_SCORED for others. Its `files` are stored under the key `prefix`, but are not
     committed yet. `base_digest`, `tokenizer` and `base_config` tell its base, see `trainers.identity`. `kept` has the
-    fields of `methods.base.Kept`."""
+    fields of `methods.base.Kept`. `union` are the scores of test splits among the labels of all tasks learned, none if
+    the order did not ask for them. `trained_rows` has the rows that were trained on by task, if they are not the task's
+    own alone."""
 
     index: int
     prefix: str
@@ -178,6 +181,8 @@ class TaskDone:
     tokenizer: dict[str, str] = field(default_factory=dict)
     base_config: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] | None = None
+    union: list[Score] = field(default_factory=list)
+    trained_rows: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

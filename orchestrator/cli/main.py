@@ -159,7 +159,7 @@ def run(
         controller = Controller(loaded, reporter, forked(source, from_task) if fork else None)
         begun = controller.state
         if begun.commits:
-            done, listed = len(begun.commits), len(loaded.tasks)
+            done, listed = begun.learned, len(loaded.tasks)
             counted = f"{done} of {listed} tasks" if done <= listed else f"{done} tasks, more than the {listed} listed,"
             reporter.say(f"{loaded.team}/{loaded.name}: {counted} are committed already")
         try:
@@ -169,7 +169,7 @@ def run(
             words += ["--fork", fork] if fork else []
             words += ["--from-task", str(from_task)] if from_task else []
             raise Interrupted(
-                f"interrupted; {len(controller.state.commits)} of {len(loaded.tasks)} tasks are committed. "
+                f"interrupted; {controller.state.learned} of {len(loaded.tasks)} tasks are committed. "
                 f"Go on with: {shlex.join(['orthoplex', 'run', str(config), *words])}"
             ) from None
         took = f"finished in {time.monotonic() - started:.0f} s"

@@ -14,6 +14,7 @@ from cluster.schema import Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
+from orchestrator.config.policies import check_policies
 from orchestrator.sinks.config import TrackingConfig
 from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.generative.config import AnyTask, GenerativeTask
@@ -45,16 +46,18 @@ class EvaluateConfig(Grown):
     `tasks` is `all` or `seen`, those learned so far. A whole row is scored after every `every`-th task and after the
     last. `rows` are scored at most per split, the same each time; null is all. Of a generative task, `keep_answers`
     test rows are kept with their answers; 0 keeps none. `keep_rows` keeps the score of every row that is scored, see
-    `trainers.data.row_scores`.
+    `trainers.data.row_scores`. With `labels: both`, the test splits of tasks that are learned are also scored among the
+    labels of all tasks learned; no decision reads these scores.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("keep_rows",)
+    added: ClassVar[tuple[str, ...]] = ("keep_rows", "labels")
 
     tasks: Literal["all", "seen"] = "all"
     every: Annotated[int, Field(gt=0)] = 1
     rows: Annotated[int, Field(gt=0)] | None = None
     keep_answers: Annotated[int, Field(ge=0)] = 50
     keep_rows: bool = False
+    labels: Literal["own", "both"] = "own"
 
 
 class RunConfig(Grown):
@@ -149,6 +152,24 @@ class RunConfig(Grown):
             except ValueError as error:
                 raise ValueError(f"tasks.{index}.training: {error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _policies_fit(self) -> "RunConfig":
+        check_policies(self)
+        return self
+
+    @property
+    def stages(self) -> range:
+        """The tasks after whose training something is committed, from 0: all, or the last one if all are trained at
+        once."""
+        return range(len(self.tasks) - 1 if self.train.joint else 0, len(self.tasks))
+
+    def trained_rows(self, sizes: Sequence[int], index: int) -> int:
+        """The rows that are trained on in stage `index`; `sizes` are the training rows of each task."""
+        if self.train.joint:
+            return sum(sizes)
+        replay = self.train.replay
+        return sizes[index] + sum(replay.rows(size) for size in sizes[:index] if replay)
 
     def training_of(self, index: int) -> TrainConfig:
         """The `train` section with the own values of task `index`."""

@@ -101,7 +101,7 @@ class RunReporter:
         left = f"; about {duration(seconds)} left" if seconds else ""
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         out.print(
-            f"[{len(state.commits)}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
+            f"[{state.learned}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
             f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}",
             markup=False,
         )
@@ -132,7 +132,7 @@ def chosen_rank(commit: Committed, module: str) -> str:
 
 def print_status(state: RunState) -> None:
     """State, accuracy matrix, metrics and budgets of a run."""
-    done = len(state.commits)
+    done = state.learned
     out.print(f"{state.label}: {state.status}, {done} of {len(state.tasks)} tasks", markup=False)
     if told := state.driving.told:
         out.print(f"  {told}", markup=False)

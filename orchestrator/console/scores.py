@@ -9,6 +9,7 @@ from rich.table import Table
 
 from orchestrator.track.events import Floors
 from orchestrator.track.state import Matrix, RunState
+from orchestrator.track.union import union_metrics
 
 Form = Callable[[float | None], str]  # a value as people read it
 
@@ -51,6 +52,7 @@ ACCURACIES = Kind(
     },
     "points",
 )
+OF_UNION = {"aa": "AA among all tasks' labels", "bwt": "BWT among all tasks' labels"}
 LOSSES = Kind(
     "Loss on the test splits, nll in nats per token",
     nats,
@@ -67,7 +69,7 @@ def scores(state: RunState) -> Iterator[tuple[Table, list[str]]]:
         measured = state.metrics("test")
         yield (
             matrix_table(state, ACCURACIES, others, state.matrix("test"), state.zero_shot),
-            [*metric_lines(ACCURACIES, measured, state), *unkept_floors(state, others)],
+            [*metric_lines(ACCURACIES, measured, state), *union_lines(state), *unkept_floors(state, others)],
         )
     if by_loss:
         measured = state.loss_metrics("test")
@@ -80,7 +82,7 @@ def scores(state: RunState) -> Iterator[tuple[Table, list[str]]]:
 def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunState) -> Iterator[str]:
     """A line per metric, with half its 95% interval."""
     halves, whole = state.half_widths("test"), state.whole("test")
-    if whole < len(state.commits):
+    if whole < state.learned:
         yield f"  after {whole} of them, since when not all were scored:"
     if names := state.of_other_rows("test"):
         yield f"  BWT and forgetting leave out {', '.join(names)}: evaluate.rows was changed after training"
@@ -88,6 +90,16 @@ def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunSta
         value = kind.form(measured[key])
         half = half_shown(kind, measured[key], halves[key])
         yield f"  {title:<32}{value:>8}{half}{f' {kind.unit}' if value != '·' else ''}"
+
+
+def union_lines(state: RunState) -> Iterator[str]:
+    """A line per metric among the labels of all tasks learned, if tasks were scored so."""
+    if not any(commit.union for commit in state.commits):
+        return
+    measured = union_metrics(state.commits, [task.rows.test for task in state.tasks])
+    for key, title in OF_UNION.items():
+        value = percent(measured[key])
+        yield f"  {title:<32}{value:>8}{' points' if value != '·' else ''}"
 
 
 def unkept_floors(state: RunState, tasks: Sequence[int]) -> list[str]:
@@ -120,9 +132,10 @@ def matrix_table(
         name, *cells = column(kind, description.name, values, [None, None, *spreads])
         table.add_column(escape(name))
         columns.append(cells)
-    labels = ["(floor)", "(untrained)", *(escape(task.name) for task in state.tasks)]
+    names = [escape(task.name) for task in state.tasks]
+    labels = ["(floor)", "(untrained)", *([*[""] * (len(names) - 1), "all at once"] if state.joint else names)]
     for label, *row in zip(labels, *columns, strict=True):
-        if label != "(floor)" or any(state.tasks[task].floors for task in tasks):
+        if label and (label != "(floor)" or any(state.tasks[task].floors for task in tasks)):
             table.add_row(label, *row)
     return table
 
@@ -139,7 +152,7 @@ def column(kind: Kind, name: str, values: Sequence[float | None], halves: Sequen
 def scores_so_far(state: RunState) -> str:
     """The scores on the test splits of the committed tasks: accuracies, and what tasks are judged by their loss. Of the
     newest alone if not all were scored after it."""
-    done, whole = len(state.commits), state.whole("test") == len(state.commits)
+    done, whole = state.learned, state.whole("test") == state.learned
     first, which = (0, "tasks so far:") if whole else (done - 1, "it alone:")
     accuracies, losses = (matrix[done - 1][first:done] for matrix in (state.matrix("test"), state.losses("test")))
     found = [*zip(state.tasks[first:done], accuracies, losses, strict=True)]

@@ -21,7 +21,7 @@ def row_scores(track: Track, split: Split = "test", learned: int | None = None) 
         IntegrityError: the file was changed.
     """
     state = replay(track.team, track.name, track.entries())
-    after = (state.commits[-1].version if state.commits else 0) if learned is None else learned
+    after = state.learned if learned is None else learned
     commit = holding(state, after)
     try:
         (data,) = track.committed(commit, ROWS)
@@ -38,9 +38,9 @@ def row_scores(track: Track, split: Split = "test", learned: int | None = None) 
 
 def holding(state: RunState, learned: int) -> Committed:
     """The commit that the scores after so many tasks were stored with."""
-    found = [commit for commit in state.commits if commit.version == max(learned, 1)]
+    found = [each for each in state.commits[: None if learned else 1] if learned in (0, each.version)]
     if not found:
         raise ConfigError(
-            f"{state.label}: has learned {len(state.commits)} tasks; there are no scores after {learned} of them"
+            f"{state.label}: has learned {state.learned} tasks; there are no scores after {learned} of them"
         )
     return state.version(found[0].version)

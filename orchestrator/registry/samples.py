@@ -137,14 +137,14 @@ def given(state: RunState, commit: Committed, answer: KeptAnswer, order: tuple[s
 def striking(track: Track, state: RunState, most: int) -> Iterator[Sample]:
     """Of each of the first `most` generative tasks the row whose primary metric changed most after the task was
     learned; before that, if nothing was learned after it. Nothing of tasks without kept answers."""
-    for index, task in enumerate(state.completed().tasks[: len(state.commits)]):
+    for index, task in enumerate(state.completed().tasks[: state.learned]):
         if not isinstance(task, GenerativeTask) or most < 1:
             continue
         try:
             found = samples(track, state, task.name)
         except ConfigError:
             continue
-        since = index + 1 if index + 1 < len(state.commits) else 0
+        since = index + 1 if index + 1 < state.learned else 0
         compared = [each for each in found if sum(answer.learned >= since for answer in each.answers) > 1]
         if compared:
             most -= 1

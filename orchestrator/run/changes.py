@@ -56,6 +56,11 @@ def learned_as(task: TaskBase) -> dict[str, Any]:
     return {"task": own} if own else {}
 
 
+def learned_jointly(tasks: Sequence[TaskBase]) -> dict[str, Any]:
+    """`learned_as` of tasks that are trained at once."""
+    return {"tasks": [learned_as(task) for task in tasks]}
+
+
 @dataclass(frozen=True)
 class Objection:
     """Why a run cannot go on, in a `line`. A new run may begin with the first `kept` of its committed tasks all the
@@ -81,6 +86,8 @@ def forbidden_changes(
         if not within(change[0], HARMLESS)
     ]
     before, after = old["tasks"], new["tasks"]
+    if len(after) > len(before) and new["train"].get("joint"):
+        found.append(Objection(f"tasks: had {len(before)}, now {len(after)}; train.joint has trained them at once", 0))
     if len(after) < len(before):
         line = f"tasks: had {len(before)}, now {len(after)}; tasks may only be appended"
         found.append(Objection(line, min(len(after), committed)))
@@ -140,9 +147,10 @@ def objections(
     None if no task is committed yet: nothing would become incomparable. Rows and files that the log does not describe
     are not compared, nor is what is not given of the base.
     """
-    if not (committed := len(state.commits)):
+    if not state.commits:
         return []
     now = read(config, RunConfig)
+    committed = 0 if state.joint else len(state.commits)  # tasks that a new run may begin with
     files = [f"model.name: {line}" for line in state.base.differences(base or Identity())]
     rows = [
         (index, f"task {task.name!r}: its rows differ from those the run was begun with")
@@ -154,7 +162,7 @@ def objections(
         *(forbidden_changes(*comparable(state.config, config, RunConfig), committed, now) if state.config else []),
         *(Objection(line, 0, "the files of the base") for line in files),
         *(Objection(line, min(index, committed), "the data") for index, line in rows),
-        *(Objection(line, version - 1, None) for version, line in gone),
+        *(Objection(line, min(version - 1, committed), None) for version, line in gone),
     ]
 
 

@@ -17,13 +17,22 @@ from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import digest
-from orchestrator.run.changes import HARMLESS, going_on, learned_as, objections, refuse, way_on, without
+from orchestrator.run.changes import (
+    HARMLESS,
+    going_on,
+    learned_as,
+    learned_jointly,
+    objections,
+    refuse,
+    way_on,
+    without,
+)
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
 from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
-from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now
+from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now, describe_joint
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
 from orchestrator.track.scores import Score as StoredScore
@@ -71,7 +80,7 @@ class Controller:
             GuardStop: a guard stopped the stream. Interrupted: Ctrl-C or SIGTERM. TrainingError, StoreError: as named.
         """
         self._check()
-        if self.state.status == "finished" and len(self.config.tasks) == len(self.state.commits):
+        if self.state.status == "finished" and len(self.config.tasks) == self.state.learned:
             return
         self.workers.check()
         probe(self.store)
@@ -104,6 +113,8 @@ class Controller:
                 f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
                 f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
             )
+        if self.fork and self.config.train.joint:
+            raise ConfigError("train.joint: all tasks are trained at once, from the base; leave --fork out")
         found = objections(self.state, self.config.model_dump(mode="json"), tasks, base)
         refuse(self.config.name, [each.line for each in found], way_on(self.state, found))
 
@@ -115,7 +126,7 @@ class Controller:
 
     def _train(self) -> Iterator[RunState]:
         """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
-        pending = range(len(self.state.commits), len(self.config.tasks))
+        pending = [index for index in self.config.stages if index >= self.state.learned]
         if not pending:
             return
         with self.workers.session() as stop:
@@ -152,7 +163,7 @@ class Controller:
             index, self.accumulation, self.track.version_root, tuple(history), tuple(digests),
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
             rows=self.config.evaluate.rows, keep_answers=self.config.evaluate.keep_answers,
-            keep_rows=self.config.evaluate.keep_rows,
+            keep_rows=self.config.evaluate.keep_rows, union=self.config.evaluate.labels == "both",
             training=self.config.tasks[index].training,
         )  # fmt: skip
 
@@ -162,7 +173,7 @@ class Controller:
         Raises:
             TrainingError: the policy gives up.
         """
-        watch = Watch(self.config.tasks[order.index].name, group.cluster, self.reporter, self.log)
+        watch = Watch(self._trained_task(order.index).name, group.cluster, self.reporter, self.log)
         while True:
             try:
                 return group.train(replace(order, accumulation=self.accumulation), watch)
@@ -182,15 +193,15 @@ class Controller:
         """The key that a checkpoint of task `index` must have for training to resume from it."""
         return {
             "index": index,
-            "fingerprint": self.state.tasks[index].fingerprint,
+            "fingerprint": self._trained_task(index).fingerprint,
             "parents": [commit.manifest_sha256 for commit in self.state.commits],
             "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
-            **learned_as(self.config.tasks[index]),
+            **(learned_jointly(self.config.tasks) if self.config.train.joint else learned_as(self.config.tasks[index])),
         }
 
     def _announce(self) -> None:
         """Says which layers will have no room left before the stream's tasks are done, and if rounding loses much."""
-        left = len(self.config.tasks) - len(self.state.commits)
+        left = len(self.config.tasks) - self.state.learned
         warnings = forecast(self.config.adapter.protection, self.state, left) + rounded_off(self.state)
         self.log.decide(*warnings)
         for warning in warnings:
@@ -217,10 +228,12 @@ class Controller:
     def _learned(self, done: TaskDone) -> Learned:
         zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
         kept = {} if done.kept is None else {"kept": done.kept}
+        union = {"union": scores(done.union)} if done.union else {}
+        mixed = {"trained_rows": done.trained_rows} if done.trained_rows else {}
         return Learned.model_validate(
             {
                 "index": done.index,
-                "task": self.state.tasks[done.index].name,
+                "task": self._trained_task(done.index).name,
                 "base_digest": done.base_digest,
                 "budget": done.budget,
                 "overlap": done.overlap,
@@ -232,8 +245,14 @@ class Controller:
                 **zero_shot,
                 **base_told(done),
                 **kept,
+                **union,
+                **mixed,
             }
         )
+
+    def _trained_task(self, index: int) -> TaskDescription:
+        """The description of what is learned in a stage: a task, or all of them at once."""
+        return describe_joint(self.state.tasks) if self.config.train.joint else self.state.tasks[index]
 
     def _manifest(self, done: TaskDone, learned: Learned, against: Sequence[str]) -> dict[str, Any]:
         """The manifest's keys beside its files."""
@@ -241,7 +260,7 @@ class Controller:
             "base_model": self.config.model.model_dump(mode="json"),
             "base_digest": done.base_digest,
             "adapter": self.config.adapter.model_dump(mode="json"),
-            "task": self.state.tasks[done.index].body(),
+            "task": self._trained_task(done.index).body(),
             "budget": done.budget,
             "occupancy": done.occupancy,
             "principal_angles": done.angles,
@@ -249,7 +268,7 @@ class Controller:
             "trained_against": list(against),
             "config": self.config.model_dump(mode="json"),
             "code": code_version(),
-            "metrics": learned.model_dump(mode="json", include={"validation", "test"}, exclude_unset=True),
+            "metrics": learned.model_dump(mode="json", include={"validation", "test", "union"}, exclude_unset=True),
             "cost": done.cost,
             **base_told(done),
             **({} if done.kept is None else {"kept": done.kept}),
@@ -264,7 +283,7 @@ class Controller:
         return self.track.committed(commit, *self.config.adapter.files)
 
     def _guard(self) -> None:
-        left = len(self.config.tasks) - len(self.state.commits)
+        left = len(self.config.tasks) - self.state.learned
         decisions = decide(self.config.guards, self.config.adapter.protection, self.state, left)
         self.log.decide(*decisions)
         if reasons := [each.reason for each in decisions if each.verdict == "stop"]:

@@ -45,23 +45,23 @@ def scored(config: RunConfig, index: int) -> Scored:
     validation = test = range(total if everything else done)
     if done % settings.every and done < total:
         validation, test = range(done) if guarded(config.guards) else range(index, done), range(index, done)
-    return {"zero_shot": everything and not index, "validation": validation, "test": test}
+    return {"zero_shot": everything and index == config.stages.start, "validation": validation, "test": test}
 
 
 def cost(config: RunConfig, sizes: Sequence[Size]) -> Cost:
     """The cost of the run's evaluation if it trains all its tasks, of these sizes."""
-    orders = [scored(config, index) for index in range(len(sizes))]
+    orders = [scored(config, index) for index in config.stages]
     first = range(len(sizes) if orders[0]["zero_shot"] else 0)
     tested = [index for row in (first, *(order["test"] for order in orders)) for index in row]
     validated = [index for order in orders for index in order["validation"]]
     passes = [(sizes[i].validation, sizes[i].generated) for i in validated]
     passes += [(sizes[i].test, sizes[i].generated) for i in tested]
-    most = config.evaluate.rows
+    most, train = config.evaluate.rows, [size.train for size in sizes]
     rows = [size if most is None else min(size, most) for size, _ in passes]
     return {
         "passes": len(passes),
         "rows": sum(rows),
-        "trained_rows": sum(trained_rows(config.training_of(i), size.train) for i, size in enumerate(sizes)),
+        "trained_rows": sum(trained_rows(config.training_of(i), config.trained_rows(train, i)) for i in config.stages),
         "generated_tokens": sum(count * tokens for count, (_, tokens) in zip(rows, passes, strict=True)),
         "kept_answers": config.evaluate.keep_answers if any(size.generated for size in sizes) else 0,
     }

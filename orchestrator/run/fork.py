@@ -28,6 +28,10 @@ def plan_fork(source: Track, from_task: int | None) -> Fork:
     """
     state = replay(source.team, source.name, source.entries())
     committed = len(state.commits)
+    if state.joint:
+        raise ConfigError(
+            f"--fork: {source.label} learned all its tasks at once (train.joint); begin a run without --fork"
+        )
     if not committed and from_task != 1:
         raise ConfigError(f"--fork: {source.label} has no committed task to begin with; run it first")
     if from_task is not None and not 1 <= from_task <= committed + 1:
@@ -63,6 +67,6 @@ def copied(fork: Fork, state: RunState, index: int, target: Track) -> Commit:
         target.store.put(f"{prefix}/{path}", fork.source.read_file(commit.prefix, manifest, path))
     target.store.put(manifest_key(prefix), fork.source.store.get(manifest_key(commit.prefix)))
     target.read_manifest(prefix, commit.manifest_sha256)
-    shared = {"validation", "test", "zero_shot"} & commit.model_fields_set
+    shared = {"validation", "test", "zero_shot", "union"} & commit.model_fields_set
     scores = {split: getattr(commit, split)[: fork.tasks] for split in shared}  # later tasks may be others here
     return commit.model_copy(update={**scores, "prefix": prefix, "forked_from": state.reference(commit)})

@@ -25,7 +25,7 @@ def decide(
     fills its whole layer, and that adapters are projected out of, always stops it: they would be 0.
     `orthogonality` is None if the method has no bases.
     """
-    subject = f"v{len(state.commits)}"
+    subject = f"v{state.learned}"
     return judge(guards, state.measured_last, subject, "guards.") + _full(orthogonality, state, left, subject)
 
 
@@ -92,7 +92,7 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
         fullest.setdefault(each.side, each)
     return [
         Decision(
-            rule=MAX_OCCUPANCY, subject=f"v{len(state.commits)}", measured=each.occupancy,
+            rule=MAX_OCCUPANCY, subject=f"v{state.learned}", measured=each.occupancy,
             bound=orthogonality.max_occupancy, verdict="warn",
             reason=f"{each.shown}; at this rate there is room for {each.tasks:.1f} of the {left} tasks left, then "
             f"{policy[orthogonality.saturation]}",
@@ -115,7 +115,7 @@ def rounded_off(state: RunState) -> list[Decision]:
     )
     return [
         Decision(
-            rule=ROUNDING, subject=f"v{len(state.commits)}", measured=float(kept.overall), bound=LEAST_KEPT,
+            rule=ROUNDING, subject=f"v{state.learned}", measured=float(kept.overall), bound=LEAST_KEPT,
             verdict="warn", reason=reason,
         )
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A run's plan: its tasks, layers, parameters, memory and store writes. Planning reads, and changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
 
@@ -96,7 +97,7 @@ def make_plan(config: RunConfig) -> Plan:
     reader, tasks = check_tasks(config, data, model)
     seen = [preview(reader, task) for task in tasks]
     base = sum(parameter.numel() for parameter in model.parameters())
-    cost = method.footprint(len(config.tasks))
+    cost = method.footprint(len(config.stages))
     descriptions = describe_tasks(config, data)
     evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
     kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
@@ -107,14 +108,14 @@ def make_plan(config: RunConfig) -> Plan:
         state=state.status,
         store=config.store,
         tasks=[
-            planned(task, index < len(state.commits), *seen[index], answering(tasks[index]))
+            planned(task, index < state.learned, *seen[index], answering(tasks[index]))
             for index, task in enumerate(descriptions)
         ],
         modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
         trained_parameters=cost.trained,
         most_kept_parameters=cost.kept,
-        steps=[config.training_of(index).steps(len(task.train)) for index, task in enumerate(data)],
+        steps=planned_steps(config, [len(task.train) for task in data]),
         evaluation=evaluated,
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,
@@ -127,6 +128,13 @@ def make_plan(config: RunConfig) -> Plan:
         objections=[each.line for each in found],
         way_on=way_on(state, found),
     )
+
+
+def planned_steps(config: RunConfig, sizes: Sequence[int]) -> list[int]:
+    """Optimizer steps of each task with so many training rows; 0 for one that is trained with a later one."""
+    stages = config.stages
+    rows = [config.trained_rows(sizes, index) if index in stages else 0 for index in range(len(sizes))]
+    return [config.training_of(index).steps(each) if each else 0 for index, each in enumerate(rows)]
 
 
 def rounding_of(config: RunConfig) -> str | None:

@@ -53,7 +53,7 @@ class TrackedReporter:
     def committed(self, state: RunState) -> None:
         """See Reporter. Steps count tasks done."""
         self.reporter.committed(state)
-        done, self.summary = len(state.commits), summary(state)
+        done, self.summary = state.learned, summary(state)
         self.following.log(self.summary, step=done)
         for task, scores in accuracies(state).items():
             self.following.log(scores, step=done, task=task)
@@ -118,7 +118,7 @@ def summary(state: RunState) -> dict[str, float | None]:
     keys = ("aa", "bwt", "forgetting", *(("nll", "nll_increase") if state.of_loss else ()))
     measured: dict[str, float | None] = {}
     for split in SPLITS:
-        whole = state.whole(split) == len(state.commits)
+        whole = state.whole(split) == state.learned
         known = {**state.metrics(split), **state.loss_metrics(split)} if whole else {}
         measured |= {f"{key}/{split}": known.get(key) for key in keys}
     return {
@@ -131,7 +131,7 @@ def summary(state: RunState) -> dict[str, float | None]:
 
 def accuracies(state: RunState) -> dict[str, dict[str, float | None]]:
     """The last rows of the matrices of both splits, by task: `accuracy`, or `nll` of a task that is judged by it."""
-    last, of_loss = len(state.commits) - 1, state.of_loss
+    last, of_loss = state.learned - 1, state.of_loss
     rows = {
         False: {f"accuracy/{split}": state.matrix(split)[last] for split in SPLITS},
         True: {f"nll/{split}": state.losses(split)[last] for split in SPLITS},

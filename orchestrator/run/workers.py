@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
 from orchestrator.config.run import RunConfig
+from orchestrator.log.entry import digest
 from orchestrator.run.evaluation import Scored, scored
 from orchestrator.run.signals import stop_signals
 from orchestrator.track.events import AnswersTold, Floors, RowCounts, TaskDescription
@@ -148,10 +149,14 @@ def check_tasks(
         ConfigError: a token that is needed is not in the model, or a task's words or rows are not fit for it.
     """
     from trainers.models.loading import load_reader
+    from trainers.objectives.classification import check_union
     from trainers.objectives.known import OBJECTIVES
 
     reader = load_reader(config.model, model)
-    return reader, [OBJECTIVES[rows.objective].check(reader, rows) for rows in all_rows(config, data)]
+    tasks = [OBJECTIVES[rows.objective].check(reader, rows) for rows in all_rows(config, data)]
+    if config.evaluate.labels == "both":
+        check_union(reader, tasks)
+    return reader, tasks
 
 
 def base_now(state: RunState, model: ModelConfig) -> Identity:
@@ -212,6 +217,13 @@ def describe_data(task: TaskData) -> TaskDescription:
         rows=RowCounts(train=len(task.train), validation=len(task.validation), test=len(task.test)),
         warnings=task.warnings,
     )
+
+
+def describe_joint(tasks: Sequence[TaskDescription]) -> TaskDescription:
+    """The description of all tasks as one, as the commit of a joint training has it."""
+    sums = {split: sum(getattr(task.rows, split) for task in tasks) for split in RowCounts.model_fields}
+    told = digest("\n".join(task.fingerprint for task in tasks).encode())
+    return TaskDescription(name="joint", labels=(), fingerprint=told, rows=RowCounts(**sums), warnings=())
 
 
 def all_rows(config: RunConfig, data: Sequence[TaskData]) -> Iterator["Rows"]:

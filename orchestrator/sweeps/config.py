@@ -131,6 +131,10 @@ class SweepConfig(Frozen):
         """The faults between its sections, one line per fault."""
         tasks, space = len(self.run.tasks), self.search.space
         faults = space_faults(space, self.search.algorithm, self.run)
+        if self.run.train.joint:
+            faults.append(
+                "run.train.joint: a sweep compares streams task by task, and all are trained at once; remove it"
+            )
         if self.tasks is not None and self.tasks > tasks:
             faults.append(f"tasks: {self.tasks}, but run.tasks has {tasks}; lower it, or null for all")
         unlearned = [

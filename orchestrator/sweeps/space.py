@@ -38,7 +38,7 @@ Given = Annotated[Scalar, BeforeValidator(_number)]
 FIXED = (  # what the started workers hold, or what changes no result
     "adapter.method", "adapter.target_modules", "train.checkpoint_steps", "train.compile", "train.eval_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.logging_steps",
-    "train.on_out_of_memory",
+    "train.joint", "train.on_out_of_memory",
 )  # fmt: skip
 MAPPINGS = {"adapter.rank_pattern": "adapter.max_rank", "adapter.min_rank_pattern": "adapter.min_rank"}  # and instead
 
@@ -190,7 +190,8 @@ def searchable(key: str) -> bool:
     hold."""
     if TASK_KEY.fullmatch(key):
         return True
-    leaves = set(key_paths(RunConfig)) - {"adapter.functional", "adapter.orthogonality"}
+    sections = {"adapter.functional", "adapter.orthogonality", "train.replay", "train.replay.share"}
+    leaves = set(key_paths(RunConfig)) - sections
     section, dot, _ = key.partition(".")
     return key in leaves and section in ("adapter", "train") and dot == "." and key not in (*FIXED, *MAPPINGS)
 

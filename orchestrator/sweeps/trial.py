@@ -33,6 +33,7 @@ from trainers.workers.pool import PoolClient
 LATER_TASKS_ONLY = (
     "adapter.orthogonality.weight",
     "adapter.orthogonality.mode",
+    "train.replay",
 )  # they act on tasks that have one before
 
 

@@ -164,6 +164,8 @@ class Learned(Part):
 
     A figure that was not measured is None, or empty. `index` counts tasks from 0; `overlap` is a share;
     `active_parameters` counts the parameters that the budget left. `zero_shot` is in a run's first commit alone.
+    `union` has the scores on test splits among the labels of all tasks learned, if these were asked for. `trained_rows`
+    has the rows that were trained on by task, if they are not the task's own alone.
     `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer,
     `base_config` what its config.json says about computing (`trainers.architecture`). `kept` is there if tasks are
     folded into weights in bfloat16.
@@ -181,6 +183,8 @@ class Learned(Part):
     validation: tuple[Score, ...] = ()
     test: tuple[Score, ...] = ()
     zero_shot: tuple[Score, ...] = ()
+    union: tuple[Score, ...] = ()
+    trained_rows: dict[str, Int] = Field(default_factory=dict)
     cost: Cost | None = None
     kept: Kept | None = None
     forked_from: str | None = None

@@ -19,6 +19,7 @@ from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, TaskDescription
 from orchestrator.track.intervals import half_widths
 from orchestrator.track.scores import Score
+from orchestrator.track.union import union_view
 from trainers.identity import Identity
 from trainers.objectives.intervals import Bounds
 
@@ -58,6 +59,16 @@ class RunState:
     def label(self) -> str:
         """team/name."""
         return f"{self.team}/{self.name}"
+
+    @property
+    def learned(self) -> int:
+        """The number of tasks that are learned."""
+        return self.commits[-1].version if self.commits else 0
+
+    @property
+    def joint(self) -> bool:
+        """Whether all tasks are learned at once: the one commit then is the version of as many as there are tasks."""
+        return self.learned > len(self.commits)
 
     @property
     def standing(self) -> tuple[Committed, ...]:
@@ -154,13 +165,13 @@ class RunState:
 
     def whole(self, split: Split) -> int:
         """The number of tasks, from the first on, after which all of them were scored last on a split."""
-        ends = range(len(self.commits), 0, -1)
-        return next((n for n in ends if all(score.rows for score in scores_of(self.commits[n - 1], split)[:n])), 0)
+        ends = ((each.version, scores_of(each, split)) for each in reversed(self.commits))
+        return next((n for n, scores in ends if all(score.rows for score in scores[:n])), 0)
 
     def metrics(self, split: Split) -> dict[str, float | None]:
         """Accuracy metrics over the first `whole` tasks, as fractions; None if not measured."""
         matrix, alike = self._compared(split, Score.accuracy)
-        return metrics.summary(matrix, self.zero_shot, self._sizes(split), alike)
+        return self._at_once(metrics.summary(matrix, self.zero_shot, self._sizes(split), alike))
 
     def loss_metrics(self, split: Split) -> dict[str, float | None]:
         """Metrics of those of the first `whole` tasks that are judged by their loss, in nats per token."""
@@ -179,13 +190,13 @@ class RunState:
             half_widths(matrix, halves, untrained, self._sizes(split), alike)
             for matrix, alike in (self._compared(split, read) for read in (Score.accuracy, Score.nll))
         )
-        return {**found, "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
+        return {**self._at_once(found), "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
 
     @property
     def measured(self) -> Measured:
         """The figures that bounds are compared with: the validation split, and the parameters of all tasks. AA and
         forgetting are None if not all tasks were scored after the last one."""
-        done = len(self.commits)
+        done = self.learned
         if self.whole("validation") < done:
             return Measured(
                 tasks=done, average_accuracy=None, forgetting=None, active_parameters=self.active_parameters,
@@ -230,15 +241,19 @@ class RunState:
     def time_left_s(self) -> float | None:
         """Seconds until the stream is done, if the tasks left take as long per training row as those done; None before
         the first, and if those done do not say."""
-        sizes, done = [task.rows.train for task in self.tasks], len(self.commits)
+        sizes, done = [task.rows.train for task in self.tasks], self.learned
         costs = [commit.cost for commit in self.commits if commit.cost]
-        if not sum(sizes[:done]) or len(costs) < done:
+        if not sum(sizes[:done]) or len(costs) < len(self.commits):
             return None
         return float(sum(cost.total_s for cost in costs) * sum(sizes[done:]) / sum(sizes[:done]))
 
     def reference(self, commit: Committed) -> str:
         """The name of a committed task in commands: team/track@vN."""
         return f"{self.label}@v{commit.version}"
+
+    def _at_once(self, found: dict[str, float | None]) -> dict[str, float | None]:
+        """The same; if all tasks are learned at once, AA is their accuracy right after they were trained."""
+        return {**found, "learning_accuracy": found["aa"]} if self.joint else found
 
     @property
     def _untrained(self) -> Sequence[Score]:
@@ -255,8 +270,8 @@ class RunState:
         return matrix, metrics.of_the_same_rows(matrix, counts, untrained)
 
     def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:
-        rows = [self._row(scores_of(commit, split), read) for commit in self.commits]
-        return rows + [self._row((), read) for _ in range(len(self.tasks) - len(rows))]
+        rows = {commit.version: scores_of(commit, split) for commit in self.commits}
+        return [self._row(rows.get(number, ()), read) for number in range(1, len(self.tasks) + 1)]
 
     def _row(self, scores: Sequence[Score], read: Callable[[Score], V | None]) -> list[V | None]:
         return [*map(read, scores), *[None] * (len(self.tasks) - len(scores))]
@@ -309,7 +324,8 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
     was not scored is null in a matrix. `metrics_after` and `validation_metrics_after` are there if the metrics are
     those after fewer tasks than are done, since not all were scored after the last one. `intervals` has the bounds of
     the 95% interval of each score on the test split, `half_widths` half the width of each metric's. `losses` has
-    matrices and metrics of the tasks that are judged by their loss, in nats per token; null without them.
+    matrices and metrics of the tasks that are judged by their loss, in nats per token; null without them. `union` is
+    there if labels were also chosen among those of all tasks learned, see `orchestrator.track.union`.
     """
     now = state.driving
     driver = None
@@ -339,13 +355,14 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
         "losses": _losses_view(state),
         "decisions": [each.shown() for each in state.decisions],
         **_metrics_after(state),
+        **union_view(state.commits, [task.rows.test for task in state.tasks]),
     }
 
 
 def _metrics_after(state: RunState) -> dict[str, JsonLike]:
     splits: dict[str, Split] = {"metrics_after": "test", "validation_metrics_after": "validation"}
     whole = {key: state.whole(split) for key, split in splits.items()}
-    return {key: tasks for key, tasks in whole.items() if tasks < len(state.commits)}
+    return {key: tasks for key, tasks in whole.items() if tasks < state.learned}
 
 
 def _losses_view(state: RunState) -> dict[str, JsonLike] | None:
@@ -363,10 +380,10 @@ def _losses_view(state: RunState) -> dict[str, JsonLike] | None:
 def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
     floors = state.tasks[index].floors
     common = {**_view(state.tasks[index], OF_A_TASK), **({"floors": floors.body()} if floors else {})}
-    if index >= len(state.commits):
-        running = state.status == "running" and index == len(state.commits)
+    commit = next((each for each in state.commits if each.version > index), None)
+    if commit is None:
+        running = state.status == "running" and index == state.learned
         return {**common, "state": "running" if running else "pending"}
-    commit = state.commits[index]
     kept = {"kept": commit.kept.body()} if commit.kept else {}
     return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT), **kept}
 

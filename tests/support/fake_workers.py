@@ -5,7 +5,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ class FakeWorkers:
     is judged by its loss, the nll per token before the first task and after each. `data` are the fingerprints of tasks
     that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
     called in the middle of each task, with its order. `says` gives the answer to a row of a task and its metrics, by
-    the task's name, the row, and how many tasks were learned. `calls` names every call in order, `orders` and `jobs`
-    what was asked for, and `prefixes` where files were put.
+    the task's name, the row, and how many tasks were learned. `trained_rows` is told of each task. `calls` names every
+    call in order, `orders` and `jobs` what was asked for, and `prefixes` where files were put.
     """
 
     config: RunConfig
@@ -70,6 +70,7 @@ class FakeWorkers:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     interrupted: BaseException | None = None
     most_rows: int | None = None
+    trained_rows: Mapping[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
         self.calls.append("check")
@@ -147,8 +148,15 @@ class FakeWorkers:
             angles=[{"smallest": 90.0, "mean": 90.0} for _ in range(order.index)],
             active_parameters=len(MODULES) * RANK * (2 * WIDTH + 1),
             zero_shot=self._scores(range(len(self.config.tasks)), "test", 0) if order.zero_shot else None,
-            cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max}, **row,
+            cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max},
+            union=self._union(order), trained_rows=dict(self.trained_rows), **row,
         )  # fmt: skip
+
+    def _union(self, order: Order) -> list[Score]:
+        """Half as many rows are right among the labels of all tasks learned."""
+        asked = [task for task in order.test if task <= order.index] if order.union else []
+        found = self._scores(asked, "test", order.index + 1)
+        return [replace(each, correct=int(each.correct or 0) // 2) if each.rows else each for each in found]
 
     def _kept(self, order: Order) -> Iterator[KeptAnswer]:
         asked = [(task, 0) for task in range(len(self.config.tasks)) if order.zero_shot]

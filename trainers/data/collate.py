@@ -24,6 +24,7 @@ class Batch:
     answers, answers_mask: (B, A) token ids to predict, and 1 for a token, 0 for padding; None if there are none.
     keep: (A,) columns of `ids` whose logits predict the answers; None if the answers are the last A columns.
     targets: (B,) label indices; None if answers are predicted.
+    among: (B, 2) first and last + 1 of the labels that a row's task has; None if all rows have all labels.
     """
 
     ids: Tensor
@@ -33,6 +34,7 @@ class Batch:
     answers_mask: Tensor | None = None
     keep: Tensor | None = None
     targets: Tensor | None = None
+    among: Tensor | None = None
 
     @property
     def attention(self) -> Tensor | None:

@@ -5,6 +5,7 @@
     rows              numbers of the scored rows in their split, from 0, ascending; null if they are 0, 1, 2, …
     right             whether each row was answered rightly, a bit a row; null if there are scores between 0 and 1
     value             each row's own score, float32, if there are some; else null
+    union             as `right`, among the labels of all tasks learned (`evaluate.labels: both`); null if not scored so
 
 It holds no text. It stays in the store, as kept answers do.
 """
@@ -24,13 +25,15 @@ ROWS = "rows.parquet"
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RowScores:
     """The scores of n rows of a task's split after `learned` tasks: `rows` has their numbers, (n,) ascending, `values`
-    their own scores, (n,) from 0 to 1. A task that is judged by its loss has exp(−nll per token) of each row."""
+    their own scores, (n,) from 0 to 1. A task that is judged by its loss has exp(−nll per token) of each row. `union`
+    has the scores among the labels of all tasks learned, (n,); None if there are none."""
 
     task: str
     split: str
     learned: int
     rows: "np.ndarray"
     values: "np.ndarray"
+    union: "np.ndarray | None" = None
 
 
 def write_row_scores(path: Path, scores: Sequence[RowScores]) -> None:
@@ -45,6 +48,9 @@ def write_row_scores(path: Path, scores: Sequence[RowScores]) -> None:
         "rows": pa.array([numbers_of(each.rows) for each in scores], pa.list_(pa.int32())),
         "right": pa.array([bits_of(each.values) for each in scores], pa.list_(pa.bool_())),
         "value": pa.array([shares_of(each.values) for each in scores], pa.list_(pa.float32())),
+        "union": pa.array(
+            [None if each.union is None else bits_of(each.union) for each in scores], pa.list_(pa.bool_())
+        ),
     }
     pq.write_table(pa.table(columns), path, compression="zstd")
 
@@ -62,7 +68,9 @@ def scores_of(line: dict[str, Any]) -> RowScores:
 
     values = np.array(line["value"] if line["right"] is None else line["right"], np.float64)
     rows = np.arange(len(values)) if line["rows"] is None else np.array(line["rows"])
-    return RowScores(task=line["task"], split=line["split"], learned=line["learned"], rows=rows, values=values)
+    union = None if line["union"] is None else np.array(line["union"], np.float64)
+    told = {key: line[key] for key in ("task", "split", "learned")}
+    return RowScores(rows=rows, values=values, union=union, **told)
 
 
 def numbers_of(rows: "np.ndarray") -> list[int] | None:

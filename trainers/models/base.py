@@ -183,6 +183,26 @@ class Backbone(ABC):
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
         """(B,) predicted label indices, −1 for an answer that is no label; at most `batch_size` texts at once."""
 
+    def predict_among(
+        self, token_ids: Sequence[Sequence[int]], sets: Sequence[Labels], batch_size: int
+    ) -> list[Tensor]:
+        """`predict` for several sets of labels, over the same texts."""
+        return [self.predict(token_ids, labels, batch_size) for labels in sets]
+
+    @abstractmethod
+    def union(self, words: Sequence[Sequence[str]], labels: Sequence[Labels], prompt: Prompt = PLAIN) -> Labels:
+        """The labels of several tasks as one set, from which a text of the first task, in its prompt, is answered.
+
+        The first task's own come first. Words that the model cannot tell from an earlier one are there once.
+
+        Args:
+            words: per task, its label words.
+            labels: per task, what `encode_labels` made of them.
+
+        Raises:
+            ConfigError: the first task's words would have other tokens beside those of the others.
+        """
+
     def reads_answers(self, modules: Mapping[str, nn.Module]) -> frozenset[str]:  # noqa: ARG002
         """Names of the layers whose rows are the answers' tokens, not the texts'."""
         return frozenset()
@@ -239,3 +259,9 @@ class Backbone(ABC):
         while kept < last and len(more := around(kept + 1)) <= self.max_length:
             kept, ids = kept + 1, more
         return ids
+
+
+def side_by_side(labels: Sequence[Labels]) -> Labels:
+    """The labels of several tasks, one after the other."""
+    encoded = [each for each in labels if isinstance(each, Tensor)]
+    return torch.cat(encoded) if encoded else [ids for each in labels for ids in each]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
-from trainers.models.base import PLAIN, Backbone, Labels
+from trainers.models.base import PLAIN, Backbone, Labels, side_by_side
 from trainers.models.capabilities import taken
-from trainers.models.words import check_apart, check_known, check_said
+from trainers.models.words import check_apart, check_known, check_said, first_places
 
 LOGIT_SCALE = 20.0  # cosine similarities are multiplied by this before the softmax, as sentence-transformers does
 
@@ -50,9 +50,12 @@ class LabelEmbedding(Backbone):
         return replace(texts, targets=torch.from_numpy(targets)).to(self.device)
 
     def losses(self, batch: Batch, labels: Labels) -> Tensor:
-        """Cross-entropy over the task's label words."""
+        """Cross-entropy over the label words of each row's task."""
         assert batch.targets is not None
-        return nn.functional.cross_entropy(self.logits(batch, labels), batch.targets, reduction="none")
+        logits_BC = self.logits(batch, labels)
+        if batch.among is not None:
+            logits_BC = logits_BC.masked_fill(outside(batch.among, logits_BC.shape[1]), -torch.inf)
+        return nn.functional.cross_entropy(logits_BC, batch.targets, reduction="none")
 
     def scores(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
         """As `logits`."""
@@ -62,6 +65,20 @@ class LabelEmbedding(Backbone):
     def predict(self, token_ids: Sequence[Sequence[int]], labels: Labels, batch_size: int) -> Tensor:
         """The nearest label word."""
         return self.scores(token_ids, labels, batch_size).argmax(-1)
+
+    def predict_among(
+        self, token_ids: Sequence[Sequence[int]], sets: Sequence[Labels], batch_size: int
+    ) -> list[Tensor]:
+        """See Backbone. A text is read once."""
+        chunks = [token_ids[i : i + batch_size] for i in range(0, len(token_ids), batch_size)]
+        embedded = [self.embed(self.pad(chunk)) for chunk in chunks]
+        return [torch.cat([similarity(text_BD, labels).argmax(-1) for text_BD in embedded]) for labels in sets]
+
+    def union(self, words: Sequence[Sequence[str]], labels: Sequence[Labels], prompt: Prompt = PLAIN) -> Tensor:  # noqa: ARG002
+        """See Backbone. Each word keeps the embedding that it has in its own task."""
+        found, seen = side_by_side(labels), self.tokenize([word for each in words for word in each])
+        assert isinstance(found, Tensor)
+        return found[first_places([tuple(ids) for ids in seen])]
 
     def embed(self, batch: Batch) -> Tensor:
         """Mean-pooled, L2-normalised embeddings (B, D) in float32."""
@@ -75,5 +92,16 @@ class LabelEmbedding(Backbone):
 
     def logits(self, batch: Batch, labels: Labels) -> Tensor:
         """20 · cos(text, label word): (B, C) in float32."""
-        assert isinstance(labels, Tensor)
-        return LOGIT_SCALE * self.embed(batch) @ labels.T
+        return similarity(self.embed(batch), labels)
+
+
+def similarity(text_BD: Tensor, labels: Labels) -> Tensor:
+    """LOGIT_SCALE · cos, (B, C), of embedded texts and label words."""
+    assert isinstance(labels, Tensor)
+    return LOGIT_SCALE * text_BD @ labels.T
+
+
+def outside(among_B2: Tensor, columns: int) -> Tensor:
+    """(B, C) whether a column is none of a row's own, which are from the first to before the second of its numbers."""
+    column_C = torch.arange(columns, device=among_B2.device)
+    return (column_C < among_B2[:, :1]) | (column_C >= among_B2[:, 1:])

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cluster.errors import ConfigError
 from trainers.config import GREEDY, DecodingConfig
 from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
 from trainers.models.decoding import Said, Spoken, asked_of, generated_tokens, said
-from trainers.models.words import bare, check_apart, check_known, check_said, without_end
+from trainers.models.words import bare, check_apart, check_known, check_said, first_places, without_end
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
 Then = Callable[[Tensor], Tensor]  # first tokens of N answers, (N, A) → logits (N, A, V) of the token after each
@@ -80,6 +81,17 @@ class TextToText(Backbone):
             fix = "rename one of them, or use model.scoring: likelihood"
             check_apart(words, self.text(answers), fix, "text once generated, without special tokens")
         return answers
+
+    def union(self, words: Sequence[Sequence[str]], labels: Sequence[Labels], prompt: Prompt = PLAIN) -> Answers:  # noqa: ARG002
+        """See Backbone. The words are written after this prompt, whatever their tasks' prompts are."""
+        found = self.encode_answers([word for each in words for word in each], prompt)
+        if found[: len(words[0])] != self.encode_answers(words[0], prompt):
+            raise ConfigError(
+                "evaluate.labels: both: the end of the prompt is joined with labels of this task and not with those of "
+                "others, so that they cannot be compared; end model.prompt in another way, for instance with "
+                "'\\nAnswer:', or use evaluate.labels: own"
+            )
+        return [found[place] for place in first_places([tuple(ids) for ids in found])]
 
     def units(self, labels: Labels) -> np.ndarray:
         """A row has as many loss terms as its answer has tokens."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainers.config import GREEDY, DecodingConfig
 from trainers.data.examples import settings_for
-from trainers.data.generative.encoding import Examples, encode_task
+from trainers.data.generative.encoding import Examples, encode_task, joined_rows
 from trainers.data.generative.refusals import TooLong
 from trainers.data.prompts import Prompt
 from trainers.data.tasks import TaskData
@@ -33,6 +33,12 @@ class TokenIds(Sequence[list[int]]):
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         flat = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]))
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["TokenIds", np.ndarray]]) -> "TokenIds":
+        """These rows of each of the parts, one after the other."""
+        flat, offsets = joined_rows([(each.flat, each.offsets, rows) for each, rows in parts])
+        return cls(flat, offsets)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -181,6 +181,14 @@ def check_apart(
         first[what] = word
 
 
+def first_places(seen: Sequence[Hashable]) -> list[int]:
+    """The places in `seen` of what is not there before."""
+    first: dict[Hashable, int] = {}
+    for place, what in enumerate(seen):
+        first.setdefault(what, place)
+    return [*first.values()]
+
+
 def looks_like(a: str, b: str) -> bool:
     """Whether people cannot see that two words differ: é as one character and as two, or characters without width."""
     seen = ["".join(char for char in normalize("NFC", word) if category(char) not in ("Cf", "Cc")) for word in (a, b)]

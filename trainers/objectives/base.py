@@ -6,7 +6,7 @@ Shape suffixes: N rows of a split, B rows of a batch, K statistics of a row.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from torch import Tensor
@@ -24,11 +24,13 @@ from trainers.models.tokens import Rows, Tokenized
 class Judged(NamedTuple):
     """What is found out about B rows. `statistics` (B, K) add up to what `EncodedSplit.score` needs; the first is the
     row's own value, from 0 to 1. `answers` are the B generated texts, and `cut` the tokens after which each was cut,
-    None if it ended before; both are empty if the objective generates none."""
+    None if it ended before; both are empty if the objective generates none. `union` (B,) says whether each answer among
+    the labels of several tasks is right; None if that was not asked."""
 
     statistics: Tensor
     answers: Sequence[str] = ()
     cut: Sequence[int | None] = ()
+    union: Tensor | None = None
 
 
 class EncodedSplit(Protocol):
@@ -56,6 +58,14 @@ class EncodedSplit(Protocol):
 
     def in_words(self, row: int) -> Asked:
         """A row whose answer `judge` generates, as people read it."""
+
+    def with_rows(self, others: Sequence[tuple[Self, np.ndarray]]) -> Self:
+        """The same rows, and after them these rows of other tasks' splits of the same kind, to be trained on. Each
+        row has the loss that it has in its own task."""
+
+    def among(self, others: Sequence["EncodedSplit"]) -> Self:
+        """The same rows, whose judgement also says whether they are answered rightly if the labels of these tasks are
+        answers, too; itself if any text is an answer."""
 
 
 class Objective(Protocol):
@@ -86,10 +96,12 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class Scored:
     """The score of n rows of a split, and each row's own value, (n,), from 0 to 1, in the order of the split; by row
-    number the answers that were to be kept, and their metrics; of those that were cut, the tokens after which."""
+    number the answers that were to be kept, and their metrics; of those that were cut, the tokens after which. `union`
+    has each row's value among the labels of several tasks, (n,); None if that was not asked."""
 
     score: Score
     values: np.ndarray
     answers: Mapping[int, str] = field(default_factory=dict)
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     cut: Mapping[int, int] = field(default_factory=dict)
+    union: np.ndarray | None = None

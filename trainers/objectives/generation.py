@@ -4,7 +4,7 @@ Shape suffixes as in `base`; N trained tokens of a batch, M metrics of answers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from trainers.models.decoding import Said
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import Rows, TaskExamples, Tokenized, examples_of
 from trainers.models.trained_tokens import Reading, token_losses
-from trainers.objectives.base import Judged
+from trainers.objectives.base import EncodedSplit, Judged
 from trainers.objectives.metrics import METRICS
 
 
@@ -115,6 +115,15 @@ class AnsweredSplit:
     def in_words(self, row: int) -> Asked:
         """The prompt with the marks of its turns, and the references."""
         return Asked(prompt=self.base.shown(self.asked(row)), references=tuple(self.examples[row].references))
+
+    def with_rows(self, others: Sequence[tuple["AnsweredSplit", np.ndarray]]) -> "AnsweredSplit":
+        """See EncodedSplit."""
+        parts = [(self.examples, np.arange(len(self.examples))), *((each.examples, rows) for each, rows in others)]
+        return replace(self, examples=Examples.joined(parts))
+
+    def among(self, others: Sequence[EncodedSplit]) -> "AnsweredSplit":  # noqa: ARG002
+        """See EncodedSplit: any text is an answer."""
+        return self
 
     def asked(self, row: int) -> list[int]:
         """The tokens of a row from which an answer is generated."""

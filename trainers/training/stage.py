@@ -3,7 +3,7 @@
 Shape suffixes: D output width of a layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from trainers.models.base import Backbone
 from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
+from trainers.training.mixing import Mixed
 from trainers.training.second_moments import second_moments
 from trainers.training.training_log import TrainingLog
 from trainers.zero import release
@@ -49,7 +50,11 @@ class Trained:
 
 @dataclass
 class TaskTraining:
-    """The training stage of one task on one rank, which is also the method's `Reader`. Its methods are collective."""
+    """The training stage of one task on one rank, which is also the method's `Reader`. Its methods are collective.
+
+    `split` has the task's own rows. `mixed` are rows of other tasks that are trained on, too; the method reads the
+    task's own alone.
+    """
 
     job: Job
     order: Order
@@ -61,6 +66,7 @@ class TaskTraining:
     report: Report
     leaving: Callable[[], bool] = lambda: False
     log: TrainingLog = field(default_factory=TrainingLog)
+    mixed: Sequence[Mixed] = ()
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -113,9 +119,14 @@ class TaskTraining:
         release(self.backbone.model)
 
     @cached_property
+    def rows(self) -> EncodedSplit:
+        """The rows that are trained on."""
+        return self.split.with_rows(self.mixed) if self.mixed else self.split
+
+    @cached_property
     def steps(self) -> int:
         """Optimizer steps of the whole task."""
-        return self.config.steps(len(self.split.terms))
+        return self.config.steps(len(self.rows.terms))
 
     @cached_property
     def seed(self) -> int:
@@ -148,7 +159,7 @@ class TaskTraining:
         """The effective batch of each step, as row indices: epoch after epoch, each in an order of its own, until all
         steps have one. They depend on rows, batch size and seed alone."""
         size, make = self.config.batch_size, self.backbone.collate.batches
-        epochs = (make(self.split.lengths, size, self.seed, epoch) for epoch in count())
+        epochs = (make(self.rows.lengths, size, self.seed, epoch) for epoch in count())
         return islice(chain.from_iterable(epochs), self.steps)
 
     def step(self, step: int, batch: np.ndarray) -> None:
@@ -156,7 +167,7 @@ class TaskTraining:
         config = self.config
         seed_step(self.seed, step)
         self.attached.before_step(step)
-        losses = train_batch(self.engine, self.split, batch, config.gradient_accumulation_steps)
+        losses = train_batch(self.engine, self.rows, batch, config.gradient_accumulation_steps)
         self.attached.after_step(losses.penalties)
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
@@ -172,7 +183,7 @@ class TaskTraining:
         """
         sums = torch.stack([losses.task.double(), torch.tensor(float(self.leaving())).to(losses.task)])
         dist.all_reduce(sums)
-        loss, leaving = float(sums[0]) / int(self.split.terms[batch].sum()), bool(sums[1])
+        loss, leaving = float(sums[0]) / int(self.rows.terms[batch].sum()), bool(sums[1])
         penalties = {name: float(value) for name, value in losses.penalties.items()}
         report = self.attached.report()
         figures = [value for value in report.values() if not isinstance(value, list)]
@@ -266,7 +277,7 @@ class TaskTraining:
     def empty_step(self) -> None:
         """An update with zero gradients."""
         for _ in range(self.config.gradient_accumulation_steps):
-            total = self.engine(self.split, np.arange(1), 0.0)[0]
+            total = self.engine(self.rows, np.arange(1), 0.0)[0]
             self.engine.backward(total * 0.0)
             self.engine.step()
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from trainers.config import TrainConfig
-from trainers.data.answers import KeptAnswer
+from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
 from trainers.data.batching import drawn
-from trainers.data.row_scores import RowScores
+from trainers.data.row_scores import ROWS, RowScores, write_row_scores
 from trainers.failures import during
 from trainers.messages import NOT_SCORED, Order, Progress, Score
 from trainers.objectives.base import EncodedSplit
@@ -20,7 +21,8 @@ from trainers.training.stage import Report
 @dataclass(kw_only=True)
 class Scoring:
     """The scores of one order. `tasks` has the splits of every task, by its name; `answering` makes the model answer as
-    it does for a task. `kept` collects answers, and `rows` the scores of single rows if the order asks for them."""
+    it does for a task. `kept` collects answers, and `rows` the scores of single rows if the order asks for them.
+    `union` has the scores of test splits among the labels of all tasks that are learned, by task."""
 
     order: Order
     tasks: Sequence[tuple[str, Mapping[str, EncodedSplit]]]
@@ -29,6 +31,7 @@ class Scoring:
     report: Report
     kept: list[KeptAnswer] = field(default_factory=list)
     rows: list[RowScores] = field(default_factory=list)
+    union: dict[int, Score] = field(default_factory=dict)
 
     def scores(self, split: str, tasks: Sequence[int], learned: int) -> list[Score]:
         """Scores of tasks, by their indices, on `split`, also of those that are not trained yet, after `learned` tasks.
@@ -42,14 +45,18 @@ class Scoring:
 
     def score(self, key: str, index: int, learned: int) -> Score:
         """The score of a task; keeps answers of its test split, and the scores of single rows."""
-        name, splits = self.tasks[index]
-        split = splits[key]
+        name, _ = self.tasks[index]
+        split = self.split(key, index, learned)
         rows = drawn(len(split.lengths), self.order.rows, self.train.seed)
         keep = rows[: self.order.keep_answers].tolist() if key == "test" else []
         found = evaluate(split, self.train.eval_batch_size, rows, keep)
+        if found.union is not None:
+            self.union[index] = Score(int(found.union.sum()), len(found.union))
         if self.order.keep_rows:
-            numbers = np.sort(rows)
-            self.rows.append(RowScores(task=name, split=key, learned=learned, rows=numbers, values=found.values))
+            scored = RowScores(
+                task=name, split=key, learned=learned, rows=np.sort(rows), values=found.values, union=found.union
+            )
+            self.rows.append(scored)
         for row in keep if found.answers else ():
             asked = split.in_words(row)
             self.kept.append(
@@ -59,3 +66,23 @@ class Scoring:
                 )
             )  # fmt: skip
         return found.score
+
+    def split(self, key: str, index: int, learned: int) -> EncodedSplit:
+        """A split of a task, judged among the labels of all tasks learned too, if the order asks for that and the task
+        is one of these."""
+        _, own = self.tasks[index]
+        if not self.order.union or key != "test" or index >= learned:
+            return own[key]
+        return own[key].among([splits[key] for _, splits in self.tasks[:learned] if splits is not own])
+
+    @property
+    def union_row(self) -> list[Score]:
+        """`union` up to the last task that has a score in it, as `scores` gives them."""
+        return [self.union.get(index, NOT_SCORED) for index in range(max(self.union, default=-1) + 1)]
+
+    def write(self, folder: Path) -> None:
+        """Writes answers and row scores into a folder; no file of what there is none of."""
+        if self.kept:
+            write_answers(folder / ANSWERS, self.kept)
+        if self.rows:
+            write_row_scores(folder / ROWS, self.rows)

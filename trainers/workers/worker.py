@@ -15,8 +15,6 @@ import torch.distributed as dist
 
 from cluster.errors import ConfigError, IntegrityError, OrthoplexError, TrainingError
 from cluster.storage import FileRecord, open_store, upload_files
-from trainers.data.answers import ANSWERS, write_answers
-from trainers.data.row_scores import ROWS, write_row_scores
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.identity import other_base
@@ -30,6 +28,7 @@ from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.known import OBJECTIVES
+from trainers.training.mixing import counts, own_and_mixed
 from trainers.training.stage import Leaving, Report, TaskTraining, Trained
 from trainers.workers.group import SETTLE_S
 from trainers.workers.scoring import Scoring
@@ -311,6 +310,7 @@ class Worker:
         names with the artifact as it is stored."""
         scoring = self.scoring(order)
         zero_shot = scoring.scores("test", range(len(self.splits)), 0) if order.zero_shot else None
+        learned = order.index + 1
         with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
             started = time.monotonic()
             trained = self.training(order).run()
@@ -322,8 +322,8 @@ class Worker:
         summary, kept = trained.artifact.summary, self.method.kept()
         assert summary is not None
         started = time.monotonic()
-        validation = scoring.scores("validation", order.validation, self.known)
-        test = scoring.scores("test", order.test, self.known)
+        validation = scoring.scores("validation", order.validation, learned)
+        test = scoring.scores("test", order.test, learned)
         eval_s = time.monotonic() - started
         files += self.keep(prefix, scoring)
         return TaskDone(
@@ -343,15 +343,17 @@ class Worker:
             zero_shot=zero_shot,
             cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
             kept=None if kept is None else asdict(kept),
+            union=scoring.union_row,
+            trained_rows=counts(self.names, self.splits, order.index, self.job.train),
         )
 
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the order's task."""
         index, store = order.index, open_store(self.job.store_uri)
-        rows = self.splits[index]["train"]
+        rows, mixed = own_and_mixed(self.splits, index, self.job.train)
         return TaskTraining(
             self.job, order, self.names[index], self.backbone, self.method, rows, store, self.report,
-            self.leaving,
+            self.leaving, mixed=mixed,
         )  # fmt: skip
 
     def scoring(self, order: Order) -> Scoring:
@@ -376,10 +378,7 @@ class Worker:
         if self.rank != 0 or not (scored.kept or scored.rows):
             return []
         with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
-            if scored.kept:
-                write_answers(Path(folder) / ANSWERS, scored.kept)
-            if scored.rows:
-                write_row_scores(Path(folder) / ROWS, scored.rows)
+            scored.write(Path(folder))
             return upload_files(open_store(self.job.store_uri), prefix, Path(folder))
 
 

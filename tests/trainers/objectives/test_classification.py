@@ -10,16 +10,20 @@ import torch
 from cluster.errors import ConfigError
 from tests.support.families import backbone, minilm
 from tests.support.task_files import load_rows, many, rows_of
+from tests.support.tiny_tokenizers import real
 from trainers.config import ModelConfig
 from trainers.data.prompts import Prompt
 from trainers.data.sources import FilesTask
 from trainers.data.tasks import TaskData
-from trainers.messages import Score
+from trainers.messages import Score, TaskRows
 from trainers.models.capabilities import most_positions
+from trainers.models.causal import Causal
 from trainers.models.loading import check_model, load_reader
 from trainers.models.tokens import TokenizedTask, tokenize_task
-from trainers.objectives.classification import Classification, ClassifiedSplit
+from trainers.objectives.classification import Classification, ClassifiedSplit, check_union
+from trainers.training.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures("one_process")
 OBJECTIVE = Classification()
 TASK = FilesTask(name="t", source="files", train="train.csv", test="test.csv")  # type: ignore[arg-type]
 WORDS = ["certainly not", "yes"]  # 2 tokens and 1, and the end
@@ -114,3 +118,77 @@ def test_a_decoders_answer_counts_beside_a_length_of_its_own(data: TaskData) -> 
     rows = OBJECTIVE.rows(TASK.model_copy(update={"max_length": most - 2}), data, Prompt())
     with pytest.raises(ConfigError, match=rf"task t: max_length: {most - 2} tokens of text and 3 of an answer are bey"):
         OBJECTIVE.check(base, rows)
+
+
+# --- rows and labels of several tasks
+
+SETS = {"a": ("red", "very green"), "b": ("cat", "red", "dog"), "c": ("Very Green", "red")}
+every_base = pytest.mark.parametrize("family", ["minilm", "llama", "t5"])
+
+
+def several(family: str) -> dict[str, ClassifiedSplit]:
+    """A split of nine rows per task."""
+    base = minilm() if family == "minilm" else backbone(family)
+    found = {}
+    for name, words in SETS.items():
+        texts = [f"{name} {'word ' * (i % 4)}{i}" for i in range(9)]
+        rows = TaskRows(name, words, {"test": (texts, [i % len(words) for i in range(9)])}, Prompt("it says: ", " ."))
+        found[name] = OBJECTIVE.encode(base, tokenize_task(base, rows))["test"]
+    return found
+
+
+@every_base
+def test_rows_of_several_tasks_have_the_losses_of_their_own(family: str) -> None:
+    """Each over its own task's labels, whatever stands beside it in the batch; and so have their gradients."""
+    splits = several(family)
+    others = [(splits["b"], np.array([7, 2, 4])), (splits["c"], np.array([0]))]
+    mixed = splits["a"].with_rows(others)
+    expected = [(splits["a"], np.arange(9)), *others]
+    with torch.no_grad():
+        alone = torch.cat([split.losses(split.batch(rows)) for split, rows in expected])
+        order = np.array([9, 0, 12, 3, 11, 8, 10, 1])
+        found = mixed.losses(mixed.batch(order))
+    torch.testing.assert_close(found, alone[torch.from_numpy(order)], rtol=1e-4, atol=1e-4)
+    assert mixed.terms.tolist() == np.concatenate([split.terms[rows] for split, rows in expected]).tolist()
+    assert mixed.lengths.tolist() == np.concatenate([split.lengths[rows] for split, rows in expected]).tolist()
+    parameter = max(mixed.base.model.parameters(), key=torch.numel).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(mixed.losses(mixed.batch(order)).sum(), [parameter])
+    parameter.requires_grad_(False)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+@every_base
+@pytest.mark.parametrize("name", [*SETS])
+def test_right_among_the_labels_of_several_tasks(family: str, name: str) -> None:
+    """The likeliest of all words under this task's prompt, by the losses of each; `red` of two tasks is one word, and
+    so are words that the tokenizer does not tell apart."""
+    splits = several(family)
+    own = splits[name]
+    split = own.among([each for each in splits.values() if each is not own])
+    assert split.union is not None and len(split.union) == 4, "red, very green, cat, dog"
+    texts, rows = [own.token_ids[i] for i in range(9)], np.arange(9)
+    words = tuple(dict.fromkeys([*SETS[name], *(word.lower() for word in ("red", "very green", "cat", "dog"))]))
+    alike = [word for word in words if word.lower() != word]
+    words = tuple(word for word in words if word not in [each.lower() for each in alike])
+    labels = own.base.encode_labels(words, Prompt("it says: ", " ."))
+    with torch.no_grad():
+        losses = torch.stack([own.base.losses(own.base.batch(texts, np.full(9, i), labels), labels) for i in range(4)])
+        judged = split.judge(rows, 4)
+    assert judged.union is not None and judged.union.tolist() == (losses.argmin(0).numpy() == own.targets).tolist()
+    assert judged.statistics.tolist() == own.judge(rows, 4).statistics.tolist(), "own scores do not depend on it"
+    scored = evaluate(split, 4)
+    assert scored.union is not None and scored.union.tolist() == judged.union.double().tolist()
+    assert scored.score == evaluate(own, 4).score and evaluate(own, 4).union is None
+
+
+def test_labels_of_others_that_a_prompt_joins_otherwise_are_refused() -> None:
+    """Of this task alone the words begin with the space that ends the prompt; beside a word that does not, they
+    would not."""
+    base = Causal(None, real("byte-level", ""), 400, "")
+    tasks = [
+        TaskRows(name, words, {}, Prompt("", "\nAnswer: "))
+        for name, words in (("t", ("yes", "no")), ("u", ("1", "\n2")))
+    ]
+    check_union(base, tasks[:1] * 2)
+    with pytest.raises(ConfigError, match=r"task u: evaluate\.labels: both"):
+        check_union(base, tasks)

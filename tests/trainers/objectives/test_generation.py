@@ -248,3 +248,23 @@ def test_a_refused_row_is_named_before_anything_starts(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, [*PAIRS[:-5], {"prompt": "", "completion": "x"}, *PAIRS[-4:]], format="prompt_completion")
     with pytest.raises(DataError, match=r"task t: .*train.jsonl.* row 8: its prompt is empty.*fill it"):
         OBJECTIVE.check(docs_lm(), rows)
+
+
+@pytest.mark.parametrize("base", [docs_lm, t5], ids=["docs-lm", "t5"])
+def test_rows_of_several_tasks_have_the_losses_of_their_own(base: Any, tmp_path: Path) -> None:
+    """In one batch, of tasks with unlike lengths; of the other task some rows."""
+    longer = [{**each, "prompt": "# Many more tokens.\n" + each["prompt"]} for each in PAIRS]
+    splits = []
+    for name, rows in (("a", PAIRS), ("b", longer)):
+        (tmp_path / name).mkdir()
+        splits.append(split_of(base(), rows_of(tmp_path / name, rows, format="prompt_completion"), "train"))
+    own, other = splits
+    picked = np.array([5, 0, 2])
+    mixed, rows = own.with_rows([(other, picked)]), len(own.examples)
+    assert mixed.terms.tolist() == [*own.terms.tolist(), *other.terms[picked].tolist()]
+    with torch.no_grad():
+        alone = torch.cat([own.losses(own.batch(np.arange(rows))), other.losses(other.batch(picked))])
+        order = np.random.default_rng(0).permutation(rows + 3)
+        found = mixed.losses(mixed.batch(order))
+    torch.testing.assert_close(found, alone[torch.from_numpy(order)], rtol=1e-4, atol=1e-3)
+    assert mixed.examples[rows].references == other.examples[5].references and own.among([other]) is own

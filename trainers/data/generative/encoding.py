@@ -89,6 +89,18 @@ class Examples(Sequence[Example]):
         sums = np.concatenate([[0], np.cumsum(self.trained_T, dtype=np.int64)])
         return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["Examples", np.ndarray]]) -> "Examples":
+        """These rows of each of the parts, one after the other, to be trained on: `counts` and `places` are empty."""
+        flat = {
+            name: joined_rows([(getattr(each, name), getattr(each, offsets), rows) for each, rows in parts])
+            for name, offsets in RAGGED.items()
+        }
+        plain = {name: np.concatenate([getattr(each, name)[rows] for each, rows in parts]) for name in PER_ROW}
+        arrays = {name: values for name, (values, _) in flat.items()}
+        offsets = {offsets: flat[name][1] for name, offsets in RAGGED.items()}
+        return cls(**arrays, **offsets, **plain, places=np.empty(0, np.int64), counts=Counts(0, 0, 0, 0, 0))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -111,6 +123,21 @@ class Examples(Sequence[Example]):
 
 
 ARRAYS = tuple(each.name for each in dataclasses.fields(Examples) if each.name != "counts")
+RAGGED = {  # arrays of all rows together, each with that of where its rows begin
+    "ids_T": "offsets", "trained_T": "offsets", "answers_T": "answer_offsets", "references": "reference_offsets",
+}  # fmt: skip
+PER_ROW = ("prompt_lengths", "wholes", "raws")
+
+
+def joined_rows(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unequal length from several arrays as one: its values, and (N + 1,) where each row begins, and the end.
+
+    Args:
+        parts: per array its values, its (M + 1,) offsets, and the indices of the rows that are taken.
+    """
+    found = [flat[offsets[i] : offsets[i + 1]] for flat, offsets, rows in parts for i in rows.tolist()]
+    lengths = np.concatenate([np.diff(offsets)[rows] for _, offsets, rows in parts])
+    return np.concatenate([parts[0][0][:0], *found]), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 class Gathering:
