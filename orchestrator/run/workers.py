@@ -149,14 +149,13 @@ def check_tasks(
         ConfigError: a token that is needed is not in the model, or a task's words or rows are not fit for it.
     """
     from trainers.models.loading import load_reader
-    from trainers.objectives.classification import check_union
     from trainers.objectives.known import OBJECTIVES
 
     reader = load_reader(config.model, model)
-    tasks = [OBJECTIVES[rows.objective].check(reader, rows) for rows in all_rows(config, data)]
-    if config.evaluate.labels == "both":
-        check_union(reader, tasks)
-    return reader, tasks
+    every = [*all_rows(config, data)]
+    for rows in every if config.evaluate.labels == "both" else ():
+        OBJECTIVES[rows.objective].check_among(reader, rows, [other for other in every if other is not rows])
+    return reader, [OBJECTIVES[rows.objective].check(reader, rows) for rows in every]
 
 
 def base_now(state: RunState, model: ModelConfig) -> Identity:

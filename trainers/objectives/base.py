@@ -85,6 +85,13 @@ class Objective(Protocol):
             ConfigError: as `encode`, or a row cannot be read as it is meant; the message names the task.
         """
 
+    def check_among(self, base: Backbone, task: Rows, others: Sequence[Rows]) -> None:
+        """Checks on the driver, with such a base, what `EncodedSplit.among` would refuse.
+
+        Raises:
+            ConfigError: labels of the other tasks cannot answer the task's texts; the message names the task.
+        """
+
     def encode(self, base: Backbone, task: Tokenized) -> Mapping[str, EncodedSplit]:
         """Every split of a task. Called before any task is in the weights.
 

@@ -131,6 +131,14 @@ class Classification:
             base.check_texts([text for texts, _ in task.splits.values() for text in texts], task.labels, task.prompt)
         return task
 
+    def check_among(self, base: Backbone, task: Rows, others: Sequence[Rows]) -> None:
+        """See Objective. An encoder compares any words."""
+        assert isinstance(task, TaskRows)
+        words = [task.labels, *(each.labels for each in others if isinstance(each, TaskRows))]
+        if isinstance(base, TextToText):
+            with naming(task.name):
+                base.cut_at(task.max_length).union(words, [], task.prompt)
+
     def encode(self, base: Backbone, task: Tokenized) -> dict[str, ClassifiedSplit]:
         """The label words as the base alone encodes them, for all splits at once."""
         assert isinstance(task, TokenizedTask)
@@ -150,16 +158,3 @@ class Classification:
             )
             for key, split in task.splits.items()
         }
-
-
-def check_union(base: Backbone, tasks: Sequence[Rows | Tokenized]) -> None:
-    """Checks on the driver what `ClassifiedSplit.among` would refuse. `base` has a model without weights.
-
-    Raises:
-        ConfigError: labels of other tasks cannot answer the texts of a task; the message names it.
-    """
-    labelled = [task for task in tasks if isinstance(task, TaskRows)]
-    for task in labelled if isinstance(base, TextToText) else ():
-        others = [each.labels for each in labelled if each is not task]
-        with naming(task.name):
-            base.cut_at(task.max_length).union([task.labels, *others], [], task.prompt)

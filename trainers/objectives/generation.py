@@ -168,6 +168,9 @@ class Generation:
         check_positions(base, made)
         return made
 
+    def check_among(self, base: Backbone, task: Rows, others: Sequence[Rows]) -> None:
+        """See Objective: any text is an answer."""
+
     def encode(self, base: Backbone, task: Tokenized) -> dict[str, AnsweredSplit]:
         """The splits with what probes find out about the model."""
         assert isinstance(task, TaskExamples) and isinstance(base, TextToText)

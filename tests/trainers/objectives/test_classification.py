@@ -20,7 +20,7 @@ from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
 from trainers.models.loading import check_model, load_reader
 from trainers.models.tokens import TokenizedTask, tokenize_task
-from trainers.objectives.classification import Classification, ClassifiedSplit, check_union
+from trainers.objectives.classification import Classification, ClassifiedSplit
 from trainers.training.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -189,6 +189,7 @@ def test_labels_of_others_that_a_prompt_joins_otherwise_are_refused() -> None:
         TaskRows(name, words, {}, Prompt("", "\nAnswer: "))
         for name, words in (("t", ("yes", "no")), ("u", ("1", "\n2")))
     ]
-    check_union(base, tasks[:1] * 2)
+    OBJECTIVE.check_among(base, tasks[0], tasks[:1])
+    OBJECTIVE.check_among(minilm(), tasks[1], tasks[:1])
     with pytest.raises(ConfigError, match=r"task u: evaluate\.labels: both"):
-        check_union(base, tasks)
+        OBJECTIVE.check_among(base, tasks[1], tasks[:1])
