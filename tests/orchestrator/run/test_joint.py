@@ -91,7 +91,7 @@ def test_nothing_can_follow_or_be_changed(tmp_path: Path) -> None:
     ):
         joint(tmp_path, "abcd")[0].run()
     config = run_config(tmp_path, "abc")
-    with pytest.raises(ConfigError, match=r"train\.joint: was True, is now None\n.*Put the configuration back"):
+    with pytest.raises(ConfigError, match=r"train\.joint: was True, is now False, .* --set train.joint=true"):
         Controller(config, Told(), workers=FakeWorkers(config)).run()
     with pytest.raises(ConfigError, match=r"--fork: default/stream learned all its tasks at once"):
         plan_fork(run.track, None)
