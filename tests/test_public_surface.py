@@ -32,12 +32,15 @@ from trainers.method_config import (
     AdaloraConfig,
     AdapterConfig,
     EllaConfig,
+    EwcConfig,
+    FullConfig,
     FunctionalConfig,
     IncrementalLoraConfig,
     InfloraConfig,
     LoraConfig,
     OloraConfig,
     OrthogonalityConfig,
+    OsftConfig,
 )
 
 # --- the command line
@@ -197,6 +200,14 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     AdaloraConfig: {
         **LOW_RANK, "rank": 8, "mode": "incremental", "initial_rank": 12, "initial_share": 0.1, "final_share": 0.3,
         "interval": 1, "beta1": 0.85, "beta2": 0.85, "orthogonality_weight": 0.5,
+    },
+    FullConfig: {"method": REQUIRED, "target_modules": REQUIRED},
+    EwcConfig: {
+        "method": REQUIRED, "target_modules": REQUIRED, "weight": 1000.0, "decay": 1.0, "fisher_rows": None,
+    },
+    OsftConfig: {
+        "method": REQUIRED, "target_modules": REQUIRED, "effective_rank": 0.5, "rank_pattern": {},
+        "projection": "values",
     },
     OrthogonalityConfig: {
         "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen, Grown
@@ -105,7 +105,7 @@ class MethodConfig(Frozen):
         return False
 
     @property
-    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+    def patterns(self) -> Mapping[str, Mapping[str, float]]:
         """The keys of the section that give single layers a value: regex of the end of a layer's name → value."""
         return {}
 
@@ -113,6 +113,16 @@ class MethodConfig(Frozen):
     def takes_quantised(self) -> bool:
         """Whether it can adapt layers that are kept in eight bits, since it does not write the base's weights."""
         return False
+
+
+def check_regexes(patterns: dict[str, Any]) -> dict[str, Any]:
+    """Returns the patterns. Raises ValueError if a key is not a regex."""
+    for key in patterns:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(f"{key!r} is not a regex: {error}") from None
+    return patterns
 
 
 class AdapterConfig(MethodConfig, Grown):
@@ -148,12 +158,7 @@ class AdapterConfig(MethodConfig, Grown):
     @field_validator("rank_pattern", "min_rank_pattern")
     @classmethod
     def _regex(cls, value: dict[str, int]) -> dict[str, int]:
-        for key in value:
-            try:
-                re.compile(key)
-            except re.error as error:
-                raise ValueError(f"{key!r} is not a regex: {error}") from None
-        return value
+        return check_regexes(value)
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> "AdapterConfig":
@@ -172,7 +177,7 @@ class AdapterConfig(MethodConfig, Grown):
         return self.rounding if self.history == "folded" and self.rounding != "none" else None
 
     @property
-    def patterns(self) -> Mapping[str, Mapping[str, int]]:
+    def patterns(self) -> Mapping[str, Mapping[str, float]]:
         """Ceilings and floors."""
         return {"rank_pattern": self.rank_pattern, "min_rank_pattern": self.min_rank_pattern}
 
@@ -312,6 +317,60 @@ class AdaloraConfig(LowRankConfig):
         return self.mode == "per_task"
 
 
+class WeightsConfig(MethodConfig):
+    """Methods that train the base's own weights. `target_modules: all` of `full` and `ewc` is every parameter of the
+    model, embeddings and norms too; else it is the weights and biases of the target layers."""
+
+    most_zero_stage: ClassVar[int] = 2  # the weights would be shared out before they are copied
+    counted: ClassVar[str] = "changed weights"
+
+
+class FullConfig(WeightsConfig):
+    """`method: full`: sequential fine-tuning. It needs a small `train.learning_rate`, such as 2e-5."""
+
+    method: Literal["full"]
+
+
+class EwcConfig(WeightsConfig):
+    """`method: ewc`: fine-tuning with Elastic Weight Consolidation.
+
+    `weight` is λ of λ/2 Σ F̄ (θ − θ*)². F̄ sums the diagonal empirical Fisher information of the tasks; `decay`, as in
+    online EWC, multiplies the sum before a task is added. A task's own is measured on `fisher_rows` of its training
+    rows, on all if it is null, one at a time.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "fisher.safetensors")
+
+    method: Literal["ewc"]
+    weight: NonNegative = 1000.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fisher_rows: Positive | None = None
+
+
+KeptRank = Positive | Annotated[float, Field(gt=0, lt=1)]
+
+
+class OsftConfig(WeightsConfig):
+    """`method: osft`: Orthogonal Subspace Fine-Tuning by PEFT, which keeps the leading singular directions of weights.
+
+    A layer keeps `effective_rank` of them, a number or a share of all it has, unless `rank_pattern` gives it another
+    (regex of the end of its name → number or share). `projection: values` computes with factors that are projected off
+    what is kept, and so keeps it exactly; `gradients` projects gradients alone, as published, and leaves it to AdamW.
+    """
+
+    package: ClassVar[str | None] = "peft"
+
+    method: Literal["osft"]
+    effective_rank: KeptRank = 0.5
+    rank_pattern: Annotated[dict[str, KeptRank], AfterValidator(check_regexes)] = Field(default_factory=dict)
+    projection: Literal["values", "gradients"] = "values"
+
+    @property
+    def patterns(self) -> Mapping[str, Mapping[str, float]]:
+        """Ranks kept."""
+        return {"rank_pattern": self.rank_pattern}
+
+
 def method_named(section: Any) -> str:
     """The method that an `adapter` section names, be it a mapping or validated; `oa` if it names none."""
     return str(section.get("method", "oa") if isinstance(section, Mapping) else getattr(section, "method", "oa"))
@@ -324,6 +383,9 @@ AnyMethod = Annotated[
     | Annotated[OloraConfig, Tag("olora")]
     | Annotated[InfloraConfig, Tag("inflora")]
     | Annotated[EllaConfig, Tag("ella")]
-    | Annotated[AdaloraConfig, Tag("adalora")],
+    | Annotated[AdaloraConfig, Tag("adalora")]
+    | Annotated[FullConfig, Tag("full")]
+    | Annotated[EwcConfig, Tag("ewc")]
+    | Annotated[OsftConfig, Tag("osft")],
     Discriminator(method_named),
 ]

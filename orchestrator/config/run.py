@@ -129,8 +129,8 @@ class RunConfig(Grown):
     def _method_knows_the_stage(self) -> "RunConfig":
         if self.deepspeed.zero_stage > (most := self.adapter.most_zero_stage):
             raise ValueError(
-                f"deepspeed.zero_stage {self.deepspeed.zero_stage}: the matrices of adapter.method "
-                f"{self.adapter.method} stand in layers of the base, which stage 3 shares out before they are there; "
+                f"deepspeed.zero_stage {self.deepspeed.zero_stage}: adapter.method {self.adapter.method} "
+                "works on layers of the base as a whole, and stage 3 has shared them out before that; "
                 f"set deepspeed.zero_stage to {most} or less"
             )
         return self

@@ -178,6 +178,10 @@ class Reader(Protocol):
         holds a `Moment` as its attribute `moment`, and adds its output to it. With `inputs`, a layer adds its input
         instead, and the sum is (K, K)."""
 
+    def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
+        """Mean of (∂ℓ/∂v)² over the rows, or over `most` of them, ℓ the sum of a row's loss terms: float32, by name.
+        `values` are leaves that the model computes with."""
+
 
 class Attached(Protocol):
     """A task's parameters on the model. Between `begin` and `detach` every forward pass goes through them."""

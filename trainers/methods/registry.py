@@ -9,11 +9,14 @@ from trainers.method_config import (
     AdaloraConfig,
     AdapterConfig,
     EllaConfig,
+    EwcConfig,
+    FullConfig,
     IncrementalLoraConfig,
     InfloraConfig,
     LoraConfig,
     MethodConfig,
     OloraConfig,
+    OsftConfig,
 )
 from trainers.methods.base import Method
 from trainers.methods.targets import check_patterns
@@ -61,6 +64,18 @@ def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Me
             from trainers.methods.lowrank.adalora import AdaloraMethod
 
             return AdaloraMethod(model, config, dtype)
+        case FullConfig():
+            from trainers.methods.weights.full import FullMethod
+
+            return FullMethod(model, config)
+        case EwcConfig():
+            from trainers.methods.weights.ewc import EwcMethod
+
+            return EwcMethod(model, config)
+        case OsftConfig():
+            from trainers.methods.weights.osft import OsftMethod
+
+            return OsftMethod(model, config, dtype)
     raise ConfigError(f"adapter.method: {config.method!r} has no implementation; add it to trainers.methods.registry")
 
 

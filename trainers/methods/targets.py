@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from cluster.errors import ConfigError
 from cluster.words import did_you_mean
 
 Layer = Any  # an nn.Linear or a quantised subclass of it, or GPT-2's Conv1D
+Number = TypeVar("Number", int, float)
 
 
 def width(module: Layer) -> int:
@@ -63,7 +64,7 @@ def match_modules(model: Any, target_modules: Sequence[str] | str) -> dict[str, 
     return chosen
 
 
-def by_pattern(name: str, patterns: Mapping[str, int], default: int) -> int:
+def by_pattern(name: str, patterns: Mapping[str, Number], default: Number) -> Number:
     """The value for a layer by PEFT's rule for `rank_pattern`: that of the first key that matches, else the default."""
     return next((value for key, value in patterns.items() if _fits(key, name)), default)
 

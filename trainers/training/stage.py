@@ -27,6 +27,7 @@ from trainers.training.checkpoint import Checkpoint, capture, restore
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
 from trainers.training.mixing import Mixed
 from trainers.training.second_moments import second_moments
+from trainers.training.squared_gradients import squared_gradients
 from trainers.training.training_log import TrainingLog
 from trainers.zero import release
 
@@ -202,6 +203,11 @@ class TaskTraining:
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"), scored(self.backbone.model):
             return second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
+
+    def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
+        """Squared gradients of single rows' losses, see `trainers.training.squared_gradients`."""
+        with during("squared gradients"):
+            return squared_gradients(values, self.split, most)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -17,11 +17,14 @@ from trainers.method_config import (
     AdaloraConfig,
     AdapterConfig,
     EllaConfig,
+    EwcConfig,
+    FullConfig,
     IncrementalLoraConfig,
     InfloraConfig,
     LoraConfig,
     MethodConfig,
     OloraConfig,
+    OsftConfig,
 )
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.export import Provenance, write_merged, write_peft
@@ -70,14 +73,22 @@ METHODS: dict[str, Callable[..., MethodConfig]] = {
     "adalora-per-task": lambda **targets: AdaloraConfig.model_validate(
         {**LORA, **targets, "method": "adalora", "initial_rank": 5, "mode": "per_task"}
     ),
+    "full": lambda **targets: FullConfig.model_validate({"method": "full", **targets}),
+    "ewc": lambda **targets: EwcConfig.model_validate({"method": "ewc", **targets, "target_modules": "all"}),
+    "osft": lambda **targets: OsftConfig.model_validate({"method": "osft", **targets}),
     "shift": lambda **targets: ShiftConfig.model_validate({"decay": 0.1, **targets}),
 }
-LIKE_OTHERS = {"incremental-lora", "ella", "adalora-per-task"}  # but for what tests of their own try
+LIKE_OTHERS = {"incremental-lora", "ella", "adalora-per-task", "full"}  # but for what tests of their own try
+LINEAR = ("osft",)  # which adapt nn.Linear alone, and GPT-2 has Conv1D
 CASES = [
-    *(pytest.param((m, "gpt2"), marks=[pytest.mark.slow] if m in LIKE_OTHERS else []) for m in METHODS),
-    ("oa", "llama"),
-    ("lora", "llama"),
+    *(
+        pytest.param((m, "gpt2"), marks=[pytest.mark.slow] if m in LIKE_OTHERS else [])
+        for m in METHODS
+        if m not in LINEAR
+    ),
+    *((method, "llama") for method in ("oa", "lora", *LINEAR)),
 ]
+OF_WEIGHTS = (FullConfig, EwcConfig, OsftConfig)  # which change the base's own weights: they begin where these are
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 New = Callable[[], MethodStream]
 
@@ -208,7 +219,8 @@ def test_initial_values_are_those_of_the_seed(case: New) -> None:
     different = [
         not torch.equal(a, b) for a, b in zip(first.module.parameters(), third.module.parameters(), strict=True)
     ]
-    assert any(different) or isinstance(one.config, ShiftConfig | InfloraConfig)  # whose parameters begin at 0
+    alike = (ShiftConfig, InfloraConfig, *OF_WEIGHTS)  # whose parameters begin at 0, or at the base's
+    assert any(different) or isinstance(one.config, alike)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -249,6 +261,10 @@ def test_peft_gives_the_outputs(case: New, learned: MethodStream, tmp_path: Path
     """Of the newest task, from the exported folder, over a base that PEFT has loaded itself."""
     import peft
 
+    if isinstance(learned.config, OF_WEIGHTS):
+        with pytest.raises(ConfigError, match="is no LoRA; export it with --format merged"):
+            learned.method.as_lora(learned.committed)
+        return
     reading, plain = case(), load_backbone_of(learned)
     tasks = learned.committed[-1:] if learned.config.needs_task else learned.committed
     origin = Provenance("t/x@v2", ("a", "b"), "CAUSAL_LM", str(learned.base), "d" * 64)
@@ -275,15 +291,19 @@ def load_backbone_of(stream: MethodStream) -> Any:
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "shift"])  # the registry has no shift
 def test_a_pattern_that_matches_no_layer_is_refused(method: str, bases: Path) -> None:
     """Of every method that has patterns, whichever keys they are under."""
-    model = ModelConfig(name=str(bases / "gpt2"), task_type="CAUSAL_LM")
-    config = METHODS[method](target_modules=["c_attn"])
+    family = "llama" if method in LINEAR else "gpt2"
+    targets, layer = TARGETS[family][:1], {"gpt2": "0.attn.c_attn", "llama": "0.self_attn.q_proj"}[family]
+    model = ModelConfig(name=str(bases / family), task_type="CAUSAL_LM")
+    config = METHODS[method](target_modules=targets)
     assert check_method(model, config)[1].modules
     for key in config.patterns:
-        check_method(model, METHODS[method](target_modules=["c_attn"], **{key: {"0.attn.c_attn": 1}}))
+        check_method(model, METHODS[method](target_modules=targets, **{key: {layer: 1}}))
+        misspelt = targets[0].replace("_", "__")
         with pytest.raises(
-            ConfigError, match=rf"adapter\.{key}: 'c_atn' matches no adapted layer; did you mean .*c_attn'"
+            ConfigError,
+            match=rf"adapter\.{key}: '{misspelt}' matches no adapted layer; did you mean .*{targets[0]}'",
         ):
-            check_method(model, METHODS[method](target_modules=["c_attn"], **{key: {"c_atn": 1}}))
+            check_method(model, METHODS[method](target_modules=targets, **{key: {misspelt: 1}}))
 
 
 def test_which_methods_have_patterns() -> None:

@@ -1,0 +1,78 @@
+"""Trains the base's own weights under ZeRO 0, 1 and 2; run as one of two processes (or one) for tests of
+`trainers.methods.weights`.
+
+Usage: python -m tests.support.weights_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. The second
+of two tasks is left after four updates and resumed under the next stage. Rank 0 writes both tasks' files to
+FOLDER/METHOD_STAGE/TASK/.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.support.method_stream import MethodStream
+from tests.support.tiny_models import save_tiny
+from trainers.config import DeepSpeedConfig, TrainConfig
+from trainers.method_config import AnyMethod, EwcConfig, OsftConfig
+from trainers.methods.base import Artifact
+from trainers.methods.registry import method_for
+from trainers.training.stage import Leaving, TaskTraining
+
+STAGES = (0, 1, 2)
+LEFT_AT = 4
+TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 5, "max_grad_norm": 0.1}
+METHODS: dict[str, AnyMethod] = {
+    "ewc": EwcConfig(method="ewc", target_modules="all", weight=1e3),
+    "osft": OsftConfig(method="osft", target_modules=["q_proj", "k_proj", "down_proj"]),
+}
+
+
+def stream_of(base: Path, method: str, store: Path) -> MethodStream:
+    config = METHODS[method]
+    store.mkdir(parents=True, exist_ok=True)
+    return MethodStream(base, config, lambda model: method_for(model, config, torch.float32), store)
+
+
+def training(stream: MethodStream, index: int, stage: int, leave_at: int | None = None) -> TaskTraining:
+    """The stage of a task under a ZeRO stage, in batches of odd size."""
+    made = stream.training(index, leave_at)
+    train = TrainConfig.model_validate({**made.job.train.model_dump(), **TRAIN})
+    made.job = replace(made.job, train=train, deepspeed=DeepSpeedConfig.model_validate({"zero_stage": stage}))
+    return made
+
+
+def tasks(base: Path, method: str, stage: int, store: Path) -> list[Artifact]:
+    """Both tasks, the second in two parts by two workers."""
+    stream, other = stream_of(base, method, store), stream_of(base, method, store)
+    first = training(stream, 0, stage).run().artifact
+    for each in (stream, other):
+        each.take([first])
+    try:
+        training(stream, 1, stage, LEFT_AT).run()
+    except Leaving:
+        dist.barrier()
+    return [first, training(other, 1, (stage + 1) % 3).run().artifact]
+
+
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    if dist.get_rank() == 0:
+        save_tiny("llama", folder / "llama")
+    dist.barrier()
+    for method in METHODS:
+        for stage in STAGES:
+            place = folder / f"{method}_{stage}"
+            for number, artifact in enumerate(tasks(folder / "llama", method, stage, place / "store")):
+                if dist.get_rank() == 0:
+                    (place / str(number)).mkdir()
+                    artifact.write(place / str(number))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,54 @@
+"""Two workers make of the base's weights what one does, under every ZeRO stage that is allowed, and across a resume."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.support.launching import launch
+from tests.support.weights_pair import METHODS, STAGES, stream_of, training
+from trainers.methods.base import Artifact
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    launch(folder, 2, "tests.support.weights_pair")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(pair: Path, bases: Path) -> dict[str, list[Artifact]]:
+    """The same tasks by one process, undisturbed."""
+    found: dict[str, list[Artifact]] = {}
+    for method in METHODS:
+        stream = stream_of(pair / "llama", method, pair / "alone" / method)
+        for index in range(2):
+            stream.take([training(stream, index, 0).run().artifact])
+        found[method] = stream.committed
+    return found
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    return {
+        f"{file.name} {name}": value
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_workers_are_as_good_as_one(
+    pair: Path, alone: dict[str, list[Artifact]], tmp_path: Path, method: str, stage: int
+) -> None:
+    for number, artifact in enumerate(alone[method]):
+        artifact.write(tmp_path)
+        expected, found = read(tmp_path), read(pair / f"{method}_{stage}" / str(number))
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-5)
