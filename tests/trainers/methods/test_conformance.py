@@ -74,7 +74,7 @@ METHODS: dict[str, Callable[..., MethodConfig]] = {
         {**LORA, **targets, "method": "adalora", "initial_rank": 5, "mode": "per_task"}
     ),
     "full": lambda **targets: FullConfig.model_validate({"method": "full", **targets}),
-    "ewc": lambda **targets: EwcConfig.model_validate({"method": "ewc", **targets, "target_modules": "all"}),
+    "ewc": lambda **targets: EwcConfig.model_validate({"method": "ewc", **targets}),
     "osft": lambda **targets: OsftConfig.model_validate({"method": "osft", **targets}),
     "shift": lambda **targets: ShiftConfig.model_validate({"decay": 0.1, **targets}),
 }
