@@ -105,9 +105,7 @@ def union_lines(state: RunState) -> Iterator[str]:
 def unkept_floors(state: RunState, tasks: Sequence[int]) -> list[str]:
     """What a dot among floors means."""
     has = {state.tasks[task].floors is not None for task in tasks}
-    return (
-        ["  (floor) of some tasks is not in this log, of an older Orthoplex; `plan` shows it"] if len(has) > 1 else []
-    )
+    return ["  (floor) of some tasks is not in this log; `orthoplex plan` shows it"] if len(has) > 1 else []
 
 
 def half_shown(kind: Kind, value: float | None, half: float | None) -> str:

@@ -63,7 +63,7 @@ def test_floors_untrained_and_halves_where_averages_are_made_of_them(fake_run: A
     ]
     assert [row[1].strip() for row in drawn(losses)] == ["3.000", "3.000", "2.500", "·"]
     assert "AA (average accuracy, macro)        75.0 ±7.5 points" in lines[0]  # √(0.0842² + 0.125²) / 2
-    assert lines[-1] == "  (floor) of some tasks is not in this log, of an older Orthoplex; `plan` shows it"
+    assert lines[-1] == "  (floor) of some tasks is not in this log; `orthoplex plan` shows it"
     assert of_losses[0].split() == ["average", "nll", "·"]
     assert scores_so_far(state) == "score on tasks so far: a 100.0, b 50.0 points"
 
