@@ -11,7 +11,7 @@ from trainers.models.capabilities import most_positions, taken
 
 BATCH, TOKENS = 2, 4  # of the texts that a model without weights is given
 QUESTIONS = (Tensor.__contains__, Tensor.__bool__, Tensor.item)
-OF_NO_WEIGHTS = ("meta", "on the same device", "BF16", "grouped_mm")  # in errors that models with weights do not meet
+OF_SHAPES = ("shape", "size", "dim")  # words in errors of torch that tensors without weights raise as others do
 BOTH_WAYS = {"bert-generation"}  # decoders that are encoders unless their configuration says is_decoder
 UNFIT = {  # model types that cannot be used for a task type, with the reason
     ("prophetnet", "SEQ_2_SEQ_LM"): "what its decoder says of a token depends on the length of what follows",
@@ -78,7 +78,7 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
     other inputs, or gives nothing per token.
 
     What depends on values cannot be followed without weights. Yes or no is guessed, see `Guess`; if a number is asked
-    for, or a model mixes devices, what its class has decides.
+    for, or devices or dtypes are mixed, what its class has decides.
     """
     ids = torch.ones(BATCH, TOKENS, dtype=torch.int64, device="meta")
     answers = {"decoder_input_ids": ids} if task_type == "SEQ_2_SEQ_LM" else {}
@@ -107,11 +107,14 @@ def check_reads_texts(name: str, task_type: str, model: Any) -> None:
 
 
 def inconclusive(error: Exception, *, guessed: bool) -> bool:
-    """Whether what a model without weights raises says nothing of one that has them. After a guess, only RuntimeErrors
-    say something: torch raises them if shapes do not fit."""
+    """Whether what a model without weights raises says nothing of one that has them.
+
+    Of torch's RuntimeErrors those of shapes say something, and those of values, devices and dtypes do not, in which
+    torch is stricter without weights. Other errors say something unless there was a guess before.
+    """
     if not isinstance(error, RuntimeError):
         return guessed
-    return isinstance(error, NotImplementedError) or any(said in str(error) for said in OF_NO_WEIGHTS)
+    return isinstance(error, NotImplementedError) or not any(word in str(error) for word in OF_SHAPES)
 
 
 class Guess(TorchFunctionMode):

@@ -198,6 +198,12 @@ def test_heads_that_cannot_share_keys(kind: str, tmp_path: Path) -> None:
     assert said.endswith("restore its config.json, or use a model of text")
 
 
+@pytest.mark.parametrize("kind", ["deberta", "xlnet"])
+def test_dtypes_are_mixed_more_freely_with_weights(kind: str, tmp_path: Path) -> None:
+    """Of these, torch multiplies bfloat16 with float32, but not without weights."""
+    check_model(base(tmp_path, kind, dtype="bfloat16"))
+
+
 def test_what_a_model_without_weights_cannot_know() -> None:
     mask, ids = torch.ones(2, dtype=torch.bool, device="meta"), torch.ones(2, dtype=torch.int64, device="meta")
     guess = Guess()
