@@ -172,7 +172,8 @@ def print_kept(commit: Committed) -> None:
 def print_running(state: RunState, heard: str) -> None:
     """Who drives a run, what it trains, and how long that may take."""
     if at := state.driving.progress:
-        place = f"[{at.index + 1}/{len(state.tasks)}] {state.tasks[at.index].name}"
+        name = "all at once" if state.joint else state.tasks[at.index].name
+        place = f"[{at.index + 1}/{len(state.tasks)}] {name}"
         out.print(f"  {place}: {at.phase} {at.step}/{at.total_steps}", markup=False)
     if left := state.time_left_s:
         out.print(f"  about {duration(left)} of training and evaluation left for the tasks not committed")

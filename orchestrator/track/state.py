@@ -4,7 +4,7 @@ Entries of the garbage collector count too: no `commit` stands if an earlier `ab
 removes versions. Other entries of non-drivers do not count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -67,8 +67,9 @@ class RunState:
 
     @property
     def joint(self) -> bool:
-        """Whether all tasks are learned at once: the one commit then is the version of as many as there are tasks."""
-        return self.learned > len(self.commits)
+        """Whether all tasks are trained at once: the one commit then is the version of as many as there are tasks."""
+        train = self.config.get("train")
+        return isinstance(train, Mapping) and train.get("joint") is True
 
     @property
     def standing(self) -> tuple[Committed, ...]:
@@ -382,7 +383,7 @@ def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
     common = {**_view(state.tasks[index], OF_A_TASK), **({"floors": floors.body()} if floors else {})}
     commit = next((each for each in state.commits if each.version > index), None)
     if commit is None:
-        running = state.status == "running" and index == state.learned
+        running = state.status == "running" and (state.joint or index == state.learned)
         return {**common, "state": "running" if running else "pending"}
     kept = {"kept": commit.kept.body()} if commit.kept else {}
     return {**common, "state": "done", "ref": state.reference(commit), **_view(commit, OF_A_COMMIT), **kept}

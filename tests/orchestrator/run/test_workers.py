@@ -77,6 +77,20 @@ def test_floors_of_tasks_are_kept(config: RunConfig, tmp_path: Path) -> None:
         assert described.floors == Floors(rows=5, scores={"majority": share})
 
 
+def test_a_plan_refuses_labels_that_cannot_be_compared(config: RunConfig, tmp_path: Path) -> None:
+    """Words that begin with the space that ends a prompt, beside digits, which do not."""
+    content = config.model_dump(mode="json")
+    content["model"] = {"name": "docs-lm", "task_type": "CAUSAL_LM", "prompt": "{text}\nAnswer: "}
+    content["adapter"] = {"target_modules": ["o_proj"]}
+    for key in ("train", "test"):
+        content["tasks"][1][key] = str(tmp_path / f"numbers-{key}.csv")
+        rows = (tmp_path / f"{key}.csv").read_text().replace(",cat", ",1").replace(",dog", ",2")
+        (tmp_path / f"numbers-{key}.csv").write_text(rows)
+    make_plan(parse_config(content, "test"))
+    with pytest.raises(ConfigError, match=r"task b: evaluate\.labels: both: the end of the prompt is joined"):
+        make_plan(parse_config({**content, "evaluate": {"labels": "both"}}, "test"))
+
+
 def test_rows_carry_texts_and_label_indices(config: RunConfig) -> None:
     rows = list(all_rows(config, load_tasks(config, lambda _: None)))
     assert [each.name for each in rows] == ["a", "b"] and rows[0].labels == ("cat", "dog")
