@@ -196,7 +196,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     IncrementalLoraConfig: LOW_RANK,
     OloraConfig: {**LOW_RANK, "rank": 8, "dropout": 0.1, "orthogonality_weight": 0.5, "norm_weight": 0.0},
     InfloraConfig: {**LOW_RANK, "alpha": 16.0, "energy": 0.995, "horizon": 15},
-    EllaConfig: {**LOW_RANK, "alignment_weight": 1.0},
+    EllaConfig: {**LOW_RANK, "alignment_weight": 1.0e4},
     AdaloraConfig: {
         **LOW_RANK, "rank": 8, "mode": "incremental", "initial_rank": 12, "initial_share": 0.1, "final_share": 0.3,
         "interval": 1, "beta1": 0.85, "beta2": 0.85, "orthogonality_weight": 0.5,

@@ -273,7 +273,7 @@ class EllaConfig(LowRankConfig):
     """`method: ella`: ELLA. `alignment_weight` is λ, of ‖ΔW_t ∘ Σ_{s<t} ΔW_s‖²."""
 
     method: Literal["ella"]
-    alignment_weight: NonNegative = 1.0
+    alignment_weight: NonNegative = 1.0e4
 
 
 class AdaloraConfig(LowRankConfig):

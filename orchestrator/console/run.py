@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
 GIB = 2**30
+OTHER_BUDGETS = {"threshold": 0.3, "rank": 4}  # a value to try of the key that decides it, in whichever method has it
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -201,12 +202,14 @@ def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ())
     for commit in state.commits:
         out.print(f"  {state.reference(commit)}  {commit.task}  {store}/{commit.prefix}", markup=False)
     flag = f" --store {shlex.quote(store)}"
+    keys = type(state.completed().adapter).model_fields
+    other = [f"adapter.{key}={value}" for key, value in OTHER_BUDGETS.items() if key in keys]
     commands = [
         f"status {state.label}{flag} --json",
         f"explain {state.label}{flag}        why each layer got its budget",
         *(f"samples {state.label} --task {each.task}{flag}        all answers to it so far" for each in answers[:1]),
         f"adapters list{flag}",
-        "run CONFIG --set name=other --set adapter.threshold=0.3        another budget, beside this one",
+        *(f"run CONFIG --set name=other --set {value}        another budget, beside this one" for value in other),
     ]
     out.print("\n".join(["\nNext:", *(f"  orthoplex {command}" for command in commands)]), markup=False)
 
