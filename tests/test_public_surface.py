@@ -28,17 +28,13 @@ from orchestrator.sweeps.space import Parameter
 from orchestrator.track.track import Track
 from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, ReplayConfig, TrainConfig
 from trainers.data.tasks import ClBenchmarkTask, DataConfig, DocstringsTask, FilesTask, HubTask
+from trainers.lowrank_config import AdaloraConfig, EllaConfig, IncrementalLoraConfig, InfloraConfig, OloraConfig
 from trainers.method_config import (
-    AdaloraConfig,
     AdapterConfig,
-    EllaConfig,
     EwcConfig,
     FullConfig,
     FunctionalConfig,
-    IncrementalLoraConfig,
-    InfloraConfig,
     LoraConfig,
-    OloraConfig,
     OrthogonalityConfig,
     OsftConfig,
 )

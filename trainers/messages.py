@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.storage import FileRecord
+from trainers.any_method import AnyMethod
 from trainers.config import DeepSpeedConfig, ModelConfig, OwnTraining, TrainConfig
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
 from trainers.identity import Identity
-from trainers.method_config import AnyMethod
 
 
 @dataclass(frozen=True)

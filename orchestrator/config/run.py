@@ -16,10 +16,10 @@ from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.policies import check_policies
 from orchestrator.sinks.config import TrackingConfig
+from trainers.any_method import AnyMethod
 from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.tasks import DataConfig
-from trainers.method_config import AnyMethod
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 
 from tests.support.method_stream import MethodStream
-from trainers.method_config import AnyMethod
+from trainers.any_method import AnyMethod
 from trainers.methods.registry import method_for
 from trainers.methods.updates import FILE
 

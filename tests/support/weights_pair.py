@@ -16,8 +16,9 @@ import torch.distributed as dist
 
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
+from trainers.any_method import AnyMethod
 from trainers.config import DeepSpeedConfig, TrainConfig
-from trainers.method_config import AnyMethod, EwcConfig, OsftConfig
+from trainers.method_config import EwcConfig, OsftConfig
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.training.stage import Leaving, TaskTraining

@@ -1,7 +1,7 @@
 """The interface between methods and training: what a method is given, and what it gives.
 
 A method trains one task after another over one frozen model and protects earlier tasks in its own way. Its settings
-are a section of `trainers.method_config`; `trainers.methods.registry` makes it from them. A task is stored as an
+are a section of `trainers.any_method`; `trainers.methods.registry` makes it from them. A task is stored as an
 `Artifact`: safetensors files by name, and figures for the log.
 
     method = method_for(model, config, dtype)

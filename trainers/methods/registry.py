@@ -5,19 +5,8 @@ from torch import nn
 
 from cluster.errors import ConfigError
 from trainers.config import ModelConfig, TrainConfig
-from trainers.method_config import (
-    AdaloraConfig,
-    AdapterConfig,
-    EllaConfig,
-    EwcConfig,
-    FullConfig,
-    IncrementalLoraConfig,
-    InfloraConfig,
-    LoraConfig,
-    MethodConfig,
-    OloraConfig,
-    OsftConfig,
-)
+from trainers.lowrank_config import AdaloraConfig, EllaConfig, IncrementalLoraConfig, InfloraConfig, OloraConfig
+from trainers.method_config import AdapterConfig, EwcConfig, FullConfig, LoraConfig, MethodConfig, OsftConfig
 from trainers.methods.base import Method
 from trainers.methods.targets import check_patterns
 from trainers.models.checks import checkpoint_activations

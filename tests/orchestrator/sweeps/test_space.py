@@ -39,6 +39,7 @@ SEARCHABLE = {
     "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.mode", "adapter.orthogonality_weight",
     "adapter.norm_weight", "adapter.energy", "adapter.horizon", "adapter.alignment_weight", "adapter.initial_rank",
     "adapter.initial_share", "adapter.final_share", "adapter.interval", "adapter.beta1", "adapter.beta2",
+    "adapter.weight", "adapter.decay", "adapter.fisher_rows", "adapter.effective_rank", "adapter.projection",
 }  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "uniform": [0.25, 0.75],
@@ -241,7 +242,7 @@ def test_a_searchable_key_has_one_value() -> None:
     [
         ("adapter.treshold", "adapter.threshold"),
         ("threshold", "adapter.threshold"),
-        ("adapter.weight", "adapter.orthogonality.weight"),
+        ("orthogonality.weight", "adapter.orthogonality.weight"),
         ("adapter.orthogonality.energ", "adapter.orthogonality.energy"),
         ("optimizer.learning_rate", "train.learning_rate"),
         ("max_rank", "adapter.max_rank"),

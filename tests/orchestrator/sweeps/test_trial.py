@@ -69,6 +69,9 @@ OF_METHODS: dict[str, dict[str, Any]] = {  # the same of each other method's own
         "adapter.final_share": 0.2, "adapter.interval": 5, "adapter.beta1": 0.5, "adapter.beta2": 0.5,
         "adapter.orthogonality_weight": 1.0,
     },
+    "full": {},
+    "ewc": {"adapter.weight": 10.0, "adapter.decay": 0.5, "adapter.fisher_rows": 5},
+    "osft": {"adapter.effective_rank": 0.25, "adapter.projection": "gradients"},
 }  # fmt: skip
 ON_HISTORY = {f"adapter.orthogonality.{key}" for key in ("weight", "mode")}
 

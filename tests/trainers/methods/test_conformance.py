@@ -13,19 +13,8 @@ from tests.support.method_stream import TRAIN, MethodStream
 from tests.support.shift_method import ShiftConfig, ShiftMethod
 from tests.support.tiny_models import save_tiny
 from trainers.config import ModelConfig
-from trainers.method_config import (
-    AdaloraConfig,
-    AdapterConfig,
-    EllaConfig,
-    EwcConfig,
-    FullConfig,
-    IncrementalLoraConfig,
-    InfloraConfig,
-    LoraConfig,
-    MethodConfig,
-    OloraConfig,
-    OsftConfig,
-)
+from trainers.lowrank_config import AdaloraConfig, EllaConfig, IncrementalLoraConfig, InfloraConfig, OloraConfig
+from trainers.method_config import AdapterConfig, EwcConfig, FullConfig, LoraConfig, MethodConfig, OsftConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.export import Provenance, write_merged, write_peft
 from trainers.methods.registry import check_method, method_for

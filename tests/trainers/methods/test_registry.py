@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from cluster.errors import ConfigError
 from tests.support.shift_method import ShiftConfig
 from tests.support.small_layers import SIZES, layers
-from trainers.method_config import AnyMethod, method_named
+from trainers.any_method import AnyMethod, method_named
 from trainers.methods.registry import method_for
 
 

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trainers.method_config import AdaloraConfig
+from trainers.lowrank_config import AdaloraConfig
 from trainers.methods.base import Attached, Footprint, Lora, ParamGroup, Row, Shares, TaskContext
 from trainers.methods.lowrank.method import LowRankAttached, LowRankMethod
 from trainers.methods.lowrank.triplets import Triplets

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainers.method_config import EllaConfig
+from trainers.lowrank_config import EllaConfig
 from trainers.methods.base import Footprint, Penalty, Stream, TaskContext
 from trainers.methods.lowrank.history import added
 from trainers.methods.lowrank.method import LowRankMethod

@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cluster.errors import IntegrityError, TrainingError
-from trainers.method_config import InfloraConfig, LowRankConfig, MethodConfig
+from trainers.lowrank_config import InfloraConfig, LowRankConfig
+from trainers.method_config import MethodConfig
 from trainers.methods.base import Artifact, Files, Footprint, Reader, Shares, Stream, TaskContext
 from trainers.methods.lowrank.method import LowRankMethod
 from trainers.methods.lowrank.pairs import Pairs

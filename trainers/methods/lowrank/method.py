@@ -17,7 +17,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainers.method_config import LowRankConfig, MethodConfig
+from trainers.lowrank_config import LowRankConfig
+from trainers.method_config import MethodConfig
 from trainers.methods.base import (
     Artifact,
     Attached,

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainers.method_config import OloraConfig
+from trainers.lowrank_config import OloraConfig
 from trainers.methods.base import Footprint, Penalty, Stream, TaskContext
 from trainers.methods.lowrank.method import LowRankMethod
 from trainers.methods.lowrank.pairs import Pairs, Update

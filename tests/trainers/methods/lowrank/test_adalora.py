@@ -4,11 +4,10 @@ import peft
 import pytest
 import torch
 from peft.tuners.adalora import RankAllocator
-from pydantic import ValidationError
 from torch import nn
 
 from tests.support.small_layers import SIZES, context, layers
-from trainers.method_config import AdaloraConfig
+from trainers.lowrank_config import AdaloraConfig
 from trainers.methods.lowrank.adalora import AdaloraMethod, budget_at, last_choice
 
 
@@ -59,15 +58,3 @@ def test_what_a_task_costs() -> None:
     assert cost.trained == sum(3 * (k + d + 1) for k, d in SIZES.values())
     prices = sorted((k + d for k, d in SIZES.values()), reverse=True)
     assert cost.kept == 3 * prices[0] + 3 * prices[1]
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"rank": 13}, "rank 13 is above initial_rank 12; lower rank"),
-        ({"initial_share": 0.5, "final_share": 0.5}, "leave no updates between them; their sum must be below 1"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(changed: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        config(**changed)

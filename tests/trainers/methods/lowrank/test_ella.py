@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.small_layers import SIZES, changes, context, layers, stored, update
-from trainers.method_config import EllaConfig
+from trainers.lowrank_config import EllaConfig
 from trainers.methods.lowrank.ella import EllaMethod
 
 

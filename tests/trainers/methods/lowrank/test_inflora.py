@@ -12,7 +12,7 @@ from torch import Tensor
 from cluster.errors import IntegrityError, TrainingError
 from tests.support.readers import KnownReader
 from tests.support.small_layers import SIZES, context, layers, stored, update
-from trainers.method_config import InfloraConfig
+from trainers.lowrank_config import InfloraConfig
 from trainers.methods.lowrank.inflora import InfloraMethod, first_rows, grown, threshold
 
 

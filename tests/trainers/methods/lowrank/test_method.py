@@ -6,7 +6,7 @@ from torch import nn
 
 from cluster.errors import IntegrityError
 from tests.support.small_layers import SIZES, changes, context, layers, stored, update
-from trainers.method_config import AdaloraConfig, IncrementalLoraConfig, LowRankConfig
+from trainers.lowrank_config import AdaloraConfig, IncrementalLoraConfig, LowRankConfig
 from trainers.methods.lowrank.method import LowRankMethod
 from trainers.methods.registry import method_for
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.small_layers import SIZES, context, layers, stored, update
-from trainers.method_config import OloraConfig
+from trainers.lowrank_config import OloraConfig
 from trainers.methods.lowrank.olora import OloraMethod
 
 

@@ -10,7 +10,7 @@ from peft.tuners.adalora import AdaLoraModel, RankAllocator
 from torch import Tensor, nn
 
 from tests.support.small_layers import SIZES, context, layers
-from trainers.method_config import AdaloraConfig
+from trainers.lowrank_config import AdaloraConfig
 from trainers.methods.lowrank.adalora import AdaloraAttached, AdaloraMethod
 from trainers.methods.lowrank.triplets import Triplets
 

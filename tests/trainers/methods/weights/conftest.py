@@ -9,7 +9,7 @@ import torch
 
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
-from trainers.method_config import AnyMethod
+from trainers.any_method import AnyMethod
 from trainers.methods.registry import method_for
 
 New = Callable[..., MethodStream]
