@@ -22,6 +22,7 @@ from orchestrator.run.controller import Controller
 from orchestrator.track.events import Committed
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
+from orchestrator.track.union import union_metrics
 from trainers.messages import Progress
 
 LEASE_S = 20.0  # a cell that was cut is gone on with after that
@@ -112,6 +113,7 @@ def scores(state: RunState) -> dict[str, Any]:
         "validation": [rounded(row) for row in state.matrix("validation")],
         "zero_shot": rounded(state.zero_shot),
         **{name: figures[key] for name, key in FIGURES.items()},
+        "aa_union": union_metrics(state.commits, sizes)["aa"],
     }
 
 
