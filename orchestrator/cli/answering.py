@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, Interrupted
 from orchestrator.cli.common import (
     DEFAULT_STORE,
     AsJson,
@@ -207,10 +207,15 @@ def write_rows(
         form=form_to_write(output, form, "--output"), options={key: value for key, value in options.items() if value},
     )  # fmt: skip
     work.check(replace=force)
-    with Rate() as rate:
-        rows, before = work.run(predictor, rate.told)
-    went_on = f"; {before:,} of them were answered before" if before else ""
-    typer.echo(f"wrote {output}: {rows:,} rows answered by {knows.reference}{went_on}")
+    try:
+        with Rate() as rate:
+            done = work.run(predictor, rate.told)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; what is answered is kept in {work.folder}: the same command goes on") from None
+    if done.unanswered:
+        tell(f"{done.unanswered:,} rows have no text, or no answer that is a label: their label is null")
+    went_on = f"; {done.before:,} of them were answered before" if done.before else ""
+    typer.echo(f"wrote {output}: {done.rows:,} rows answered by {knows.reference}{went_on}")
 
 
 def evaluate(

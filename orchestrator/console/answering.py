@@ -41,9 +41,11 @@ class Rate:
         self.told(self.done + rows, before)
 
     def told(self, now: int, before: int) -> None:
-        """`now` rows are done in this run, `before` were before it."""
+        """`now` rows are done in this run, `before` were before it. Time counts from when the first is asked."""
         self.done, moment = now, time.monotonic()
-        if moment - self.last < EVERY_S or not now:
+        if not now:
+            self.started = self.last = moment
+        if moment - self.last < EVERY_S:
             return
         self.last, self.said = moment, True
         rate = now / (moment - self.started)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cluster.errors import ConfigError, DataError
 from orchestrator.delivery.repertoire import Known, columns_of, source_row, text_column
@@ -179,6 +179,15 @@ def text_of(task: str, column: str, where: str, number: int, row: Row) -> str:
 # ---------------------------------------------------------------- parts
 
 
+class Done(NamedTuple):
+    """Rows of an output, how many of them were answered before this run, and to how many of the others there was no
+    answer: they have no text, or what was generated is no label."""
+
+    rows: int
+    before: int
+    unanswered: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predicting:
     """A prediction over files, into a file `output` of a form. `reference` and `manifest_sha256` tell the version."""
@@ -255,25 +264,26 @@ class Predicting:
         """The file of a part, numbered from 0."""
         return self.folder / f"{number:08}.{part_form(self.form)}"
 
-    def run(self, predictor: "Callable[[], Predictor]", told: Told = lambda *_: None) -> tuple[int, int]:
+    def run(self, predictor: "Callable[[], Predictor]", told: Told = lambda *_: None) -> Done:
         """Answers what is not answered yet, and writes the output. `predictor` is called if anything is left to do.
-
-        Returns the number of rows, and how many of them were done before. Raises as `Asking.answers`.
-        """
-        parts, before, now = list[Path](), 0, 0
+        Raises as `Asking.answers`."""
+        parts, before, now, empty = list[Path](), 0, 0, 0
         for number, rows in enumerate(chunks(read(self.asking.name, self.inputs), self.rows_at_once)):
             parts.append(self.part(number))
             if parts[-1].exists():
                 before += len(rows)
                 told(now, before)
                 continue
-            done = Counted(now, before, told)
-            write_part(parts[-1], self.form, self.asking.answers(predictor(), rows, done))
+            model = predictor()
+            told(now, before)
+            found = self.asking.answers(model, rows, Counted(now, before, told))
+            write_part(parts[-1], self.form, found)
             now += len(rows)
+            empty += sum(row[self.asking.names[0]] is None for row in found)
             told(now, before)
         join(parts, self.output, self.form)
         shutil.rmtree(self.folder)
-        return now + before, before
+        return Done(now + before, before, empty)
 
 
 @dataclass

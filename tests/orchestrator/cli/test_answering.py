@@ -44,7 +44,7 @@ def test_texts_on_the_terminal(orthoplex: Orthoplex) -> None:
 
 def test_files_to_a_file_and_to_standard_output(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"body": row["text"], "label": row["label"]} for row in labelled(WORDS[0], 9, "new")]
-    write_csv(Path("a.csv"), rows[:4]), write_lines(Path("b.jsonl"), rows[4:])
+    write_csv(Path("a.csv"), [*rows[:4]]), write_lines(Path("b.jsonl"), rows[4:])
     how = ("--task", "a", "--text-column", "body", "--prefix", "p_")
     words = ("predict", "team/run@v2", "--input", "*.csv", "--input", "b.jsonl", *how)
     code, out, err = orthoplex(*words, "--output", "out.jsonl")
@@ -64,6 +64,28 @@ def test_files_to_a_file_and_to_standard_output(orthoplex: Orthoplex, monkeypatc
     assert code == 0 and [json.loads(line)["p_label"] for line in out.splitlines()] == [
         row["p_label"] for row in written
     ]
+
+
+def test_interrupted(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command goes on, whatever --force says."""
+    from orchestrator.delivery import predicting
+
+    write_csv(Path("in.csv"), [{"text": row["text"]} for row in labelled(WORDS[0], 9, "new")])
+    words = ("predict", "team/run@v2", "--input", "in.csv", "--output", "out.csv", "--task", "a")
+    monkeypatch.setattr(predicting, "ROWS_AT_ONCE", {"labels": 4})
+    with monkeypatch.context() as patch:
+        real = predicting.write_part
+
+        def cut(path: Path, *rest: Any) -> None:
+            if path.stem == "00000001":
+                raise KeyboardInterrupt
+            real(path, *rest)
+
+        patch.setattr(predicting, "write_part", cut)
+        code, out, err = orthoplex(*words)
+    assert code == 130 and out == "" and "what is answered is kept in out.csv.parts: the same command goes on" in err
+    code, out, err = orthoplex(*words)
+    assert (code, out) == (0, "wrote out.csv: 9 rows answered by team/run@v2; 4 of them were answered before\n")
 
 
 @pytest.mark.parametrize(

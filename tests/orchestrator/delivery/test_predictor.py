@@ -14,8 +14,8 @@ from orchestrator.delivery.predictor import Predictor
 from orchestrator.registry.samples import samples
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
-from tests.support.tiny_models import save_encoder
-from tests.support.untrained_runs import WORDS, answered, classification, labelled, run_of, spoken
+from tests.support.tiny_models import save_encoder, save_tiny
+from tests.support.untrained_runs import WORDS, answered, classification, generative, labelled, run_of, spoken
 from trainers.models.loading import load_backbone
 
 Run = tuple[RunState, Path]
@@ -48,6 +48,45 @@ def test_labels_are_those_of_the_runs_own_evaluation(labels: Predictor, labels_r
             for each in found:
                 assert sum(each.scores.values()) == pytest.approx(1) and set(each.scores) == set(WORDS[index])
                 assert each.probability == max(each.scores.values()) == each.scores[str(each.label)]
+
+
+def test_an_adapter_per_task_and_an_encoder_decoder(tmp_path: Path) -> None:
+    """LoRA per task answers each task with its own; labels that are generated, and answers of a T5."""
+    base = save_tiny("t5", tmp_path / "base")
+    tasks = [
+        classification(tmp_path, "a", WORDS[0]),
+        classification(tmp_path, "b", WORDS[0]),
+        generative(tmp_path, "qa", "prompt_completion", metrics=["edit_similarity"], too_long="cut"),
+    ]
+    model = {"name": str(base), "task_type": "SEQ_2_SEQ_LM", "max_length": 12, "prompt": "{text} is"}
+    adapter = {"method": "lora", "mode": "per_task", "target_modules": ["q", "v", "wo"], "rank": 4}
+    state = run_of(tmp_path, model, tasks, adapter=adapter)
+    predictor = Predictor("team/run@v3", store=str(tmp_path / "store"))
+    for index, task in enumerate(predictor.tasks):
+        (path,) = tmp_path.glob(f"{task}-test.*")
+        made, score = evaluate_files(predictor, [path], task=task), state.commits[-1].test[index]
+        assert made.rows == score.rows and made.interval == pytest.approx(score.bounds())
+    texts = [row["text"] for row in labelled(WORDS[0], 12, "new")]
+    assert predictor.classify(texts, task="a") != predictor.classify(texts, task="b")
+    with pytest.raises(ConfigError, match="name the one that is asked"):
+        predictor.classify(texts)
+
+
+def test_labels_that_are_generated(tmp_path: Path) -> None:
+    """A label that is no word of the task is none, but its probabilities are there."""
+    model = {
+        "name": str(save_tiny("llama", tmp_path / "base")), "task_type": "CAUSAL_LM", "scoring": "generation",
+        "prompt": "{text} :",
+    }  # fmt: skip
+    adapter = {"target_modules": ["o_proj"], "max_rank": 4, "threshold": 0.0}
+    state = run_of(tmp_path, model, [classification(tmp_path, "a", WORDS[0])], adapter=adapter)
+    predictor = Predictor("team/run", store=str(tmp_path / "store"))
+    made = evaluate_files(predictor, [tmp_path / "a-test.csv"])
+    score = state.commits[0].test[0]
+    assert (made.metrics["accuracy"] * made.rows, made.rows) == (score.correct, score.rows)
+    (found,) = predictor.classify(["test"])
+    assert found.label is None and found.probability is None and sum(found.scores.values()) == pytest.approx(1)
+    assert sum(row[-1] for row in made.confusion) > 0
 
 
 def test_label_words_are_the_bases(labels: Predictor, labels_run: Run) -> None:
