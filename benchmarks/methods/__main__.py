@@ -140,7 +140,7 @@ def run(plan: Plan, asked: Asked, options: argparse.Namespace) -> None:
     )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the processes are then ended
     filling = Filling(
-        plan=plan, path=options.results, slots=Slots(jobs, devices, started), asked=asked, say=say,
+        plan=plan, path=options.results, slots=Slots(jobs, devices, started), work=started.work, asked=asked, say=say,
         minutes=options.minutes, retry=options.retry, gpu=bool(devices),
     )  # fmt: skip
     say(f"{jobs} at once on {f'{len(devices)} GPUs' if devices else 'the CPU'}; logs in {started.work}")

@@ -15,11 +15,13 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Filling:
-    """One command's work. `minutes` is how long it may take; cells that have not ended then are left."""
+    """One command's work. `minutes` is how long it may take; cells that have not ended then are left. Stores of cells
+    are below `work`."""
 
     plan: Plan
     path: Path
     slots: Slots
+    work: Path
     asked: Asked
     say: Say
     minutes: float | None = None
@@ -59,13 +61,15 @@ class Filling:
         return begun
 
     def next(self) -> Cell | None:
-        """The next cell that is likely to end in time: those of tuning first, since others wait for them, then long
-        ones before short ones."""
+        """The next cell that is likely to end in time: those that were begun before, which go on from their last
+        task, whatever is left of the time; then those of tuning, since others wait for them; long before short ones."""
         ready = missing(self.plan, self.lines, self.asked, retry=self.retry).ready
         tuning = {cell.key for method in self.plan.methods for cell in grid(self.plan, method)}
         took = {name: estimate_s(self.plan, name, self.lines, self.gpu) for name in self.plan.streams}
-        fits = [cell for cell in ready if cell.key not in self.tried and took[cell.stream] <= self.left_s]
-        return min(fits, key=lambda cell: (cell.key not in tuning, -took[cell.stream]), default=None)
+        begun = {cell.key for cell in ready if (self.work / cell.name).exists()}
+        fits = [cell for cell in ready if cell.key in begun or took[cell.stream] <= self.left_s]
+        rank = {cell.key: (cell.key not in begun, cell.key not in tuning, -took[cell.stream]) for cell in fits}
+        return min((cell for cell in fits if cell.key not in self.tried), key=lambda cell: rank[cell.key], default=None)
 
     def keep(self, cell: Cell, line: Line) -> None:
         """Adds a line to the file, and says so."""

@@ -38,7 +38,7 @@ def save(figure: "Figure", path: Path) -> None:
     """Writes a figure with the same bytes each time."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "orthoplex"}):
+    with matplotlib.rc_context({"svg.hashsalt": "orthoplex", "svg.fonttype": "none"}):
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -115,7 +115,7 @@ def course(found: Sequence[Row], ours: str) -> "Figure":
     stream, mean over seeds."""
     import matplotlib
 
-    figure, (left, right) = empty(11, 4.5, ncols=2)
+    figure, (left, right) = empty(13, 4.5, ncols=2)
     colours = matplotlib.colormaps[COLOURS]
     for place, row in enumerate(found):
         cells, style = (
@@ -131,13 +131,13 @@ def course(found: Sequence[Row], ours: str) -> "Figure":
                 average([task.get(side) for task in tasks])
                 for tasks in zip(*(line["by_task"] for line in cells), strict=True)
             ]
-            plot(right, filled, label=f"{row.label}, {side}", linestyle=dashes, **style)
+            plot(right, filled, linestyle=dashes, **style)
     left.set_ylabel("AA of the tasks so far, points")
-    right.set_ylabel("share of a layer's width that bases fill, %")
+    right.set_ylabel("share of a width that bases fill, %: read –, written ⋯")
     for axes in (left, right):
         axes.set_xlabel("tasks learned")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7) if axes.lines else None
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
 
 

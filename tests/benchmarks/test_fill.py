@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.methods import results
 from benchmarks.methods.fill import Filling
-from benchmarks.methods.plan import Asked, Cell, grid
+from benchmarks.methods.plan import Asked, Cell, cell, grid
 from tests.support.method_cells import line, made_plan
 
 
@@ -49,7 +49,9 @@ class FakeSlots:
 
 def filled(path: Path, slots: FakeSlots, **more: Any) -> tuple[list[str], list[str]]:
     said: list[str] = []
-    filling = Filling(plan=made_plan(), path=path, slots=slots, asked=Asked(), say=said.append, **more)  # type: ignore[arg-type]
+    filling = Filling(
+        plan=made_plan(), path=path, slots=slots, work=path.parent, asked=Asked(), say=said.append, **more
+    )  # type: ignore[arg-type]
     filling.run()
     assert slots.left
     return [f"{cell.method}/{cell.stream}/{cell.seed}" for cell in slots.began], said
@@ -91,3 +93,10 @@ def test_no_cell_is_begun_that_would_not_end_in_time(tmp_path: Path) -> None:
     began, _ = filled(tmp_path / "found.jsonl", FakeSlots(), minutes=1.1)
     assert {each.split("/")[1] for each in began} == {"ab"} and len(began) == len(grid(made_plan(), "rival")) + 3
     assert filled(tmp_path / "none.jsonl", FakeSlots(), minutes=0.0)[0] == []
+
+
+def test_a_cell_that_was_begun_before_comes_first_and_whatever_the_time(tmp_path: Path) -> None:
+    begun = cell(made_plan(), "ours", "ba", 1, {})
+    (tmp_path / begun.name).mkdir()
+    began, _ = filled(tmp_path / "found.jsonl", FakeSlots(), minutes=0.5)
+    assert began == ["ours/ba/1", "ours/ba/0"]  # the second one since the first took 12 s
