@@ -23,13 +23,14 @@ from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.training.stage import Leaving, TaskTraining
 
-STAGES = (0, 1, 2)
+TARGETS = ["q_proj", "k_proj", "down_proj"]
 LEFT_AT = 4
 TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 5, "max_grad_norm": 0.1}
 METHODS: dict[str, AnyMethod] = {
-    "ewc": EwcConfig(method="ewc", target_modules="all", weight=1e3),
-    "osft": OsftConfig(method="osft", target_modules=["q_proj", "k_proj", "down_proj"]),
+    "ewc": EwcConfig(method="ewc", target_modules=TARGETS, weight=1e3),
+    "osft": OsftConfig(method="osft", target_modules=TARGETS),
 }
+CASES = [("ewc", 0), ("ewc", 1), ("ewc", 2), ("osft", 2)]  # method, and the ZeRO stage that is begun with
 
 
 def stream_of(base: Path, method: str, store: Path) -> MethodStream:
@@ -65,13 +66,12 @@ def main(folder: Path) -> None:
     if dist.get_rank() == 0:
         save_tiny("llama", folder / "llama")
     dist.barrier()
-    for method in METHODS:
-        for stage in STAGES:
-            place = folder / f"{method}_{stage}"
-            for number, artifact in enumerate(tasks(folder / "llama", method, stage, place / "store")):
-                if dist.get_rank() == 0:
-                    (place / str(number)).mkdir()
-                    artifact.write(place / str(number))
+    for method, stage in CASES:
+        place = folder / f"{method}_{stage}"
+        for number, artifact in enumerate(tasks(folder / "llama", method, stage, place / "store")):
+            if dist.get_rank() == 0:
+                (place / str(number)).mkdir()
+                artifact.write(place / str(number))
     dist.destroy_process_group()
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.support.launching import launch
-from tests.support.weights_pair import METHODS, STAGES, stream_of, training
+from tests.support.weights_pair import CASES, METHODS, stream_of, training
 from trainers.methods.base import Artifact
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,7 @@ def read(folder: Path) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "stage"), CASES)
 def test_two_workers_are_as_good_as_one(
     pair: Path, alone: dict[str, list[Artifact]], tmp_path: Path, method: str, stage: int
 ) -> None:
