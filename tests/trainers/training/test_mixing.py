@@ -1,5 +1,6 @@
 """Rows of other tasks that a task is trained on: which ones, and what a real worker makes of them."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from orchestrator.run.controller import Controller
 from orchestrator.track.state import status_view
+from tests.support import mixing_pair
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
+from tests.support.launching import launch
+from tests.support.tiny_models import save_tiny
 from trainers.config import ReplayConfig, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import Order, TaskDone, TaskRows
@@ -38,6 +43,12 @@ class Rows:
 
 
 TASKS: Any = [{"train": Rows(size)} for size in SIZES]
+
+
+def as_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What DeepSpeed reads."""
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}.items():
+        monkeypatch.setenv(key, value)
 
 
 def replaying(share: float, seed: int = 0) -> TrainConfig:
@@ -72,6 +83,34 @@ def test_what_the_commit_says() -> None:
     assert counts(names, TASKS, 2, replaying(0.1)) == {"a": 4, "b": 1, "c": 200}
     assert counts(names, TASKS, 3, TrainConfig(joint=True)) == dict(zip(names, SIZES, strict=True))
     assert counts(names, TASKS, 0, replaying(0.1)) == {} == counts(names, TASKS, 3, TrainConfig())
+
+
+# --- two ranks
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixing")
+    save_tiny("gpt2", folder / "base")
+    launch(folder, 2, "tests.support.mixing_pair")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*mixing_pair.CASES])
+def test_two_ranks_train_and_score_as_one(
+    case: str, pair: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows of the same tasks, in one pass each: under ZeRO 3, ranks with unequal passes would hang."""
+    as_one_process(monkeypatch)
+    files, told = mixing_pair.streamed(pair, case)
+    assert json.loads((pair / f"{case}.json").read_text()) == told
+    assert told[-1]["rows"] == ({"first": 24, "second": 24} if len(told) == 1 else {"first": 5, "second": 24})
+    for index, data in enumerate(files):
+        alone, of_two = load(data), load_file(pair / f"{case}-{index}.safetensors")
+        assert alone.keys() == of_two.keys() and max(map(torch.numel, alone.values())) > 0
+        for name, values in alone.items():
+            torch.testing.assert_close(of_two[name], values, rtol=1e-3, atol=1e-5)
 
 
 # --- a real worker: tasks with different labels, in one process
@@ -118,8 +157,7 @@ def alone(
 ) -> Callable[..., tuple[Controller, OneWorker]]:
     """Runs the tasks with these settings of `train`."""
     without_ray(monkeypatch)
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}.items():
-        monkeypatch.setenv(key, value)  # which DeepSpeed reads
+    as_one_process(monkeypatch)
 
     def run(name: str, adapter: dict[str, Any] | None = None, **train: Any) -> tuple[Controller, OneWorker]:
         layers = ["encoder.layer.5.output.dense"]
