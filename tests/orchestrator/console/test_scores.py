@@ -68,6 +68,14 @@ def test_floors_untrained_and_halves_where_averages_are_made_of_them(fake_run: A
     assert scores_so_far(state) == "score on tasks so far: a 100.0, b 50.0 points"
 
 
+def test_the_floor_of_a_classification_task(fake_run: Any) -> None:
+    run = fake_run("a", "b")
+    run.open("ab", [described("a", {"majority": 0.25}), described("b", {"majority": 0.5})])
+    run.commit([0.5, 0.5])
+    ((accuracies, lines),) = scores(run.state)
+    assert drawn(accuracies)[0] == [" (floor)", " 25.0", " 50.0"] and not any("(floor)" in line for line in lines)
+
+
 def test_what_tasks_have_so_far(fake_run: Any) -> None:
     row = [{"correct": 5, "rows": 20}, generative(0.5, 20, 0.1), by_loss(2.5)]
     assert scores_so_far(begun(fake_run, row, row, row)) == (
