@@ -203,7 +203,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     OsftConfig: {
         "method": REQUIRED, "target_modules": REQUIRED, "effective_rank": 0.5, "rank_pattern": {},
-        "projection": "values",
+        "rank_growth": 0.0, "projection": "values",
     },
     OrthogonalityConfig: {
         "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",

@@ -247,7 +247,8 @@ class OsftConfig(WeightsConfig):
     """`method: osft`: Orthogonal Subspace Fine-Tuning by PEFT, which keeps the leading singular directions of weights.
 
     A layer keeps `effective_rank` of them, a number or a share of all it has, unless `rank_pattern` gives it another
-    (regex of the end of its name → number or share). `projection: values` computes with factors that are projected off
+    (regex of the end of its name → number or share); `rank_growth` is the share that it keeps in addition with every
+    task. `projection: values` computes with factors that are projected off
     what is kept, and so keeps it exactly; `gradients` projects gradients alone, as published, and leaves it to AdamW.
     """
 
@@ -256,6 +257,7 @@ class OsftConfig(WeightsConfig):
     method: Literal["osft"]
     effective_rank: KeptRank = 0.5
     rank_pattern: Annotated[dict[str, KeptRank], AfterValidator(check_regexes)] = Field(default_factory=dict)
+    rank_growth: Annotated[float, Field(ge=0, lt=1)] = 0.0
     projection: Literal["values", "gradients"] = "values"
 
     @property

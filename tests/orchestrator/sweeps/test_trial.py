@@ -71,7 +71,7 @@ OF_METHODS: dict[str, dict[str, Any]] = {  # the same of each other method's own
     },
     "full": {},
     "ewc": {"adapter.weight": 10.0, "adapter.decay": 0.5, "adapter.fisher_rows": 5},
-    "osft": {"adapter.effective_rank": 0.25, "adapter.projection": "gradients"},
+    "osft": {"adapter.effective_rank": 0.25, "adapter.rank_growth": 0.1, "adapter.projection": "gradients"},
 }  # fmt: skip
 ON_HISTORY = {f"adapter.orthogonality.{key}" for key in ("weight", "mode")}
 

@@ -65,10 +65,11 @@ class OsftMethod(WeightsMethod):
         return {name: full_rank(module) - self.kept_rank(name) for name, module in self.modules.items()}
 
     def kept_rank(self, name: str) -> int:
-        """r of a layer: a number of directions, or a share of all it has; at least 1, as PEFT asks for.
+        """r of a layer for the task to come: a number of directions, or a share of all it has, and what is added with
+        every task; at least 1, as PEFT asks for, and at most all but one.
 
         Raises:
-            ConfigError: none would be left to train.
+            ConfigError: none would be left to train from the first task on.
         """
         config: OsftConfig = self.config
         asked, most = by_pattern(name, config.rank_pattern, config.effective_rank), full_rank(self.modules[name])
@@ -78,7 +79,7 @@ class OsftMethod(WeightsMethod):
                 f"adapter.effective_rank: {name!r} has {most} singular directions, and {rank} are to be kept, which "
                 "leaves none to train; lower it, or give the layer its own in adapter.rank_pattern"
             )
-        return rank
+        return min(rank + int(config.rank_growth * self.tasks * most), most - 1)
 
     def reset(self, config: MethodConfig) -> None:
         """See Method."""

@@ -166,6 +166,19 @@ def test_a_share_keeps_one_direction_at_least(bases: Path) -> None:
     assert {method.kept_rank(name) for name in method.modules} == {1, 4}
 
 
+def test_what_is_kept_grows_with_the_tasks(new: New) -> None:
+    """PEFT's advice for a stream of n tasks: nothing at first, and 1/n more with each."""
+    stream = new("llama", OsftConfig, **SECTION, effective_rank=1, rank_growth=0.25)
+    ranks = [
+        {each["rank"] for each in made.summary.budget.values()} for i in range(2) if (made := stream.learn(i)).summary
+    ]
+    assert ranks == [{31, 15}, {23, 11}] and isinstance(stream.method, OsftMethod)
+    stream.method.tasks = 9
+    assert {*stream.method.low.values()} == {1}
+    stream.method.reset(stream.config)
+    assert {*stream.method.low.values()} == {31, 15}
+
+
 def test_files_of_a_plain_weight_are_taken(new: New) -> None:
     """Whatever wrote them: what counts is the weights."""
     learner, other = new("llama", OsftConfig, **SECTION), new("llama", OsftConfig, **SECTION)
