@@ -88,7 +88,10 @@ def worker_of(given: Job) -> Worker:
 
 def serve(stage: int, store: str) -> dict[str, Any]:
     """What a fresh worker makes of each job (ZeRO 3: of the first), and what one that serves them in turn does."""
-    both = {"orthogonality": {"side": "both", "energy": 0.6}}
+    both = {
+        "orthogonality": {"side": "both", "energy": 0.6}, "functional": {"weight": 1.0}, "initial": "task",
+        "train_down": False,
+    }  # fmt: skip
     plain = job("t/plain", store, stage, {})
     other = job("t/other", store, stage, {**both, "max_rank": 6, "history": "concatenated"}, learning_rate=2e-2, seed=3)
     held = {
