@@ -178,7 +178,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
         "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
-    FunctionalConfig: {"weight": 0.0, "directions": 64},
+    FunctionalConfig: {"weight": 0.0, "metric": "loss", "directions": 24, "tasks": 32},
     AdapterConfig: {
         "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
         "min_rank": 0,

@@ -51,10 +51,17 @@ class OrthogonalityConfig(Frozen):
 
 class FunctionalConfig(Frozen):
     """How much an adapter may change what its layers give on earlier tasks: L_f times `weight`, see
-    `trainers.methods.oa.functional`. What earlier tasks read is kept as `directions` eigenpairs a layer, and a rest."""
+    `trainers.methods.oa.functional`.
+
+    With `metric: loss` a change counts as the earlier task's loss feels it, with `none` as any other of its size. Of
+    each task, each layer keeps two matrices as `directions` eigenpairs and a rest. Beyond `tasks` of them the
+    oldest are merged.
+    """
 
     weight: NonNegative = 0.0
-    directions: Positive = 64
+    metric: Literal["loss", "none"] = "loss"
+    directions: Positive = 24
+    tasks: Positive = 32
 
 
 class MethodConfig(Frozen):

@@ -23,7 +23,7 @@ from trainers.method_config import AdapterConfig
 from trainers.methods.base import TaskContext
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank
-from trainers.methods.oa.functional import Metric
+from trainers.methods.oa.functional import kept_of
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.oa.method import OaAttached
@@ -118,7 +118,7 @@ class Setting:
         widths = {name: width(module) for name, module in self.modules.items()}
         bank = AdapterBank(
             widths, self.adapter, generator, self.history.columns("written"), self.history.columns("read"),
-            metrics=self.history.metrics if self.case.functional else None,
+            felt=self.history.felt if self.case.functional else (),
         )  # fmt: skip
         bank.W2_0.data = 0.05 * torch.randn(bank.W2_0.shape, generator=generator)
         return bank
@@ -133,7 +133,6 @@ def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
     """Two earlier tasks of three dimensions a layer."""
     generator = torch.Generator().manual_seed(7)
     bases = {name: torch.zeros(width(module), 0) for name, module in modules.items()}
-    metrics = {name: Metric.zero(width(module)) for name, module in modules.items()}
     for _ in range(2):
         parts, added = {}, {}
         for name, module in modules.items():
@@ -142,9 +141,10 @@ def past_tasks(modules: dict[str, nn.Module]) -> Iterator[TaskAdapter]:
             parts[name] = ModuleAdapter(w1, w2, torch.tensor([0.5, -0.4, 0.3]))
             added[name] = extend_basis(bases[name], parts[name].written_DR)
             bases[name] = torch.cat([bases[name], added[name].columns_DH], 1)
-        for name, part in parts.items():
-            metrics[name] = metrics[name].with_task(part.w1_RD.T @ part.w1_RD + torch.eye(part.w1_RD.shape[1]), 8)
-        yield TaskAdapter(parts, added, {}, dict(metrics))
+        moments = [{n: w1.T @ w1 + torch.eye(w1.shape[1]) for n, w1 in each.items()} for each in (
+            {name: part.w1_RD for name, part in parts.items()}, {name: part.w2_DR.T for name, part in parts.items()},
+        )]  # fmt: skip
+        yield TaskAdapter(parts, added, {}, kept_of(*moments, most=8))
 
 
 def run(setting: Setting, stage: int, folder: Path) -> None:

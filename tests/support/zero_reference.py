@@ -41,7 +41,9 @@ def reference(setting: Setting) -> tuple[Tensors, Tensors]:
         for i, name in enumerate(names) if setting.case.functional else ():
             up = bank.W2_0[i] * (bank.g_0[i].sign() * torch.relu(bank.g_0[i].abs() - bank.tau_0[i].abs()))
             u = up @ bank.W1_0[i]
-            functional = functional + torch.trace(u @ setting.history.metrics[name].dense().float() @ u.T)
+            for felt in (task[name] for task in setting.history.felt):
+                c, g = felt.read.dense().float(), felt.loss.dense().float()
+                functional = functional + torch.trace(u @ c @ u.T @ g)
         if not first:
             first = {"loss/task": losses.sum().detach(), "loss/orthogonality": orthogonality.detach()}
             first["loss/budget"] = budget.detach()

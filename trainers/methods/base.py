@@ -31,6 +31,7 @@ from trainers.method_config import MethodConfig
 Files = Mapping[str, bytes]
 Shares = dict[str, dict[str, float]]
 Row = dict[str, float | list[float]]
+LossMoments = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,11 @@ class Reader(Protocol):
         """Σ h hᵀ (D, D) of the outputs of these layers without dropout, by name. While rows are read, each layer
         holds a `Moment` as its attribute `moment`, and adds its output to it. With `inputs`, a layer adds its input
         instead, and the sum is (K, K)."""
+
+    def loss_moments(self, modules: Mapping[str, nn.Module]) -> LossMoments:
+        """Σ h hᵀ of what adapters read and Σ g gᵀ of the loss's gradient at these layers' outputs, (D, D), over a
+        sample of the rows, without dropout, by name. While rows are read, a layer adds the first to its attribute
+        `moment` and the second, in the backward pass, to `felt`."""
 
     def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
         """Mean of (∂ℓ/∂v)² over the rows, or over `most` of them, ℓ the sum of a row's loss terms: float32, by name.

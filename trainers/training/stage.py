@@ -20,11 +20,12 @@ from cluster.storage import Store
 from trainers.config import TrainConfig
 from trainers.failures import during, undone
 from trainers.messages import Job, Order, Progress, Saved
-from trainers.methods.base import Artifact, Attached, Method, NotFinite, TaskContext
+from trainers.methods.base import Artifact, Attached, LossMoments, Method, NotFinite, TaskContext
 from trainers.models.base import Backbone
 from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
+from trainers.training.loss_moments import loss_moments
 from trainers.training.mixing import Mixed
 from trainers.training.second_moments import second_moments
 from trainers.training.squared_gradients import squared_gradients
@@ -203,6 +204,17 @@ class TaskTraining:
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"), scored(self.backbone.model):
             return second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
+
+    def loss_moments(self, modules: Mapping[str, nn.Module]) -> LossMoments:
+        """Second moments of what adapters read and of the loss's gradient, see `trainers.training.loss_moments`."""
+        train = self.config
+        at_once = train.batch_size // train.gradient_accumulation_steps
+        if train.gradient_checkpointing:
+            at_once = 1  # a row per rank: without dropout, all activations are kept
+        with during("moments"), scored(self.backbone.model):
+            found = loss_moments(self.backbone, modules, self.split, at_once, self.seed)
+        release(self.backbone.model)
+        return found
 
     def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
         """Squared gradients of single rows' losses, see `trainers.training.squared_gradients`."""

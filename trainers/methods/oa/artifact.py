@@ -3,8 +3,8 @@
     adapter.safetensors   <module>.W1 (r, D), <module>.W2 (D, r), <module>.gamma (r,): r = r_eff dimensions with γ ≠ 0
     bases.safetensors     <module>.Q (D, n), <module>.singular_values (n,): directions it writes, new to the history
                           <module>.P (D, n), <module>.eigenvalues (n,): directions it reads, with input-side protection
-                          <module>.C (D, k), <module>.C_values (k,), <module>.C_rest (): what all tasks so far read,
-                          with the functional penalty, see `functional.Metric`
+                          <module>.C (D, k), <module>.C_values (k,), <module>.C_rest (), and the same of G: what it
+                          read and how its loss feels a change, with the functional penalty, see `functional.Felt`
 
 A module with r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
 """
@@ -19,12 +19,12 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.methods.oa.bank import ModuleState
 from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
-from trainers.methods.oa.functional import Metric
+from trainers.methods.oa.functional import Felt, Metric
 from trainers.methods.oa.subspace import Basis, extend_basis, leading_directions
 
 WRITTEN = ("Q", "singular_values")
 READ = ("P", "eigenvalues")
-METRIC = ("C", "C_values", "C_rest")
+METRICS = ("C", "G")  # each with its values and its rest
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class ModuleAdapter:
 @dataclass(frozen=True)
 class TaskAdapter:
     """One task's adapter over all modules that kept at least one dimension, the directions it adds to Q and P, and what
-    all tasks up to it read (C̄), by module."""
+    the functional penalty keeps of it."""
 
     modules: dict[str, ModuleAdapter]
     written: dict[str, Basis]
     read: dict[str, Basis]
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    felt: dict[str, Felt] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -102,9 +102,9 @@ def dump(adapter: TaskAdapter) -> dict[str, bytes]:
     for directions, columns, spectrum in ((adapter.written, *WRITTEN), (adapter.read, *READ)):
         for name, added in directions.items():
             bases |= {f"{name}.{columns}": added.columns_DH, f"{name}.{spectrum}": added.spectrum_H}
-    for name, metric in adapter.metrics.items():
-        parts = metric.columns_DK, metric.values_K, metric.rest
-        bases |= {f"{name}.{kind}": part for kind, part in zip(METRIC, parts, strict=True)}
+    for name, felt in adapter.felt.items():
+        for key, metric in zip(METRICS, (felt.read, felt.loss), strict=True):
+            bases |= dict(zip(_parts(name, key), (metric.columns_DK, metric.values_K, metric.rest), strict=True))
     return {ADAPTER_FILE: save(tensors), BASES_FILE: save(bases)}
 
 
@@ -119,8 +119,8 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
             name: ModuleAdapter(tensors[f"{name}.W1"], tensors[f"{name}.W2"], tensors[f"{name}.gamma"])
             for name in _owners(tensors, "gamma")
         }
-        metrics = {n: Metric(*(bases[f"{n}.{kind}"] for kind in METRIC)) for n in _owners(bases, METRIC[0])}
-        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ), metrics)
+        felt = {n: Felt(*(_metric(bases, n, key) for key in METRICS)) for n in _owners(bases, METRICS[0])}
+        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ), felt)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
     if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
@@ -129,8 +129,8 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
         columns, spectrum = basis.columns_DH, basis.spectrum_H
         if columns.ndim != 2 or spectrum.shape != columns.shape[1:] or not _finite(columns, spectrum):
             raise IntegrityError(f"bases: {name!r} has wrong shapes or is not finite; do not use this version")
-    if wrong := [name for name, metric in found.metrics.items() if not _sound_metric(metric)]:
-        raise IntegrityError(f"bases: {wrong[0]!r}.C has wrong shapes or values; do not use this version")
+    if wrong := [n for n, each in found.felt.items() if not (_sound_metric(each.read) and _sound_metric(each.loss))]:
+        raise IntegrityError(f"bases: C or G of {wrong[0]!r} has wrong shapes or values; do not use this version")
     return found
 
 
@@ -138,6 +138,15 @@ def _sound(module: ModuleAdapter) -> bool:
     w1, w2, gamma = module.w1_RD, module.w2_DR, module.gamma_R
     shaped = gamma.ndim == 1 and w1.ndim == w2.ndim == 2 and w1.shape[0] == w2.shape[1] == gamma.shape[0]
     return shaped and w1.shape[1] == w2.shape[0] and _finite(w1, w2, gamma)
+
+
+def _parts(name: str, key: str) -> tuple[str, str, str]:
+    """The names of a metric's tensors."""
+    return f"{name}.{key}", f"{name}.{key}_values", f"{name}.{key}_rest"
+
+
+def _metric(bases: Mapping[str, Tensor], name: str, key: str) -> Metric:
+    return Metric(*(bases[part] for part in _parts(name, key)))
 
 
 def _sound_metric(metric: Metric) -> bool:

@@ -11,7 +11,7 @@ Source: Wan et al., arXiv:2505.22358, section 3; stacking, floors and the cap on
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa.budget import common_shift, exact_gates, floored_threshold, margins, soft_threshold
-from trainers.methods.oa.functional import Metric
+from trainers.methods.oa.functional import Felt, Kept, Metric, stacked
 from trainers.methods.oa.functional import penalty as functional_penalty
 from trainers.methods.oa.layers import Pair
 from trainers.methods.oa.orthogonality import overlap, penalty, project_out
@@ -71,9 +71,8 @@ class ModuleReport:
 class AdapterBank(nn.Module):
     """Trained per group: W1 (M, R, D) ~ N(0, 1/D), W2 (M, D, R) = 0, g (M, R) ~ N(1, 0.1²), τ (M,) = τ₀; float32.
 
-    U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), and A (`seen`),
-    (M, D, K), with ρ (`rest`), (M,), of its metric C̄ = A Aᵀ + ρ I; zero-padded. Without `train_down`, W1 is a buffer,
-    which alone is in the bank's state.
+    U is 0 at the start. Buffers: the bases Q (`written`) and P (`read`) of the history, (M, D, H), zero-padded; C and G
+    of its tasks, see `functional.stacked`. Without `train_down`, W1 is a buffer, and part of the bank's state.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class AdapterBank(nn.Module):
         written: Mapping[str, Tensor],
         read: Mapping[str, Tensor],
         *,
-        metrics: Mapping[str, Metric] | None = None,
+        felt: Sequence[Kept] = (),
         rows: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Draws the initial values from `generator`, module by module in the order of `widths`.
@@ -94,7 +93,7 @@ class AdapterBank(nn.Module):
             config: ranks, threshold, floors, cap and sides.
             generator: on the CPU, so that all ranks and devices start from the same values.
             written, read: module name → (D, H) orthonormal columns, H ≥ 0.
-            metrics: module name → C̄, for the functional penalty.
+            felt: what is kept of earlier tasks, for the functional penalty.
             rows: module name → (N, D), N ≤ R: the first rows of W1 in place of drawn ones.
 
         Raises:
@@ -107,7 +106,6 @@ class AdapterBank(nn.Module):
         drawn = {name: _draw(widths[name], ceiling(name, config), generator) for name in widths}
         for name, rows_ND in (rows or {}).items():
             drawn[name][0][: len(rows_ND)] = rows_ND
-        metrics = metrics or {name: Metric.zero(width) for name, width in widths.items()}
         floors = {name: floor(name, config) for name in widths}
         for index, group in enumerate(self.groups):
             shape = (len(group.names), group.width, group.rank)
@@ -121,9 +119,10 @@ class AdapterBank(nn.Module):
             self.register_parameter(f"tau_{index}", nn.Parameter(torch.full(shape[:1], config.threshold)))
             for name, bases in (("written", written), ("read", read)):
                 self._buffer(f"{name}_{index}", _stacked([bases[n] for n in group.names]))
-            self._buffer(f"seen_{index}", _stacked([metrics[n].factor_DK for n in group.names]))
-            self._buffer(f"rest_{index}", torch.stack([metrics[n].rest for n in group.names]))
+            if felt:
+                self._feel(index, [[task.get(n, nothing(group.width)) for task in felt] for n in group.names])
             self._buffer(f"floor_{index}", torch.tensor([floors[n] for n in group.names]))
+        self.feels = bool(felt)
         self.full = float(sum(len(group.names) * group.rank * group.price for group in self.groups))
         self.allowed = self.full
         self.has_floors = any(floors.values())
@@ -150,9 +149,9 @@ class AdapterBank(nn.Module):
             w1_MRD, w2_MDR = self._matrices(index)
             written_MDR = w2_MDR * gamma_MR[:, None, :]
             outputs += [w1_MRD.to(dtype), written_MDR.to(dtype)]
-            if self._basis("seen", index).shape[-1]:
-                metric = self._basis("seen", index), self._basis("rest", index)
-                functional = functional + functional_penalty(w1_MRD, written_MDR, *metric)
+            if self.feels:
+                metrics = [(self._basis(key, index), self._basis(f"{key}_rest", index)) for key in ("C", "G")]
+                functional = functional + functional_penalty(w1_MRD, written_MDR, *metrics)
             if self.config.orthogonality.penalises and self._basis("written", index).shape[-1]:
                 orthogonality = orthogonality + penalty(self._parameter("W2", index), self._basis("written", index))
         budget = torch.cat([gamma_MR.abs().sum(-1) for gamma_MR in gammas]).mean()
@@ -238,8 +237,20 @@ class AdapterBank(nn.Module):
     def _basis(self, kind: str, index: int) -> Tensor:
         return self.get_buffer(f"{kind}_{index}")
 
+    def _feel(self, index: int, layers: Sequence[Sequence[Felt]]) -> None:
+        """Buffers of C and G, of each layer of a group and each task."""
+        for key, side in (("C", "read"), ("G", "loss")):
+            factor_MDSK, rest_MS = stacked([[getattr(felt, side) for felt in layer] for layer in layers])
+            self._buffer(f"{key}_{index}", factor_MDSK)
+            self._buffer(f"{key}_rest_{index}", rest_MS)
+
     def _buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
+
+
+def nothing(width: int) -> Felt:
+    """What a task that kept nothing of a layer adds to the functional penalty."""
+    return Felt(Metric.isotropic(width, 0.0), Metric.isotropic(width, 0.0))
 
 
 def grouped(widths: Mapping[str, int], config: AdapterConfig) -> tuple[Group, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
-from trainers.methods.oa.functional import Metric
+from trainers.methods.oa.functional import Kept, joined
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.originals import Originals
@@ -83,6 +83,7 @@ class History:
     def __init__(self, modules: Mapping[str, Layer], config: AdapterConfig, dtype: torch.dtype) -> None:
         """Takes the target layers, unadapted; `dtype` is that of their outputs."""
         self.modules, self.dtype = dict(modules), dtype
+        self.felt: list[Kept] = []
         self.originals = Originals(self.modules)
         self.begin(config)
 
@@ -114,8 +115,10 @@ class History:
     def _append(self, adapters: Sequence[TaskAdapter]) -> None:
         for adapter in adapters:
             self._check(adapter)
-            self.metrics |= adapter.metrics
-            self.tasks.append(replace(adapter, metrics={}))  # those of the last task hold all tasks
+            if adapter.felt:
+                settings = self.config.functional
+                self.felt = joined(self.felt, adapter.felt, settings.tasks, settings.directions)
+            self.tasks.append(replace(adapter, felt={}))
         for side, bases in (("written", self.written), ("read", self.read)):
             added = [getattr(adapter, side) for adapter in adapters]
             for name in dict.fromkeys(name for directions in added for name in directions):
@@ -129,7 +132,7 @@ class History:
             module.__dict__.pop("history", None)
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
-        self.metrics = {name: Metric.zero(width(module)) for name, module in self.modules.items()}
+        self.felt = []
         self.dropped = dict.fromkeys(self.modules, 0.0)
         self.changes: dict[str, Change] = {}
 
@@ -153,7 +156,7 @@ class History:
 
     def _check(self, adapter: TaskAdapter) -> None:
         number = len(self.tasks) + 1
-        for name in {*adapter.modules, *adapter.written, *adapter.read, *adapter.metrics}:
+        for name in {*adapter.modules, *adapter.written, *adapter.read, *adapter.felt}:
             if name not in self.modules:
                 raise IntegrityError(f"history: task {number} adapts {name!r}, which is no target layer of this run")
             d = width(self.modules[name])
@@ -162,8 +165,8 @@ class History:
                 for bases in (adapter.written, adapter.read)
                 if name in bases
             ]
-            if metric := adapter.metrics.get(name):
-                shapes += [(metric.columns_DK, (d, metric.values_K.numel()))]
+            if felt := adapter.felt.get(name):
+                shapes += [(each.columns_DK, (d, each.values_K.numel())) for each in (felt.read, felt.loss)]
             if part := adapter.modules.get(name):
                 shapes += [(part.w1_RD, (part.rank, d)), (part.w2_DR, (d, part.rank)), (part.gamma_R, (part.rank,))]
             for tensor, expected in shapes:

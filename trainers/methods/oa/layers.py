@@ -57,13 +57,15 @@ class Adapted:
     """Mixed into a frozen linear layer: adds what a concatenated history and the task in training write.
 
     `history` and `pair` are (down (R, D), up (D, R)) in the dtype of the layer's output, or None. `moment`, if set,
-    sums h_{t−1} h_{t−1}ᵀ. `narrow` is the dtype of the layer's output if its weights are held in float32 instead.
+    sums h_{t−1} h_{t−1}ᵀ, and `felt` the gradient at h_t likewise. `narrow` is the dtype of the layer's output if its
+    weights are held in float32 instead.
     """
 
     narrow: torch.dtype | None = None
     history: Pair | None = None
     pair: Pair | None = None
     moment: Moment | None = None
+    felt: Moment | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, K) → h_t (…, D)."""
@@ -73,7 +75,16 @@ class Adapted:
             h = low_rank(h, *self.history)
         if self.moment is not None:
             self.moment.add(h)
-        return h if self.pair is None else low_rank(h, *self.pair)
+        h = h if self.pair is None else low_rank(h, *self.pair)
+        return h if self.felt is None else heard(h, self.felt)
+
+
+def heard(h: Tensor, moment: Moment) -> Tensor:
+    """h itself, with a graph; in the backward pass its gradient is added to the moment."""
+    if not h.requires_grad:
+        h = h.detach().requires_grad_().clone()  # no leaf, since models change outputs in place
+    h.register_hook(moment.add)
+    return h
 
 
 @cache
@@ -95,7 +106,7 @@ def detach(modules: Mapping[str, Layer]) -> None:
     for module in modules.values():
         if isinstance(module, Adapted):
             module.__class__ = type(module).__mro__[2]
-            for name in ("narrow", "history", "pair", "moment"):
+            for name in ("narrow", "history", "pair", "moment", "felt"):
                 module.__dict__.pop(name, None)
 
 

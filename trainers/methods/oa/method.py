@@ -29,7 +29,7 @@ from trainers.methods.oa import artifact, export, initial
 from trainers.methods.oa.artifact import ADAPTER_FILE, BASES_FILE, TaskAdapter
 from trainers.methods.oa.bank import AdapterBank, ModuleReport, ModuleState, ceiling, check_ranks
 from trainers.methods.oa.budget import cap_schedule
-from trainers.methods.oa.functional import dense_penalty as dense_functional
+from trainers.methods.oa.functional import Felt, kept_evenly, kept_of
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.oa.rounding import total
@@ -75,11 +75,9 @@ class OaMethod:
         self._check_room(task.name)
         generator = torch.Generator().manual_seed(task.seed)
         bases = self.history.columns("written"), self.history.columns("read")
-        metrics = self.history.metrics if self.config.functional.weight else None
-        bank = AdapterBank(self.widths, self.config, generator, *bases, metrics=metrics, rows=self._rows(task)).to(
-            task.device
-        )
-        return OaAttached(bank, self.history, task)
+        felt = self.history.felt if self.config.functional.weight else []
+        bank = AdapterBank(self.widths, self.config, generator, *bases, felt=felt, rows=self._rows(task))
+        return OaAttached(bank.to(task.device), self.history, task)
 
     def _rows(self, task: TaskContext) -> dict[str, Tensor]:
         """The rows of W1 that do not start as drawn, by module."""
@@ -130,13 +128,14 @@ class OaMethod:
 
         Bytes of the history: at most 4·D·max_rank per module and task for Q, three times (history, bank, one in
         transit). With input-side protection at most 4·D² per module for P. As much for a second moment, if what layers
-        give is read; and 4·D·K for each of C̄ and A of the functional penalty, K ≤ D its `directions`.
+        give is read, and for that of gradients; and twice 4·D·2K per module and task for C and G, K ≤ D `directions`.
         """
         most = sum(ceiling(name, self.config) * (2 * d + 1) for name, d in self.widths.items())
         widths, functional = self.widths.values(), self.config.functional
         projects = self.config.orthogonality.projects_input
-        reads = projects or functional.weight > 0 or self.config.initial == "task"
-        pairs = sum(d * min(d, functional.directions) for d in widths) if functional.weight else 0
+        on = functional.weight > 0
+        matrices = projects + (projects or on or self.config.initial == "task") + (on and functional.metric == "loss")
+        pairs = 2 * sum(d * min(d, functional.directions) for d in widths) * on * min(functional.tasks, tasks - 1)
         folded = self.config.history == "folded"
         return Footprint(
             trained=most + len(self.widths) - self._frozen_values(),  # and one τ per layer
@@ -144,7 +143,7 @@ class OaMethod:
             copies_weights=folded,
             float32_weights=self._adapted_values() if folded and self.config.rounding == "none" else 0,
             history_bytes=3 * 4 * sum(widths) * self.config.max_rank * max(0, tasks - 1)
-            + 4 * (projects + reads) * sum(d**2 for d in widths)
+            + 4 * matrices * sum(d**2 for d in widths)
             + 2 * 4 * pairs,
         )
 
@@ -224,20 +223,19 @@ class OaAttached:
     def compared(self) -> tuple[str, ...]:
         """The penalties that something of the history is in."""
         written = any(q_DH.shape[1] for q_DH in self.history.columns("written").values())
-        seen = any(metric.values_K.numel() for metric in self.history.metrics.values())
         orthogonality = written and self.config.orthogonality.penalises
-        return ("orthogonality",) * orthogonality + ("functional",) * (seen and self.config.functional.weight > 0)
+        return ("orthogonality",) * orthogonality + ("functional",) * self.bank.feels
 
     def dense_penalties(self) -> dict[str, float]:
-        """Σ over modules ‖Qᵀ W2‖_F², and tr(U C̄ Uᵀ), in float64, module by module, from whole matrices and the
-        history's own Q and C̄: those that are `compared`."""
+        """Σ over modules ‖Qᵀ W2‖_F², and Σ tr(U C Uᵀ G), in float64, module by module, from whole matrices and the
+        history's own Q, C and G: those that are `compared`."""
         found, written = dict.fromkeys(self.compared, 0.0), self.history.columns("written")
         for name, state in self.bank.snapshot().items():
             if "orthogonality" in found:
                 found["orthogonality"] += float((written[name].double().T @ state.w2_DR.double()).square().sum())
             if "functional" in found:
-                up_DR, metric = state.w2_DR * state.gamma_R, self.history.metrics[name]
-                found["functional"] += dense_functional(state.w1_RD, up_DR, metric)
+                kept = [task[name] for task in self.history.felt if name in task]
+                found["functional"] += sum(each.penalty(state.w1_RD, state.w2_DR * state.gamma_R) for each in kept)
         return found
 
     def check_penalty(self, name: str, found: float, expected: float) -> None:
@@ -256,16 +254,14 @@ class OaAttached:
     def finish(self, reader: Reader) -> Artifact:
         """See Attached."""
         states, modules = self.bank.snapshot(), self.bank.report()
-        projects, felt = self.config.orthogonality.projects_input, self.config.functional.weight > 0
-        moments = self._second_moments(reader) if projects or felt else {}
+        with torch.no_grad():
+            self._put_on()
+        projects, felt = self.config.orthogonality.projects_input, self._felt(reader)
+        moments = reader.second_moments(self.history.modules) if projects else {}
         if not all(tensor.isfinite().all() for state in states.values() for tensor in trained(state)):
             raise NotFinite
         history, energy = self.history, self.config.orthogonality.energy
-        kept = artifact.extract(states, history.written, history.read, moments if projects else {}, energy)
-        if felt:
-            most = self.config.functional.directions
-            metrics = {n: history.metrics[n].with_task(moment.cpu(), most) for n, moment in moments.items()}
-            kept = replace(kept, metrics=metrics)
+        kept = replace(artifact.extract(states, history.written, history.read, moments, energy), felt=felt)
         summary = Summary(
             budget=budget(modules),
             active_parameters=kept.parameters,
@@ -278,17 +274,30 @@ class OaAttached:
         """See Attached."""
         use(self.history.modules, {})
 
-    def _second_moments(self, reader: Reader) -> dict[str, Tensor]:
-        """The second moment of what each adapter reads over the task, with the adapters after the last update."""
-        with torch.no_grad():
-            self._put_on()
-        return reader.second_moments(self.history.modules)
+    def _felt(self, reader: Reader) -> dict[str, Felt]:
+        """What later tasks need for L_f; nothing if it has no weight."""
+        settings = self.config.functional
+        if not settings.weight:
+            return {}
+        if settings.metric == "none":
+            return kept_evenly(on_cpu(reader.second_moments(self.history.modules)), settings.directions)
+        moments = reader.loss_moments(self.history.modules)
+        reads, feels = ({name: pair[side] for name, pair in moments.items()} for side in (0, 1))
+        return kept_of(on_cpu(reads), on_cpu(feels), settings.directions)
 
     def _put_on(self) -> tuple[Tensor, ...]:
         """Gives the layers their current matrices; returns L_f, L_orth and L_budget."""
         outputs = self.bank(self.history.dtype)
         use(self.history.modules, self.bank.pairs(outputs))
         return outputs[-3:]
+
+
+def on_cpu(moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The moments on the CPU. Raises NotFinite if a value is not finite."""
+    found = {name: moment_DD.cpu() for name, moment_DD in moments.items()}
+    if not all(moment_DD.isfinite().all() for moment_DD in found.values()):
+        raise NotFinite
+    return found
 
 
 def parse(stored: Artifact) -> TaskAdapter:

@@ -83,26 +83,30 @@ def test_directions_that_are_none(change: dict[str, torch.Tensor]) -> None:
         parse(save(TENSORS), save({**BASES, **change}))
 
 
-C = {"m.C": torch.eye(3)[:, :2].contiguous(), "m.C_values": torch.tensor([2.0, 1.0]), "m.C_rest": torch.tensor(0.5)}
+FELT = {
+    "m.C": torch.eye(3)[:, :2].contiguous(), "m.C_values": torch.tensor([2.0, 1.0]), "m.C_rest": torch.tensor(0.5),
+    "m.G": torch.zeros(3, 0), "m.G_values": torch.zeros(0), "m.G_rest": torch.tensor(1.0),
+}  # fmt: skip
 
 
-def test_what_tasks_read_is_read_back_exactly() -> None:
-    found = parse(save(TENSORS), save({**BASES, **C}))
-    metric = found.metrics["m"]
-    assert torch.equal(metric.dense(), torch.diag(torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)))
-    assert dump(found)["bases.safetensors"] == save({**BASES, **C})
-    assert parse(save(TENSORS), save(BASES)).metrics == {}
+def test_what_is_kept_of_a_task_is_read_back_exactly() -> None:
+    found = parse(save(TENSORS), save({**BASES, **FELT}))
+    felt = found.felt["m"]
+    assert torch.equal(felt.read.dense(), torch.diag(torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)))
+    assert torch.equal(felt.loss.dense(), torch.eye(3, dtype=torch.float64))
+    assert dump(found)["bases.safetensors"] == save({**BASES, **FELT})
+    assert parse(save(TENSORS), save(BASES)).felt == {}
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"m.C": torch.ones(3)}, {"m.C_values": torch.ones(3)}, {"m.C": torch.full((3, 2), float("nan"))},
-        {"m.C_rest": torch.ones(1)}, {"m.C_rest": torch.tensor(-1.0)}, {"m.C_values": torch.tensor([1.0, -1.0])},
+        {"m.C_rest": torch.ones(1)}, {"m.G_rest": torch.tensor(-1.0)}, {"m.C_values": torch.tensor([1.0, -1.0])},
     ],
 )  # fmt: skip
-def test_metrics_that_are_none(change: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(IntegrityError, match=r"bases: 'm'\.C has wrong shapes or values"):
-        parse(save(TENSORS), save({**BASES, **C, **change}))
+def test_what_cannot_be_kept_of_a_task(change: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(IntegrityError, match="bases: C or G of 'm' has wrong shapes or values"):
+        parse(save(TENSORS), save({**BASES, **FELT, **change}))
     with pytest.raises(IntegrityError, match="malformed"):
-        parse(save(TENSORS), save({**BASES, "m.C": C["m.C"]}))
+        parse(save(TENSORS), save({**BASES, "m.C": FELT["m.C"]}))

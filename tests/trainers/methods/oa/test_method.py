@@ -10,7 +10,7 @@ from tests.support.oa_streams import WIDTH, bert, settings
 from tests.support.readers import KnownReader
 from trainers.config import TrainConfig
 from trainers.method_config import AdapterConfig
-from trainers.methods.base import Artifact, TaskContext
+from trainers.methods.base import Artifact, NotFinite, TaskContext
 from trainers.methods.oa.artifact import dump, extract
 from trainers.methods.oa.method import OaAttached, OaMethod, parse
 from trainers.methods.oa.subspace import Basis
@@ -133,35 +133,37 @@ FELT = {"orthogonality": {"side": "none"}, "functional": {"weight": 7.0, "direct
 
 
 def read_by(method: OaMethod, seed: int) -> KnownReader:
-    """A second moment per layer."""
+    """Second moments per layer."""
     generator = torch.Generator().manual_seed(seed)
-    rows = {name: torch.randn(50, WIDTH, generator=generator) for name in method.modules}
-    return KnownReader({name: h.T @ h for name, h in rows.items()})
+    rows = [{name: torch.randn(50, WIDTH, generator=generator) for name in method.modules} for _ in range(2)]
+    return KnownReader(*({name: h.T @ h for name, h in each.items()} for each in rows))
 
 
-def test_the_functional_penalty_is_the_formula_over_all_earlier_tasks() -> None:
-    """Σ tr(U C̄ Uᵀ) in float64, C̄ dense from what the last stored task holds; its trace is the number of tasks."""
-    method = method_of(settings(**FELT))
+@pytest.mark.parametrize("metric", ["loss", "none"])
+def test_the_functional_penalty_is_the_formula_over_all_earlier_tasks(metric: str) -> None:
+    """Σ tr(U C Uᵀ G) in float64, dense from what the stored tasks hold."""
+    method = method_of(settings(**{**FELT, "functional": {**FELT["functional"], "metric": metric}}))
     first = attached_to(method, seed=1)
     assert first.penalties()["functional"].value.item() == 0 and first.dense_penalties() == {}
     first.detach()
+    tasks = []
     for seed in (1, 2):
-        attached = attached_to(method, seed)
-        stored = attached.finish(read_by(method, seed))
+        attached, reader = attached_to(method, seed), read_by(method, seed)
+        tasks.append(attached.finish(reader))
         attached.detach()
-        method.extend([Artifact(stored.files)])
-    metrics = parse(stored).metrics
-    assert all(metric.trace == pytest.approx(2, rel=1e-6) for metric in metrics.values()) and len(metrics) == LAYERS
-    moments = [read_by(method, seed).moments for seed in (1, 2)]
-    exact = {n: sum(m[n].double() / m[n].double().trace() for m in moments) for n in method.modules}
-    for name, metric in metrics.items():
-        leading = metric.columns_DK[:, 0].double()
-        assert float(leading @ exact[name] @ leading) == pytest.approx(float(metric.values_K[0]), rel=0.1)
+        method.extend([Artifact(tasks[-1].files)])
+        for name, felt in parse(tasks[-1]).felt.items():
+            exact = reader.moments[name].double() / reader.moments[name].double().trace()
+            v = felt.read.columns_DK.double()
+            torch.testing.assert_close(v.T @ exact @ v, torch.diag(felt.read.values_K.double()), rtol=1e-4, atol=1e-6)
+            if metric == "none":
+                assert torch.equal(felt.loss.dense(), torch.eye(WIDTH, dtype=torch.float64))
     attached = attached_to(method, seed=3)
     expected = 0.0
     for name, state in attached.bank.snapshot().items():
         u = (state.w2_DR * state.gamma_R).double() @ state.w1_RD.double()
-        expected += float(torch.trace(u @ metrics[name].dense() @ u.T))
+        for felt in (parse(task).felt[name] for task in tasks):
+            expected += float(torch.trace(u @ felt.read.dense() @ u.T @ felt.loss.dense()))
     found = attached.penalties()
     assert expected > 0.01 and found["functional"].weight == 7.0
     assert found["functional"].value.item() == pytest.approx(expected, rel=1e-5)
@@ -189,21 +191,34 @@ def test_without_a_weight_nothing_is_read_and_nothing_else_is_stored() -> None:
     method = method_of(settings())
     attached, reader = attached_to(method, seed=1), read_by(method, 1)
     stored = attached.finish(reader)
-    assert reader.asked == 0 and parse(stored).metrics == {}
+    assert reader.asked == 0 and parse(stored).felt == {}
     assert [*attached.penalties()] == ["orthogonality", "budget"]
 
 
-def test_what_earlier_tasks_read_is_held_once_whatever_their_number() -> None:
+def test_what_is_held_of_earlier_tasks_is_bounded_and_the_same_at_once_or_one_by_one() -> None:
     """And forgotten when the stream begins anew."""
-    method = method_of(settings(**FELT))
+    method = method_of(settings(**{**FELT, "functional": {"weight": 1.0, "tasks": 2}}))
     attached = attached_to(method, seed=1)
-    stored = Artifact(attached.finish(read_by(method, 1)).files)
+    stored = [Artifact(attached.finish(read_by(method, seed)).files) for seed in range(4)]
     attached.detach()
-    method.extend([stored, stored])
-    assert [task.metrics for task in method.history.tasks] == [{}, {}]
-    assert all(torch.equal(method.history.metrics[n].dense(), m.dense()) for n, m in parse(stored).metrics.items())
+    method.extend(stored)
+    at_once = method.history.felt
+    assert len(at_once) == 2 and [task.felt for task in method.history.tasks] == [{}] * 4
     method.reset(method.config)
-    assert all(metric.trace == 0 for metric in method.history.metrics.values())
+    assert method.history.felt == []
+    for each in stored:
+        method.extend([each])
+    for one, other in zip(at_once, method.history.felt, strict=True):
+        for name in method.modules:
+            assert torch.equal(one[name].loss.dense(), other[name].loss.dense())
+
+
+def test_moments_that_are_not_finite_end_the_task() -> None:
+    method = method_of(settings(**FELT))
+    attached, reader = attached_to(method, seed=1), read_by(method, 1)
+    reader.gradients = {name: torch.full((WIDTH, WIDTH), torch.inf) for name in method.modules}
+    with pytest.raises(NotFinite):
+        attached.finish(reader)
 
 
 def test_a_frozen_w1_costs_no_trained_parameters() -> None:
