@@ -41,6 +41,7 @@ SEARCHABLE = {
     "adapter.norm_weight", "adapter.energy", "adapter.horizon", "adapter.alignment_weight", "adapter.initial_rank",
     "adapter.initial_share", "adapter.final_share", "adapter.interval", "adapter.beta1", "adapter.beta2",
     "adapter.weight", "adapter.decay", "adapter.fisher_rows", "adapter.effective_rank", "adapter.projection",
+    "adapter.rank_growth",
 }  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "uniform": [0.25, 0.75],
