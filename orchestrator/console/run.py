@@ -227,6 +227,8 @@ def print_plan(plan: "Plan") -> None:
         labels = f"{len(task['labels']):,}" if task["labels"] else "·"
         table.add_row(escape(task["name"]), task["state"], labels, *(f"{n:,}" for n in (*sizes, steps)))
     print_table(table)
+    if 0 in plan.steps:
+        out.print("all tasks are trained at once, in the steps of the last one (train.joint)")
     for task in plan.tasks:
         print_rows(task)
     out.print(f"adapted layers: {len(plan.modules)}")
