@@ -18,6 +18,7 @@ from orchestrator.console.scores import floors_line, number, percent, scores, sc
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import SPLITS, RunState
 from trainers.config import GREEDY
+from trainers.data.generative.config import GenerativeTask
 from trainers.messages import Progress
 from trainers.method_config import AdapterConfig
 
@@ -209,9 +210,18 @@ def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ())
         f"explain {state.label}{flag}        why each layer got its budget",
         *(f"samples {state.label} --task {each.task}{flag}        all answers to it so far" for each in answers[:1]),
         f"adapters list{flag}",
+        *(f"predict {ref} TEXT --task {task}{flag}        answer a new text with it" for ref, task in answering(state)),
         *(f"run CONFIG --set name=other --set {value}        another budget, beside this one" for value in other),
     ]
     out.print("\n".join(["\nNext:", *(f"  orthoplex {command}" for command in commands)]), markup=False)
+
+
+def answering(state: RunState) -> list[tuple[str, str]]:
+    """The newest version and its task, if that answers texts."""
+    task = state.completed().tasks[len(state.commits) - 1] if state.commits else None
+    if task is None or (isinstance(task, GenerativeTask) and task.form == "text"):
+        return []
+    return [(state.reference(state.commits[-1]), task.name)]
 
 
 def print_plan(plan: "Plan") -> None:
