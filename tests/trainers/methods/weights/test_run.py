@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 LAYERS = ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj"]
 SECTIONS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full", "target_modules": LAYERS},
     "ewc": {"method": "ewc", "target_modules": LAYERS, "weight": 100.0},
     "osft": {"method": "osft", "target_modules": LAYERS, "effective_rank": 0.75},
 }
@@ -46,10 +47,11 @@ def test_a_run_is_scored_shown_and_exported(
     method: str,
 ) -> None:
     without_ray(monkeypatch)
+    dtype = "bfloat16" if method == "full" else "float32"
     store = tmp_path / "store"
     config = run_config(
         store, ["first", "second"], adapter=SECTIONS[method],
-        model={"name": str(bases / "llama"), "task_type": "CAUSAL_LM", "max_length": 16},
+        model={"name": str(bases / "llama"), "task_type": "CAUSAL_LM", "max_length": 16, "dtype": dtype},
         train={"epochs": 1, "batch_size": 12, "learning_rate": 1e-3, "warmup_steps": 0},
     )  # fmt: skip
     controller = Controller(config, Told(), workers=NewWorkers(config))
@@ -75,9 +77,13 @@ def test_a_run_is_scored_shown_and_exported(
     (kept,) = (store / commits[1].prefix).glob("adapter.safetensors")
     written = {key: value for file in merged.glob("*.safetensors") for key, value in load_file(file).items()}
     values = load_file(kept)
-    assert len(values) == 2 and all(torch.equal(written[name], value) for name, value in values.items())
+    assert (
+        len(values) == 2
+        and {str(value.dtype) for value in written.values()} == {f"torch.{dtype}"}
+        and all(torch.equal(written[name], value.to(written[name].dtype)) for name, value in values.items())
+    )
     base = {key: value for file in (bases / "llama").glob("*.safetensors") for key, value in load_file(file).items()}
-    assert all(torch.equal(written[name], base[name]) != (name in values) for name in written)
+    assert all(torch.equal(written[name], base[name].to(written[name].dtype)) != (name in values) for name in written)
 
     failed = call("adapters", "export", *ref, "--format", "peft", "--output", str(refused))
     assert failed.code == 2 and not refused.exists()
