@@ -8,7 +8,7 @@ a default that changes in the product does not make a new cell; the line of a ce
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from statistics import mean, median
@@ -49,10 +49,13 @@ class Stream(Frozen):
 
 class Method(Frozen):
     """One row of the table. Each of `tune` is a setting by dotted keys; the best on validation is used everywhere.
-    `streams` limits it to some. A `bound` is no rival: it knows the task, or sees all tasks at once."""
+    `streams` limits it to some. A `bound` is no rival: it knows the task, or sees all tasks at once. `assumed` are
+    defaults of the product on which the settings rest: they are merged below all, and are no part of a cell's digest,
+    so they can be written down once a default changes."""
 
     label: str
     settings: Settings
+    assumed: Settings = Field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     tune: tuple[dict[str, Any], ...] = ()
     streams: tuple[str, ...] | None = None
@@ -117,13 +120,15 @@ def known(where: str, names: Collection[str], there: Collection[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A method with tuned `values` on a stream with a seed; `settings` are those of the run, as they are written."""
+    """A method with tuned `values` on a stream with a seed; `settings` are those of the run, as they are written, over
+    what is `assumed` of defaults."""
 
     method: str
     stream: str
     seed: int
     values: Settings
     settings: Settings
+    assumed: Settings = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -143,7 +148,7 @@ class Cell:
         Raises:
             ConfigError: this Orthoplex does not know a method, a key or a value.
         """
-        return parse_config(merged({"name": self.name, **self.settings}, more), self.key)
+        return parse_config(merged(merged({"name": self.name, **self.assumed}, self.settings), more), self.key)
 
     @property
     def name(self) -> str:
@@ -212,6 +217,7 @@ def cell(plan: Plan, method: str, stream: str, seed: int, values: Mapping[str, A
         seed=seed,
         values=dict(values),
         settings={**settings, "adapter": adapter, "tasks": tasks},
+        assumed=plan.methods[method].assumed,
     )
 
 

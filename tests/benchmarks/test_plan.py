@@ -49,6 +49,14 @@ def test_a_key_tells_cells_apart_by_what_is_written() -> None:
     assert len({one.key, *(each.key for each in others)}) == 6
 
 
+def test_what_is_assumed_of_defaults_stands_below_all_and_makes_no_new_cell() -> None:
+    plan = made_plan()
+    ours = plan.methods["ours"].model_copy(update={"assumed": {"train": {"epochs": 9, "batch_size": 7}}})
+    assumed = cell(plan.model_copy(update={"methods": {**plan.methods, "ours": ours}}), "ours", "ab", 0, {})
+    assert assumed.key == cell(plan, "ours", "ab", 0, {}).key
+    assert (assumed.config().train.epochs, assumed.config().train.batch_size) == (3, 7)
+
+
 def test_a_cell_waits_for_tuning_and_takes_what_was_best_on_validation() -> None:
     plan = made_plan()
     first = missing(plan, {})
