@@ -182,7 +182,7 @@ class RunState:
         """Tasks that were scored after their own training on other rows than last, since `evaluate.rows` was changed:
         BWT and forgetting leave those scores out."""
         counts = self._matrix(split, Score.counted)[: self.whole(split)]
-        return [self.tasks[j].name for j in range(len(counts) - 1) if counts[j][j] != counts[-1][j]]
+        return [self.tasks[j].name for j in range(len(counts) - 1) if counts[j][j] not in (None, counts[-1][j])]
 
     def half_widths(self, split: Split) -> dict[str, float | None]:
         """Half the width of the 95% interval of each of `metrics`, and of each of `loss_metrics`."""

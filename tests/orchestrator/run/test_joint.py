@@ -54,6 +54,7 @@ def test_one_order_and_one_commit_for_all_tasks(tmp_path: Path, capsys: pytest.C
     assert "metrics_after" not in view and view["time_left_s"] in (None, 0)
     print_status(run.state)
     shown = capsys.readouterr().out
+    assert run.state.of_other_rows("test") == []
     assert "finished, 3 of 3 tasks" in shown and "all at once" in shown and "60.0" in shown
     assert [*row_scores(run.track)] == ["a", "b", "c"]
     (listed,) = rows_of("default/stream", run.track.entries())
