@@ -10,18 +10,21 @@ from trainers.methods.base import LossMoments
 
 @dataclass
 class KnownReader:
-    """One rank, and these second moments by layer, of the loss's gradients too. `asked` counts how often rows were
-    read."""
+    """One rank, and these second moments by layer, of the loss's gradients too.
+
+    With `of_inputs` they are of what layers read, not of what they give. `asked` counts how often rows were read.
+    """
 
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     asked: int = 0
+    of_inputs: bool = False
 
     def shared(self, data: bytes) -> bytes:
         return data
 
     def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
-        assert not inputs
+        assert inputs == self.of_inputs
         self.asked += 1
         return {name: self.moments[name] for name in modules}
 
