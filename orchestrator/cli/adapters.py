@@ -226,6 +226,8 @@ def export_adapter(
     typer.echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
         typer.echo(f"  {path}  {size:,} bytes")
+    for note in made.notes:
+        typer.echo(f"note: {note}")
 
 
 @adapters.command("serve-layout")

@@ -1,23 +1,31 @@
 """Takes a stream of adapters out of the store, as a PEFT LoRA or a whole model: `orthoplex adapters export`."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import save
 
 from cluster.errors import ConfigError, IntegrityError
+from orchestrator.delivery.asked import How, asked_of, model_told
+from orchestrator.delivery.repertoire import Repertoire
+from orchestrator.delivery.script import script
 from orchestrator.registry.references import Version
 from orchestrator.track.events import Committed
 from trainers.config import ModelConfig
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.encoding import turn_end
-from trainers.identity import Identity, digests_again, settings_of
+from trainers.identity import Identity, digests_again, files, settings_of
 from trainers.methods.base import Artifact
-from trainers.methods.export import Exported, Provenance, check_free, write_merged, write_peft
+from trainers.methods.base_files import beside_a_lora
+from trainers.methods.card import Provenance, licence_of, public_name
+from trainers.methods.export import Exported, check_free, dtype_of, write_merged, write_peft
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
-from trainers.models.loading import load_backbone, resolve_name
+from trainers.models.loading import FAMILIES, load_backbone, resolve_name
 from trainers.models.text_to_text import TextToText
 
 Format = Literal["peft", "merged"]
@@ -38,22 +46,59 @@ def export(
     commits, tasks = learned(version)
     config = published_base(version, model)
     backbone = load_base(config, version)
+    method = method_for(backbone.model, version.state.completed().adapter, getattr(torch, config.dtype))
+    origin = origin_of(version, commits, config, backbone, served)
+    stands = None if served else alone(version, frozenset(origin.tasks), backbone, origin, form)
+    beside, notes = ({}, ()) if stands is None else stands
+    if form == "peft":
+        made = write_peft(backbone.model, method.as_lora(tasks), directory, origin, beside=beside)
+    else:
+        made = write_merged(backbone.model, method.merge(tasks), directory, origin, beside=beside)
+    return replace(made, notes=notes)
+
+
+def origin_of(
+    version: Version, commits: Sequence[Committed], config: ModelConfig, base: Backbone, served: str | None
+) -> Provenance:
+    """Where an export comes from; `served` is the base's name, if that is not how others know it."""
     names = {commit.task for commit in commits}
     asked = [task for task in version.state.completed().tasks if task.name in names]
-    method = method_for(backbone.model, version.state.completed().adapter, getattr(torch, config.dtype))
     source = Path(resolve_name(config.name))
-    origin = Provenance(
+    public, revision = public_name(config.name, config.revision or getattr(base.model.config, "_commit_hash", None))
+    card = files(str(source), config.revision, ("README.md",))
+    return Provenance(
         reference=version.reference,
         tasks=tuple(commit.task for commit in commits),
         task_type=config.task_type,
-        base=served or (str(source.resolve()) if source.is_dir() else str(source)),
-        base_digest=backbone.digest,
-        revision=None if served else config.revision,
-        ends=ends_of(backbone, asked),
+        base=served or public,
+        base_digest=base.digest,
+        revision=None if served else revision,
+        ends=ends_of(base, asked),
+        place=str(source.resolve()) if source.is_dir() else str(source),
+        licence=next((licence_of(path.read_text("utf-8", "replace")) for path in card.values()), None),
     )
-    if form == "peft":
-        return write_peft(backbone.model, method.as_lora(tasks), directory, origin)
-    return write_merged(backbone.model, method.merge(tasks), directory, origin)
+
+
+def alone(
+    version: Version, names: frozenset[str], base: Backbone, origin: Provenance, form: Format
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files that let an exported folder answer by itself, by their paths in it, and a note per task that it cannot
+    answer. To be called before a task is in the weights."""
+    asked = asked_of(Repertoire(version), names, base)
+    beside = beside_a_lora(origin.where, origin.revision) if form == "peft" else {}
+    notes = tuple(f"predict.py does not ask {task!r}: {reason}" for task, reason in sorted(asked.left_out.items()))
+    if not asked.tasks:
+        return beside, notes
+    told: How = {"reference": origin.reference, "base": origin.base, "revision": origin.revision}
+    told |= {"base_sha256": origin.base_digest, **model_told(base), "tasks": asked.tasks}
+    beside["tasks.json"] = (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode()
+    beside["predict.py"] = script(
+        asked.kinds, auto=FAMILIES[origin.task_type][1], dtype=dtype_of(base.model), merged=form == "merged",
+        plain=asked.plain,
+    ).encode()  # fmt: skip
+    if form == "merged" and asked.vectors:
+        beside["labels/embedded.safetensors"] = save(dict(asked.vectors))
+    return beside, notes
 
 
 def ends_of(base: Backbone, tasks: Sequence[AnyTask]) -> dict[str, int]:

@@ -36,6 +36,12 @@ def give_back(where: str, revision: str | None, folder: Path) -> None:
         _give_back_config(path, folder / CONFIG)
 
 
+def beside_a_lora(where: str, revision: str | None) -> dict[str, bytes]:
+    """What a LoRA's folder has of its base: the tokenizer's files, and how it generates, as they are."""
+    found = {**tokenizer_files(where, revision), **files(where, revision, (GENERATION,))}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
 def _give_back_config(base: Path, saved: Path) -> None:
     """Replaces a saved config.json by the base's, but for what is no longer so: the class and the dtype of the weights,
     and how they were quantised. Kept as it is if only a part of the base was saved, which has a configuration of its

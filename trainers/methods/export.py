@@ -6,7 +6,7 @@ Shape suffixes: D output width, K input width, R rank.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,39 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigError, StoreError
 from cluster.folders import appearing
-from trainers.methods.base import Stream
+from trainers.methods.base import Files, Stream
 from trainers.methods.base_files import give_back
+from trainers.methods.card import Provenance, merged_readme, peft_readme
 from trainers.methods.targets import is_transposed, linear_layers
-from trainers.models.loading import FAMILIES
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
+NOTHING: Files = {}
 PEFT_TASK_TYPES = {"LABEL_EMBEDDING": "FEATURE_EXTRACTION"}  # only those that PEFT calls otherwise
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where a stream comes from. `base` is a hub id (with its `revision`) or a folder; `tasks` are names in order.
-    `ends` are the tokens that end an answer, as they are written, with their ids; none if no tokens are generated."""
-
-    reference: str
-    tasks: tuple[str, ...]
-    task_type: str
-    base: str
-    base_digest: str
-    revision: str | None = None
-    ends: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Exported:
-    """What was written: `ranks` by layer, the number of `parameters` (0 if merged), and each file's size."""
+    """What was written: `ranks` by layer, the number of `parameters` (0 if merged), and each file's size; `notes` say
+    what is to be known of it."""
 
     directory: Path
     ranks: dict[str, int]
     parameters: int
     sizes_bytes: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def write_peft(model: nn.Module, stream: Stream, directory: Path, origin: Provenance) -> Exported:
+def write_peft(
+    model: nn.Module,
+    stream: Stream,
+    directory: Path,
+    origin: Provenance,
+    *,
+    beside: Files = NOTHING,
+    notes: Sequence[str] = (),
+) -> Exported:
     """Writes what the stream adds to `model`, the unadapted base, as a folder that `peft.PeftModel.from_pretrained`
-    loads.
+    loads. `beside` are further files by their paths in it; `notes` are lines of its README.
 
     Raises:
         ConfigError: no layer is adapted, or `directory` is not empty. StoreError: the disk refuses.
@@ -80,7 +77,11 @@ def write_peft(model: nn.Module, stream: Stream, directory: Path, origin: Proven
     }
     with whole_folder(directory) as folder:
         save_file(tensors, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
-        (folder / "README.md").write_text(peft_readme(origin, dtype_of(model), biased, unbiased), "utf-8")
+        put(beside, folder)
+        told = peft_readme(
+            origin, dtype_of(model), biased=biased, unbiased=unbiased, notes=notes, beside=sorted(beside)
+        )
+        (folder / "README.md").write_text(told, "utf-8")
         (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     return Exported(directory, ranks, sum(tensor.numel() for tensor in tensors.values()), file_sizes(directory))
 
@@ -115,20 +116,30 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def write_merged(model: Any, ranks: Mapping[str, int], directory: Path, origin: Provenance) -> Exported:
+def write_merged(
+    model: Any, ranks: Mapping[str, int], directory: Path, origin: Provenance, *, beside: Files = NOTHING
+) -> Exported:
     """Writes a model whose weights hold the stream, with the other files of its base as they are, as a folder for
     transformers' Auto classes.
 
-    `ranks` are those of the layers that the stream changed.
+    `ranks` are those of the layers that the stream changed. `beside` are further files by their paths in the folder.
 
     Raises:
         ConfigError: `directory` is not empty. StoreError: the disk refuses.
     """
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
-        give_back(origin.base, origin.revision, folder)
-        (folder / "README.md").write_text(merged_readme(origin, dtype_of(model)), "utf-8")
+        give_back(origin.where, origin.revision, folder)
+        put(beside, folder)
+        (folder / "README.md").write_text(merged_readme(origin, dtype_of(model), sorted(beside)), "utf-8")
     return Exported(directory, dict(ranks), 0, file_sizes(directory))
+
+
+def put(files: Files, folder: Path) -> None:
+    """Writes files by their paths below a folder."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def check_free(directory: Path) -> None:
@@ -165,81 +176,3 @@ def file_sizes(directory: Path) -> dict[str, int]:
 def dtype_of(model: nn.Module) -> str:
     """The name of the dtype of a model's weights."""
     return str(next(model.parameters()).dtype).removeprefix("torch.")
-
-
-def peft_readme(origin: Provenance, dtype: str, biased: bool, unbiased: Sequence[str]) -> str:
-    """What the folder is, how it is loaded, and what it cannot do. The stream was trained in this dtype."""
-    revision = f", revision={origin.revision!r}" if origin.revision else ""
-    lines = [
-        "A PEFT LoRA of the tasks below together; it needs `peft` and `transformers`, nothing of Orthoplex:",
-        "",
-        "    base = " + loaded(origin, repr(origin.base) + revision, dtype),
-        "    model = peft.PeftModel.from_pretrained(base, FOLDER)",
-        f"    tokenizer = transformers.AutoTokenizer.from_pretrained({origin.base!r}{revision})",
-        "",
-        "Ranks and lora_alpha per layer are in adapter_config.json. In float32, its outputs are those of the trained",
-        f"stream up to rounding. It was trained in {dtype}; without `dtype`, transformers takes the one that the base",
-        "is stored in.",
-    ]
-    if biased:
-        lines += [
-            "",
-            "Layers with a bias have `lora_B.bias` (`lora_bias`). A server without support for LoRA biases would",
-            "answer wrongly: give it the merged model (`orthoplex adapters export --format merged`) instead.",
-        ]
-    if biased and unbiased:
-        lines += [
-            "",
-            f"{len(unbiased)} of the layers have no bias to merge into, so PEFT's `merge_and_unload` refuses this",
-            "adapter; export merged instead.",
-        ]
-    return readme(origin, "adapter", lines)
-
-
-def merged_readme(origin: Provenance, dtype: str) -> str:
-    """What the folder is and how it is loaded. Its weights have this dtype."""
-    lines = [
-        "The whole model, with the tokenizer of its base:",
-        "",
-        "    model = " + loaded(origin, "FOLDER", dtype),
-        "    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)",
-    ]
-    return readme(origin, "model", lines)
-
-
-def loaded(origin: Provenance, where: str, dtype: str) -> str:
-    """The call that loads a model of the stream's task type."""
-    return f"transformers.{FAMILIES[origin.task_type][1]}.from_pretrained({where}, dtype=torch.{dtype})"
-
-
-def ending(ends: Mapping[str, int]) -> list[str]:
-    """How an answer ends, in lines; none if no tokens are generated."""
-    if not ends:
-        return []
-    shown = " or ".join(f"`{token}` ({number})" for token, number in ends.items())
-    ids = [*ends.values()]
-    return [
-        f"An answer ends with {shown}, as in training: give `generate` eos_token_id={ids if len(ids) > 1 else ids[0]}.",
-        "",
-    ]
-
-
-def readme(origin: Provenance, kind: str, lines: Sequence[str]) -> str:
-    """A README of a title, the lines, and the provenance."""
-    told = [f"# {origin.reference}, exported {kind}", "", *lines, "", *ending(origin.ends)]
-    if origin.task_type == "LABEL_EMBEDDING":
-        told += [
-            "Texts are embedded with this model, mean-pooled and L2-normalised. The label words that they are compared",
-            "with are embedded by the unadapted base.",
-            "",
-        ]
-    return "\n".join(
-        [
-            *told,
-            f"- tasks, in order: {', '.join(origin.tasks)}",
-            f"- task type: {origin.task_type}",
-            f"- base: {origin.base}" + (f", revision {origin.revision}" if origin.revision else ""),
-            f"- sha256 of the base's weights as Orthoplex counts it: {origin.base_digest}",
-            "",
-        ]
-    )

@@ -1,5 +1,7 @@
-"""Finished runs to answer with, made once each."""
+"""Finished runs to answer with, made once each, and packages to answer with that are not ours."""
 
+import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,29 @@ def texts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path]
     model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
     adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
     return run_of(folder, model, tasks, adapter=adapter), folder
+
+
+def needed_by(*names: str) -> dict[str, metadata.Distribution]:
+    """The installed distributions that these ones ask for, without extras, and they themselves."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, metadata.Distribution] = {}
+    left = [*names]
+    while left:
+        if (name := re.sub("[-_.]+", "-", left.pop()).lower()) in found:
+            continue
+        found[name] = metadata.distribution(name)
+        wanted = [Requirement(text) for text in found[name].requires or ()]
+        left += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="session")
+def only_transformers_and_peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages, by links, which holds transformers, peft and what they need, and nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    for distribution in needed_by("transformers", "peft").values():
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return site

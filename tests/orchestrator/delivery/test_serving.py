@@ -3,11 +3,9 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,32 +37,6 @@ for name in ("orchestrator", "trainers", "cluster", "ray", "deepspeed", "boto3",
         continue
     raise AssertionError(f"{name} can be imported")
 """
-
-
-def needed_by(*names: str) -> dict[str, metadata.Distribution]:
-    """The installed distributions that these ones ask for, without extras, and they themselves."""
-    from packaging.requirements import Requirement
-
-    found: dict[str, metadata.Distribution] = {}
-    left = [*names]
-    while left:
-        if (name := re.sub("[-_.]+", "-", left.pop()).lower()) in found:
-            continue
-        found[name] = metadata.distribution(name)
-        wanted = [Requirement(text) for text in found[name].requires or ()]
-        left += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return found
-
-
-@pytest.fixture(scope="module")
-def only_transformers_and_peft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages, by links, which holds transformers, peft and what they need, and nothing else."""
-    site = tmp_path_factory.mktemp("site")
-    for distribution in needed_by("transformers", "peft").values():
-        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
-            if not (site / top).exists():
-                (site / top).symlink_to(Path(str(distribution.locate_file(top))))
-    return site
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: object) -> Result:

@@ -1,0 +1,110 @@
+"""The `predict.py` of exported folders answers as `Predictor` does, in a process that has transformers and peft alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cluster.storage import LocalStore
+from orchestrator.delivery.asked import asked_of
+from orchestrator.delivery.export import Format, export
+from orchestrator.delivery.predictor import Predictor
+from orchestrator.delivery.repertoire import Repertoire, version_of
+from orchestrator.delivery.script import script
+from orchestrator.track.state import RunState
+from tests.support.tiny_models import save_encoder, save_tiny
+from tests.support.untrained_runs import WORDS, answered, classification, generative, labelled, run_of
+
+Run = tuple[RunState, Path]
+READER = """
+import contextlib, io, json, runpy, sys
+sys.path.append(sys.argv[1])
+for name in ("orthoplex", "orchestrator", "trainers", "cluster", "ray", "deepspeed", "datasets"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(f"{name} can be imported")
+found = []
+for words in json.load(open(sys.argv[2])):
+    sys.argv, said = words, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        runpy.run_path(words[0], run_name="__main__")
+    found.append([json.loads(line) for line in said.getvalue().splitlines()])
+print(json.dumps(found))
+"""
+
+
+class Case(NamedTuple):
+    """A store's run, exported in a form: what a task's texts get."""
+
+    folder: Path
+    form: Format
+    task: str
+    texts: list[str]
+
+
+def expected(case: Case, predictors: dict[Path, Predictor]) -> list[str | None]:
+    predictor = predictors.setdefault(case.folder, Predictor("team/run", store=str(case.folder / "store")))
+    if predictor.repertoire.tasks[case.task].generative:
+        return [each.answer for each in predictor.generate(case.texts, task=case.task)]
+    return [each.label for each in predictor.classify(case.texts, task=case.task)]
+
+
+def said(cases: Sequence[Case], packages: Path, tmp_path: Path) -> list[list[str | None]]:
+    """What the exported scripts say, all in one process."""
+    asked = []
+    for number, case in enumerate(cases):
+        made = tmp_path / str(number)
+        export(version_of(LocalStore(case.folder / "store"), "team/run"), case.form, made)
+        asked.append([str(made / "predict.py"), "--task", case.task, *case.texts])
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    command = [sys.executable, "-I", "-S", "-c", READER, str(packages), str(tmp_path / "asked.json")]
+    environment = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    found: list[list[str | None]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_the_scripts_answer_as_the_predictor(
+    labels_run: Run, texts_run: Run, tmp_path: Path, only_transformers_and_peft: Path
+) -> None:
+    """Encoders and language models; label words by likelihood and generated, and generated answers; long texts."""
+    seq2seq, named = tmp_path / "seq2seq", tmp_path / "named"
+    for folder in (seq2seq, named):
+        folder.mkdir()
+    run_of(
+        seq2seq, {"name": str(save_tiny("t5", seq2seq / "base")), "task_type": "SEQ_2_SEQ_LM", "max_length": 12},
+        [classification(seq2seq, "a", WORDS[0]), generative(seq2seq, "qa", "prompt_completion")],
+        adapter={"target_modules": ["o", "wo"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0},
+    )  # fmt: skip
+    run_of(
+        named,
+        {"name": str(save_tiny("gpt2", named / "base")), "task_type": "CAUSAL_LM", "scoring": "generation",
+         "prompt": "text : {text} answer :", "max_length": 14},
+        [classification(named, "a", WORDS[0])],
+        adapter={"target_modules": ["mlp.c_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0},
+    )  # fmt: skip
+    texts = [row["text"] for row in labelled(WORDS[0], 12, "new")] + [" ", "long words " * 40]
+    prompts = [row["prompt"] for row in answered(5, "test")]
+    cases = [
+        Case(labels_run[1], "peft", "a", texts),
+        Case(labels_run[1], "merged", "b", texts),
+        Case(texts_run[1], "peft", "a", texts),
+        Case(texts_run[1], "merged", "a", texts),
+        Case(texts_run[1], "peft", "qa", prompts),
+        Case(seq2seq, "peft", "a", texts),
+        Case(seq2seq, "merged", "qa", ["number 3 is", "what is"]),
+        Case(named, "merged", "a", texts),
+    ]
+    predictors: dict[Path, Predictor] = {}
+    found = said(cases, only_transformers_and_peft, tmp_path)
+    for case, each in zip(cases, found, strict=True):
+        assert each == expected(case, predictors), case
+    assert len({*found[0]}) > 2 and len({*found[2]}) > 2
