@@ -80,7 +80,9 @@ VERBS = {
     "jobs stop": ["job", "--address"],
     "doctor": ["config", "--address", "--store", "--json"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
-    "adapters serve-layout": ["reference", "--store", "--root", "--base", "--model"],
+    "adapters serve-layout": [
+        "reference", "--store", "--root", "--base", "--model", "--max-rank", "--tolerance",
+    ],
 }  # fmt: skip
 
 

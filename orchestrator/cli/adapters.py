@@ -237,11 +237,23 @@ def serve_layout(
     root: Annotated[str, typer.Option("--root", metavar="KEY", help="the folder in the store")] = "serve",
     base: Annotated[str | None, typer.Option("--base", help="the name under which the base is served")] = None,
     model: Model = None,
+    *,
+    max_rank: Annotated[
+        int | None, typer.Option("--max-rank", metavar="R", help="compress to one rank, that of the server at most")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", metavar="E", min=0, max=1, help="the share of a layer's norm that may be lost"),
+    ] = None,
 ) -> None:
     """Put an adapter where servers load it. With all before it, as a PEFT folder below ROOT/<base>/."""
     found = read_base_of(reference, store)
     with only_our_output():
-        from orchestrator.delivery.serving import serve_layout as write  # imports torch
+        from orchestrator.delivery.export import Fit  # imports torch
+        from orchestrator.delivery.serving import serve_layout as write
 
-        place = write(found, root=root, base=base, model=model)
-    typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{place}")
+        fit = None if max_rank is None and tolerance is None else Fit(max_rank=max_rank, tolerance=tolerance)
+        made = write(found, root=root, base=base, model=model, fit=fit)
+    for note in made.notes:
+        typer.echo(note)
+    typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{made.place}")

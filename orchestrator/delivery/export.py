@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +19,10 @@ from trainers.config import ModelConfig
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.encoding import turn_end
 from trainers.identity import Identity, digests_again, files, settings_of
-from trainers.methods.base import Artifact
+from trainers.methods.base import Artifact, Stream
 from trainers.methods.base_files import beside_a_lora
 from trainers.methods.card import Provenance, licence_of, public_name
+from trainers.methods.compress import compress, needed
 from trainers.methods.export import Exported, check_free, dtype_of, write_merged, write_peft
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
@@ -31,15 +32,30 @@ from trainers.models.text_to_text import TextToText
 Format = Literal["peft", "merged"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One rank for a served LoRA: `max_rank` at most, with a layer's loss within `tolerance`; see `compress`."""
+
+    max_rank: int | None = None
+    tolerance: float | None = None
+
+
 def export(
-    version: Version, form: Format, directory: Path, *, model: str | None = None, served: str | None = None
+    version: Version,
+    form: Format,
+    directory: Path,
+    *,
+    model: str | None = None,
+    served: str | None = None,
+    fit: Fit | None = None,
 ) -> Exported:
     """Writes the adapters of a version, of all tasks up to it or its own alone, into the folder `directory`.
 
-    `model` is the base's place, if it has moved. `served` is the base's name in the folder, if that is not its place.
+    `model` is the base's place, if it has moved. `served` is the base's name in the folder, if servers alone load it:
+    it then holds the LoRA alone, of one rank if `fit` says so. Other folders stand alone (see `alone`).
 
     Raises:
-        ConfigError: the folder is not empty, or the base cannot be loaded.
+        ConfigError: the folder is not empty, the base cannot be loaded, or as `compress`.
         IntegrityError: a stored file was changed, or the base is not the one the stream was trained on.
     """
     check_free(directory)
@@ -48,13 +64,28 @@ def export(
     backbone = load_base(config, version)
     method = method_for(backbone.model, version.state.completed().adapter, getattr(torch, config.dtype))
     origin = origin_of(version, commits, config, backbone, served)
-    stands = None if served else alone(version, frozenset(origin.tasks), backbone, origin, form)
-    beside, notes = ({}, ()) if stands is None else stands
+    if served:
+        return for_servers(backbone, method.as_lora(tasks), directory, origin, fit)
+    beside, notes = alone(version, frozenset(origin.tasks), backbone, origin, form)
     if form == "peft":
         made = write_peft(backbone.model, method.as_lora(tasks), directory, origin, beside=beside)
     else:
         made = write_merged(backbone.model, method.merge(tasks), directory, origin, beside=beside)
     return replace(made, notes=notes)
+
+
+def for_servers(base: Backbone, stream: Stream, directory: Path, origin: Provenance, fit: Fit | None) -> Exported:
+    """Writes the LoRA alone; with `fit` of one rank, with the bounds on what is lost in `compression.json`."""
+    if fit is None or not stream:
+        return replace(write_peft(base.model, stream, directory, origin), notes=tuple(needed(stream)))
+    made = compress(stream, max_rank=fit.max_rank, tolerance=fit.tolerance)
+    told: How = {"rank": made.rank, "relative_to_norm": made.worst[1], "layers": made.per_layer()}
+    beside = {"compression.json": (json.dumps(told, indent=1) + "\n").encode()}
+    notes = made.told()
+    return replace(
+        write_peft(base.model, made.stream, directory, origin, beside=beside, notes=notes),
+        notes=(*notes, "Bounds per layer, the worst first (all are in compression.json):", *made.shown()),
+    )
 
 
 def origin_of(

@@ -6,7 +6,10 @@ It is put together of what the folder's tasks need, and reads `tasks.json` besid
 from collections.abc import Collection
 from string import Template
 
-HEAD = Template('''"""python predict.py$options TEXT ...: an answer per text, as JSON, by $needs; see README.md."""
+HEAD = Template('''"""python predict.py$options TEXT ...
+
+Answers texts with $needs alone: a line of JSON per text. See README.md.
+"""
 
 import argparse
 import json
@@ -88,7 +91,7 @@ $labels
 ''')
 BY_THE_BASE = """with model.disable_adapter():
     labels = torch.cat([embed(word) for word in how["labels"]])"""
-STORED = 'labels = load_file(HERE / "labels/embedded.safetensors")[asked.task]  # the words as the unadapted base embeds them'
+STORED = 'labels = load_file(HERE / "labels/embedded.safetensors")[asked.task]  # by the unadapted base'
 LIKELIEST = Template('''
 
 def likeliest(text):

@@ -5,12 +5,13 @@ import tempfile
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
-from orchestrator.delivery.export import differences, export, learned, published_base
+from orchestrator.delivery.export import Fit, differences, export, learned, published_base
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import SERVE_ROOT, served_prefix
 from orchestrator.track.track import Track
@@ -28,11 +29,26 @@ if TYPE_CHECKING:
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def serve_layout(version: Version, *, root: str = SERVE_ROOT, base: str | None = None, model: str | None = None) -> str:
-    """Writes a version, with all tasks before it, as a plain PEFT folder into the store, for servers that load
-    adapters by name.
+@dataclass(frozen=True)
+class Served:
+    """Where a version was put, and what is to be known of it, in lines."""
 
-    The place, which is returned, is `root`/<base>/<team>-<track>-v00000012/. The number has a fixed width, because some
+    place: str
+    notes: tuple[str, ...]
+
+
+def serve_layout(
+    version: Version,
+    *,
+    root: str = SERVE_ROOT,
+    base: str | None = None,
+    model: str | None = None,
+    fit: Fit | None = None,
+) -> Served:
+    """Writes a version, with all tasks before it, as a plain PEFT folder into the store, for servers that load
+    adapters by name; with `fit` at one rank.
+
+    The place is `root`/<base>/<team>-<track>-v00000012/. The number has a fixed width, because some
     servers list by prefix, and v1 would match v10. adapter_config.json is written last, and only if absent: a folder
     that has it is whole, and never changes. `base` is the name by which the base is served (default: the run's
     model.name); it becomes `base_model_name_or_path`. `model` is the place of the base's weights, if it has changed.
@@ -48,14 +64,14 @@ def serve_layout(version: Version, *, root: str = SERVE_ROOT, base: str | None =
         raise ConfigError(f"serve-layout: {prefix!r} is no safe place in a store; change --root or --base")
     with tempfile.TemporaryDirectory(prefix="orthoplex-serve-") as temporary:
         folder = Path(temporary) / name
-        export(version, "peft", folder, model=model, served=served)
+        notes = export(version, "peft", folder, model=model, served=served, fit=fit).notes
         config = (folder / PEFT_CONFIG).read_bytes()
         (folder / PEFT_CONFIG).unlink()
         if not _stands(track, prefix, config):
             upload_files(track.store, prefix, folder)
             if not track.store.put_if_absent(f"{prefix}/{PEFT_CONFIG}", config):
                 _stands(track, prefix, config)
-    return prefix
+    return Served(prefix, notes)
 
 
 def _stands(track: Track, prefix: str, config: bytes) -> bool:

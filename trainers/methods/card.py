@@ -80,7 +80,8 @@ def peft_readme(
     """What the folder is, how it is loaded, and what it cannot do. The stream was trained in this dtype; `beside` names
     the files that make the folder stand alone, if there are any; `notes` are further paragraphs."""
     revision = f", revision={origin.revision!r}" if origin.revision else ""
-    tokenizer = "FOLDER, config=base.config" if beside else f"{origin.base!r}{revision}"
+    own = "tokenizer_config.json" in beside or "tokenizer.json" in beside
+    tokenizer = "FOLDER, config=base.config" if own else f"{origin.base!r}{revision}"
     lines = [
         "A PEFT LoRA of the tasks below together; it needs `peft` and `transformers`, nothing of Orthoplex:",
         "",
@@ -155,8 +156,8 @@ def getting(origin: Provenance) -> list[str]:
     """Where the base is, if its name does not say it, in lines."""
     if origin.base == "docs-lm":
         return [
-            "The base `docs-lm` comes with Orthoplex. After `pip install orthoplex`, this prints its folder, which is to",
-            "stand for 'docs-lm' above, and after `--base`:",
+            "The base `docs-lm` comes with Orthoplex. After `pip install orthoplex`, this prints its folder, which is",
+            "to stand for 'docs-lm' above, and after `--base`:",
             "`python -c \"from trainers.models.loading import resolve_name; print(resolve_name('docs-lm'))\"`",
             "",
         ]

@@ -1,4 +1,4 @@
-"""The `predict.py` of exported folders answers as `Predictor` does, in a process that has transformers and peft alone."""
+"""The `predict.py` of exported folders answers as `Predictor` does, in a process with transformers and peft alone."""
 
 import json
 import os
@@ -6,18 +6,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from cluster.storage import LocalStore
-from orchestrator.delivery.asked import asked_of
 from orchestrator.delivery.export import Format, export
 from orchestrator.delivery.predictor import Predictor
-from orchestrator.delivery.repertoire import Repertoire, version_of
+from orchestrator.delivery.repertoire import version_of
 from orchestrator.delivery.script import script
 from orchestrator.track.state import RunState
-from tests.support.tiny_models import save_encoder, save_tiny
+from tests.support.tiny_models import save_tiny
 from tests.support.untrained_runs import WORDS, answered, classification, generative, labelled, run_of
 
 Run = tuple[RunState, Path]
@@ -65,13 +64,15 @@ def said(cases: Sequence[Case], packages: Path, tmp_path: Path) -> list[list[str
         asked.append([str(made / "predict.py"), "--task", case.task, *case.texts])
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     command = [sys.executable, "-I", "-S", "-c", READER, str(packages), str(tmp_path / "asked.json")]
-    environment = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "HF_HUB_OFFLINE": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     found: list[list[str | None]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+@pytest.mark.slow
 def test_the_scripts_answer_as_the_predictor(
     labels_run: Run, texts_run: Run, tmp_path: Path, only_transformers_and_peft: Path
 ) -> None:
@@ -108,3 +109,27 @@ def test_the_scripts_answer_as_the_predictor(
     for case, each in zip(cases, found, strict=True):
         assert each == expected(case, predictors), case
     assert len({*found[0]}) > 2 and len({*found[2]}) > 2
+
+
+WAYS = [("AutoModel", ["nearest"])]
+WAYS += [(auto, kinds) for auto in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+         for kinds in (["likeliest"], ["named"], ["text"], ["likeliest", "text"], ["named", "text"])]  # fmt: skip
+
+
+def test_every_script_is_short_and_has_no_line_without_use(tmp_path: Path) -> None:
+    """All of them side by side: imports are used, names defined."""
+    for number, (auto, kinds) in enumerate(WAYS):
+        for merged in (True, False):
+            for plain in (True, False):
+                made = tmp_path / f"{number}-{merged}-{plain}"
+                made.mkdir()
+                text = script(kinds, auto=auto, dtype="float32", merged=merged, plain=plain)
+                (made / "predict.py").write_text(text)
+                lines = [line for line in text.splitlines() if line.strip()]
+                assert len(lines) <= 80 and "\0" not in text and "$" not in text
+                assert ("peft" in text) is not merged and max(map(len, lines)) <= 120
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F,E9", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    encoder = script(["nearest"], auto="AutoModel", dtype="float32", merged=False, plain=True)
+    assert len([line for line in encoder.splitlines() if line.strip()]) <= 45

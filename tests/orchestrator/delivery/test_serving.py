@@ -17,11 +17,13 @@ import orchestrator
 from cluster.errors import ConfigError, IntegrityError
 from cluster.storage import LocalStore, S3Store
 from orchestrator.delivery.serving import digest_among, load_plain
+from orchestrator.track.state import RunState
 from tests.orchestrator.delivery.test_export import IDS, Stream, expected, make_bert, old_log, stream
 from tests.support.command_line import Result, here
 from trainers.config import ModelConfig
 from trainers.models.loading import weights_digest
 
+Run = tuple[RunState, Path]
 READER = """
 import sys
 sys.path.append(sys.argv[1])
@@ -68,6 +70,34 @@ def test_a_served_folder_gives_equal_outputs_in_a_process_with_only_transformers
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected(stream, upto), rtol=1e-5, atol=1e-5)
+
+
+def test_one_rank_for_servers(texts_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """It says what the server needs and what is lost; a tolerance that cannot be kept names the rank that keeps it."""
+    store = texts_run[1] / "store"
+    words = ["team/run@v3", "--store", store, "--base", "tiny"]
+    code, _, err = serve(monkeypatch, capsys, *words, "--max-rank", 8)
+    assert code == 2 and "at rank 8 layer model.layers." in err and "use --max-rank 16" in err
+    assert not (store / "serve").exists()
+    code, out, _ = serve(monkeypatch, capsys, *words, "--max-rank", 8, "--tolerance", 0.9)
+    assert code == 0 and "became 8: a server such as vLLM needs --max-lora-rank 8" in out and "|error| <=" in out
+    folder = store / "serve/tiny/team-run-v00000003"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"]) == (8, 8, {})
+    told = json.loads((folder / "compression.json").read_text())
+    assert told["rank"] == 8 and 0 < told["relative_to_norm"] < 0.9 and len(told["layers"]) == 6
+    assert "needs --max-lora-rank 8" in (folder / "README.md").read_text()
+    code, _, err = serve(monkeypatch, capsys, *words)
+    assert code == 1 and "another adapter" in err
+    code, out, _ = serve(monkeypatch, capsys, *words, "--root", "whole")
+    assert code == 0 and "its rank is 12: a server such as vLLM needs --max-lora-rank 16" in out
+
+
+def test_layers_with_a_bias_have_no_one_rank(stream: Stream, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code, _, err = serve(monkeypatch, capsys, "stream@v3", "--store", stream.store, "--tolerance", 0.5)
+    assert code == 2 and "2 layers change their bias" in err and "--format merged" in err
+    code, out, _ = serve(monkeypatch, capsys, "stream@v3", "--store", stream.store, "--base", "bert")
+    assert code == 0 and "vLLM serves no LoRA bias" in out
 
 
 def test_the_config_comes_last_and_folders_never_change(
