@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.methods import pictures, tables
-from benchmarks.methods.plan import Line, Plan
+from benchmarks.methods.plan import Cell, Line, Plan, cells
 
 INTRODUCTION = """\
 # Results: methods beside each other
@@ -49,7 +49,8 @@ def orders(plan: Plan, group: str) -> str:
 
 def measured_on(plan: Plan, lines: Mapping[str, Line]) -> str:
     """On which machines, with which versions and commits, how many cells; and whether bases differ."""
-    there = [line for line in lines.values() if "wall_s" in line]
+    asked = {each.key for each in cells(plan, lines) if isinstance(each, Cell)}
+    there = [line for key, line in lines.items() if key in asked and "wall_s" in line]
     wheres = Counter(
         f"{line['machine']}, torch {line['torch']}, transformers {line['transformers']}, "
         f"DeepSpeed {line['deepspeed']}, commit {line['commit']}, {line['day']}, {line['beside']} at once"

@@ -79,7 +79,10 @@ def test_the_page_is_made_from_the_lines_alone_and_has_pictures(plan: Plan, tmp_
         "key": "choice/rival/x", "method": "rival", "chosen": found.values,
         "tried": [{"values": found.values, "validation_aa": 0.75}, {"values": {}, "validation_aa": None}],
     }  # fmt: skip
+    old = {**line(found, (0.5, 0.5)), "key": "rival/ab/0/old", "machine": "gone"}
+    lines[old["key"]] = old
     text = report(plan, lines, page)
+    assert "gone" not in text  # a cell of settings that are no longer asked for
     assert "- made, torch 2, transformers 5, DeepSpeed 0, commit abc, 2026-11-28, 1 at once: 7 cells" in text
     assert "| Rival | learning_rate 0.1 | learning_rate 0.1: 75.0; as written: failed |" in text
     assert "- ab: a, b\n- ba: b, a" in text and "- bound on ab, seed 0: not measured" in text
