@@ -354,3 +354,8 @@ def test_names_of_trials_are_names_of_runs() -> None:
     longest = sweep_of(name="x" * 90)
     assert longest.trial(99_999, {}).name == "x" * 90 + "-99999"
     assert longest.with_name("x" * 90 + "-best", {}).name.endswith("-best")
+
+
+def test_a_joint_training_is_no_stream_to_compare() -> None:
+    said = lines(content_of(run=run_content(train={"joint": True})))
+    assert said == ["run.train.joint: a sweep compares streams task by task, and all are trained at once; remove it"]
