@@ -189,6 +189,7 @@ print("done", *work.run(lambda: Slow()), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     """20,000 rows, SIGKILL in the middle until it ends: each row stands once, and each part was answered once, or was
     cut while it was."""

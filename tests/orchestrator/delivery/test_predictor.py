@@ -50,6 +50,7 @@ def test_labels_are_those_of_the_runs_own_evaluation(labels: Predictor, labels_r
                 assert each.probability == max(each.scores.values()) == each.scores[str(each.label)]
 
 
+@pytest.mark.slow
 def test_an_adapter_per_task_and_an_encoder_decoder(tmp_path: Path) -> None:
     """LoRA per task answers each task with its own; labels that are generated, and answers of a T5."""
     base = save_tiny("t5", tmp_path / "base")
