@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cluster.resources import ClusterConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.run.workers import Check, Group, OwnWorkers, Say
-from trainers.folders import for_workers, scratch
+from trainers.folders import scratch
 from trainers.messages import Job, Order, Progress, Started, TaskDone
 from trainers.workers.worker import Worker
 
@@ -58,7 +58,7 @@ class AloneWorkers(OwnWorkers):
     @contextmanager
     def group(self, job: Job, cluster: ClusterConfig, check: Check) -> Iterator[Group]:
         """This process, in a temporary folder of its own."""
-        held = replace(job, tasks=self.rows, folder=for_workers(self.folder))
+        held = replace(job, tasks=self.rows, folder=str(self.folder) if self.folder else None)
         with scratch(tempfile.gettempdir()) as start:
             yield AloneGroup(held, cluster, self.device, start, check)
 
