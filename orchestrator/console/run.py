@@ -218,7 +218,7 @@ def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ())
 
 def answering(state: RunState) -> list[tuple[str, str]]:
     """The newest version and its task, if that answers texts."""
-    task = state.completed().tasks[len(state.commits) - 1] if state.commits else None
+    task = state.completed().tasks[state.learned - 1] if state.commits else None
     if task is None or (isinstance(task, GenerativeTask) and task.form == "text"):
         return []
     return [(state.reference(state.commits[-1]), task.name)]

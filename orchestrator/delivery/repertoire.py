@@ -60,12 +60,13 @@ class Repertoire:
 
     @cached_property
     def tasks(self) -> Mapping[str, Known]:
-        """The tasks learned so far by name, in order."""
+        """The tasks learned so far by name, in order; all of them if they were trained at once."""
         state, configured = self.version.state, {task.name: task for task in self.run.tasks}
         described = {task.name: task for task in state.tasks}
+        names = [*described] if state.joint else [commit.task for commit in self.version.stream]
         return {
             name: Known(index=index, task=configured[name], description=described[name])
-            for index, name in enumerate(commit.task for commit in self.version.stream)
+            for index, name in enumerate(names)
             if name in configured
         }
 

@@ -24,14 +24,23 @@ TASKS = [
 def known(tmp_path: Path, fake_run: Callable[..., Any]) -> Callable[..., Repertoire]:
     from orchestrator.config.run import parse_config
 
-    def make(upto: str = "run", *, prompt: str = "{text}", tasks: Any = TASKS, adapter: Any = None) -> Repertoire:
+    def make(
+        upto: str = "run", *, prompt: str = "{text}", tasks: Any = TASKS, adapter: Any = None, joint: bool = False
+    ) -> Repertoire:
         model = {"name": "docs-lm", "task_type": "CAUSAL_LM", "prompt": prompt}
-        content = {"name": "run", "store": str(tmp_path / "store"), "model": model, "tasks": tasks}
+        content = {
+            "name": "run",
+            "store": str(tmp_path / "store"),
+            "model": model,
+            "tasks": tasks,
+            "train": {"joint": joint},
+        }
         config = parse_config({**content, "adapter": adapter or {"target_modules": ["o_proj"]}}, "test")
         run = fake_run(*(task["name"] for task in tasks), name="run", config=config)
         labels = {"a": ["x", "y"], "b": ["y", "z"], "c": ["x", "y"]}
-        for index, task in enumerate(tasks, start=1):
-            body = {**COMMIT, "version": index, "index": index - 1, "task": task["name"], "prefix": f"p{index}"}
+        commits = [(len(tasks), "joint")] if joint else [(n, task["name"]) for n, task in enumerate(tasks, start=1)]
+        for version, name in commits:
+            body = {**COMMIT, "version": version, "index": version - 1, "task": name, "prefix": f"p{version}"}
             run.append("commit", body)
         rows = {"train": 1, "validation": 1, "test": 1}
         described = [
@@ -80,6 +89,13 @@ def test_one_set_of_labels_needs_no_name(known: Callable[..., Repertoire]) -> No
     knows = known(tasks=same)
     assert knows.choose(None).task.name == "c" and knows.asked(None, union=True) is None
     assert knows.union().words == ("x", "y")
+
+
+def test_tasks_that_were_trained_at_once(known: Callable[..., Repertoire]) -> None:
+    """One commit, which is the version of as many as there are."""
+    knows = known(tasks=TASKS[:2], joint=True)
+    assert list(knows.tasks) == ["a", "b"] and [each.index for each in knows.tasks.values()] == [0, 1]
+    assert knows.reference.endswith("@v2")
 
 
 def test_an_adapter_of_its_own_needs_the_task(known: Callable[..., Repertoire]) -> None:
