@@ -180,9 +180,9 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
         "dtype": "float32", "quantization": None, "max_length": 128, "revision": None,
     },
-    FunctionalConfig: {"weight": 0.0, "metric": "loss", "directions": 24, "tasks": 32},
+    FunctionalConfig: {"weight": 10.0, "metric": "loss", "directions": 24, "tasks": 32},
     AdapterConfig: {
-        "method": "oa", "target_modules": REQUIRED, "max_rank": 16, "threshold": 0.5, "budget_weight": 0.01,
+        "method": "oa", "target_modules": REQUIRED, "max_rank": 8, "threshold": 0.2, "budget_weight": 0.003,
         "min_rank": 0,
         "rank_pattern": {}, "min_rank_pattern": {}, "max_parameters": None, "history": "folded", "rounding": "nearest",
         "initial": "random", "train_down": True, "orthogonality": OrthogonalityConfig(),
@@ -208,7 +208,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "rank_growth": 0.0, "projection": "values",
     },
     OrthogonalityConfig: {
-        "weight": 5.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",
+        "weight": 0.0, "mode": "penalty", "side": "output", "energy": 0.95, "max_occupancy": 0.9, "saturation": "stop",
     },
     TrainConfig: {
         "epochs": 3, "min_steps": 0, "max_steps": None, "batch_size": 32, "gradient_accumulation_steps": 1,

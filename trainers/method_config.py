@@ -21,7 +21,7 @@ class OrthogonalityConfig(Frozen):
     of its layer's width. Beyond that, `saturation` stops the stream or drops the directions of least singular value.
     """
 
-    weight: NonNegative = 5.0
+    weight: NonNegative = 0.0
     mode: Literal["penalty", "projection"] = "penalty"
     side: Literal["output", "input", "both", "none"] = "output"
     energy: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -31,12 +31,12 @@ class OrthogonalityConfig(Frozen):
     @property
     def penalises(self) -> bool:
         """Whether L_orth is part of the loss."""
-        return self.protects_output and self.mode == "penalty"
+        return self.side in ("output", "both") and self.mode == "penalty"
 
     @property
     def projects_output(self) -> bool:
         """Whether W2 is parametrised as (I − QQᵀ)V."""
-        return self.protects_output and self.mode == "projection"
+        return self.side in ("output", "both") and self.mode == "projection"
 
     @property
     def projects_input(self) -> bool:
@@ -46,7 +46,7 @@ class OrthogonalityConfig(Frozen):
     @property
     def protects_output(self) -> bool:
         """Whether W2 is kept out of Q, by a penalty or exactly."""
-        return self.side in ("output", "both")
+        return self.side in ("output", "both") and (self.weight > 0 or self.mode == "projection")
 
 
 class FunctionalConfig(Frozen):
@@ -58,7 +58,7 @@ class FunctionalConfig(Frozen):
     oldest are merged.
     """
 
-    weight: NonNegative = 0.0
+    weight: NonNegative = 10.0
     metric: Literal["loss", "none"] = "loss"
     directions: Positive = 24
     tasks: Positive = 32
@@ -145,12 +145,13 @@ class AdapterConfig(MethodConfig, Grown):
 
     counted: ClassVar[str] = "W1, W2 and γ"
     added: ClassVar[tuple[str, ...]] = ("rounding", "initial", "train_down", "functional")
+    before: ClassVar[dict[str, Any]] = {"functional": FunctionalConfig(weight=0.0)}
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
 
     method: Literal["oa"] = Field("oa", exclude=True)
-    max_rank: Positive = 16
-    threshold: NonNegative = 0.5
-    budget_weight: NonNegative = 0.01
+    max_rank: Positive = 8
+    threshold: NonNegative = 0.2
+    budget_weight: NonNegative = 0.003
     min_rank: Annotated[int, Field(ge=0)] = 0
     rank_pattern: dict[str, Positive] = Field(default_factory=dict)
     min_rank_pattern: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)

@@ -24,6 +24,7 @@ PAPER: dict[
     "adapter.functional.weight": 0.0,
     "adapter.initial": "random",
     "adapter.train_down": True,
+    "adapter.orthogonality.weight": 5.0,
     "adapter.orthogonality.side": "output",
     "adapter.orthogonality.mode": "penalty",
 }

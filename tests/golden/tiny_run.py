@@ -18,11 +18,12 @@ import torch.distributed as dist
 from tests.support.jobs_pair import TASKS, Stream, job, worker_of
 
 LAYERS = {"target_modules": [f"encoder.layer.{layer}.attention.output.dense" for layer in (4, 5)]}
-SMALL = {**LAYERS, "max_rank": 3, "threshold": 0.4}
+SMALL = {**LAYERS, "max_rank": 3, "threshold": 0.4, "budget_weight": 0.01, "functional": {"weight": 0.0}}
+BOTH = {"weight": 5.0, "side": "both", "energy": 0.3}
 STREAMS: dict[str, dict[str, Any]] = {
-    "folded": {**SMALL, "threshold": 0.6, "orthogonality": {"side": "both", "energy": 0.3}},
+    "folded": {**SMALL, "threshold": 0.6, "orthogonality": BOTH},
     "projected": {
-        **SMALL, "orthogonality": {"side": "both", "energy": 0.3, "mode": "projection"}, "history": "concatenated",
+        **SMALL, "orthogonality": {**BOTH, "mode": "projection"}, "history": "concatenated",
     },
 }  # fmt: skip
 

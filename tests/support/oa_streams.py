@@ -28,7 +28,15 @@ def bert(seed: int = 0) -> BertModel:
 
 
 def settings(**overrides: object) -> AdapterConfig:
-    return AdapterConfig.model_validate({"target_modules": ["output.dense"], "max_rank": 6, **overrides})
+    return AdapterConfig.model_validate(
+        {
+            "target_modules": ["output.dense"],
+            "max_rank": 6,
+            "threshold": 0.5,
+            "functional": {"weight": 0.0},
+            **overrides,
+        }
+    )
 
 
 def history_of(model: nn.Module, config: AdapterConfig | None = None, targets: object = ("output.dense",)) -> History:

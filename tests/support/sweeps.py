@@ -15,10 +15,15 @@ SPACE = {
 }
 
 
+ADAPTER = {
+    "target_modules": ["output.dense"], "max_rank": 16, "threshold": 0.5, "orthogonality": {"weight": 5.0},
+}  # fmt: skip
+
+
 def run_content(**sections: Any) -> dict[str, Any]:
     """A run of four tasks, as YAML has it."""
     tasks = [{"name": name, "source": "docstrings", "task": name} for name in TASKS]
-    return {"name": "base", "adapter": {"target_modules": ["output.dense"]}, "tasks": tasks, **sections}
+    return {"name": "base", "adapter": ADAPTER, "tasks": tasks, **sections}
 
 
 def content_of(space: Mapping[str, Any] | None = None, **sections: Any) -> dict[str, Any]:

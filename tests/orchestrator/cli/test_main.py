@@ -157,8 +157,8 @@ def test_plan(orthoplex: Orthoplex, config: Path) -> None:
     assert (shown["name"], shown["state"], shown["store"]) == ("stream", "absent", str(config.parent / "store"))
     assert shown["modules"] == {LAYER: 384}
     assert shown["base_parameters"] == 22_713_216  # of all-MiniLM-L6-v2
-    assert shown["trained_parameters"] == 2 * 16 * 384 + 16 + 1  # W1, W2, g, τ
-    assert shown["most_kept_parameters"] == 2 * 16 * 384 + 16  # W1, W2, γ
+    assert shown["trained_parameters"] == 2 * 8 * 384 + 8 + 1  # W1, W2, g, τ
+    assert shown["most_kept_parameters"] == 2 * 8 * 384 + 8  # W1, W2, γ
     # 12 rows, one carved for validation: 11 rows are one batch of 32, three epochs
     assert shown["steps"] == [3, 3]
     assert [task["rows"] for task in shown["tasks"]] == [{"train": 11, "validation": 1, "test": 12}] * 2
@@ -258,7 +258,7 @@ def test_a_guard_ends_with_3(
 
 def test_a_run_begun_otherwise(orthoplex: Orthoplex, config: Path, begun: Any) -> None:
     code, _, err = orthoplex("run", config, "--set", "adapter.threshold=0.25")
-    assert code == 2 and "  adapter.threshold: was 0.5, is now 0.25\n" in err
+    assert code == 2 and "  adapter.threshold: was 0.2, is now 0.25\n" in err
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_explain(orthoplex: Orthoplex, begun: Any) -> None:
     assert shown[0]["budget"]["layer.0.dense"] == {"rank": 3, "max_rank": 4, "tau": 0.5}
     code, out, err = orthoplex("explain", "stream", "--store", begun.root)
     assert (code, err) == (0, "")
-    assert re.search(r"│ layer\.1\.dense │ 4 → 3 +│ 0\.500 → 0\.625 +│ 20 +│", out)
+    assert re.search(r"│ layer\.1\.dense │ 4 → 3 +│ 0\.200 → 0\.625 +│ 20 +│", out)
 
 
 def test_explain_before_the_first_task(orthoplex: Orthoplex, fake_run: Callable[..., Any]) -> None:
@@ -381,7 +381,7 @@ def test_a_reader_that_leaves(begun: Any, argv: list[str]) -> None:
 
 def test_a_terminal_that_knows_ascii_only(begun: Any) -> None:
     out, err = command("explain", "stream", "--store", begun.root, PYTHONIOENCODING="ascii").communicate()
-    assert err == b"" and b"starting from \\u03c4\\u2080 = 0.5" in out
+    assert err == b"" and b"starting from \\u03c4\\u2080 = 0.2" in out
     out, err = command("run", b"\xff.yaml".decode(errors="surrogateescape")).communicate()
     assert (out, err.count(b"\n")) == (b"", 1) and b"no such file" in err
 

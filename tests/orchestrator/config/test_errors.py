@@ -57,7 +57,7 @@ WRONG_ADAPTERS = {
     "{target_modules: 3}": "adapter.target_modules: 3: should be list[str] or str",
     "{target_modules: [3, a]}": 'adapter.target_modules: [3, "a"]: should be list[str] or str',
     "{target_modules: {a: 1}}": 'adapter.target_modules: {"a": 1}: should be list[str] or str',
-    "{target_modules: a, min_rank: 17}": "adapter: min_rank 17 is above max_rank 16; lower min_rank",
+    "{target_modules: a, min_rank: 17}": "adapter: min_rank 17 is above max_rank 8; lower min_rank",
     "{target_modules: a, orthogonality: {side: botth}}": 'adapter.orthogonality.side: "botth": use one of output, '
     "input, both, none; did you mean 'both'?",
     "{target_modules: a, orthogonality: {energy: 1}}": "adapter.orthogonality.energy: 1: should be less than 1",

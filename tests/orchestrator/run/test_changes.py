@@ -151,6 +151,23 @@ def as_written(*overrides: str) -> RunConfig:
     return load_config(GOLDEN / "grown.yaml", overrides)
 
 
+def refused(state: RunState, *overrides: str) -> list[str]:
+    """What is said if the run is started again from its file."""
+    config = going_on(as_written(*overrides), state.config)
+    return [each.line for each in objections(state, config.model_dump(mode="json"), [])]
+
+
+def test_a_run_from_before_the_functional_penalty_goes_on_without_it(tmp_path: Path) -> None:
+    """New runs have it; the file says nothing of it."""
+    state = stored_run(tmp_path)
+    assert as_written().adapter.functional.weight == 10 and state.completed().adapter.functional.weight == 0
+    assert refused(state) == []
+    assert refused(state, "adapter.functional.weight=10.0") == [
+        "adapter.functional.weight: was 0.0, is now 10.0, which is the default; put it back with --set "
+        "adapter.functional.weight=0.0"
+    ]
+
+
 def test_a_stored_run_keeps_the_defaults_that_its_keys_had_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -174,21 +191,19 @@ def test_a_stored_run_keeps_the_defaults_that_its_keys_had_and_goes_on(
 
 def test_the_default_of_an_old_key_that_changed_is_put_back_by_what_the_refusal_names(tmp_path: Path) -> None:
     """The file leaves three keys out. The run has other values of them, as if they had been the defaults then."""
-    old = {"adapter": {"budget_weight": 0.5, "orthogonality": {"mode": "projection"}}, "train": {"max_grad_norm": 2.0}}
+    old = {"adapter": {"min_rank": 1, "orthogonality": {"mode": "projection"}}, "train": {"max_grad_norm": 2.0}}
     state = stored_run(tmp_path, old)
-    lines = [each.line for each in objections(state, as_written().model_dump(mode="json"), [])]
+    lines = refused(state)
     assert lines == [
-        "adapter.budget_weight: was 0.5, is now 0.01, which is the default; put it back with --set "
-        "adapter.budget_weight=0.5",
+        "adapter.min_rank: was 1, is now 0, which is the default; put it back with --set adapter.min_rank=1",
         "adapter.orthogonality.mode: was 'projection', is now 'penalty', which is the default; put it back with --set "
         "'adapter.orthogonality.mode=\"projection\"'",
         "train.max_grad_norm: was 2.0, is now 1.0, which is the default; put it back with --set "
         "train.max_grad_norm=2.0",
     ]
     named = [shlex.split(line.partition("--set ")[2])[0] for line in lines]
-    assert objections(state, as_written(*named).model_dump(mode="json"), []) == []
-    lines = [each.line for each in objections(state, as_written("adapter.threshold=0.1").model_dump(mode="json"), [])]
-    assert "adapter.threshold: was 0.4, is now 0.1" in lines  # no default
+    assert refused(state, *named) == []
+    assert "adapter.threshold: was 0.4, is now 0.1" in refused(state, "adapter.threshold=0.1")  # no default
 
 
 @pytest.mark.parametrize(("path", "is_default"), [

@@ -458,7 +458,9 @@ def test_a_guard_stops_the_stream(store: Path) -> None:
 
 
 def test_a_full_basis_stops_the_stream(store: Path) -> None:
-    config = run_config(store, adapter={"target_modules": ["dense"], "orthogonality": {"max_occupancy": 0.2}})
+    config = run_config(
+        store, adapter={"target_modules": ["dense"], "orthogonality": {"weight": 5.0, "max_occupancy": 0.2}}
+    )
     controller, fake = asked(config)
     with pytest.raises(GuardStop, match=r"written directions of layer.0.dense fill 25% .* and so in 1 more layers"):
         controller.run()
@@ -466,7 +468,9 @@ def test_a_full_basis_stops_the_stream(store: Path) -> None:
 
 
 def test_a_basis_that_will_not_last_is_told_of(store: Path) -> None:
-    controller, _ = asked(run_config(store, "abcdef"))
+    controller, _ = asked(
+        run_config(store, "abcdef", adapter={"target_modules": ["dense"], "orthogonality": {"weight": 5.0}})
+    )
     controller.run()
     assert isinstance(controller.reporter, Told)
     warned = [line for line in controller.reporter.lines if line.startswith("warning: ")]

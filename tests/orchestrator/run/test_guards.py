@@ -109,7 +109,7 @@ def test_a_full_basis_stops_what_would_need_it(
     run = fake_run("a", "b", "c")
     run.commit([0.9, 0.2, 0.2], occupancy=filled(0.4, 0.5))
     run.commit([0.9, 0.9, 0.2], occupancy=filled(0.85, 0.95))
-    orthogonality = OrthogonalityConfig(side=side, saturation=saturation, max_occupancy=0.8)
+    orthogonality = OrthogonalityConfig(weight=5.0, side=side, saturation=saturation, max_occupancy=0.8)
     said = stops(GuardConfig(), orthogonality, run.state, left)
     assert said.startswith(why) and bool(said) == bool(why)
 
@@ -128,7 +128,7 @@ def test_a_layer_without_a_direction_left_stops_also_where_all_may_be_filled(
 ) -> None:
     run = fake_run("a", "b", "c")
     run.commit([0.9, 0.2, 0.2], occupancy=filled(1.0, 1.0))
-    orthogonality = OrthogonalityConfig(saturation=saturation, max_occupancy=1.0, **settings)
+    orthogonality = OrthogonalityConfig(weight=5.0, saturation=saturation, max_occupancy=1.0, **settings)
     said = stops(GuardConfig(), orthogonality, run.state, 1)
     assert said.startswith(why) and bool(said) == bool(why)
     assert stops(GuardConfig(), orthogonality, run.state, 0) == ""
@@ -156,7 +156,7 @@ def test_a_change_that_rounding_loses_is_a_warning(two_tasks: RunState, share: f
 
 def test_saturation_is_announced_before_it_bites(fake_run: Callable[..., Any]) -> None:
     run = fake_run("a", "b", "c", "d", "e")
-    orthogonality = OrthogonalityConfig(side="both", max_occupancy=0.8)
+    orthogonality = OrthogonalityConfig(weight=5.0, side="both", max_occupancy=0.8)
     assert forecast(orthogonality, run.state, 5) == []
     run.commit([0.9] + [0.2] * 4, occupancy=filled(0.2, 0.1))  # a fifth a task: room for (0.8 − 0.2) / 0.2 = 3 more
     assert forecast(orthogonality, run.state, 3) == []

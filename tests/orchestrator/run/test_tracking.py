@@ -132,7 +132,7 @@ def test_a_run_whose_driver_was_killed_after_its_last_commit_is_ended(
 
 def test_parameters() -> None:
     found = described(config_of(["a"], adapter={"target_modules": ["k", "v"], "rank_pattern": {"k.0": 4}})).parameters
-    assert found["adapter.threshold"] == 0.5 and found["adapter.max_parameters"] is None
+    assert found["adapter.threshold"] == 0.2 and found["adapter.max_parameters"] is None
     assert found["adapter.target_modules"] == '["k", "v"]' and found["adapter.rank_pattern.k.0"] == 4
     assert found["adapter.orthogonality.side"] == "output" and "store" not in found
 

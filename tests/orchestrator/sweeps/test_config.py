@@ -12,7 +12,7 @@ from cluster.errors import ConfigError
 from orchestrator.config.run import RunConfig, load_config, parse_config
 from orchestrator.sweeps.config import SweepConfig, load_sweep, merged, parse_sweep
 from orchestrator.sweeps.space import suggested
-from tests.support.sweeps import TASKS, content_of, line_of, run_content, sweep_of
+from tests.support.sweeps import ADAPTER, TASKS, content_of, line_of, run_content, sweep_of
 
 ROOT = Path(__file__).parents[3]
 SIDE, ENERGY, MODE, WEIGHT = (f"adapter.orthogonality.{key}" for key in ("side", "energy", "mode", "weight"))
@@ -55,7 +55,7 @@ def test_the_run_of_another_file_with_changes(load: Load) -> None:
     changes = {"team": "red", "train": {"epochs": 1, "batch_size": 8}, "adapter": {"orthogonality": {"weight": 2.0}}}
     expected = run_content(
         team="red", train={"epochs": 1, "seed": 7, "batch_size": 8},
-        adapter={"target_modules": ["output.dense"], "orthogonality": {"weight": 2.0}},
+        adapter={**ADAPTER, "orthogonality": {"weight": 2.0}},
     )  # fmt: skip
     assert load(on_base(run=changes)).run == parse_config(expected, "")
 
@@ -124,7 +124,7 @@ def test_what_is_merged_stays_as_it_was() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_sweeps_load(path: Path) -> None:
     found = load_sweep(path)
-    assert SweepConfig.model_validate(found.model_dump(mode="json")) == found
+    assert SweepConfig.stored(found.model_dump(mode="json")) == found
     for number, point in enumerate(found.first_points(), 1):
         assert {*point} <= {*found.search.space}
         assert len(found.trial(number, point).tasks) == found.length
@@ -261,7 +261,7 @@ CHAIN: dict[str, Any] = {
 @pytest.mark.parametrize("point", ["defaults", "paper"])
 def test_a_named_point_has_the_keys_that_the_sampler_would_draw(own: str, mode: str, point: str) -> None:
     """What is under an unmet condition is not searched, nor what is under a condition on that."""
-    adapter = {"target_modules": ["x"], "orthogonality": {"side": own, "mode": mode}}
+    adapter = {"target_modules": ["x"], "orthogonality": {"side": own, "mode": mode, "weight": 5.0}}
     found = sweep_of(CHAIN, run={"adapter": adapter}, search={"first": [point]})
     (values,) = found.first_points()
     full = {SIDE: own, MODE: mode, WEIGHT: 5.0, ENERGY: 0.95}
@@ -314,7 +314,7 @@ def test_a_trial_is_the_run_with_its_values_and_first_tasks() -> None:
     trial = found.trial(7, {"adapter.threshold": 0.3, "adapter.max_rank": 4})
     expected = run_content(
         name="s-00007", team="blue", guards={"max_forgetting": 0.5, "min_average_accuracy": 0.1},
-        adapter={"target_modules": ["output.dense"], "threshold": 0.3, "max_rank": 4},
+        adapter={**ADAPTER, "threshold": 0.3, "max_rank": 4},
     )  # fmt: skip
     expected["tasks"] = expected["tasks"][:3]
     assert trial == parse_config(expected, "")
