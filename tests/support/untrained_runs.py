@@ -18,6 +18,7 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.workers import OwnWorkers
 from orchestrator.track.state import RunState
 from tests.support.fake_workers import Told
+from tests.support.readers import KnownReader
 from trainers.config import TrainConfig
 from trainers.messages import Job, Order, TaskDone
 from trainers.methods.base import TaskContext
@@ -45,8 +46,8 @@ class Drawn:
             for parameter in attached.module.parameters():
                 if parameter.ndim > 2 or (parameter.ndim == 2 and min(parameter.shape) > 1):
                     parameter.add_(0.4 * torch.randn(parameter.shape, generator=draw))
-        reader: Any = None
-        artifact = attached.finish(reader)
+        nothing = {name: torch.zeros(1, 1) for name in method.modules}
+        artifact = attached.finish(KnownReader(nothing, nothing))
         attached.detach()
         log = TrainingLog()
         log.add(1, 0.5, {"orthogonality": 0.0}, {"overlap": 0.0, "mean_rank": 1.0})
