@@ -10,7 +10,7 @@ WRONG = {
     "trian: {epochs: 3}": "trian: unknown key; did you mean 'train'?",
     "train: {epoch: 3}": "train.epoch: unknown key; did you mean 'epochs'?",
     "seed: 3": "seed: unknown key; did you mean 'train.seed'?",
-    "energy: 0.5": "energy: unknown key; did you mean 'adapter.orthogonality.energy'?",
+    "energy: 0.5": "energy: unknown key; did you mean 'adapter.orthogonality.energy' or 'adapter.energy'?",
     "guards: {x: 1}": "guards.x: unknown key; known here: max_active_parameters, max_forgetting, max_nll_increase, "
     "min_average_accuracy",
     '"a\\e[31m": 1': '"a\\u001b[31m": unknown key; known here: adapter, cluster, data, data_dir, deepspeed, evaluate, '
