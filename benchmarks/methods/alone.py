@@ -1,7 +1,7 @@
 """The workers of a run as this process alone: the real worker's code, controller and store, without Ray.
 
 Ray costs 20 to 40 CPU-seconds and 1.5 GiB per run, which is more than a short stream takes on a GPU. Everything that
-trains, stores and scores is what `orthoplex run` uses on one worker, and leaves the same bits.
+trains, stores and scores is what `orthoplex run` uses on one worker.
 """
 
 import os

@@ -48,37 +48,24 @@ def tiny_plan(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_two_methods_are_measured_tuned_and_compared(tmp_path: Path) -> None:
+def test_two_methods_are_measured_and_tuned(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(tiny_plan(tmp_path)))
-    words = ["--config", "plan.yaml", "--results", "found.jsonl", "--cpu", "--work", "work"]
-
-    def called(*more: str) -> str:
-        command = [sys.executable, "-m", "benchmarks.methods", *words, *more]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "RAY_ADDRESS": "127.0.0.1:1",
-            },  # where no Ray is: none is needed
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "3 cells to measure, 1 after tuning, 0 that cannot be run" in called("--plan")
-    printed = called("--jobs", "1")
-    assert "ours on order, seed 0: AA" in printed and "3 cells ended" in printed
+    words = ["--config", "plan.yaml", "--results", "found.jsonl", "--cpu", "--work", "work", "--jobs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.methods", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:1"},  # where no Ray is: none is needed
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ours on order, seed 0: AA" in done.stdout and "3 cells ended" in done.stdout
     found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-    ours, good = [line for line in found if line.get("stream") == "order" and "aa" in line and line["seed"] == 0][:2]
-    for line in (ours, good):
+    (chosen,) = [line for line in found if "chosen" in line]
+    assert chosen["chosen"] == {"train.learning_rate": 1e-3} and len(chosen["tried"]) == 2
+    measured = [line for line in found if "aa" in line and line["values"].get("train.learning_rate") != 1e30]
+    assert {line["method"] for line in measured} == {"ours", "lora"}
+    for line in measured:
         assert len(line["test"]) == 2 and None not in line["test"][1] and line["rows"] == [6, 6]
         last = [sum(unpacked(line["correct"][task], 6)) / 6 for task in line["tasks"]]
         assert last == pytest.approx(line["test"][1], abs=1e-6) and line["aa"] == pytest.approx(sum(last) / 2, abs=1e-6)
         assert line["kept"] > 0 and line["stored_bytes"] > 0 and line["resumed"] == 0 and line["peak_gpu_bytes"] is None
     assert not [*(tmp_path / "work").glob("ours-*")]  # the store is removed
-    assert "0 cells ended" in called("--jobs", "1")
-    assert "Ours" in called("--table") and "wrote" in called("--write", "page.md")
