@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 test-vllm lint measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -55,6 +55,18 @@ test-cpus: install-dev  ## run tests that compare numbers as on other CPUs: vect
 
 test-faults: install-dev  ## kill driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
+
+VLLM ?= 0.33.0
+VLLM_ROOT ?= $(HOME)/.cache/orthoplex/vllm
+# pip reads a source's metadata by its build; `empty` builds no kernels, and what setup.py imports beside torch goes beside the source.
+$(VLLM_ROOT)/vllm-$(VLLM):
+	$(PIP) install -q --target $(VLLM_ROOT)/build setuptools-scm setuptools-rust wheel jinja2 packaging
+	VLLM_VERSION_OVERRIDE=$(VLLM) VLLM_TARGET_DEVICE=empty PYTHONPATH=$(VLLM_ROOT)/build \
+	  $(PIP) download -q vllm==$(VLLM) --no-deps --no-binary vllm --no-build-isolation -d $(VLLM_ROOT)
+	tar -xzf $(VLLM_ROOT)/vllm-$(VLLM).tar.gz -C $(VLLM_ROOT)
+
+test-vllm: install-dev $(VLLM_ROOT)/vllm-$(VLLM)  ## have vLLM's own LoRA checks read served folders, from its source (47 MB, fetched once)
+	PYTHONPATH=. $(BIN)/python -m tests.vllm_checks $(VLLM_ROOT)/vllm-$(VLLM)
 
 CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
 test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's packages, fetched once), rclone
