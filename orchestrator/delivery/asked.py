@@ -117,7 +117,6 @@ def written(base: Backbone, known: Known) -> How:
 
 
 def model_told(base: Backbone) -> How:
-    """What generation needs to know of the model: the padding, the decoder's first token, and whether what is generated
-    begins after the prompt."""
+    """What generation needs to know of the model: the padding, and the decoder's first token."""
     start = base.start if isinstance(base, Seq2Seq) else None
-    return {"pad": base.pad_id, "start": start, "after_prompt": getattr(base, "repeats_prompt", False)}
+    return {"pad": base.pad_id, "start": start}

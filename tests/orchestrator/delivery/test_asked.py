@@ -42,7 +42,7 @@ def test_of_a_decoder(texts_run: Run) -> None:
     assert all(answer[-1] == end for answer in asked.tasks["a"]["answers"])  # type: ignore[union-attr, index]
     assert chat["chat"] and "assistant" in str(chat["template"]) and chat["stop"] == ["a"] and chat["new"] == 3
     assert asked.tasks["qa"]["ends"] == [end] and not asked.tasks["qa"]["chat"] and asked.tasks["qa"]["most"] == 63
-    assert model_told(base) == {"pad": base.pad_id, "start": None, "after_prompt": True}
+    assert model_told(base) == {"pad": base.pad_id, "start": None}
 
 
 def test_a_task_that_cannot_be_asked(texts_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,27 @@ def test_merged_gives_the_bases_files_back(stream: Stream, export: Callable[...,
             assert path.read_bytes() == (stream.base / path.name).read_bytes()
 
 
+def test_a_lora_has_the_bases_files_beside_it(stream: Stream, export: Callable[..., Result], tmp_path: Path) -> None:
+    """Its tokenizer byte for byte, and how it generates if it says so; all readable for others."""
+    (stream.base / "generation_config.json").write_text('{"temperature": 0.5,  "do_sample": true}')
+    (stream.base / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert export("stream@v3", "peft").code == 0
+    (tmp_path / "new").touch()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (stream.base / name).read_bytes()
+    assert not (tmp_path / "out/config.json").exists()
+    assert {path.stat().st_mode for path in (tmp_path / "out").iterdir()} == {(tmp_path / "new").stat().st_mode}
+    told = (tmp_path / "out/README.md").read_text()
+    assert told.startswith("---\nlibrary_name: peft\n") and 'license: "mit"' in told
+
+
+def test_tasks_that_the_folder_cannot_ask_are_named(stream: Stream, export: Callable[..., Result]) -> None:
+    """The base's tokenizer knows none of the label words, or the log has none."""
+    code, out, _ = export("stream@v2", "peft")
+    notes = [line for line in out.splitlines() if line.startswith("note: predict.py does not ask ")]
+    assert code == 0 and len(notes) == 2 and "predict.py  " not in out
+
+
 @pytest.mark.parametrize(
     ("reference", "form", "message"),
     [

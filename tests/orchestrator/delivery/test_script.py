@@ -38,6 +38,11 @@ for words in json.load(open(sys.argv[2])):
 print(json.dumps(found))
 """
 
+TURNS = (
+    "{% for m in messages %}{{ m.role }} : {{ m.content }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
 
 class Case(NamedTuple):
     """A store's run, exported in a form: what a task's texts get."""
@@ -80,16 +85,18 @@ def test_the_scripts_answer_as_the_predictor(
     seq2seq, named = tmp_path / "seq2seq", tmp_path / "named"
     for folder in (seq2seq, named):
         folder.mkdir()
+    (named / "turns.jinja").write_text(TURNS)
+    chat = {"chat_template": str(named / "turns.jinja"), "system": "be brief", "decoding": {"beams": 2}}
     run_of(
         seq2seq, {"name": str(save_tiny("t5", seq2seq / "base")), "task_type": "SEQ_2_SEQ_LM", "max_length": 12},
-        [classification(seq2seq, "a", WORDS[0]), generative(seq2seq, "qa", "prompt_completion")],
+        [classification(seq2seq, "a", WORDS[0]), generative(seq2seq, "qa", "prompt_completion", too_long="cut")],
         adapter={"target_modules": ["o", "wo"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0},
     )  # fmt: skip
     run_of(
         named,
         {"name": str(save_tiny("gpt2", named / "base")), "task_type": "CAUSAL_LM", "scoring": "generation",
-         "prompt": "text : {text} answer :", "max_length": 14},
-        [classification(named, "a", WORDS[0])],
+         "prompt": "text : {text} answer :", "max_length": 40},
+        [classification(named, "a", WORDS[0]), generative(named, "chat", "messages", **chat)],
         adapter={"target_modules": ["mlp.c_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0},
     )  # fmt: skip
     texts = [row["text"] for row in labelled(WORDS[0], 12, "new")] + [" ", "long words " * 40]
@@ -101,7 +108,8 @@ def test_the_scripts_answer_as_the_predictor(
         Case(texts_run[1], "merged", "a", texts),
         Case(texts_run[1], "peft", "qa", prompts),
         Case(seq2seq, "peft", "a", texts),
-        Case(seq2seq, "merged", "qa", ["number 3 is", "what is"]),
+        Case(seq2seq, "merged", "qa", ["number 3 is", "what is " * 9]),
+        Case(named, "peft", "chat", ["test what is 3", "hello more more"]),
         Case(named, "merged", "a", texts),
     ]
     predictors: dict[Path, Predictor] = {}
