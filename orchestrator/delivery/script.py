@@ -67,8 +67,10 @@ def row(text, before, after):
     if not before + after:
         found = tokenizer(text, add_special_tokens=False, truncation=True, max_length=how["room"]).input_ids
     elif len(found) > how["room"]:
-        spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        ends = [0, *(end for _, end in spans)]
+        ends = range(len(text) + 1)
+        if tokenizer.is_fast:  # says where its tokens end
+            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+            ends = [0, *(end for _, end in spans)]
         found = ids(ends[max(0, bisect_right(ends, how["room"], key=lambda end: len(ids(end))) - 1)])
     found = first + found + last
     return found[: len(found) - how.get("dropped", 0)] or how["nothing"]

@@ -4,20 +4,30 @@ import json
 import os
 import subprocess
 import sys
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from cluster.errors import ConfigError
 from cluster.storage import LocalStore
+from orchestrator.delivery.asked import framed
 from orchestrator.delivery.export import Format, export
 from orchestrator.delivery.predictor import Predictor
 from orchestrator.delivery.repertoire import version_of
-from orchestrator.delivery.script import script
+from orchestrator.delivery.script import ROW, script
 from orchestrator.track.state import RunState
 from tests.support.tiny_models import save_tiny
+from tests.support.tiny_tokenizers import KINDS, real
 from tests.support.untrained_runs import WORDS, answered, classification, generative, labelled, run_of
+from trainers.data.prompts import Prompt
+from trainers.models.causal import Causal
+from trainers.models.encoder import LabelEmbedding
+from trainers.models.seq2seq import Seq2Seq
+from trainers.models.words import seam
 
 Run = tuple[RunState, Path]
 READER = """
@@ -117,6 +127,30 @@ def test_the_scripts_answer_as_the_predictor(
     for case, each in zip(cases, found, strict=True):
         assert each == expected(case, predictors), case
     assert len({*found[0]}) > 2 and len({*found[2]}) > 2
+
+
+TEXTS = ["the film was good", "a bad film", " very 5 stars " * 9, "yes no maybe very good " * 5]
+PROMPTS = [Prompt(), Prompt("Review: ", "\nAnswer:"), Prompt("<s>Review: ", " Answer: ")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_texts_are_those_of_training(kind: str) -> None:
+    """Token by token, for tokenizers of all kinds, with and without what they add, prompts, and cut texts."""
+    cut = 0
+    for ending, prompt, family in product(("", "bos", "bos eos"), PROMPTS, (LabelEmbedding, Seq2Seq, Causal)):
+        base, words = family(None, real(kind, ending), 40 if kind == "byt5" else 16, ""), ("positive", "negative")
+        how = framed(base, prompt)
+        try:
+            how["dropped"] = seam(base.tokenizer, prompt, words).dropped if family is Causal else 0
+            expected = base.tokenize(TEXTS, prompt, words)
+        except ConfigError:  # the prompt takes all the room, or is joined with a label
+            continue
+        given: dict[str, Any] = {"tokenizer": base.tokenizer, "how": how, "bisect_right": bisect_right}
+        exec(ROW, given)
+        found = [given["row"](text.strip(), prompt.before, prompt.after) for text in TEXTS]
+        assert found == [*map(list, base.tokenize([text.strip() for text in TEXTS], prompt, words))], (ending, prompt)
+        cut += sum(len(ids) >= base.max_length - 3 for ids in expected)
+    assert cut
 
 
 WAYS = [("AutoModel", ["nearest"])]
