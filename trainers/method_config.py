@@ -179,6 +179,13 @@ class AdapterConfig(MethodConfig, Grown):
         """The settings of the bases, which fill up."""
         return self.orthogonality
 
+    def protects_tasks_of(self, stored: "AdapterConfig") -> bool:
+        """Whether tasks that were learned under `stored` kept what these settings protect by; also if they protect by
+        nothing. Q is always kept, P and what the loss feels only if they were asked for."""
+        cuts, feels = self.orthogonality.projects_input, self.functional.weight > 0
+        cut, felt = cuts and stored.orthogonality.projects_input, feels and stored.functional.weight > 0
+        return self.orthogonality.protects_output or cut or felt or not (cuts or feels)
+
     @property
     def rounds(self) -> str | None:
         """The rounding of a folded history."""

@@ -108,11 +108,8 @@ class Controller:
         self.log.append(Finish())
 
     def _check(self, tasks: Sequence[TaskDescription] = (), base: Identity | None = None) -> None:
-        if self.fork and self.fork.tasks and self.fork.method != self.config.adapter.method:
-            raise ConfigError(
-                f"adapter.method: {self.config.adapter.method} cannot go on from {self.fork.source.label}, whose tasks "
-                f"{self.fork.method} learned; set adapter.method to {self.fork.method}"
-            )
+        if self.fork:
+            self.fork.check(self.config.adapter)
         if self.fork and self.config.train.joint:
             raise ConfigError("train.joint: all tasks are trained at once, from the base; leave --fork out")
         found = objections(self.state, self.config.model_dump(mode="json"), tasks, base)

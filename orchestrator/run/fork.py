@@ -9,15 +9,35 @@ from orchestrator.track.events import Commit
 from orchestrator.track.layout import manifest_key
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, manifest_files
+from trainers.method_config import AdapterConfig, MethodConfig
 
 
 @dataclass(frozen=True)
 class Fork:
-    """The stream begins with copies of the first `tasks` tasks of `source`, which `method` learned."""
+    """The stream begins with copies of the first `tasks` tasks of `source`, which learned them with `adapter`; None if
+    its log does not say."""
 
     source: Track
     tasks: int
-    method: str = "oa"
+    adapter: MethodConfig | None = None
+
+    def check(self, adapter: MethodConfig) -> None:
+        """Raises ConfigError if a run with these settings cannot go on from the tasks, or would not protect them."""
+        learned = self.adapter.method if self.adapter else "oa"
+        if self.tasks and learned != adapter.method:
+            raise ConfigError(
+                f"adapter.method: {adapter.method} cannot go on from {self.source.label}, whose tasks {learned} "
+                f"learned; set adapter.method to {learned}"
+            )
+        if not self.tasks or not isinstance(adapter, AdapterConfig) or not isinstance(self.adapter, AdapterConfig):
+            return
+        if not adapter.protects_tasks_of(self.adapter):
+            then = self.adapter.orthogonality
+            raise ConfigError(
+                f"adapter: the tasks of {self.source.label} kept nothing that `functional`, or the input side, could "
+                "protect them by; go on as they were trained: --set adapter.functional.weight=0 "
+                f"--set adapter.orthogonality.side={then.side} --set adapter.orthogonality.weight={then.weight:g}"
+            )
 
 
 def plan_fork(source: Track, from_task: int | None) -> Fork:
@@ -36,8 +56,8 @@ def plan_fork(source: Track, from_task: int | None) -> Fork:
         raise ConfigError(f"--fork: {source.label} has no committed task to begin with; run it first")
     if from_task is not None and not 1 <= from_task <= committed + 1:
         raise ConfigError(f"--from-task {from_task}: {source.label} has {committed} tasks; use 1 to {committed + 1}")
-    method = state.completed().adapter.method if state.config else "oa"
-    return Fork(source, committed if from_task is None else from_task - 1, method)
+    adapter = state.completed().adapter if state.config else None
+    return Fork(source, committed if from_task is None else from_task - 1, adapter)
 
 
 def take_over(log: RunLog, fork: Fork) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.orchestrator.conftest import FakeRun
 from trainers.messages import Progress
+from trainers.method_config import AdapterConfig
 
 Begin = Callable[..., FakeRun]
 
@@ -95,6 +97,24 @@ def test_tasks_that_another_method_learned_are_not_gone_on_from(source: FakeRun)
     said = "adapter.method: lora cannot go on from default/stream, whose tasks oa learned; set adapter.method to oa"
     with pytest.raises(ConfigError, match=f"^{said}$"):
         Controller(config, Silent(), plan_fork(source.track, None)).run()
+
+
+def test_tasks_that_kept_nothing_to_protect_them_are_not_gone_on_from(source: FakeRun) -> None:
+    old = {"functional": {"weight": 0.0}, "orthogonality": {"weight": 5.0, "side": "output"}}
+    fork = Fork(source.track, 2, AdapterConfig(target_modules=["dense"], **old))
+
+    def going_on(**adapter: Any) -> None:
+        fork.check(AdapterConfig(target_modules=["dense"], **adapter))
+
+    with pytest.raises(
+        ConfigError, match=r"kept nothing that `functional`.*functional.weight=0.*side=output.*weight=5$"
+    ):
+        going_on()
+    with pytest.raises(ConfigError, match="kept nothing"):
+        going_on(functional={"weight": 0.0}, orthogonality={"side": "input"})
+    going_on(**old)
+    going_on(orthogonality={"weight": 1.0})  # beside the functional penalty of later tasks
+    going_on(functional={"weight": 0.0}, orthogonality={"side": "none"})  # asked for
 
 
 class Silent:
