@@ -6,10 +6,12 @@
 A part appears whole. When all are there they are joined to OUTPUT, which appears whole too, and the folder is removed.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_AT_ONCE = {"labels": 2_000, "texts": 200}  # in a part: about as many as a machine answers in half a minute
-JOB = "job.json"
+JOB, LOCK = "job.json", "lock"
 LABELLED, WRITTEN = ("label", "probability", "scores"), ("answer", "logprob", "finish_reason")
 Told = Callable[[int, int], None]  # rows that are done, in this run and before it
 
@@ -73,19 +75,23 @@ class Asking:
         """Checks the columns of a row, as the first one of a file shows them.
 
         Raises:
-            ConfigError: a column is missing, or has the name of an answer's.
+            ConfigError: as `check_names`. DataError: a column is missing.
         """
-        if clash := [name for name in self.names if name in row]:
-            raise ConfigError(
-                f"{where}: it has a column {clash[0]!r} already; put something before the names of answers, "
-                "as in --prefix predicted_"
-            )
+        self.check_names(where, row)
         for name, column in self._needed().items():
             if column not in row:
                 raise DataError(
                     f"task {self.name}: {where} has no column {column!r}, only {listed(row) or 'none'}; name yours: "
                     f"--columns {name}=COLUMN{did_you_mean(column, row)}"
                 )
+
+    def check_names(self, where: str, row: Row) -> None:
+        """Raises ConfigError if a column of a row has the name of an answer's."""
+        if clash := [name for name in self.names if name in row]:
+            raise ConfigError(
+                f"{where}: it has a column {clash[0]!r} already; put something before the names of answers, "
+                "as in --prefix predicted_"
+            )
 
     def _needed(self) -> dict[str, str]:
         if not self.generates:
@@ -100,8 +106,10 @@ class Asking:
         """The rows with their answers.
 
         Raises:
-            DataError: a row cannot be asked; the message names it and the fix.
+            ConfigError: as `check_names`. DataError: a row cannot be asked; the message names it and the fix.
         """
+        for where, number, row in rows:
+            self.check_names(f"{where} row {number}", row)
         found = self._written(predictor, rows, told) if self.generates else self._labelled(predictor, rows, told)
         return [
             {**row, **dict(zip(self.names, each, strict=True))} for (*_, row), each in zip(rows, found, strict=True)
@@ -229,12 +237,15 @@ class Predicting:
         """Checks the first row of each input and that the output may be written; begins the folder of parts.
 
         Raises:
-            ConfigError: the output exists and is not to be replaced, parts of another job are there, or no folder can
-                be made there. DataError: as `Asking.check`, or an input cannot be read.
+            ConfigError: the output is a folder, or exists and is not to be replaced; parts of another job are there;
+                another process writes them; or no folder can be made there. DataError: as `Asking.check`, or an input
+                cannot be read.
         """
         for path in self.inputs:
             for where, _, row in islice(read(self.asking.name, [path]), 1):
                 self.asking.check(where, row)
+        if self.output.is_dir():
+            raise ConfigError(f"--output {str(self.output)!r}: is a folder; name a file")
         if self.output.exists() and not replace and not self.folder.exists():
             raise ConfigError(
                 f"--output {str(self.output)!r}: exists already; choose another, or replace it with --force"
@@ -245,11 +256,31 @@ class Predicting:
             raise ConfigError(
                 f"--output {str(self.output)!r}: cannot be written ({error.strerror}); choose another"
             ) from None
-        self._begin()
+        with self.alone():
+            self._begin()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block no other process writes these parts. Raises ConfigError if one does, or has finished."""
+        try:
+            file = (self.folder / LOCK).open("a")
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{str(self.folder)!r}: another process has finished, or removed it; start again"
+            ) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{str(self.folder)!r}: another process is writing it; wait for its end, or choose another --output"
+                ) from None
+            yield
 
     def _begin(self) -> None:
+        """Begins the folder of parts, or goes on with one of this prediction. One without any part is begun anew."""
         mine, path = json.loads(json.dumps(self.job)), self.folder / JOB
-        if not path.exists():
+        if not path.exists() or not any(self.folder.glob("[0-9]*")):
             with replacing(path) as staging:
                 staging.write_text(json.dumps(mine, indent=1), "utf-8")
             return
@@ -266,7 +297,12 @@ class Predicting:
 
     def run(self, predictor: "Callable[[], Predictor]", told: Told = lambda *_: None) -> Done:
         """Answers what is not answered yet, and writes the output. `predictor` is called if anything is left to do.
-        Raises as `Asking.answers`."""
+        Raises as `Asking.answers` and `alone`."""
+        with self.alone():
+            return self._answer(predictor, told)
+
+    def _answer(self, predictor: "Callable[[], Predictor]", told: Told) -> Done:
+        self._begin()
         parts, before, now, empty = list[Path](), 0, 0, 0
         for number, rows in enumerate(chunks(read(self.asking.name, self.inputs), self.rows_at_once)):
             parts.append(self.part(number))

@@ -147,7 +147,9 @@ def test_no_finished_part_is_computed_again(labels: Predictor, tmp_path: Path, m
 
 def test_parts_of_another_prediction_are_not_gone_on_with(labels: Predictor, tmp_path: Path) -> None:
     path, output = write_csv(tmp_path / "in.csv", rows_of(6)), tmp_path / "out.csv"
-    work(labels, "a", [path], output).check(replace=False)
+    begun = work(labels, "a", [path], output)
+    begun.check(replace=False)
+    begun.part(0).touch()
     with pytest.raises(ConfigError, match=r"beginning of another prediction \(task differ\)"):
         work(labels, "b", [path], output).check(replace=False)
     write_csv(tmp_path / "in.csv", rows_of(7))
@@ -215,3 +217,46 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     assert ids == list(range(20_000)) and kills >= 2
     assert 40 <= answered_parts <= 40 + kills
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_no_row_loses_a_column_to_an_answer(labels: Predictor, tmp_path: Path) -> None:
+    """Rows of JSON may have other columns than the first one."""
+    path = write_lines(tmp_path / "in.jsonl", [{"text": "red"}, {"text": "blue", "label": "mine"}])
+    with pytest.raises(ConfigError, match=r"in.jsonl' row 2: it has a column 'label' already; .*--prefix predicted_"):
+        done(work(labels, "a", [path], tmp_path / "o.jsonl"), labels)
+    done(work(labels, "a", [path], tmp_path / "p.jsonl", prefix="p_"), labels)
+    assert json.loads((tmp_path / "p.jsonl").read_text().splitlines()[1])["label"] == "mine"
+
+
+def test_a_folder_is_no_output(labels: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "o.csv").mkdir()
+    path = write_csv(tmp_path / "in.csv", rows_of(2))
+    with pytest.raises(ConfigError, match=r"o\.csv': is a folder; name a file"):
+        work(labels, "a", [path], tmp_path / "o.csv").check(replace=True)
+
+
+def test_what_has_answered_nothing_is_no_beginning(labels: Predictor, tmp_path: Path) -> None:
+    """As when the base of the first command was not there."""
+    path, output = write_csv(tmp_path / "in.csv", rows_of(2)), tmp_path / "o.jsonl"
+    work(labels, "b", [path], output).check(replace=False)
+    assert done(work(labels, "a", [path], output), labels) == (2, 0)
+    assert json.loads(output.read_text().splitlines()[0])["label"] in WORDS[0]
+
+
+def test_one_process_writes_an_output(labels: Predictor, tmp_path: Path) -> None:
+    path, output = write_csv(tmp_path / "in.csv", rows_of(9)), tmp_path / "o.jsonl"
+    first, second = (work(labels, "a", [path], output) for _ in range(2))
+    first.check(replace=False)
+    second.check(replace=False)
+    said: list[str] = []
+
+    def meanwhile(now: int, before: int) -> None:
+        for attempt in (lambda: second.check(replace=False), lambda: second.run(lambda: labels)):
+            with pytest.raises(ConfigError, match="another process is writing it; wait for its end") as caught:
+                attempt()
+            said.append(str(caught.value))
+
+    assert first.run(lambda: labels, meanwhile).rows == 9 and said
+    with pytest.raises(ConfigError, match="another process has finished, or removed it; start again"):
+        second.run(lambda: labels)
+    assert len(output.read_text().splitlines()) == 9

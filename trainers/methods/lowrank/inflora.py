@@ -90,7 +90,9 @@ class InfloraMethod(LowRankMethod):
             raise IntegrityError(f"inflora: task {number}: its bases are malformed ({type(error).__name__})") from None
         for name, basis in found.items():
             expected = (input_width(self.modules[name]), basis.spectrum_H.numel())
-            if tuple(basis.columns_DH.shape) != expected or not basis.columns_DH.isfinite().all():
+            parts = (basis.columns_DH, basis.spectrum_H)
+            sound = all(each.is_floating_point() and each.isfinite().all() for each in parts)
+            if tuple(basis.columns_DH.shape) != expected or not sound:
                 raise IntegrityError(
                     f"inflora: task {number}, layer {name!r}: its bases are not of this model, or damaged"
                 )

@@ -95,6 +95,12 @@ def active_part(state: ModuleState) -> ModuleAdapter:
 
 def dump(adapter: TaskAdapter) -> dict[str, bytes]:
     """The bytes of both files, by name."""
+    tensors, bases = _tensors(adapter)
+    return {ADAPTER_FILE: save(tensors), BASES_FILE: save(bases)}
+
+
+def _tensors(adapter: TaskAdapter) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of both files, by name."""
     tensors: dict[str, Tensor] = {}
     for name, module in adapter.modules.items():
         tensors |= {f"{name}.W1": module.w1_RD, f"{name}.W2": module.w2_DR, f"{name}.gamma": module.gamma_R}
@@ -105,13 +111,14 @@ def dump(adapter: TaskAdapter) -> dict[str, bytes]:
     for name, felt in adapter.felt.items():
         for key, metric in zip(METRICS, (felt.read, felt.loss), strict=True):
             bases |= dict(zip(_parts(name, key), (metric.columns_DK, metric.values_K, metric.rest), strict=True))
-    return {ADAPTER_FILE: save(tensors), BASES_FILE: save(bases)}
+    return tensors, bases
 
 
 def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
     """The adapter in the bytes of the two files; the exact inverse of `dump`.
 
-    Raises IntegrityError if they are no safetensors, or a tensor is missing, of another shape or not finite.
+    Raises IntegrityError if they are no safetensors, or a tensor is missing, of another shape, not finite, or part of
+    nothing.
     """
     try:
         tensors, bases = load(adapter_bytes), load(bases_bytes)
@@ -123,6 +130,9 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
         found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ), felt)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
+    for given, known in zip((tensors, bases), _tensors(found), strict=True):
+        if stray := sorted({*given} - {*known}):  # as if what it belongs to has lost its first tensor
+            raise IntegrityError(f"adapter: {stray[0]!r} belongs to nothing in its file; do not use this version")
     if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
         raise IntegrityError(f"adapter: {wrong[0]!r} has wrong shapes or is not finite; do not use this version")
     for name, basis in [*found.written.items(), *found.read.items()]:

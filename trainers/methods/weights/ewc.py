@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cluster.errors import IntegrityError
 from trainers.method_config import EwcConfig, MethodConfig
 from trainers.methods.base import Artifact, Attached, Footprint, Penalty, Reader, TaskContext
 from trainers.methods.weights.full import FullAttached, FullMethod, dump
@@ -34,9 +35,11 @@ class EwcMethod(FullMethod):
         self.fisher = {}
 
     def extend(self, committed: Sequence[Artifact]) -> None:
-        """See Method."""
+        """See Method. Raises IntegrityError if a file is damaged."""
         for each in committed[-1:]:
             found = self.checked(self.tasks + len(committed), each.files[FISHER])
+            if wrong := [name for name, value in found.items() if value.numel() and value.min() < 0]:
+                raise IntegrityError(f"ewc: {FISHER}, {wrong[0]!r}: has values below 0; do not use this version")
             self.fisher = {name: value.to(self.weights[name].device) for name, value in found.items()}
         super().extend(committed)
 

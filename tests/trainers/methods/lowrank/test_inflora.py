@@ -155,3 +155,10 @@ def test_bases_of_another_model_are_refused() -> None:
     ):
         method.extend([stored(update(1), **{"bases.safetensors": save(wrong["malformed"])})])
     assert not method.tasks
+
+
+def test_a_spectrum_that_is_not_finite_is_refused() -> None:
+    tensors = load(begun().begin(context(reader=rows(1))).finish(rows(1)).files["bases.safetensors"])
+    bad = {**tensors, "a.eigenvalues": torch.full_like(tensors["a.eigenvalues"], math.nan)}
+    with pytest.raises(IntegrityError, match=r"^inflora: task 1, layer 'a': its bases are not of this model, or damag"):
+        begun().extend([stored(update(1), **{"bases.safetensors": save(bad)})])

@@ -110,3 +110,11 @@ def test_what_cannot_be_kept_of_a_task(change: dict[str, torch.Tensor]) -> None:
         parse(save(TENSORS), save({**BASES, **FELT, **change}))
     with pytest.raises(IntegrityError, match="malformed"):
         parse(save(TENSORS), save({**BASES, "m.C": FELT["m.C"]}))
+
+
+@pytest.mark.parametrize("lost", ["m.gamma", "m.Q", "m.C"])
+def test_what_lost_the_tensor_that_it_is_found_by(lost: str) -> None:
+    """It is not taken for absent."""
+    tensors, bases = ({k: v for k, v in each.items() if k != lost} for each in (TENSORS, {**BASES, **FELT}))
+    with pytest.raises(IntegrityError, match=r"'m\.\w+' belongs to nothing in its file; do not use this version"):
+        parse(save(tensors), save(bases))

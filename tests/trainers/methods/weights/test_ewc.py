@@ -118,3 +118,13 @@ def test_a_fisher_of_other_weights_is_refused(new: New) -> None:
     fresh = new("gpt2", EwcConfig, **SECTION)
     with pytest.raises(IntegrityError, match=r"^ewc: task 1 has other weights"):
         fresh.method.extend([Artifact({**files, FISHER: save({"a": torch.ones(1)})})])
+
+
+def test_a_fisher_below_zero_is_refused(new: New) -> None:
+    """It would push weights away without end."""
+    learner = new("gpt2", EwcConfig, **SECTION)
+    files = learner.learn(0).files
+    values = load(files["fisher.safetensors"])
+    bad = save({name: -value - 1 for name, value in values.items()})
+    with pytest.raises(IntegrityError, match=r"^ewc: fisher\.safetensors, '.*': has values below 0; do not use this"):
+        new("gpt2", EwcConfig, **SECTION).take([Artifact({**files, "fisher.safetensors": bad})])
