@@ -1,7 +1,7 @@
 """`from orthoplex import Predictor`: answers new texts with a committed stream, as its run's own evaluation does."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,9 +16,11 @@ from orchestrator.registry.references import Version
 from orchestrator.run.workers import told_of
 from orchestrator.track.events import AnswersTold
 from trainers.config import GREEDY
+from trainers.data.cleaning import encodes
 from trainers.data.examples import Renderer, SourceRow, settings_for
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
+from trainers.data.sources import shown
 from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.models.causal import Causal
@@ -127,8 +129,14 @@ class Predictor:
             told: is told how many more texts are done.
 
         Raises:
-            ConfigError: the task is not known, has no labels, or cannot be told.
+            ConfigError: the task is not known, has no labels, or cannot be told. DataError: a text is no string.
         """
+        check_list(texts)
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str) or not encodes(text):
+                raise DataError(
+                    f"texts: number {number} is {shown(text)}, which is not a string; repair it, or leave it out"
+                )
         if union:
             if isinstance(self._union, ConfigError):
                 raise self._union
@@ -154,6 +162,7 @@ class Predictor:
         Raises:
             ConfigError: the task is not known, generates nothing, or cannot be told. DataError: a prompt does not fit.
         """
+        check_list(prompts)
         known = self.repertoire.choose(task)
         columns = columns_of(known.task)
         rows = [source_row(known, columns, "prompts", number, each) for number, each in enumerate(prompts, start=1)]
@@ -204,3 +213,9 @@ class Predictor:
                 f"cannot be read ({error}); give max_new_tokens"
             ) from None
         return told_of(task, examples_of(self.base, objective.rows(known.task, data, Prompt())), self.base)
+
+
+def check_list(asked: object) -> None:
+    """Raises DataError if it is one string, whose characters would be taken for texts, or one row."""
+    if isinstance(asked, str | bytes | Mapping):
+        raise DataError(f"{shown(asked)} is one of what is asked for in a list; write [{shown(asked)}]")

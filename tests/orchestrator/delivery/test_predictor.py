@@ -219,3 +219,13 @@ def test_a_changed_file_is_refused(labels_run: Run, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match="sha256"):
         Predictor("team/run", store=str(tmp_path / "store"))
+
+
+def test_what_is_no_list_of_texts_is_refused(labels: Predictor, texts: Predictor) -> None:
+    """A string alone would be answered character by character."""
+    for ask in (labels.classify, texts.generate):
+        with pytest.raises(DataError, match=r"^'red' is one of what is asked for in a list; write \['red'\]$"):
+            ask("red", task="a")
+    for text, told in ((None, "None"), ("\ud800", r"'\\ud800'")):
+        with pytest.raises(DataError, match=rf"^texts: number 2 is {told}, which is not a string; repair it, or leave"):
+            labels.classify(["red", text], task="a")  # type: ignore[list-item]
