@@ -103,7 +103,8 @@ def told(path: str, before: JsonLike, after: JsonLike, now: Frozen | None = None
     line = f"{path}: was {before!r}, is now {after!r}"
     if not has_default(now, path.split(".")):
         return line
-    return f"{line}, which is the default; put it back with --set {shlex.quote(f'{path}={json.dumps(before)}')}"
+    value = json.dumps(before, ensure_ascii=False)  # YAML does not read JSON's pairs of escapes
+    return f"{line}, which is the default; put it back with --set {shlex.quote(f'{path}={value}')}"
 
 
 def has_default(section: object, keys: Sequence[str]) -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 from cluster.schema import WHOLE
 from orchestrator.config.errors import key_paths
-from orchestrator.config.run import RunConfig, load_config
+from orchestrator.config.file import override
+from orchestrator.config.run import RunConfig, load_config, parse_config
 from orchestrator.run.changes import Objection, differences, going_on, has_default, learned_as, objections
 from orchestrator.run.changes import forbidden_changes as objected
 from orchestrator.sweeps.config import merged
@@ -215,3 +216,14 @@ def test_which_values_are_defaults(fake_run: Begin, path: str, is_default: bool)
     config = fake_run("a", "b").config
     config = config.model_copy(update={"train": TrainConfig(seed=3)})
     assert has_default(config, path.split(".")) == is_default
+
+
+def test_the_set_of_a_refusal_gives_back_what_is_no_ascii() -> None:
+    task = {"name": "a", "source": "docstrings", "task": "library"}
+    given: dict[str, Any] = {"name": "s", "adapter": {"target_modules": ["x"]}, "tasks": [task]}
+    old, now = (parse_config({**given, **more}, "t") for more in ({"model": {"prompt": "\U0001f600 é {text}"}}, {}))
+    before, after = (each.model_dump(mode="json", context=WHOLE) for each in (old, now))
+    (found,) = objected(before, after, 1, now)
+    (assignment,) = shlex.split(found.line.partition("--set ")[2])
+    override(given, assignment)
+    assert parse_config(given, "t") == old
