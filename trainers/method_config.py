@@ -102,6 +102,12 @@ class MethodConfig(Frozen):
         return None
 
     @property
+    def protects(self) -> list[str]:
+        """How earlier tasks are protected, for people, each with the keys that set it; empty if the method's name says
+        it."""
+        return []
+
+    @property
     def rounds(self) -> str | None:
         """How the changes that tasks make are rounded into weights narrower than float32; None if they are not."""
         return None
@@ -185,6 +191,19 @@ class AdapterConfig(MethodConfig, Grown):
         cuts, feels = self.orthogonality.projects_input, self.functional.weight > 0
         cut, felt = cuts and stored.orthogonality.projects_input, feels and stored.functional.weight > 0
         return self.orthogonality.protects_output or cut or felt or not (cuts or feels)
+
+    @property
+    def protects(self) -> list[str]:
+        """W2, W1, and what layers give on earlier tasks; or that nothing does."""
+        ways, functional = self.orthogonality, self.functional
+        parts = {
+            f"W2 by a penalty (orthogonality.weight {ways.weight:g})": ways.penalises and ways.weight > 0,
+            "W2 exactly (orthogonality.mode projection)": ways.projects_output,
+            f"W1 exactly (orthogonality.side {ways.side}, energy {ways.energy:g})": ways.projects_input,
+            f"outputs on earlier tasks by a penalty (functional.weight {functional.weight:g}, metric "
+            f"{functional.metric})": functional.weight > 0,
+        }
+        return [part for part, holds in parts.items() if holds] or ["nothing"]
 
     @property
     def rounds(self) -> str | None:

@@ -228,7 +228,8 @@ def print_plan(plan: "Plan") -> None:
     """The plan as tables."""
     state = "not begun" if plan.state == "absent" else plan.state
     workers = plan.workers if isinstance(plan.workers, int) else "{min} to {max}".format(**plan.workers)
-    out.print(f"{plan.name}: {state}; {workers} workers, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
+    noun = "worker" if workers == 1 else "workers"
+    out.print(f"{plan.name}: {state}; {workers} {noun}, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
     table = Table(title="Tasks", title_justify="left")
     for column in ("task", "state", "labels", "train", "validation", "test", "steps"):
         table.add_column(column, justify="left" if column in ("task", "state") else "right")
@@ -241,11 +242,13 @@ def print_plan(plan: "Plan") -> None:
         out.print("all tasks are trained at once, in the steps of the last one (train.joint)")
     for task in plan.tasks:
         print_rows(task)
+    protected = f"; earlier tasks are protected: {'; '.join(plan.protected)}" if plan.protected else ""
+    out.print(f"method: {plan.method}{protected}", markup=False)
     out.print(f"adapted layers: {len(plan.modules)}")
     for name, width in plan.modules.items():
         out.print(f"  {name} (width {width})", markup=False)
     out.print(
-        f"base parameters, frozen: {plan.base_parameters:,}\n"
+        f"base parameters: {plan.base_parameters:,}\n"
         f"trainable parameters per task: {plan.trained_parameters:,}; "
         f"kept parameters per task: at most {plan.most_kept_parameters:,}"
     )

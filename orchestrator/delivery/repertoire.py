@@ -100,10 +100,13 @@ class Repertoire:
         if not known:
             raise ConfigError(f"{self.reference}: its log describes no task; only versions of runs can answer")
         if len(known) > 1 and not self._alike(known):
-            union = ", or choose over the union of their labels" if len(self.classifying) > 1 else ""
-            raise ConfigError(
-                f"task: {self.reference} has learned {listed(self.tasks)}; name the one that is asked{union}"
-            )
+            ways = "name the one that is asked: --task NAME (in Python task=NAME)"
+            if len(self.classifying) > 1 and not self.run.adapter.needs_task:
+                ways = (
+                    "name the one that is asked, or choose over the union of their labels: --task NAME, or --union "
+                    "(in Python task=NAME, or union=True)"
+                )
+            raise ConfigError(f"task: {self.reference} has learned {listed(self.tasks)}; {ways}")
         return known[-1]
 
     def labels_of(self, known: Known) -> Labels:

@@ -59,13 +59,15 @@ class PlannedAnswers(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so. `rounding` is None if no
-    weight is rounded."""
+    """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so. `protected` says how the
+    method protects earlier tasks, if its name does not. `rounding` is None if no weight is rounded."""
 
     name: str
     state: str
     store: str
     tasks: list[PlannedTask]
+    method: str
+    protected: list[str]
     modules: dict[str, int]
     base_parameters: int
     trained_parameters: int
@@ -101,6 +103,7 @@ def make_plan(config: RunConfig) -> Plan:
     descriptions = describe_tasks(config, data)
     evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
     kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
+    of = "for all tasks" if config.train.joint else "per task"
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
     return Plan(
@@ -111,6 +114,8 @@ def make_plan(config: RunConfig) -> Plan:
             planned(task, index < state.learned, *seen[index], answering(tasks[index]))
             for index, task in enumerate(descriptions)
         ],
+        method=config.adapter.method,
+        protected=config.adapter.protects,
         modules={name: layer_width(layer) for name, layer in method.modules.items()},
         base_parameters=base,
         trained_parameters=cost.trained,
@@ -122,8 +127,8 @@ def make_plan(config: RunConfig) -> Plan:
         memory_per_worker_bytes=worker_memory(config, Shape.of(model), base, cost),
         rounding=rounding_of(config),
         writes=[
-            f"{prefix}/log/*.json: one entry for the configuration, one per start, one per task, one at the end",
-            f"{prefix}/v/<uuid>/, one per task: {files}, training.parquet, {kept}manifest.json",
+            f"{prefix}/log/*.json: one entry for the configuration, one per start, one {of}, one at the end",
+            f"{prefix}/v/<uuid>/, one {of}: {files}, training.parquet, {kept}manifest.json",
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),

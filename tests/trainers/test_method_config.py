@@ -46,3 +46,23 @@ def test_rounding_to_the_nearest_is_not_stored_since_it_always_was() -> None:
     assert "rounding" not in nearest.model_dump() and nearest == AdapterConfig.model_validate(plain)
     assert other.model_dump(mode="json")["rounding"] == "stochastic"
     assert AdapterConfig.model_validate(other.model_dump()) == other != nearest
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, ["W2 by a penalty (orthogonality.weight 5)"]),
+        ({"orthogonality": {"weight": 0.0}}, ["nothing"]),
+        ({"orthogonality": {"side": "none"}}, ["nothing"]),
+        (
+            {"orthogonality": {"side": "both", "mode": "projection", "energy": 0.8}},
+            ["W2 exactly (orthogonality.mode projection)", "W1 exactly (orthogonality.side both, energy 0.8)"],
+        ),
+        (
+            {"orthogonality": {"side": "none"}, "functional": {"weight": 10.0}},
+            ["outputs on earlier tasks by a penalty (functional.weight 10, metric loss)"],
+        ),
+    ],
+)
+def test_what_is_said_of_protection(keys: dict[str, Any], said: list[str]) -> None:
+    assert AdapterConfig(target_modules=["dense"], **keys).protects == said

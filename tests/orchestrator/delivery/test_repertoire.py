@@ -101,7 +101,7 @@ def test_tasks_that_were_trained_at_once(known: Callable[..., Repertoire]) -> No
 def test_an_adapter_of_its_own_needs_the_task(known: Callable[..., Repertoire]) -> None:
     same = [{"name": "a", **FILES}, {"name": "c", **FILES}]
     knows = known(tasks=same, adapter={"method": "lora", "target_modules": ["o_proj"], "mode": "per_task"})
-    with pytest.raises(ConfigError, match="name the one that is asked"):
+    with pytest.raises(ConfigError, match=r"name the one that is asked: --task NAME \(in Python task=NAME\)$"):
         knows.choose(None)
     with pytest.raises(ConfigError, match=r"union: .* with an adapter of its own \(lora\)"):
         knows.union()
