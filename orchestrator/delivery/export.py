@@ -92,14 +92,14 @@ def origin_of(
     version: Version, commits: Sequence[Committed], config: ModelConfig, base: Backbone, served: str | None
 ) -> Provenance:
     """Where an export comes from; `served` is the base's name, if that is not how others know it."""
-    names = {commit.task for commit in commits}
+    names = task_names(version, commits)
     asked = [task for task in version.state.completed().tasks if task.name in names]
     source = Path(resolve_name(config.name))
     public, revision = public_name(config.name, config.revision or getattr(base.model.config, "_commit_hash", None))
     card = files(str(source), config.revision, ("README.md",))
     return Provenance(
         reference=version.reference,
-        tasks=tuple(commit.task for commit in commits),
+        tasks=names,
         task_type=config.task_type,
         base=served or public,
         base_digest=base.digest,
@@ -108,6 +108,13 @@ def origin_of(
         place=str(source.resolve()) if source.is_dir() else str(source),
         licence=next((licence_of(path.read_text("utf-8", "replace")) for path in card.values()), None),
     )
+
+
+def task_names(version: Version, commits: Sequence[Committed]) -> tuple[str, ...]:
+    """The tasks that these commits have learned, in order: of a joint run, whose only commit is none of them, all."""
+    if version.state.joint:
+        return tuple(task.name for task in version.state.tasks)
+    return tuple(commit.task for commit in commits)
 
 
 def alone(

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.errors import ConfigError, DataError
 from cluster.storage import LocalStore
+from orchestrator.delivery.export import task_names
 from orchestrator.delivery.repertoire import Repertoire, generative, source_row, text_column, version_of
 from tests.support.entries import COMMIT
 from trainers.data.prompts import Prompt
@@ -94,6 +95,7 @@ def test_one_set_of_labels_needs_no_name(known: Callable[..., Repertoire]) -> No
 def test_tasks_that_were_trained_at_once(known: Callable[..., Repertoire]) -> None:
     """One commit, which is the version of as many as there are."""
     knows = known(tasks=TASKS[:2], joint=True)
+    assert task_names(knows.version, [*knows.version.stream]) == ("a", "b")  # those that an exported folder asks
     assert list(knows.tasks) == ["a", "b"] and [each.index for each in knows.tasks.values()] == [0, 1]
     assert knows.reference.endswith("@v2")
 
