@@ -51,16 +51,19 @@ def test_rounding_to_the_nearest_is_not_stored_since_it_always_was() -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({}, ["W2 by a penalty (orthogonality.weight 5)"]),
-        ({"orthogonality": {"weight": 0.0}}, ["nothing"]),
-        ({"orthogonality": {"side": "none"}}, ["nothing"]),
+        ({}, ["outputs on earlier tasks by a penalty (functional.weight 10, metric loss)"]),
         (
-            {"orthogonality": {"side": "both", "mode": "projection", "energy": 0.8}},
+            {"orthogonality": {"weight": 5.0}, "functional": {"weight": 0.0}},
+            ["W2 by a penalty (orthogonality.weight 5)"],
+        ),
+        ({"orthogonality": {"weight": 5.0, "side": "none"}, "functional": {"weight": 0.0}}, ["nothing"]),
+        (
+            {"orthogonality": {"side": "both", "mode": "projection", "energy": 0.8}, "functional": {"weight": 0.0}},
             ["W2 exactly (orthogonality.mode projection)", "W1 exactly (orthogonality.side both, energy 0.8)"],
         ),
         (
-            {"orthogonality": {"side": "none"}, "functional": {"weight": 10.0}},
-            ["outputs on earlier tasks by a penalty (functional.weight 10, metric loss)"],
+            {"orthogonality": {"side": "none"}, "functional": {"weight": 3.0, "metric": "none"}},
+            ["outputs on earlier tasks by a penalty (functional.weight 3, metric none)"],
         ),
     ],
 )
