@@ -134,7 +134,7 @@ def run_config(folder: Path, data: Path, task_type: str, *forms: str, **model: A
     keys: dict[str, Any] = {
         "name": "x", "store": str(folder / "store"),
         "model": {"name": str(folder), "task_type": task_type, "max_length": 16, **model},
-        "adapter": {"target_modules": "all-linear", "max_rank": 2},
+        "adapter": {"target_modules": "all-linear", "max_rank": 2, "functional": {"weight": 0.0}},
         "train": {"epochs": 1, "batch_size": 4, "warmup_steps": 0, "logging_steps": 1},
         "cluster": {"num_workers": 1},
         "tasks": tasks,

@@ -142,3 +142,16 @@ def test_a_task_whose_loss_depends_on_no_layer_keeps_nothing() -> None:
     assert kept_of(reads, {name: 0 * g for name, g in feels.items()}, 4) == {}
     one = kept_of(reads, {**feels, "b": 0 * feels["b"]}, 4)
     assert one["b"].loss.trace == 0 and one["a"].loss.trace > 0
+
+
+def test_wide_layers_keep_what_leads_without_all_pairs() -> None:
+    """Of a spectrum that falls, within 1% of what the best pairs cover; the trace is exact."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.linalg.qr(torch.randn(700, 700, generator=generator, dtype=torch.float64)).Q
+    values = torch.arange(1, 701, dtype=torch.float64) ** -1.0
+    matrix = (vectors * values) @ vectors.T
+    found = Metric.of(matrix, 24)
+    v = found.columns_DK.double()
+    assert float(torch.trace(v.T @ matrix @ v)) > 0.99 * float(values[:24].sum())
+    assert torch.allclose(v.T @ v, torch.eye(24, dtype=torch.float64), atol=1e-5)
+    assert found.trace == pytest.approx(float(values.sum()), rel=1e-6)
