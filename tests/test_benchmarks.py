@@ -156,7 +156,7 @@ def test_rounding(tmp_path: Path) -> None:
     content = {
         "name": "rounding", "store": str(tmp_path / "store"), "tasks": tasks,
         "model": {"name": str(tmp_path / "base"), "task_type": "CAUSAL_LM", "max_length": 16},
-        "adapter": {"target_modules": ["o_proj"], "max_rank": 2},
+        "adapter": {"target_modules": ["o_proj"], "max_rank": 2, "functional": {"weight": 0.0}},
         "train": {"epochs": 1, "batch_size": 12, "warmup_steps": 0}, "deepspeed": {"zero_stage": 0},
         "data": {"max_validation_rows": 4},
     }  # fmt: skip

@@ -23,7 +23,11 @@ def sweep_file(folder: Path, store: Path) -> Path:
     content = {
         "name": "grid",
         "base": str(config_file(folder, 2, store)),
-        "run": {"cluster": {"num_workers": 1}, "train": {"checkpoint_steps": None}},
+        "run": {
+            "cluster": {"num_workers": 1},
+            "train": {"checkpoint_steps": None},
+            "adapter": {"orthogonality": {"weight": 5.0}},
+        },
         "budget": {"trials": 9},
         "search": {
             "algorithm": "grid",
