@@ -107,7 +107,7 @@ def held_bytes(worker: Worker) -> tuple[int, int]:
     history: History = worker.method.history  # type: ignore[attr-defined]
     pairs = [part for module in history.modules.values() for part in module.__dict__.get("history") or ()]
     device = sum(tensor.nbytes for tensor in (*worker.backbone.model.parameters(), *pairs))
-    return device, sum(tensor.nbytes for tensors in history.originals._kept.values() for tensor in tensors)
+    return device, history.originals.nbytes
 
 
 def table(rows: Mapping[str, Row]) -> str:

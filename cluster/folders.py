@@ -1,5 +1,6 @@
-"""A folder that appears whole, or not at all."""
+"""A folder that appears whole, or not at all; and the digest of a file."""
 
+import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -33,3 +34,9 @@ def _as_new(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(mode)
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,12 +6,12 @@ the same for a folder, a copy of it and a hub id, on every machine and with ever
 of the configuration says `trainers.architecture`.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.folders import file_digest
 from trainers.architecture import CONFIG, GENERATION, settings, settings_differences
 
 WHOLE = "tokenizer.json"
@@ -121,9 +121,4 @@ def _chat_templates(where: str, revision: str | None) -> list[str]:
 
 
 def _digests(found: Mapping[str, Path]) -> dict[str, str]:
-    return {name: _sha256(path) for name, path in sorted(found.items())}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {name: file_digest(path) for name, path in sorted(found.items())}

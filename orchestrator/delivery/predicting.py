@@ -7,7 +7,6 @@ A part appears whole. When all are there they are joined to OUTPUT, which appear
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cluster.errors import ConfigError, DataError
+from cluster.folders import file_digest
 from orchestrator.delivery.repertoire import Known, columns_of, source_row, text_column
 from orchestrator.delivery.tables import Row, join, part_form, read, replacing, write_part
 from orchestrator.log.entry import JsonLike
@@ -84,6 +84,12 @@ class Asking:
                     f"task {self.name}: {where} has no column {column!r}, only {listed(row) or 'none'}; name yours: "
                     f"--columns {name}=COLUMN{did_you_mean(column, row)}"
                 )
+
+    def check_files(self, paths: Sequence[Path]) -> None:
+        """Checks the first row of each file. Raises as `check`, and DataError if one cannot be read."""
+        for path in paths:
+            for where, _, row in islice(read(self.name, [path]), 1):
+                self.check(where, row)
 
     def check_names(self, where: str, row: Row) -> None:
         """Raises ConfigError if a column of a row has the name of an answer's."""
@@ -152,9 +158,7 @@ def as_cells(answer: "Labelled | Written") -> Sequence[JsonLike]:
 
 def answered(predictor: "Callable[[], Predictor]", asking: Asking, inputs: Sequence[Path]) -> Iterator[Row]:
     """The rows of files with their answers, which are kept nowhere. Raises as `Asking.answers` and `Asking.check`."""
-    for path in inputs:
-        for where, _, row in islice(read(asking.name, [path]), 1):
-            asking.check(where, row)
+    asking.check_files(inputs)
     size = ROWS_AT_ONCE["texts" if asking.generates else "labels"]
     for rows in chunks(read(asking.name, inputs), size):
         yield from asking.answers(predictor(), rows, lambda _: None)
@@ -229,7 +233,7 @@ class Predicting:
             "prefix": self.asking.prefix,
             "rows_at_once": self.rows_at_once,
             "form": self.form,
-            "inputs": [sha256_of(path) for path in self.inputs],
+            "inputs": [*map(file_digest, self.inputs)],
             **self.options,
         }
 
@@ -241,9 +245,7 @@ class Predicting:
                 another process writes them; or no folder can be made there. DataError: as `Asking.check`, or an input
                 cannot be read.
         """
-        for path in self.inputs:
-            for where, _, row in islice(read(self.asking.name, [path]), 1):
-                self.asking.check(where, row)
+        self.asking.check_files(self.inputs)
         if self.output.is_dir():
             raise ConfigError(f"--output {str(self.output)!r}: is a folder; name a file")
         if self.output.exists() and not replace and not self.folder.exists():
@@ -341,9 +343,3 @@ def chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(rows)
     while part := [*islice(left, size)]:
         yield part
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

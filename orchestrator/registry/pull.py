@@ -7,7 +7,6 @@ pull that was cut goes on with the files that it had fetched.
 """
 
 import fcntl
-import hashlib
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
-from cluster.folders import appearing
+from cluster.folders import appearing, file_digest
 from cluster.storage import FileRecord
 from orchestrator.log.entry import canonical, digest
 from orchestrator.log.seen import state_folder
@@ -99,12 +98,6 @@ def cached(track: Track, record: FileRecord) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return kept
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -26,6 +26,11 @@ class Originals:
                 for name, module in self.modules.items()
             }
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return sum(tensor.nbytes for tensors in self._kept.values() for tensor in tensors)
+
     @torch.no_grad()
     def put_back(self, name: str, *, exact: bool = False) -> None:
         """Puts a layer's parameters back in their own dtype or, if `exact`, in float32: the layer then has their own

@@ -17,6 +17,7 @@ from trainers.methods.base import LossMoments, Moment
 from trainers.methods.targets import width
 from trainers.models.base import Backbone
 from trainers.objectives.base import EncodedSplit
+from trainers.training.second_moments import dealt, masked_losses
 
 ROWS = 400  # more changed no score of 14 tasks
 
@@ -35,19 +36,14 @@ def loss_moments(
         Two (D, D) in float32 per layer, on the backbone's device. The second is 0 for a layer that the loss does not
         depend on.
     """
-    rank, world_size = dist.get_rank(), dist.get_world_size()
     chosen = np.sort(np.random.default_rng(seed).permutation(len(split.terms))[:ROWS])
     lengths = (split.lengths + split.terms)[chosen]
-    batches = [chosen[rows] for rows in sorted_batches(lengths, max(1, batch_size // world_size))]
-    mine = batches[rank::world_size]
+    batches = [chosen[rows] for rows in sorted_batches(lengths, max(1, batch_size // dist.get_world_size()))]
+    mine, lacks = dealt(batches)
     of_answers = backbone.reads_answers(modules)
 
     def read(rows: np.ndarray, sums: Mapping[str, tuple[Moment, Moment]]) -> None:
-        batch = split.batch(rows)
-        for name, pair in sums.items():
-            for moment in pair:
-                moment.mask = batch.answers_mask if name in of_answers else batch.mask
-        loss = split.losses(batch).sum()
+        loss = masked_losses(split, rows, sums, of_answers).sum()
         if loss.requires_grad:
             loss.backward()
 
@@ -56,7 +52,7 @@ def loss_moments(
         with listening(modules, sums):
             for rows in mine:
                 read(rows, sums)
-        if len(mine) < -(-len(batches) // world_size):
+        if lacks:
             idle = moments_of(modules, backbone.device)
             with listening(modules, idle):
                 read(batches[0], idle)  # in step with the other ranks; it does not count

@@ -4,7 +4,7 @@ Rows of similar length go together, as in training, and padding is left out of t
 equal length would be four to fifteen times as many. For a T5-large on an H100 they took four times as long as an epoch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,29 +37,40 @@ def second_moments(
     Returns:
         (D, D) float32 per layer, or (K, K) of inputs, on the backbone's device.
     """
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    batches = sorted_batches(split.lengths + split.terms, max(1, batch_size // world_size))
-    mine = batches[rank::world_size]
+    batches = sorted_batches(split.lengths + split.terms, max(1, batch_size // dist.get_world_size()))
+    mine, lacks = dealt(batches)
     size = input_width if inputs else width
     sums = {name: Moment(torch.zeros(size(each), size(each), device=backbone.device)) for name, each in modules.items()}
 
-    def read(rows: np.ndarray) -> None:
-        batch = split.batch(rows)
-        for name, moment in sums.items():
-            moment.mask = batch.answers_mask if name in of_answers else batch.mask
-        split.losses(batch)
-
     with torch.compiler.set_stance("force_eager"):  # blocks were compiled without the sums
         of_answers = backbone.reads_answers(modules)
+        moments = {name: [moment] for name, moment in sums.items()}
         for name, module in modules.items():
             module.__dict__["moment"] = sums[name]
         for rows in mine:
-            read(rows)
+            masked_losses(split, rows, moments, of_answers)
         for module in modules.values():
             module.__dict__.pop("moment")
-        if len(mine) < -(-len(batches) // world_size):
-            read(batches[0])  # in step with the other ranks; it does not count
-    moments = {name: moment.sum_DD for name, moment in sums.items()}
-    for moment_DD in moments.values():
-        dist.all_reduce(moment_DD)
-    return moments
+        if lacks:
+            masked_losses(split, batches[0], moments, of_answers)  # in step with the other ranks; it does not count
+    for moment in sums.values():
+        dist.all_reduce(moment.sum_DD)
+    return {name: moment.sum_DD for name, moment in sums.items()}
+
+
+def dealt(batches: Sequence[np.ndarray]) -> tuple[Sequence[np.ndarray], bool]:
+    """This rank's batches, and whether another rank has one more."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    mine = batches[rank::world_size]
+    return mine, len(mine) < -(-len(batches) // world_size)
+
+
+def masked_losses(
+    split: EncodedSplit, rows: np.ndarray, moments: Mapping[str, Sequence[Moment]], of_answers: Collection[str]
+) -> Tensor:
+    """The losses of these rows. The moments of each layer get its mask; `of_answers` are layers that read answers."""
+    batch = split.batch(rows)
+    for name, each in moments.items():
+        for moment in each:
+            moment.mask = batch.answers_mask if name in of_answers else batch.mask
+    return split.losses(batch)

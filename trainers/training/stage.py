@@ -22,6 +22,7 @@ from trainers.failures import during, undone
 from trainers.messages import Job, Order, Progress, Saved
 from trainers.methods.base import Artifact, Attached, LossMoments, Method, NotFinite, TaskContext
 from trainers.models.base import Backbone
+from trainers.models.capabilities import evaluating
 from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import Checkpoint, capture, restore
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
@@ -202,7 +203,7 @@ class TaskTraining:
     def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
         """Second moments of what these layers give or read over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
-        with during("moments"), scored(self.backbone.model):
+        with during("moments"), evaluating(self.backbone.model):
             return second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
 
     def loss_moments(self, modules: Mapping[str, nn.Module]) -> LossMoments:
@@ -211,7 +212,7 @@ class TaskTraining:
         at_once = train.batch_size // train.gradient_accumulation_steps
         if train.gradient_checkpointing:
             at_once = 1  # a row per rank: without dropout, all activations are kept
-        with during("moments"), scored(self.backbone.model):
+        with during("moments"), evaluating(self.backbone.model):
             found = loss_moments(self.backbone, modules, self.split, at_once, self.seed)
         release(self.backbone.model)
         return found
@@ -310,17 +311,6 @@ class TaskTraining:
         before = self.log.before(EVIDENCE_ROWS)
         error.evidence = {"task": self.name, "step": step, "training_rows": rows, "log_before": before}
         return error
-
-
-@contextmanager
-def scored(model: nn.Module) -> Iterator[None]:
-    """Within the block the model has no dropout."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def seed_step(seed: int, step: int) -> None:

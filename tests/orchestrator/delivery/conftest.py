@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.delivery.predictor import Predictor
 from orchestrator.track.state import RunState
 from tests.support.tiny_models import save_encoder, save_tiny
 from tests.support.untrained_runs import WORDS, classification, generative, run_of
@@ -42,6 +43,18 @@ def texts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path]
     model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
     adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
     return run_of(folder, model, tasks, adapter=adapter), folder
+
+
+@pytest.fixture(scope="module")
+def labels(labels_run: tuple[RunState, Path]) -> Predictor:
+    """Version 2 of `labels_run`."""
+    return Predictor("team/run@v2", store=str(labels_run[1] / "store"))
+
+
+@pytest.fixture(scope="module")
+def texts(texts_run: tuple[RunState, Path]) -> Predictor:
+    """Version 3 of `texts_run`."""
+    return Predictor("team/run@v3", store=str(texts_run[1] / "store"))
 
 
 def needed_by(*names: str) -> dict[str, metadata.Distribution]:

@@ -17,16 +17,6 @@ from tests.support.untrained_runs import WORDS, labelled, write_csv, write_lines
 Run = tuple[RunState, Path]
 
 
-@pytest.fixture(scope="module")
-def labels(labels_run: Run) -> Predictor:
-    return Predictor("team/run@v2", store=str(labels_run[1] / "store"))
-
-
-@pytest.fixture(scope="module")
-def texts(texts_run: Run) -> Predictor:
-    return Predictor("team/run@v3", store=str(texts_run[1] / "store"))
-
-
 def test_scores_equal_the_matrix(labels: Predictor, texts: Predictor, labels_run: Run, texts_run: Run) -> None:
     """Of all tasks of both runs, labels and texts, with their intervals and every metric."""
     for predictor, (state, folder) in ((labels, labels_run), (texts, texts_run)):

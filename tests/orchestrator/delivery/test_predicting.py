@@ -24,16 +24,6 @@ from tests.support.untrained_runs import WORDS, labelled, write_csv, write_lines
 Run = tuple[RunState, Path]
 
 
-@pytest.fixture(scope="module")
-def labels(labels_run: Run) -> Predictor:
-    return Predictor("team/run@v2", store=str(labels_run[1] / "store"))
-
-
-@pytest.fixture(scope="module")
-def texts(texts_run: Run) -> Predictor:
-    return Predictor("team/run@v3", store=str(texts_run[1] / "store"))
-
-
 def rows_of(count: int) -> list[dict[str, str]]:
     return [{"id": str(i), "text": row["text"]} for i, row in enumerate(labelled(WORDS[0], count, "new"))]
 

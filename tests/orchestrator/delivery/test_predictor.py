@@ -27,11 +27,6 @@ def labels(labels_run: Run) -> Predictor:
     return Predictor("team/run", store=str(labels_run[1] / "store"))
 
 
-@pytest.fixture(scope="module")
-def texts(texts_run: Run) -> Predictor:
-    return Predictor("team/run@v3", store=str(texts_run[1] / "store"))
-
-
 def test_labels_are_those_of_the_runs_own_evaluation(labels: Predictor, labels_run: Run) -> None:
     """Every task's test split, by all versions."""
     state, folder = labels_run

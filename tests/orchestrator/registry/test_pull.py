@@ -7,9 +7,10 @@ from typing import IO, Any
 import pytest
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
+from cluster.folders import file_digest
 from orchestrator.log.event import parse
 from orchestrator.registry.publish import publish
-from orchestrator.registry.pull import file_digest, pull
+from orchestrator.registry.pull import pull
 from orchestrator.registry.verify import verify
 from orchestrator.track.events import Commit, Learned
 from orchestrator.track.track import Track

@@ -40,7 +40,7 @@ from trainers.methods.lowrank.history import stacked, write_sum
 from trainers.methods.lowrank.layers import Updated
 from trainers.methods.lowrank.pairs import Pairs
 from trainers.methods.oa.layers import attach, use
-from trainers.methods.oa.rounding import Change, total
+from trainers.methods.oa.rounding import Change, share_kept
 from trainers.methods.originals import Originals
 from trainers.methods.targets import input_width, match_modules, width
 from trainers.methods.updates import FILE, check_fits, dump, finite, fresh, parse
@@ -126,9 +126,7 @@ class LowRankMethod:
 
     def kept(self) -> Kept | None:
         """See Method: ⟨W_stored − W0, ΔW⟩ / ‖ΔW‖² of what is folded."""
-        if not self.changes:
-            return None
-        return Kept(total(self.changes).share, {name: change.share for name, change in self.changes.items()})
+        return share_kept(self.changes)
 
     def footprint(self, tasks: int) -> Footprint:
         """See Method."""

@@ -32,7 +32,7 @@ from trainers.methods.oa.budget import cap_schedule
 from trainers.methods.oa.functional import Felt, kept_evenly, kept_of
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
-from trainers.methods.oa.rounding import total
+from trainers.methods.oa.rounding import share_kept
 from trainers.methods.targets import match_modules, width
 
 PENALTY_TOLERANCE = 1e-3  # relative, of the penalty in the step to its dense reference; TF32 rounds to 5e-4
@@ -119,9 +119,7 @@ class OaMethod:
 
     def kept(self) -> Kept | None:
         """See Method: of a folded history, ⟨W_stored − W0, ΔW⟩ / ‖ΔW‖²."""
-        if not (changes := self.history.changes):
-            return None
-        return Kept(total(changes).share, {name: change.share for name, change in changes.items()})
+        return share_kept(self.history.changes)
 
     def footprint(self, tasks: int) -> Footprint:
         """See Method.

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainers.methods.base import Kept
+
 Rounding = Literal["nearest", "stochastic", "none"]
 AT_ONCE = 2**22  # values whose random bits are in memory at the same time
 LOW = 0xFFFF  # the bits of a float32 that bfloat16 has no room for
@@ -92,3 +94,10 @@ class Change:
 def total(changes: Mapping[str, Change]) -> Change:
     """All layers' changes as one."""
     return sum(changes.values(), Change())
+
+
+def share_kept(changes: Mapping[str, Change]) -> Kept | None:
+    """⟨W_stored − W0, ΔW⟩ / ‖ΔW‖² over all layers and per layer; None if no layer was rounded."""
+    if not changes:
+        return None
+    return Kept(total(changes).share, {name: change.share for name, change in changes.items()})
