@@ -629,7 +629,7 @@ def test_another_tokenizer_is_refused(store: Path, monkeypatch: pytest.MonkeyPat
         other.run()
     assert ops(other).count("commit") == 1
     now = {**here, "tokenizer_config.json": "e" * 64}
-    monkeypatch.setattr("trainers.identity._sha256", lambda path: now[path.name])
+    monkeypatch.setattr("trainers.identity.file_digest", lambda path: now[path.name])
     again, fake = asked(run_config(store), tokenizer=here)
     with pytest.raises(ConfigError, match=r"model\.name: its tokenizer's tokenizer_config\.json has sha256 eee"):
         again.run()

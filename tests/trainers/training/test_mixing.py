@@ -89,7 +89,7 @@ def test_what_the_commit_says() -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixing")
     save_tiny("gpt2", folder / "base")
     launch(folder, 2, "tests.support.mixing_pair")
@@ -99,15 +99,15 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*mixing_pair.CASES])
 def test_two_ranks_train_and_score_as_one(
-    case: str, pair: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
+    case: str, two: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same rows of the same tasks, in one pass each: under ZeRO 3, ranks with unequal passes would hang."""
     as_one_process(monkeypatch)
-    files, told = mixing_pair.streamed(pair, case)
-    assert json.loads((pair / f"{case}.json").read_text()) == told
+    files, told = mixing_pair.streamed(two, case)
+    assert json.loads((two / f"{case}.json").read_text()) == told
     assert told[-1]["rows"] == ({"first": 24, "second": 24} if len(told) == 1 else {"first": 5, "second": 24})
     for index, data in enumerate(files):
-        alone, of_two = load(data), load_file(pair / f"{case}-{index}.safetensors")
+        alone, of_two = load(data), load_file(two / f"{case}-{index}.safetensors")
         assert alone.keys() == of_two.keys() and max(map(torch.numel, alone.values())) > 0
         for name, values in alone.items():
             torch.testing.assert_close(of_two[name], values, rtol=1e-3, atol=1e-5)

@@ -15,18 +15,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     launch(folder, 2, "tests.support.weights_pair")
     return folder
 
 
 @pytest.fixture(scope="module")
-def alone(pair: Path, bases: Path) -> dict[str, list[Artifact]]:
+def alone(two: Path, bases: Path) -> dict[str, list[Artifact]]:
     """The same tasks by one process, undisturbed."""
     found: dict[str, list[Artifact]] = {}
     for method in METHODS:
-        stream = stream_of(pair / "llama", method, pair / "alone" / method)
+        stream = stream_of(two / "llama", method, two / "alone" / method)
         for index in range(2):
             stream.take([training(stream, index, 0).run().artifact])
         found[method] = stream.committed
@@ -43,11 +43,11 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("method", "stage"), CASES)
 def test_two_workers_are_as_good_as_one(
-    pair: Path, alone: dict[str, list[Artifact]], tmp_path: Path, method: str, stage: int
+    two: Path, alone: dict[str, list[Artifact]], tmp_path: Path, method: str, stage: int
 ) -> None:
     for number, artifact in enumerate(alone[method]):
         artifact.write(tmp_path)
-        expected, found = read(tmp_path), read(pair / f"{method}_{stage}" / str(number))
+        expected, found = read(tmp_path), read(two / f"{method}_{stage}" / str(number))
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-5)
