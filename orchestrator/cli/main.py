@@ -19,6 +19,7 @@ from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
 from cluster.words import as_options
 from orchestrator.cli import answering as cli_answering
 from orchestrator.cli import cluster as cli_cluster
+from orchestrator.cli import serve as cli_serve
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli.adapters import adapters
 from orchestrator.cli.common import (
@@ -268,6 +269,7 @@ def samples(
 
 app.command("predict")(cli_answering.predict)
 app.command("eval")(cli_answering.evaluate)
+app.command("serve")(cli_serve.serve)
 app.command("sweep")(cli_sweep.sweep)
 cli_cluster.register(app)  # after the verbs above, so that help shows them first
 

@@ -1,5 +1,6 @@
 """`from orthoplex import Predictor`: answers new texts with a committed stream, as its run's own evaluation does."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 
 from cluster.errors import ConfigError, DataError
 from cluster.storage import open_store
-from orchestrator.delivery.export import load_base
+from orchestrator.delivery.export import load_base, refuse_other
 from orchestrator.delivery.load import store_uri
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, columns_of, generative, source_row, version_of
 from orchestrator.registry.references import Version
@@ -22,7 +23,9 @@ from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
 from trainers.data.sources import shown
 from trainers.methods.base import Artifact
+from trainers.methods.beside import Answers, put_beside, view_of
 from trainers.methods.registry import method_for
+from trainers.models.base import Backbone
 from trainers.models.causal import Causal
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import examples_of
@@ -51,6 +54,7 @@ class Predictor:
         max_new_tokens: int | None = None,
         too_long: TooLong | None = None,
         say: Callable[[str], None] | None = None,
+        base: Backbone | None = None,
     ) -> None:
         """Loads the base, and puts the stream into it.
 
@@ -63,6 +67,9 @@ class Predictor:
             max_new_tokens: tokens of an answer at most. Default: as in the run.
             too_long: whether prompts beyond `max_length` are refused or lose their middle. Default: as in the run.
             say: is told what cannot be compared; by default that is a warning.
+            base: a loaded base without tasks that others answer over too. It is left as it is: updates are computed
+                beside its weights in float32, so that answers can differ in the last digits. Needs a `Version`, and is
+                in the place of `model` and `device`.
 
         Raises:
             ConfigError: no such version or model. IntegrityError: the base is another, or a stored file was changed.
@@ -74,16 +81,34 @@ class Predictor:
         self.max_new_tokens, self.too_long = max_new_tokens, too_long
         if version.state.not_compared:
             (say or warnings.warn)(version.state.not_compared)
-        place = {} if model is None else {"name": model, "revision": None}
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.base = load_base(run.model.model_copy(update=place), version, where)
-        self.method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
-        self.method.reset(run.adapter)
-        self._of_the_base_alone()
-        names = run.adapter.files
-        files = [version.track.committed(commit, *names) for commit in version.stream]
-        self.method.extend([Artifact(dict(zip(names, each, strict=True))) for each in files])
         self._writers: dict[str, Writer] = {}
+        if base is None:
+            self._own_base(version, model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        else:
+            self._view_of(base, version)
+
+    def _own_base(self, version: Version, model: str | None, device: str) -> None:
+        """Loads the base, and puts the tasks into it as training has it."""
+        run = self.repertoire.run
+        place = {} if model is None else {"name": model, "revision": None}
+        self.base = load_base(run.model.model_copy(update=place), version, device)
+        method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
+        method.reset(run.adapter)
+        self._of_the_base_alone()
+        method.extend(artifacts(version))
+        self.method: Answers = method
+
+    def _view_of(self, base: Backbone, version: Version) -> None:
+        """Puts the tasks beside a base that others share."""
+        run = self.repertoire.run
+        refuse_other(version, run.model.name, base.identity)
+        self.base = replace(
+            base, model=view_of(base.model), tokenizer=copy.deepcopy(base.tokenizer),
+            max_length=run.model.max_length, scoring=run.model.scoring,
+        )  # fmt: skip
+        self._of_the_base_alone()
+        method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
+        self.method = put_beside(method, run.adapter, artifacts(version))
 
     def __repr__(self) -> str:
         return f"Predictor({self.reference!r}, tasks: {', '.join(self.tasks)})"
@@ -213,6 +238,13 @@ class Predictor:
                 f"cannot be read ({error}); give max_new_tokens"
             ) from None
         return told_of(task, examples_of(self.base, objective.rows(known.task, data, Prompt())), self.base)
+
+
+def artifacts(version: Version) -> list[Artifact]:
+    """The files of all tasks up to a version, in order, checked against their digests."""
+    names = version.state.completed().adapter.files
+    files = [version.track.committed(commit, *names) for commit in version.stream]
+    return [Artifact(dict(zip(names, each, strict=True))) for each in files]
 
 
 def check_list(asked: object) -> None:

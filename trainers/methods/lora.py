@@ -10,7 +10,6 @@ Shape suffixes: D output width, K input width, R rank.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from trainers.methods.base import (
     Summary,
     TaskContext,
 )
-from trainers.methods.targets import dense, input_width, is_transposed, match_modules, width
+from trainers.methods.targets import dense, device_of, input_width, is_transposed, match_modules, width
 from trainers.methods.updates import FILE, check_fits, dump, finite, fresh, parse, update_norm
 
 TRAINING = "in_training"  # PEFT's name of the adapter in training; learned adapters are named after their task
@@ -252,11 +251,6 @@ class Matrices(nn.Module):
 def task_name(task: int) -> str:
     """PEFT's name of the adapter of task `task`, from 0."""
     return f"task{task}"
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a layer."""
-    return next(chain(module.parameters(), module.buffers())).device
 
 
 def _ends_like(name: str, targets: Sequence[str]) -> bool:

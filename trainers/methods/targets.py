@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,11 @@ def input_width(module: Layer) -> int:
 def is_transposed(module: Layer) -> bool:
     """Whether the layer keeps its weight as (K, D), as GPT-2's `Conv1D` does."""
     return hasattr(module, "nf")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a layer, in whichever form it keeps its weight."""
+    return next(chain(module.parameters(), module.buffers())).device
 
 
 def dense(module: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,7 @@
 """What every method must do, whatever it learns: see `trainers.methods.base`. A new one joins METHODS and must pass."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainers.config import ModelConfig
 from trainers.lowrank_config import AdaloraConfig, EllaConfig, IncrementalLoraConfig, InfloraConfig, OloraConfig
 from trainers.method_config import AdapterConfig, EwcConfig, FullConfig, LoraConfig, MethodConfig, OsftConfig
 from trainers.methods.base import Artifact, TaskContext
+from trainers.methods.beside import put_beside, view_of
 from trainers.methods.export import Provenance, write_merged, write_peft
 from trainers.methods.registry import check_method, method_for
 from trainers.models.loading import load_backbone, weights_digest
@@ -134,6 +136,18 @@ def test_it_learns(case: New, learned: MethodStream) -> None:
     full = learned.method.capacity()
     assert {*full} in (set(), {*learned.method.modules})
     assert all(each.keys() == {"written", "read", "free", "dropped"} for each in full.values())
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_beside_a_shared_base_it_answers_alike(case: New, learned: MethodStream, task: int) -> None:
+    """The view answers as the stream; the base that it is of answers as before, with every bit as it was."""
+    alone, view = case(), case()
+    before = base_values(alone)
+    view.backbone = replace(alone.backbone, model=view_of(alone.backbone.model))
+    view.method = put_beside(view.make(view.backbone.model), view.config, learned.committed)  # type: ignore[assignment]
+    torch.testing.assert_close(view.outputs(task), learned.outputs(task), **TOLERANCE)
+    assert not torch.allclose(view.outputs(task), alone.outputs(task), atol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in alone.backbone.model.state_dict().items())
 
 
 def test_what_is_committed_gives_the_outputs_again(case: New, learned: MethodStream) -> None:

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of adapters: `orthoplex serve`, and a Ray Serve application."""

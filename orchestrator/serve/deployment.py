@@ -1,0 +1,76 @@
+"""The Ray Serve application: `serve run orchestrator.serve.deployment:application adapters=…`, or `serve.run`.
+
+    applications:
+      - name: orthoplex
+        route_prefix: /
+        import_path: orchestrator.serve.deployment:application
+        args: {adapters: [team/run@production], store: s3://bucket/prefix}
+
+Importing this imports Ray Serve, and no torch.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+
+from cluster.errors import ConfigError
+from orchestrator.serve.settings import KEYS, ServeSettings, key_digests
+
+NAME = "orthoplex"
+
+
+class Replica:
+    """A replica: one base, and all adapters over it."""
+
+    def __init__(self, settings: Mapping[str, Any], digests: Sequence[str]) -> None:
+        """`settings` are those of ServeSettings; `digests` of API keys. Raises as `Adapters`."""
+        from orchestrator.serve.app import in_process
+
+        if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # which Ray sets to the replica's cores
+            import torch
+
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        self.service = in_process(ServeSettings(**settings), digests, logging.getLogger("ray.serve").warning)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """What Ray Serve sends requests to."""
+        return self.service.app
+
+    def check_health(self) -> None:
+        """Raises RuntimeError if the replica cannot answer any more, so that Ray replaces it."""
+        if not self.service.healthy:
+            raise RuntimeError("the thread that computes has ended")
+
+
+ADAPTERS: Any = serve.deployment(
+    serve.ingress()(Replica), name="Adapters", max_constructor_retry_count=1, graceful_shutdown_timeout_s=60
+)
+
+
+def application(arguments: Mapping[str, Any]) -> Any:
+    """The application of these arguments, see ServeSettings. API keys are those of the environment of this process.
+
+    Raises:
+        ConfigError: an argument is wrong, or there are no API keys and `open` is not set.
+    """
+    try:
+        settings = ServeSettings(**arguments)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"serve: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    digests = key_digests(os.environ)
+    if not digests and not settings.open:
+        raise ConfigError(
+            f"serve: ${KEYS} is not set; set it to keys with commas between them, or pass open: true if nothing but "
+            "trusted clients reaches the port"
+        )
+    cuda = settings.device is not None and settings.device.startswith("cuda")
+    bound = ADAPTERS.options(
+        max_ongoing_requests=2 * settings.max_concurrent + 16,  # beyond `max_concurrent` the replica itself says 429
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": int(cuda)},
+    )
+    return bound.bind(settings.model_dump(mode="json"), list(digests))

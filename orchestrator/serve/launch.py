@@ -1,0 +1,125 @@
+"""`orthoplex serve`: the application on a Ray of its own on this machine, until it is told to stop."""
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+from cluster.errors import ConfigError, OrthoplexError
+from cluster.resources import ClusterConfig
+from cluster.session import ray_session
+from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, versions_of
+
+MISSING = "serve: Ray Serve is not installed: pip install 'orthoplex[serve]' -c constraints.txt"
+Say = Callable[[str], Any]
+
+
+class Address(NamedTuple):
+    """Where the server listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """The address of HOST:PORT; [::1]:PORT for IPv6. Raises ConfigError if it is none."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"--address {text!r}: is not HOST:PORT, as in 127.0.0.1:8000")
+        return cls(host, int(port))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether this machine alone reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def check_free(self) -> None:
+        """Raises ConfigError if nobody can listen there."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self.host, self.port))
+        except OSError as error:
+            raise ConfigError(f"--address {self}: cannot listen there ({error.strerror}); choose another") from None
+
+
+def check(settings: ServeSettings, address: Address, environment: Mapping[str, str]) -> list[str]:
+    """The versions that would be served, by name, before anything is started.
+
+    Raises:
+        ConfigError: Ray Serve is not installed, the address is open to others without API keys or is taken, a cluster
+            is meant, or as `versions_of`.
+    """
+    try:
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{MISSING} ({error.name or error} is missing)") from None
+    if not key_digests(environment) and not address.loopback:
+        raise ConfigError(
+            f"--address {address}: others than this machine reach it, and ${KEYS} is not set; set it to keys with "
+            "commas between them, or listen at 127.0.0.1"
+        )
+    if environment.get("RAY_ADDRESS"):
+        raise ConfigError(
+            "RAY_ADDRESS: is set, and `orthoplex serve` has a Ray of its own on this machine; unset it, or deploy "
+            "orchestrator.serve.deployment:application on that cluster (docs/serving.md)"
+        )
+    address.check_free()
+    return [version.reference for version in versions_of(settings)]
+
+
+@contextmanager
+def serving(settings: ServeSettings, address: Address) -> Iterator[None]:
+    """The application answers at `address` while the block lasts.
+
+    Raises:
+        OrthoplexError: it does not start; the message has the reason.
+    """
+    from ray import serve
+
+    from orchestrator.serve.deployment import NAME, application
+
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    with ray_session(ClusterConfig.model_validate({"num_workers": 1, "cpus_per_worker": settings.cpus})):
+        serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
+        try:
+            serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
+            yield
+        except RuntimeError as error:
+            raise OrthoplexError(f"serve: the application did not start: {reason(str(error))}") from None
+        finally:
+            serve.shutdown()
+
+
+def reason(report: str) -> str:
+    """The last error that a report of Ray's tells."""
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no reason given")
+
+
+def until_told(wait: threading.Event) -> None:
+    """Returns on Ctrl-C or SIGTERM, or when `wait` is set."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        wait.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not wait.wait(1.0):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""What goes wrong with a request, as OpenAI's servers say it: a status, and a body with one error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.errors import ConfigError
+from cluster.words import did_you_mean
+
+INVALID = "invalid_request_error"
+
+
+class Problem(Exception):
+    """Ends a request with `status`. `kind` and `code` are the words of OpenAI's errors, `param` the key at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def no_key() -> Problem:
+    """No API key, or one that is not known."""
+    return Problem(
+        401, "no API key that is known here: send `Authorization: Bearer KEY`", code="invalid_api_key",
+        kind="authentication_error", headers={"www-authenticate": "Bearer"},
+    )  # fmt: skip
+
+
+def too_many(most: int) -> Problem:
+    """As many requests are at work as are allowed."""
+    return Problem(
+        429, f"{most} requests are at work already (max_concurrent); try again in a moment", kind="rate_limit_error",
+        code="rate_limit_exceeded", headers={"retry-after": "1"},
+    )  # fmt: skip
+
+
+def too_large(most: int) -> Problem:
+    """A body beyond the limit."""
+    return Problem(
+        413, f"the body has more than {most:,} bytes (max_body_bytes); send fewer texts at once",
+        code="request_too_large", headers={"connection": "close"},
+    )  # fmt: skip
+
+
+def asked_wrongly(error: ConfigError) -> Problem:
+    """What is wrong with a request by the code below, which names the value and the fix."""
+    return Problem(400, str(error), code="invalid_value")
+
+
+def malformed(error: ValidationError, known: Mapping[str, Any]) -> Problem:
+    """The first fault of a body; `known` are its keys."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    param = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        hint = did_you_mean(where, known) or "leave it out"
+        return Problem(400, f"{where}: is not known here; {hint}", code="unknown_parameter", param=param)
+    message = first["msg"].removeprefix("Value error, ")
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return Problem(400, f"{where}: {message}" if where else message, code=code, param=param)

@@ -1,0 +1,88 @@
+"""An answer as server-sent events, piece by piece while it is generated."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.serve.bodies import Envelope, usage
+from orchestrator.serve.ways import Text
+
+DONE = "data: [DONE]\n\n"
+
+
+class GoneError(Exception):
+    """Whoever asked has left: the answer is not needed any more."""
+
+
+@dataclass(eq=False)
+class Pieces:
+    """Pieces of one answer on their way from the thread that computes to the one that sends. To be made in the latter.
+
+    Once `gone` is set, the next piece ends the computation.
+    """
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    queue: "asyncio.Queue[str | None]" = field(default_factory=asyncio.Queue)
+    gone: bool = False
+
+    def told(self, piece: str) -> None:
+        """Called by the thread that computes. Raises GoneError if nobody waits any more."""
+        if self.gone:
+            raise GoneError
+        self.loop.call_soon_threadsafe(self.queue.put_nowait, piece)
+
+    def ended(self, _: "Future[list[Any]]") -> None:
+        """Called when the answer is whole, or has failed."""
+        self.loop.call_soon_threadsafe(self.queue.put_nowait, None)
+
+    async def first(self, answer: "Future[list[Any]]") -> str | None:
+        """The first piece; None if there is none. Raises what the answer ends with if it fails before that."""
+        answer.add_done_callback(self.ended)
+        try:
+            piece = await self.queue.get()
+        except asyncio.CancelledError:
+            self.leave(answer)
+            raise
+        if piece is None:
+            answer.result()
+        return piece
+
+    def leave(self, answer: "Future[list[Any]]") -> None:
+        """Nobody waits any more."""
+        self.gone = True
+        answer.cancel()
+
+
+async def events(
+    envelope: Envelope, pieces: Pieces, first: str | None, answer: "Future[list[Any]]", *, with_usage: bool
+) -> AsyncIterator[str]:
+    """The events of an answer whose first piece is there."""
+    try:
+        yield event(envelope.piece("", first=True)) if envelope.kind == "chat.completion" else ""
+        piece, sent = first, ""
+        while piece is not None:
+            sent += piece
+            yield event(envelope.piece(piece))
+            piece = await pieces.queue.get()
+        try:
+            (text,) = answer.result()
+        except Exception:
+            yield event(
+                {"error": {"message": "the answer failed", "type": "server_error", "param": None, "code": None}}
+            )
+            return
+        assert isinstance(text, Text)
+        yield event(envelope.piece(text.text.removeprefix(sent), text.finish_reason))
+        if with_usage:
+            yield event(envelope.around({"choices": [], "usage": usage([text])}, chunk=True))
+        yield DONE
+    finally:
+        pieces.leave(answer)
+
+
+def event(content: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
