@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from cluster.resources import ClusterConfig
+from cluster.session import ray_session
 from tests.support.sample import ALL_CASES, SEED
 
 S3_ENVIRONMENT = {
@@ -38,7 +40,13 @@ S3_ENVIRONMENT = {
 
 
 TOGETHER = {  # files, and folders, of one group: what they share for the whole session is made once
-    "here": ("e2e/test_run.py", "e2e/test_sweep.py", "trainers/workers/test_pool.py", "trainers/workers/test_ranks.py"),
+    "here": (
+        "e2e/test_run.py",
+        "e2e/test_sweep.py",
+        "orchestrator/serve/test_on_ray.py",
+        "trainers/workers/test_pool.py",
+        "trainers/workers/test_ranks.py",
+    ),
     "nodes": ("e2e/",),
     "pair": ("trainers/training/test_checkpoint.py", "trainers/training/test_engine.py"),
     "exports": ("trainers/methods/test_export.py", "trainers/methods/oa/test_export.py"),
@@ -109,6 +117,15 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests of a process that need one, with two CPUs or more, and nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with ray_session(ClusterConfig(num_workers=2)):
+            yield
 
 
 @pytest.fixture(scope="session")

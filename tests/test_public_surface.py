@@ -69,6 +69,10 @@ VERBS = {
         "reference", "--data", "--task", "--union", "--text-column", "--label-column", "--columns", "--worst",
         "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
     ],
+    "serve": [
+        "references", "--address", "--store", "--model", "--device", "--batch-size", "--cpus", "--max-concurrent",
+        "--max-tokens", "--max-body", "--refresh",
+    ],
     "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
         "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
@@ -131,7 +135,7 @@ def test_python_exports() -> None:
 
 
 PUBLIC = {
-    "Predictor": ["reference", "store", "model", "device", "batch_size", "max_new_tokens", "too_long", "say"],
+    "Predictor": ["reference", "store", "model", "device", "batch_size", "max_new_tokens", "too_long", "say", "base"],
     "Registry": ["store"],
     "load": ["reference", "base", "store"],
     "plan": ["config", "overrides"],

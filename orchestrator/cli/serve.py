@@ -1,7 +1,6 @@
 """`orthoplex serve`: adapters behind an OpenAI-compatible API."""
 
 import os
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -50,11 +49,9 @@ def serve(
         open=True,
     )
     with only_our_output():
-        named = check(settings, at, os.environ)
+        check(settings, at, os.environ)
         tell("starting Ray and loading the base")
-        with serving(settings, at):
-            for reference, version in zip(references, named, strict=True):
-                typer.echo(f"{reference} → {version}")
+        with serving(settings, at) as look:
             typer.echo(f"serving at http://{at}/v1; Ctrl-C ends it")
-            until_told(threading.Event())
+            until_told(look, typer.echo, min(refresh_s, 2.0))
     tell("stopped")

@@ -6,7 +6,6 @@ POST /v1/classify  /v1/completions  /v1/chat/completions        GET /v1/models  
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -193,7 +192,7 @@ def refused(problem: Problem) -> Response:
     return JSONResponse(problem.body(), problem.status, problem.headers)
 
 
-def in_process(settings: ServeSettings, digests: Sequence[str] = (), say: Callable[[str], Any] = LOG.info) -> Service:
+def in_process(settings: ServeSettings, digests: Sequence[str] = (), say: Callable[[str], None] = LOG.info) -> Service:
     """A service of these adapters, which follows their aliases. Raises as `Adapters`."""
     service = Service(Adapters(settings, say), settings, digests)
     service.adapters.follow()

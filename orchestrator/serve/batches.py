@@ -9,33 +9,38 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
+Found_co = TypeVar("Found_co", covariant=True)
 
 
-class Way(Hashable, Protocol):
+class Way(Hashable, Protocol[Asked_contra, Found_co]):
     """A way to answer. Equal ways are answered together, at most `most` items at once."""
 
     @property
     def most(self) -> int:
         """Items of a batch."""
 
-    def answer(self, items: Sequence[Any]) -> Sequence[Any]:
+    def answer(self, items: Sequence[Asked_contra]) -> Sequence[Found_co | Exception]:
         """The answer to each item, or the exception that it ends with."""
 
 
 @dataclass(eq=False)
-class Job:
+class Job(Generic[Item, Answer]):
     """Items that are asked together, and the list of their answers."""
 
-    way: Way
-    items: Sequence[Any]
-    answers: "Future[list[Any]]" = field(default_factory=Future)
+    way: Way[Item, Answer]
+    items: Sequence[Item]
+    answers: "Future[list[Answer]]" = field(default_factory=Future)
 
 
 class Batches:
     """The queue and its thread. `told` gets the number of items of every batch."""
 
-    def __init__(self, told: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(self, told: Callable[[int], None] = lambda _: None) -> None:
         self.told = told
         self.waiting = deque[Job]()
         self.changed = threading.Condition()
@@ -43,7 +48,7 @@ class Batches:
         self.thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self.thread.start()
 
-    def ask(self, way: Way, items: Sequence[Any]) -> "Future[list[Any]]":
+    def ask(self, way: Way[Item, Answer], items: Sequence[Item]) -> "Future[list[Answer]]":
         """The answers to items, in order. The future raises the exception of the first item that ended with one."""
         job = Job(way, items)
         with self.changed:
@@ -103,17 +108,17 @@ def answer(jobs: Sequence[Job]) -> None:
         _settle(job, own)
 
 
-def _alone(job: Job) -> Sequence[Any]:
+def _alone(job: Job[Item, Answer]) -> Sequence[Answer | Exception]:
     try:
         return job.way.answer(job.items)
     except Exception as error:
         return [error]
 
 
-def _settle(job: Job, answers: Sequence[Any]) -> None:
+def _settle(job: Job[Item, Answer], answers: Sequence[Answer | Exception]) -> None:
     fault = next((each for each in answers if isinstance(each, Exception)), None)
     with suppress(InvalidStateError):
         if fault is not None:
             job.answers.set_exception(fault)
         else:
-            job.answers.set_result([*answers])
+            job.answers.set_result([each for each in answers if not isinstance(each, Exception)])

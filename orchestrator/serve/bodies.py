@@ -2,17 +2,18 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from orchestrator.delivery.predictor import Predictor
+from orchestrator.log.entry import JsonLike
 from orchestrator.serve.held import Held
 from orchestrator.serve.ways import Text
 from trainers.objectives.answering import Labelled
 
 Kind = Literal["classify", "text_completion", "chat.completion"]
-Json = dict[str, Any]
+Json = Mapping[str, JsonLike]
 VERSION_HEADER = "x-orthoplex-version"
 
 
@@ -39,7 +40,7 @@ class Envelope:
     def around(self, content: Json, *, chunk: bool = False) -> Json:
         """A whole body, or a chunk of a stream."""
         kind = f"{self.kind}.chunk" if chunk and self.kind == "chat.completion" else self.kind
-        told = {"id": self.id, "object": kind, "created": self.created, "model": self.version}
+        told: Json = {"id": self.id, "object": kind, "created": self.created, "model": self.version}
         return {**told, "system_fingerprint": self.fingerprint, **content}
 
     def chosen(self, texts: Sequence[Text]) -> Json:

@@ -12,12 +12,13 @@ Importing this imports Ray Serve, and no torch.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
+from starlette.types import ASGIApp
 
 from cluster.errors import ConfigError
+from orchestrator.log.entry import JsonLike
 from orchestrator.serve.settings import KEYS, ServeSettings, key_digests
 
 NAME = "orthoplex"
@@ -26,7 +27,7 @@ NAME = "orthoplex"
 class Replica:
     """A replica: one base, and all adapters over it."""
 
-    def __init__(self, settings: Mapping[str, Any], digests: Sequence[str]) -> None:
+    def __init__(self, settings: Mapping[str, JsonLike], digests: Sequence[str]) -> None:
         """`settings` are those of ServeSettings; `digests` of API keys. Raises as `Adapters`."""
         from orchestrator.serve.app import in_process
 
@@ -34,11 +35,17 @@ class Replica:
             import torch
 
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        self.service = in_process(ServeSettings(**settings), digests, logging.getLogger("ray.serve").warning)
+        self.service = in_process(
+            ServeSettings.model_validate(settings), digests, logging.getLogger("ray.serve").warning
+        )
 
-    def __serve_build_asgi_app__(self) -> Any:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """What Ray Serve sends requests to."""
         return self.service.app
+
+    def standing(self) -> dict[str, tuple[str, str | None]]:
+        """By adapter, the version that answers, and what is wrong with the one that should, if so."""
+        return {held.name: (held.predictor.reference, held.problem) for held in self.service.adapters.held}
 
     def check_health(self) -> None:
         """Raises RuntimeError if the replica cannot answer any more, so that Ray replaces it."""
@@ -46,19 +53,19 @@ class Replica:
             raise RuntimeError("the thread that computes has ended")
 
 
-ADAPTERS: Any = serve.deployment(
+ADAPTERS = serve.deployment(
     serve.ingress()(Replica), name="Adapters", max_constructor_retry_count=1, graceful_shutdown_timeout_s=60
 )
 
 
-def application(arguments: Mapping[str, Any]) -> Any:
+def application(arguments: Mapping[str, JsonLike]) -> serve.Application:
     """The application of these arguments, see ServeSettings. API keys are those of the environment of this process.
 
     Raises:
         ConfigError: an argument is wrong, or there are no API keys and `open` is not set.
     """
     try:
-        settings = ServeSettings(**arguments)
+        settings = ServeSettings.model_validate(arguments)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigError(f"serve: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

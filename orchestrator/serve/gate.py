@@ -2,19 +2,15 @@
 
 import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.serve.counters import Counters
 from orchestrator.serve.problems import Problem, no_key, too_large, too_many
 from orchestrator.serve.settings import ServeSettings, digest_of
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 WORK = ("/v1/classify", "/v1/completions", "/v1/chat/completions")
 OPEN = ("/health",)  # what asks for no key: it tells nothing of what is served
 
@@ -22,7 +18,7 @@ OPEN = ("/health",)  # what asks for no key: it tells nothing of what is served
 class Gate:
     """Lets requests to `app` that have one of the keys with these sha256 `digests`, if there are any."""
 
-    def __init__(self, app: App, settings: ServeSettings, digests: Sequence[str], counters: Counters) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, digests: Sequence[str], counters: Counters) -> None:
         self.app, self.settings, self.digests, self.counters = app, settings, digests, counters
         self.at_work = 0
 
@@ -34,7 +30,7 @@ class Gate:
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application below a prefix
         started, status = time.monotonic(), 500
 
-        async def told(message: MutableMapping[str, Any]) -> None:
+        async def told(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
@@ -67,7 +63,7 @@ class Gate:
             self.at_work -= 1
             self.counters.at_work.set(self.at_work)
 
-    def _check_room(self, headers: MutableMapping[bytes, bytes]) -> None:
+    def _check_room(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises Problem if too many requests are at work, or the body says that it is too large."""
         if self.at_work >= self.settings.max_concurrent:
             raise too_many(self.settings.max_concurrent)
@@ -90,7 +86,7 @@ def bounded(receive: Receive, most: int) -> Receive:
     """What is received, of which a body may have `most` bytes. Raises Problem beyond that."""
     read = 0
 
-    async def counted() -> MutableMapping[str, Any]:
+    async def counted() -> Message:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))

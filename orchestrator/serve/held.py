@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -27,7 +26,7 @@ from orchestrator.track.track import Track
 from trainers.data.sources import did_you_mean, listed
 from trainers.models.base import Backbone
 
-Say = Callable[[str], Any]
+Say = Callable[[str], None]
 
 
 @dataclass(eq=False)

@@ -1,22 +1,23 @@
 """`orthoplex serve`: the application on a Ray of its own on this machine, until it is told to stop."""
 
 import ipaddress
-import os
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.resources import ClusterConfig
-from cluster.session import ray_session
+from cluster.session import debugging, ray_session
 from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, versions_of
 
 MISSING = "serve: Ray Serve is not installed: pip install 'orthoplex[serve]' -c constraints.txt"
-Say = Callable[[str], Any]
+Say = Callable[[str], None]
+Standing = dict[str, tuple[str | None, str | None]]  # by adapter, the version that answers and what is wrong, if so
 
 
 class Address(NamedTuple):
@@ -82,8 +83,8 @@ def check(settings: ServeSettings, address: Address, environment: Mapping[str, s
 
 
 @contextmanager
-def serving(settings: ServeSettings, address: Address) -> Iterator[None]:
-    """The application answers at `address` while the block lasts.
+def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], Standing]]:
+    """The application answers at `address` while the block lasts. What is yielded looks which versions answer.
 
     Raises:
         OrthoplexError: it does not start; the message has the reason.
@@ -92,14 +93,18 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[None]:
 
     from orchestrator.serve.deployment import NAME, application
 
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    with ray_session(ClusterConfig.model_validate({"num_workers": 1, "cpus_per_worker": settings.cpus})):
+    if not debugging():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    cluster = ClusterConfig.model_validate({"num_workers": 1, "cpus_per_worker": settings.cpus, "use_gpu": False})
+    with ray_session(cluster):
         serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
         try:
-            serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
-            yield
+            handle = serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
         except RuntimeError as error:
+            serve.shutdown()
             raise OrthoplexError(f"serve: the application did not start: {reason(str(error))}") from None
+        try:
+            yield lambda: handle.standing.remote().result()
         finally:
             serve.shutdown()
 
@@ -110,16 +115,34 @@ def reason(report: str) -> str:
     return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no reason given")
 
 
-def until_told(wait: threading.Event) -> None:
-    """Returns on Ctrl-C or SIGTERM, or when `wait` is set."""
+def until_told(look: Callable[[], Standing], say: Say, every_s: float) -> None:
+    """Returns on Ctrl-C or SIGTERM; until then `say` is told which versions answer, and when that changes."""
+    told = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        wait.set()
+        told.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    known: Standing = {}
     try:
-        while not wait.wait(1.0):
-            pass
+        while not told.is_set():
+            now = look()
+            for line in changes(known, now):
+                say(line)
+            known = now
+            told.wait(every_s)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def changes(known: Standing, now: Standing) -> list[str]:
+    """What is to be said of what has changed."""
+    lines = []
+    for name, (version, problem) in now.items():
+        before = known.get(name, (None, None))
+        if version != before[0]:
+            lines.append(f"{name} → {version}")
+        if problem and problem != before[1]:
+            lines.append(f"{name}: {problem}; {version} goes on answering")
+    return lines

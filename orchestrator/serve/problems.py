@@ -1,7 +1,6 @@
 """What goes wrong with a request, as OpenAI's servers say it: a status, and a body with one error."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
@@ -28,7 +27,7 @@ class Problem(Exception):
         self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
         self.headers = dict(headers or {})
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON of the answer."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
@@ -62,7 +61,7 @@ def asked_wrongly(error: ConfigError) -> Problem:
     return Problem(400, str(error), code="invalid_value")
 
 
-def malformed(error: ValidationError, known: Mapping[str, Any]) -> Problem:
+def malformed(error: ValidationError, known: Collection[str]) -> Problem:
     """The first fault of a body; `known` are its keys."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))

@@ -5,7 +5,7 @@ Keys that would change an answer and are not there yet are refused, unless they 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -26,7 +26,7 @@ class Body(Frozen):
     model: str | None = None
     task: str | None = None
     user: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
 
 
 class ClassifyBody(Body):
@@ -140,7 +140,7 @@ class ChatBody(WriteBody):
     logprobs: Literal[False] | None = None
     top_logprobs: None = None
     store: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[str], Field(max_length=0)] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
 
     @property

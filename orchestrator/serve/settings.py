@@ -95,8 +95,8 @@ def check_answers(version: Version) -> None:
         each for each in tasks.values() if not (isinstance(each.task, GenerativeTask) and each.task.form == "text")
     ]
     if not asked:
-        learned = f"was trained on plain text alone ({', '.join(tasks)})" if tasks else "its log describes no task"
-        raise ConfigError(f"ADAPTER {version.reference!r}: cannot be served, {learned}; serve a version with tasks")
+        learned = f"it was trained on plain text alone ({', '.join(tasks)})" if tasks else "its log describes no task"
+        raise ConfigError(f"ADAPTER {version.reference!r}: cannot be served: {learned}; serve a version that answers")
 
 
 def check_one_base(first: Version, other: Version) -> None:

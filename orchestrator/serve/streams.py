@@ -5,9 +5,8 @@ import json
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
-from orchestrator.serve.bodies import Envelope, usage
+from orchestrator.serve.bodies import Envelope, Json, usage
 from orchestrator.serve.ways import Text
 
 DONE = "data: [DONE]\n\n"
@@ -34,11 +33,11 @@ class Pieces:
             raise GoneError
         self.loop.call_soon_threadsafe(self.queue.put_nowait, piece)
 
-    def ended(self, _: "Future[list[Any]]") -> None:
+    def ended(self, _: "Future[list[Text]]") -> None:
         """Called when the answer is whole, or has failed."""
         self.loop.call_soon_threadsafe(self.queue.put_nowait, None)
 
-    async def first(self, answer: "Future[list[Any]]") -> str | None:
+    async def first(self, answer: "Future[list[Text]]") -> str | None:
         """The first piece; None if there is none. Raises what the answer ends with if it fails before that."""
         answer.add_done_callback(self.ended)
         try:
@@ -50,14 +49,14 @@ class Pieces:
             answer.result()
         return piece
 
-    def leave(self, answer: "Future[list[Any]]") -> None:
+    def leave(self, answer: "Future[list[Text]]") -> None:
         """Nobody waits any more."""
         self.gone = True
         answer.cancel()
 
 
 async def events(
-    envelope: Envelope, pieces: Pieces, first: str | None, answer: "Future[list[Any]]", *, with_usage: bool
+    envelope: Envelope, pieces: Pieces, first: str | None, answer: "Future[list[Text]]", *, with_usage: bool
 ) -> AsyncIterator[str]:
     """The events of an answer whose first piece is there."""
     try:
@@ -74,7 +73,6 @@ async def events(
                 {"error": {"message": "the answer failed", "type": "server_error", "param": None, "code": None}}
             )
             return
-        assert isinstance(text, Text)
         yield event(envelope.piece(text.text.removeprefix(sent), text.finish_reason))
         if with_usage:
             yield event(envelope.around({"choices": [], "usage": usage([text])}, chunk=True))
@@ -83,6 +81,6 @@ async def events(
         pieces.leave(answer)
 
 
-def event(content: dict[str, Any]) -> str:
+def event(content: Json) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.errors import ConfigError, DataError
 from orchestrator.delivery.predictor import Predictor
@@ -12,7 +12,7 @@ from trainers.data.examples import SourceRow
 from trainers.data.sources import listed
 from trainers.objectives.answering import Labelled, Writer, by_length, nobody
 
-Piece = Callable[[str], Any]
+Piece = Callable[[str], None]
 
 
 @dataclass(frozen=True)

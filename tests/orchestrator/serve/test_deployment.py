@@ -1,0 +1,48 @@
+"""The application as people deploy it on a Ray cluster of their own; what runs it is in tests/e2e/test_serve.py."""
+
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError
+from orchestrator.serve.deployment import Replica, application
+from orchestrator.serve.settings import KEYS
+from tests.support.served import Run, client
+
+KEY = "a-key-of-sixteen-characters"
+
+
+def test_it_is_built_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys by their digests, and as much at once as the replica itself refuses."""
+    monkeypatch.setenv(KEYS, KEY)
+    made = application({"adapters": ["team/run@production"], "max_concurrent": 10, "device": "cuda", "cpus": 3})
+    deployment: Any = made._bound_deployment
+    assert deployment.name == "Adapters" and deployment.max_ongoing_requests == 36
+    assert deployment.ray_actor_options == {"num_cpus": 3, "num_gpus": 1}
+    assert KEY not in str(deployment.init_args) and len(deployment.init_args[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"adapters": ["a/b@c"]}, "ORTHOPLEX_API_KEYS is not set"),
+        ({}, "adapters: Field required"),
+        ({"adapters": ["a/b@c"], "opne": True}, "opne: Extra inputs"),
+        ({"adapters": ["a/b@c"], "max_tokens": 0}, "max_tokens"),
+    ],
+)
+def test_what_cannot_be_built(arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEYS, raising=False)
+    with pytest.raises(ConfigError, match=message):
+        application(arguments)
+
+
+def test_a_replica(labels_run: Run) -> None:
+    replica = Replica({"adapters": ["team/run@live"], "store": str(labels_run[1] / "store")}, [])
+    assert replica.standing() == {"team/run@live": ("team/run@v1", None)}
+    assert replica.__serve_build_asgi_app__() is replica.service.app
+    assert client(replica.service).post("/v1/classify", json={"input": "red"}).status_code == 200
+    replica.check_health()
+    replica.service.close()
+    with pytest.raises(RuntimeError, match="has ended"):
+        replica.check_health()
