@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from cluster.errors import ConfigError
 from orchestrator.log.entry import JsonLike
-from orchestrator.serve.settings import KEYS, ServeSettings, key_digests
+from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, on_gpu
 
 NAME = "orthoplex"
 
@@ -75,9 +75,8 @@ def application(arguments: Mapping[str, JsonLike]) -> serve.Application:
             f"serve: ${KEYS} is not set; set it to keys with commas between them, or pass open: true if nothing but "
             "trusted clients reaches the port"
         )
-    cuda = settings.device is not None and settings.device.startswith("cuda")
     bound = ADAPTERS.options(
         max_ongoing_requests=2 * settings.max_concurrent + 16,  # beyond `max_concurrent` the replica itself says 429
-        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": int(cuda)},
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": int(on_gpu(settings.device))},
     )
     return bound.bind(settings.model_dump(mode="json"), list(digests))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.resources import ClusterConfig
 from cluster.session import debugging, ray_session
-from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, versions_of
+from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, on_gpu, versions_of
 
 MISSING = "serve: Ray Serve is not installed: pip install 'orthoplex[serve]' -c constraints.txt"
 Say = Callable[[str], None]
@@ -89,14 +89,16 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], 
     Raises:
         OrthoplexError: it does not start; the message has the reason.
     """
+    import ray
     from ray import serve
 
     from orchestrator.serve.deployment import NAME, application
 
     if not debugging():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    cluster = ClusterConfig.model_validate({"num_workers": 1, "cpus_per_worker": settings.cpus, "use_gpu": False})
-    with ray_session(cluster):
+    asked = {"num_workers": 1, "cpus_per_worker": settings.cpus, "use_gpu": on_gpu(settings.device)}
+    with ray_session(ClusterConfig.model_validate(asked)):
+        settings = on_what_there_is(settings, ray.cluster_resources())
         serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
         try:
             handle = serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
@@ -107,6 +109,12 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], 
             yield lambda: handle.standing.remote().result()
         finally:
             serve.shutdown()
+
+
+def on_what_there_is(settings: ServeSettings, resources: Mapping[str, float]) -> ServeSettings:
+    """The settings with a device, if none is given: a GPU if Ray has one. A replica sees only what it asks for."""
+    device = settings.device or ("cuda" if resources.get("GPU", 0) >= 1 else "cpu")
+    return settings.model_copy(update={"device": device})
 
 
 def reason(report: str) -> str:

@@ -26,7 +26,7 @@ class ServeSettings(Frozen):
         adapters: team/run@ALIAS, which is followed as it moves, or team/run@vN; a run alone is its newest version now.
         store: a folder or s3://bucket/prefix. Default: $ORTHOPLEX_STORE, else .orthoplex/store.
         model: the base's folder or hub id, if it has moved.
-        device: default: a GPU if the replica has one.
+        device: cuda has a replica ask Ray for a GPU; a replica that asks for none sees none, and uses the CPU.
         batch_size: texts per forward pass at most. Default: the run's `train.eval_batch_size`.
         max_concurrent: requests that a replica has at once; beyond it they get 429.
         max_tokens: of an answer, at most.
@@ -49,6 +49,11 @@ class ServeSettings(Frozen):
     refresh_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
     cpus: Count = 1
     open: bool = False
+
+
+def on_gpu(device: str | None) -> bool:
+    """Whether a device is a GPU."""
+    return device is not None and device.startswith("cuda")
 
 
 def key_digests(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
-from orchestrator.serve.launch import Address, Standing, changes, check, reason, until_told
+from orchestrator.serve.launch import Address, Standing, changes, check, on_what_there_is, reason, until_told
 from orchestrator.serve.settings import KEYS, ServeSettings
 from tests.support.served import Run
 
@@ -94,6 +94,14 @@ def test_a_signal_ends_it(number: int) -> None:
     before = signal.getsignal(number)
     until_told(look, said.append, 0.01)
     assert said == ["a → v1", "a → v2"] and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"), [(None, 0, "cpu"), (None, 2, "cuda"), ("cpu", 1, "cpu"), ("cuda:0", 0, "cuda:0")]
+)
+def test_a_gpu_is_used_if_there_is_one(device: str | None, gpus: int, expected: str) -> None:
+    given = ServeSettings(adapters=("r@v1",), device=device)
+    assert on_what_there_is(given, {"CPU": 2, **({"GPU": gpus} if gpus else {})}).device == expected
 
 
 def test_the_reason_of_a_failed_start() -> None:
