@@ -27,7 +27,7 @@ from cluster.local import free_port
 from cluster.storage import open_store
 from orchestrator.registry.aliases import promote, rollback
 from orchestrator.registry.references import find_track
-from orchestrator.serve.launch import Address, serving
+from orchestrator.serve.launch import Address, prepare, serving
 from orchestrator.serve.settings import ServeSettings
 from orchestrator.track.track import Track
 
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--text", default="Compute the arithmetic mean along the specified axis.")
     parser.add_argument("--task")
     given = parser.parse_args()
+    prepare(os.environ)
     store = given.store if "://" in given.store else str(Path(given.store).resolve())
     load, shown = measured(
         given.run, store, probe=given.text, task=given.task, seconds=given.seconds, clients=given.clients,

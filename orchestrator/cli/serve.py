@@ -31,7 +31,7 @@ def serve(
     ] = 2.0,
 ) -> None:
     """Serve adapters over one base. OpenAI's API and /v1/classify; API keys from $ORTHOPLEX_API_KEYS."""
-    from orchestrator.serve.launch import Address, check, serving, until_told
+    from orchestrator.serve.launch import Address, check, prepare, serving, until_told
     from orchestrator.serve.settings import ServeSettings
 
     at = Address.parse(address)
@@ -49,6 +49,7 @@ def serve(
         open=True,
     )
     with only_our_output():
+        prepare(os.environ)
         check(settings, at, os.environ)
         tell("starting Ray and loading the base")
         with serving(settings, at) as look:

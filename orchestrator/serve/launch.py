@@ -2,10 +2,12 @@
 
 import ipaddress
 import logging
+import secrets
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
@@ -55,6 +57,16 @@ class Address(NamedTuple):
                 probe.bind((self.host, self.port))
         except OSError as error:
             raise ConfigError(f"--address {self}: cannot listen there ({error.strerror}); choose another") from None
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Has a Ray that this process starts ask for a token, which nobody else has, since Ray's own servers listen on
+    every interface; and run workers at the usual priority. To be called before Ray is imported, which reads this."""
+    if "ray" in sys.modules:
+        return
+    environment.setdefault("RAY_worker_niceness", "0")
+    if "RAY_AUTH_MODE" not in environment:
+        environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def check(settings: ServeSettings, address: Address, environment: Mapping[str, str]) -> list[str]:

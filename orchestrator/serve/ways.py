@@ -27,7 +27,7 @@ class Labelling:
     def of(cls, predictor: Predictor, task: str | None, union: bool) -> "Labelling":
         """Raises ConfigError if that cannot be asked of the version."""
         knows = predictor.repertoire
-        known = knows.asked(task if task or union else only(knows.classifying), union=union)
+        known = knows.asked(task, union=True) if union else chosen(predictor, task, knows.classifying)
         if known is not None:
             knows.labels_of(known)
         return cls(predictor, None if known is None else known.task.name, union)
@@ -114,14 +114,30 @@ def asked_task(predictor: Predictor, name: str | None) -> Known:
     writing = [known for known in knows.tasks.values() if known.generative]
     if name is None and not writing:
         raise ConfigError(f"{knows.reference} chooses labels ({listed(knows.tasks)}); ask /v1/classify")
-    known = knows.choose(name or only(writing))
+    known = chosen(predictor, name, writing)
     generative(known)
     return known
 
 
-def only(known: Sequence[Known]) -> str | None:
-    """The name of the only task; None if there are several, or none."""
-    return known[0].task.name if len(known) == 1 else None
+def chosen(predictor: Predictor, name: str | None, fitting: Sequence[Known]) -> Known:
+    """The task of that name; without one the only one that fits, or the newest if all have the same labels.
+
+    Raises:
+        ConfigError: there is no such task, or several could be meant.
+    """
+    knows = predictor.repertoire
+    if name is not None or not fitting:
+        return knows.choose(name)
+    if len(fitting) == 1:
+        return fitting[0]
+    try:
+        return knows.choose(None)
+    except ConfigError:
+        names = [known.task.name for known in fitting]
+        union = "" if fitting[0].generative or knows.run.adapter.needs_task else ', or "union": true'
+        raise ConfigError(
+            f'task: {knows.reference} has learned {listed(names)}; name one, as in "task": "{names[0]}"{union}'
+        ) from None
 
 
 def prompted(known: Known, asked: Asked, number: int, told: Piece | None = None) -> Prompted:

@@ -162,7 +162,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     (CLASSIFY, {"model": "team/run", "input": "x", "task": "z"}, 400, "has learned no such task"),
     (CLASSIFY, {"model": "team/run", "input": "x", "task": "a", "union": True}, 400, "give one of them"),
     (CLASSIFY, {"model": "team/run", "input": ["x"] * 300}, 400, "max_texts"),
-    (COMPLETE, {"model": "team/run", "prompt": "x"}, 400, "name the one that is asked"),
+    (COMPLETE, {"model": "team/run", "prompt": "x"}, 400, "task: team/run@v3 has learned qa, chat; name one"),
     (COMPLETE, {"model": "team/run", "prompt": "x", "task": "a"}, 400, "it chooses one of its labels"),
     (COMPLETE, {"model": "team/run", "prompt": "x", "task": "qa", "n": 2}, 400, "n: Input should be 1"),
     (COMPLETE, {"model": "team/run", "prompt": "x", "task": "qa", "stop": [""]}, 400, "none of them empty"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
-from orchestrator.serve.launch import Address, Standing, changes, check, on_what_there_is, reason, until_told
+from orchestrator.serve.launch import Address, Standing, changes, check, on_what_there_is, prepare, reason, until_told
 from orchestrator.serve.settings import KEYS, ServeSettings
 from tests.support.served import Run
 
@@ -94,6 +94,20 @@ def test_a_signal_ends_it(number: int) -> None:
     before = signal.getsignal(number)
     until_told(look, said.append, 0.01)
     assert said == ["a → v1", "a → v2"] and signal.getsignal(number) is before
+
+
+def test_a_ray_of_its_own_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that nobody else has; unless the user has said how, or Ray is there already."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    found: list[dict[str, str]] = [{}, {}, {"RAY_AUTH_MODE": "disabled"}]
+    for each in found:
+        prepare(each)
+    tokens = [each.get("RAY_AUTH_TOKEN", "") for each in found]
+    assert len(tokens[0]) == len(tokens[1]) == 64 and tokens[0] != tokens[1] and tokens[2] == ""
+    assert [each["RAY_AUTH_MODE"] for each in found] == ["token", "token", "disabled"]
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    prepare(there := {})
+    assert there == {}
 
 
 @pytest.mark.parametrize(
