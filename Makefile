@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 test-vllm lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 test-vllm test-package test-standalone docs lint measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -74,11 +74,24 @@ test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's p
 	tests/ceph/ceph.sh fetch $(CEPH_ROOT)
 	ORTHOPLEX_CEPH_ROOT=$(CEPH_ROOT) $(BIN)/python -m pytest -m s3 tests/cluster tests/orchestrator
 
+test-package: install-dev  ## build wheel and sdist, install each alone, try init, plan and run: under two minutes
+	PYTHONPATH=. $(BIN)/python -m tests.package_checks
+
+test-standalone: install-dev  ## compare an exported predict.py with `orthoplex predict`, with transformers and peft alone (2 GB, fetched once)
+	PYTHONPATH=. $(BIN)/python -m tests.package_checks --standalone
+
 lint: install-dev  ## check formatting, style, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed-dev
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
+
+docs: $(VENV)/.installed-docs  ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 measure: install-dev  ## print the figures of the code's layout, which docs/design.md lists
 	$(BIN)/python -m benchmarks.house
@@ -88,4 +101,4 @@ format: install-dev  ## apply formatting and safe fixes
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environment, caches and the quickstart's store
-	rm -rf $(VENV) .orthoplex .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site .orthoplex .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.names import refuse_taken
 from cluster.resources import ClusterConfig
 
 NAMESPACE = "orthoplex"
@@ -36,10 +37,12 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     A Ray that this process is connected to already is used and left as it is.
 
     Raises:
-        ConfigError: no cluster answers at the address, or this machine is too small. A cluster may still grow.
+        ConfigError: no cluster answers at the address, this machine is too small (a cluster may still grow), or the
+            current folder, from which Ray has workers import, has something with the name of a package of Orthoplex.
     """
     import ray
 
+    refuse_taken(Path.cwd(), "Ray has its workers import from the folder where a run is started")
     if ray.is_initialized():
         yield
         return

@@ -11,6 +11,8 @@ What a name needs is imported when it is asked for: this module alone imports no
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from orthoplex.names import check
+
 if TYPE_CHECKING:
     from orchestrator.delivery.load import load as load
     from orchestrator.delivery.predictor import Predictor as Predictor
@@ -41,6 +43,7 @@ def __getattr__(name: str) -> Any:
             return "0"  # run from source
     if name not in HOMES:
         raise AttributeError(f"module 'orthoplex' has no attribute {name!r}")
+    check()
     return getattr(import_module(HOMES[name]), name)
 
 

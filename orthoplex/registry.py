@@ -6,10 +6,11 @@ from cluster.storage import open_store
 from orchestrator.delivery.load import store_uri
 from orchestrator.log.entry import Entry
 from orchestrator.registry import aliases
-from orchestrator.registry.catalog import Row, listed
+from orchestrator.registry.catalog import listed
 from orchestrator.registry.pull import pull
 from orchestrator.registry.references import Version, find_track, resolve
 from orchestrator.registry.verify import Report, verify
+from orthoplex.shown import Listing
 
 
 class Registry:
@@ -19,9 +20,9 @@ class Registry:
         """`store` is a folder or s3://bucket/prefix. Default: $ORTHOPLEX_STORE, else .orthoplex/store."""
         self.store = open_store(store_uri(store))
 
-    def list(self, team: str | None = None, task: str | None = None) -> list[Row]:
+    def list(self, team: str | None = None, task: str | None = None) -> Listing:
         """All adapters, or those of a team or trained on a task, as `adapters list --json` prints them."""
-        return [*listed(self.store, team, task)]
+        return Listing(listed(self.store, team, task))
 
     def find(self, reference: str, at: str | None = None) -> Version:
         """The version that a reference names, or named `at` a time. Raises ConfigError if there is none."""

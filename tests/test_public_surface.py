@@ -43,7 +43,7 @@ from trainers.method_config import (
 
 VERBS = {
     "": ["--version"],
-    "init": ["path", "--force"],
+    "init": ["path", "--force", "--example"],
     "plan": ["config", "--set", "--json"],
     "data": ["config", "--set", "--rows", "--json"],
     "run": ["config", "--set", "--fork", "--from-task"],
@@ -141,7 +141,7 @@ PUBLIC = {
     "plan": ["config", "overrides"],
     "run": ["config", "overrides"],
     "status": ["run", "store"],
-    "sweep": ["config", "overrides"],
+    "sweep": ["config", "overrides", "output"],
 }
 METHODS = {
     "Predictor": ["answer_rows", "classify", "generate", "reference", "tasks", "writer"],

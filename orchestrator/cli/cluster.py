@@ -64,6 +64,7 @@ def submit(
     """Run a configuration on a cluster as a Ray job. Ends with the run's exit code."""
     from cluster.jobs import job_client
     from cluster.jobs import submit as start
+    from cluster.names import refuse_taken
     from cluster.submit import Submission, job_environment, packaged, pinned, submission_id
     from orchestrator.config.file import override, read_mapping
 
@@ -73,6 +74,7 @@ def submit(
     from orchestrator.config.run import parse_config
 
     loaded = parse_config(content, str(config))
+    refuse_taken(working_dir, "a job's processes import from its working directory")
     variables, pins = job_environment(environment, os.environ, grace, bool(pip)), pinned(pip)
     with packaged(working_dir) as package:
         written = place_of(config, working_dir, package.files)

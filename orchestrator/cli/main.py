@@ -75,18 +75,32 @@ def options(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="where to write")] = Path("orthoplex.yaml"),
+    path: Annotated[
+        Path | None, typer.Argument(help="where to write; default orthoplex.yaml, or as the example")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    example: Annotated[
+        str | None, typer.Option("--example", metavar="NAME", help="what runs as it is, such as quickstart")
+    ] = None,
 ) -> None:
-    """Write a commented configuration to start from."""
-    if path.exists() and not force:
-        raise ConfigError(f"{path}: exists already; choose another path, or replace it with --force")
-    template = files("orchestrator").joinpath("templates/config.yaml").read_text("utf-8")
-    try:
-        path.write_text(template, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; choose another path") from None
-    typer.echo(f"wrote {path}; next: orthoplex plan {shlex.quote(str(path))}")
+    """Write a commented configuration to start from, or an example."""
+    from orchestrator.config.examples import example_files, next_command
+
+    if example is None:
+        template = files("orchestrator").joinpath("templates/config.yaml").read_text("utf-8")
+        written = {path or Path("orthoplex.yaml"): template}
+    else:
+        written = example_files(example, path)
+    for target, text in written.items():
+        same = target.is_file() and target.read_bytes() == text.encode()
+        if target.exists() and not force and not (same and example):
+            raise ConfigError(f"{target}: exists already; choose another path, or replace it with --force")
+    for target, text in written.items():
+        try:
+            target.write_text(text, "utf-8")
+        except OSError as error:
+            raise ConfigError(f"{target}: cannot be written: {error.strerror}; choose another path") from None
+    typer.echo(f"wrote {' and '.join(map(str, written))}; next: {next_command(written)}")
 
 
 @app.command()

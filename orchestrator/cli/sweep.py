@@ -39,9 +39,11 @@ def sweep(
     from orchestrator.sweeps.config import load_sweep
 
     loaded = load_sweep(config, overrides)  # errors of the configuration come before torch is imported
-    folder = output or Path(".orthoplex/sweeps") / loaded.run.team / loaded.name
     from orchestrator.console.run import out
     from orchestrator.console.sweep import print_sweep
+    from orchestrator.sweeps.results import result_folder
+
+    folder = output or result_folder(loaded)
 
     def say(message: str) -> None:
         if not as_json:

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from cluster.errors import ConfigError
+from orchestrator.console.html import Page
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import SPLITS, RunState
@@ -111,8 +112,11 @@ class RunReporter:
 
 def print_table(table: Table) -> None:
     """Prints a table in its full width. A narrow terminal wraps it, and nothing is cut off."""
+    if isinstance(out.file, Page):
+        return out.file.table(table)
     whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
     Console(highlight=False, soft_wrap=True, width=max(whole, out.width)).print(table)
+    return None
 
 
 def budget_table(state: RunState) -> Table:

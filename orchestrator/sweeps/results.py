@@ -184,3 +184,8 @@ def fetch(store: Store, choice: Chosen, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         for record in records:
             (Path(new) / record.path).replace(folder / record.path)
+
+
+def result_folder(config: SweepConfig) -> Path:
+    """Where a sweep's result is put if nobody says otherwise."""
+    return Path(".orthoplex/sweeps") / config.run.team / config.name
