@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, learning_rate_factor
 from trainers.data.collate import Batch
 from trainers.models.base import Labels
 from trainers.models.encoder import LabelEmbedding
 from trainers.objectives.classification import ClassifiedSplit
-from trainers.training.engine import TaskModel, learning_rate_factor
+from trainers.training.engine import TaskModel
 
 MULTIPLE = 16  # of which the lengths of captured steps are
 

@@ -13,7 +13,7 @@ V = TypeVar("V")
 def as_html(show: Callable[[], None]) -> str:
     """The HTML of what `show` prints, with lines as they are and tables as tables. A screen knows no notebook."""
     from orchestrator.console.html import Page
-    from orchestrator.console.run import out, screens_on
+    from orchestrator.console.screen import out, screens_on
 
     page, in_notebook = Page(), out.is_jupyter
     out.is_jupyter = False

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from pydantic import BaseModel
 
 from cluster import errors
 from cluster.resources import ClusterConfig
 from cluster.storage import LocalStore, upload_files
-from orchestrator.cli.main import app
-from orchestrator.config.run import EvaluateConfig, GuardConfig, RunConfig, parse_config
+from orchestrator.cli.main import command as whole
+from orchestrator.config.run import CostConfig, EvaluateConfig, GuardConfig, RunConfig, parse_config
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.config import (
     AshaConfig,
@@ -41,14 +40,17 @@ from trainers.method_config import (
 
 # --- the command line
 
+FLAGS = {"-v", "--verbose", "-q", "--quiet"}
 VERBS = {
     "": ["--version"],
     "init": ["path", "--force", "--example"],
     "plan": ["config", "--set", "--json"],
     "data": ["config", "--set", "--rows", "--json"],
     "run": ["config", "--set", "--fork", "--from-task"],
-    "status": ["name", "--store", "--json", "--watch"],
-    "explain": ["name", "--store", "--json"],
+    "status": ["name", "--store", "--task", "--module", "--json", "--watch"],
+    "explain": ["name", "--store", "--task", "--module", "--json"],
+    "logs": ["name", "--store", "--task", "--follow", "--json"],
+    "curves": ["name", "--store", "--task", "--png", "--json"],
     "samples": ["name", "--task", "--store", "--rows", "--json"],
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task"],
@@ -83,6 +85,7 @@ VERBS = {
     "jobs logs": ["job", "--address", "--follow"],
     "jobs stop": ["job", "--address"],
     "doctor": ["config", "--address", "--store", "--json"],
+    "completion": ["shell"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
     "adapters serve-layout": [
         "reference", "--store", "--root", "--base", "--model", "--max-rank", "--tolerance",
@@ -91,18 +94,20 @@ VERBS = {
 
 
 def verbs(command: Any, path: str = "") -> dict[str, list[str]]:
-    found = {path: [name for parameter in command.params for name in parameter.opts]}
+    """The options of every verb but `-v` and `-q`, which all have (`test_flags.py`)."""
+    found = {path: [name for parameter in command.params for name in parameter.opts if name not in FLAGS]}
     for name, inner in getattr(command, "commands", {}).items():
         found |= verbs(inner, f"{path} {name}".strip())
     return found
 
 
 def test_verbs_and_options() -> None:
-    assert verbs(typer.main.get_command(app)) == VERBS
+    assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "samples", "eval", "sweep", "doctor", "jobs list", "jobs status",
-         "adapters list", "adapters show", "adapters verify", "adapters gc", "adapters rules"}  # fmt: skip
+LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "sweep", "doctor",
+         "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
+         "adapters rules"}  # fmt: skip
 
 
 def test_what_lists_something_has_json() -> None:
@@ -120,7 +125,7 @@ def groups(command: Any, path: str = "") -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_help_is_cut_off(width: int) -> None:
     """A summary that does not fit beside its verb would end in three dots."""
-    for path, command in groups(typer.main.get_command(app)):
+    for path, command in groups(whole()):
         context = command.make_context(path or "orthoplex", [], resilient_parsing=True, terminal_width=width)
         shown = command.get_help(context)
         below = shown.partition("\n")[2].replace("[TEXT]...", "")  # an argument that may be there more than once
@@ -160,7 +165,7 @@ def test_the_public_package() -> None:
 
 
 def test_each_verb_has_a_summary() -> None:
-    command: Any = typer.main.get_command(app)
+    command: Any = whole()
     assert all(inner.get_short_help_str() for inner in command.commands.values())
 
 
@@ -178,7 +183,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "name": REQUIRED, "team": "default", "store": ".orthoplex/store", "data_dir": None, "model": ModelConfig(),
         "adapter": REQUIRED, "train": TrainConfig(), "data": DataConfig(), "deepspeed": DeepSpeedConfig(),
         "cluster": ClusterConfig(), "guards": GuardConfig(), "evaluate": EvaluateConfig(), "tracking": TrackingConfig(),
-        "tasks": REQUIRED,
+        "cost": None, "tasks": REQUIRED,
     },
     ModelConfig: {
         "name": "minilm", "task_type": "LABEL_EMBEDDING", "prompt": "{text}", "scoring": "likelihood",
@@ -237,7 +242,11 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     GuardConfig: {
         "max_forgetting": None, "min_average_accuracy": None, "max_nll_increase": None, "max_active_parameters": None,
     },
-    EvaluateConfig: {"tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False, "labels": "own"},
+    EvaluateConfig: {
+        "tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False, "labels": "own",
+        "macro_f1": False,
+    },
+    CostConfig: {"gpu_hour": REQUIRED, "currency": "USD"},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
         "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,

@@ -151,6 +151,14 @@ class TrainConfig(Grown):
         return self.seed * 1_000_003 + index
 
 
+def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up to 1 over `warmup_steps` (at most half of all), then linear decay to 0 at `total_steps`."""
+    warmup = min(warmup_steps, total_steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+
+
 class DecodingConfig(Frozen):
     """How the answers of a generative task are generated: the likeliest token each time (`temperature` 0), the
     likeliest of `beams` answers, or samples.

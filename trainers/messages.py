@@ -4,7 +4,7 @@ No message is stored as an object, but the controller copies the values of many 
 not change:
 
 - `TaskDone`: into the run's `commit` entry, the task's manifest, or both; each `Score` as {"correct", "rows"}, and
-  {"metrics", "interval"} if it has some.
+  {"metrics", "interval", "macro_f1"} if it has some.
 - `Started`: `workers` and `seconds` into the `workers` entry.
 - `Progress`: `index`, `phase`, `step` and `total_steps` into `renew` entries; the figures go to the sinks.
 - `Lost`: `kind`, and `reason` as part of a longer one, into the `retry` entry.
@@ -91,7 +91,8 @@ class Order:
     `validation` are scored on their validation splits, and those of `test` on their test splits, on at most `rows` rows
     each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `keep_rows` also keeps the
     scores of single rows. With `union`, test splits of tasks that are learned are also scored among the labels of all
-    of these. `job` is the run to train for, if it is not the one that the workers were started for. `base` is the base
+    of these. `macro_f1` asks for that of classification tasks. `job` is the run to train for, if it is not the one that
+    the workers were started for. `base` is the base
     that the history was trained on. `training` are the task's own values in place of those of `Job.train`.
     """
 
@@ -111,12 +112,14 @@ class Order:
     keep_answers: int = 0
     keep_rows: bool = False
     union: bool = False
+    macro_f1: bool = False
     training: OwnTraining | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far task `index` is, from rank 0. `loss` is the mean over the loss terms of the last effective batch."""
+    """How far task `index` is, from rank 0. `loss` is the mean over the loss terms of the last effective batch; the
+    penalties `orthogonality` and `functional` are without their weights. What is not measured is NaN."""
 
     index: int
     phase: str
@@ -126,6 +129,7 @@ class Progress:
     orthogonality: float = float("nan")
     overlap: float = float("nan")
     mean_rank: float = float("nan")
+    functional: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,15 @@ class Score:
 
     Of a generative task, `correct` is the sum of its primary metric over the rows, and None if that metric is not from
     0 to 1. `metrics` has the mean of each of its metrics. `interval` has the bounds of the 95% interval of the primary
-    one, or of the nll per token if that judges the task, see `trainers.objectives.intervals`.
+    one, or of the nll per token if that judges the task, see `trainers.objectives.intervals`. `macro_f1` is that of a
+    classification task, if the order asks for it.
     """
 
     correct: float | None
     rows: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
 
     @property
     def value(self) -> float:
@@ -162,7 +168,8 @@ class TaskDone:
     task up to the last of these, NOT_SCORED for others. Its `files` are stored under the key `prefix`, but are not
     committed yet. `base_digest`, `tokenizer` and `base_config` tell its base, see `trainers.identity`. `kept` has the
     fields of `methods.base.Kept`. `union` are the scores of test splits among the labels of all tasks learned, none if
-    the order did not ask for them. `trained_rows` has the rows that were trained on by task, if they are not the task's
+    the order did not ask for them. `functional` is the functional penalty of the last step, if there is one.
+    `trained_rows` has the rows that were trained on by task, if they are not the task's
     own alone."""
 
     index: int
@@ -183,6 +190,7 @@ class TaskDone:
     kept: dict[str, Any] | None = None
     union: list[Score] = field(default_factory=list)
     trained_rows: dict[str, int] = field(default_factory=dict)
+    functional: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError
+from orchestrator.cli import completion
 from orchestrator.cli.common import (
     DEFAULT_STORE,
     AsJson,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from orchestrator.registry.references import Version
 
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
-Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias")]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="ADAPTER", help="team/track@vN, or @ and an alias", autocompletion=completion.adapters),
+]
 Expect = Annotated[
     int | None,
     typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 if none has"),

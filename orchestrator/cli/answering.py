@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError, Interrupted
+from orchestrator.cli import completion
 from orchestrator.cli.common import (
     DEFAULT_STORE,
     AsJson,
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
     from orchestrator.delivery.repertoire import Repertoire
 
 Form = Literal["text", "json", "jsonl", "csv", "parquet"]
-Asked = Annotated[str, typer.Argument(metavar="ADAPTER", help="team/run@vN, or @ and an alias; a run: its newest")]
+Asked = Annotated[
+    str,
+    typer.Argument(
+        metavar="ADAPTER", help="team/run@vN, or @ and an alias; a run: its newest", autocompletion=completion.adapters
+    ),
+]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="T", help="the task, if several are learned")]
 Union = Annotated[bool, typer.Option("--union", help="choose from the labels of all tasks")]
 Columns = Annotated[

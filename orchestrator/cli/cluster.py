@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
 from cluster.words import as_options
-from orchestrator.cli.common import AnyStore, AsJson, ConfigPath, Overrides
+from orchestrator.cli.common import AnyStore, AsJson, ConfigPath, Overrides, tell
+from orchestrator.console.volume import volume
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -49,6 +51,58 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a job is to do: `orthoplex VERB` with a configuration and `overrides`. `run` is the configuration of the
+    run, or of a sweep's trials, and `content` the same as written, below the keys `section`; `base` is the file that a
+    sweep takes it from."""
+
+    verb: str
+    name: str
+    run: "RunConfig"
+    content: "Mapping[str, Yaml]"
+    overrides: list[str]
+    section: str = ""
+    base: Path | None = None
+
+    def shipped_overrides(self, working_dir: Path, shipped: frozenset[str]) -> list[str]:
+        """The overrides as they are given on the cluster, where paths begin at the uploaded folder. Raises ConfigError
+        if the file of `base` does not travel."""
+        from orchestrator.sweeps.config import is_base
+
+        if self.base is None:
+            return self.overrides
+        there = f"base={place_of(self.base, working_dir, shipped)}"
+        return [there if is_base(each) else each for each in self.overrides]
+
+
+def work_of(config: Path, overrides: list[str]) -> Work:
+    """The work that a configuration asks for, a run's or a sweep's. Raises ConfigError if it is wrong."""
+    from orchestrator.config.file import override, read_mapping
+    from orchestrator.config.run import parse_config
+    from orchestrator.sweeps.config import is_sweep, parse_sweep, read_sweep
+
+    content = read_mapping(config)
+    if is_sweep(content):
+        content, base = read_sweep(config, overrides)
+        sweep = parse_sweep(content, str(config))
+        written = content["run"]
+        assert isinstance(written, dict)
+        return Work(
+            verb="sweep",
+            name=sweep.name,
+            run=sweep.run,
+            content=written,
+            overrides=overrides,
+            section="run.",
+            base=base,
+        )
+    for assignment in overrides:
+        override(content, assignment)
+    loaded = parse_config(content, str(config))
+    return Work(verb="run", name=loaded.name, run=loaded, content=content, overrides=overrides)
+
+
 def submit(
     config: ConfigPath,
     *,
@@ -61,39 +115,40 @@ def submit(
     pip: Pins = [],  # noqa: B006
     grace: Grace = 60,
 ) -> None:
-    """Run a configuration on a cluster as a Ray job. Ends with the run's exit code."""
+    """Run or sweep on a cluster, as a Ray job. Ends with the exit code of the run, or of the sweep."""
     from cluster.jobs import job_client
     from cluster.jobs import submit as start
     from cluster.names import refuse_taken
     from cluster.submit import Submission, job_environment, packaged, pinned, submission_id
-    from orchestrator.config.file import override, read_mapping
 
-    content = read_mapping(config)
-    for assignment in overrides:
-        override(content, assignment)
-    from orchestrator.config.run import parse_config
-
-    loaded = parse_config(content, str(config))
+    work = work_of(config, overrides)
     refuse_taken(working_dir, "a job's processes import from its working directory")
     variables, pins = job_environment(environment, os.environ, grace, bool(pip)), pinned(pip)
     with packaged(working_dir) as package:
         written = place_of(config, working_dir, package.files)
-        check_paths(loaded, content, working_dir, package.files, variables)
+        options = as_options(work.shipped_overrides(working_dir, package.files))
+        check_paths(work, working_dir, package.files, variables)
         submission = Submission(
-            submission_id(loaded.name, name),
-            ("python", "-m", "orchestrator", "run", written, *as_options(overrides)),
+            submission_id(work.name, name),
+            ("python", "-m", "orchestrator", work.verb, written, *options),
             variables,
             pins,
-            {"run": f"{loaded.team}/{loaded.name}"},
+            {"run": f"{work.run.team}/{work.name}"},
         )
         client = job_client(address)
-        typer.echo(f"uploading {len(package.files)} files, {package.size_bytes / 1024:,.0f} KiB")
+        say(f"uploading {len(package.files)} files, {package.size_bytes / 1024:,.0f} KiB")
         job = start(client, submission.request(package))
-    typer.echo(f"submitted {job}, with {', '.join(sorted(variables))} set")
+    typer.echo(job if volume.quiet else f"submitted {job}, with {', '.join(sorted(variables))} set")
     for verb in ("status", "logs", "stop"):
-        typer.echo(f"  orthoplex jobs {verb} {shlex.quote(job)} --address {address}")
+        say(f"  orthoplex jobs {verb} {shlex.quote(job)} --address {address}")
     if follow:
         watch(client, job, address)
+
+
+def say(line: str) -> None:
+    """A line about what is done, unless only the result is asked for."""
+    if not volume.quiet:
+        typer.echo(line)
 
 
 def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
@@ -115,16 +170,14 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
     return written
 
 
-def check_paths(
-    loaded: "RunConfig", content: "Mapping[str, Yaml]", working_dir: Path, shipped: frozenset[str], env: dict[str, str]
-) -> None:
+def check_paths(work: Work, working_dir: Path, shipped: frozenset[str], env: dict[str, str]) -> None:
     """Warns of paths that mean another place on the cluster. Raises ConfigError, listing all, if any cannot work."""
     from orchestrator.run.cluster_paths import path_findings
 
-    found = path_findings(loaded, content, working_dir, shipped, env)
+    found = path_findings(work.run, work.content, working_dir, shipped, env, section=work.section)
     for finding in found:
         if finding.level == "warn":
-            typer.echo(f"warning: {finding.message}", err=True)
+            tell(finding.message, "warning")
     if refused := [finding.message for finding in found if finding.level == "refuse"]:
         raise ConfigError("\n  ".join(["paths that the job would not find", *refused]))
 

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,8 @@ import typer
 
 from cluster.finite import finite
 from cluster.storage import DEFAULT_STORE
+from orchestrator.cli import completion
+from orchestrator.console.volume import volume
 
 if TYPE_CHECKING:
     from orchestrator.log.entry import JsonLike
@@ -29,12 +31,21 @@ AnyStore = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for other programs")]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file; `orthoplex init` writes one")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run's name, or team/name", autocompletion=completion.runs)
+]
+Tasks = Annotated[list[str], typer.Option("--task", metavar="NAME", help="only this task; repeatable")]
+Module = Annotated[
+    str | None, typer.Option("--module", metavar="PATTERN", help="only layers whose names contain or match it")
+]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
 ]
 Model = Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")]
 
-__all__ = ["DEFAULT_STORE", "AnyStore", "AsJson", "ConfigPath", "Model", "Overrides", "StoreUri"]
+__all__ = [
+    "DEFAULT_STORE", "AnyStore", "AsJson", "ConfigPath", "Model", "Module", "Overrides", "RunName", "StoreUri", "Tasks",
+]  # fmt: skip
 
 
 def read_run(name: str, store: str) -> "RunState":
@@ -79,7 +90,7 @@ def tell_of_skipped(label: str, left_out: str | None) -> None:
 def only_our_output() -> Iterator[None]:
     """What libraries print within goes to standard error, also later what they log: DeepSpeed, which transformers
     imports, logs to what is standard output when it is imported. Screens go on to standard output."""
-    from orchestrator.console.run import screens_on
+    from orchestrator.console.screen import screens_on
 
     logging.getLogger("DeepSpeed").addFilter(worth_telling)
 
@@ -92,9 +103,10 @@ def worth_telling(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Setting accelerator to CPU")
 
 
-def tell(note: str) -> None:
-    """A note on standard error."""
-    typer.echo(f"note: {note}", err=True)
+def tell(note: str, kind: str = "note") -> None:
+    """A note, or a warning, on standard error; none under `-q`."""
+    if not volume.quiet:
+        typer.echo(f"{kind}: {note}", err=True)
 
 
 def read_log(state: "RunState", commit: "Committed", store: str) -> Logged:
@@ -119,7 +131,7 @@ def print_json(value: "JsonLike | Shown | Tree") -> None:
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_json_rows(rows: "Iterable[Row]") -> None:
+def print_json_rows(rows: "Iterable[Row | Mapping[str, JsonLike]]") -> None:
     """A JSON list on standard output, one row per line. Raises ValueError for NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     typer.echo(f"[\n  {lines}\n]" if lines else "[]")

@@ -6,6 +6,7 @@ import io
 import shlex
 import sys
 import time
+import traceback
 from contextlib import suppress
 from importlib import metadata
 from importlib.resources import files
@@ -19,6 +20,9 @@ from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
 from cluster.words import as_options
 from orchestrator.cli import answering as cli_answering
 from orchestrator.cli import cluster as cli_cluster
+from orchestrator.cli import completion as cli_completion
+from orchestrator.cli import curves as cli_curves
+from orchestrator.cli import logs as cli_logs
 from orchestrator.cli import serve as cli_serve
 from orchestrator.cli import sweep as cli_sweep
 from orchestrator.cli.adapters import adapters
@@ -26,15 +30,22 @@ from orchestrator.cli.common import (
     DEFAULT_STORE,
     AsJson,
     ConfigPath,
+    Module,
     Overrides,
+    RunName,
     StoreUri,
+    Tasks,
     only_our_output,
     print_json,
     read_log,
     read_run,
 )
+from orchestrator.cli.flags import HELP, with_flags
+from orchestrator.console.volume import own_volume, volume
 
 if TYPE_CHECKING:
+    from typer._click import Command
+
     from orchestrator.config.run import RunConfig
     from orchestrator.registry.samples import Sample
     from orchestrator.run.fork import Fork
@@ -44,6 +55,7 @@ app = typer.Typer(
     name="orthoplex",
     help="Trains one frozen language model on task after task without forgetting, on Ray.",
     no_args_is_help=True,
+    context_settings=HELP,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -51,7 +63,6 @@ app = typer.Typer(
 app.add_typer(adapters, name="adapters")
 
 WATCH_S = 5.0
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or team/name")]
 
 
 def print_version(wanted: bool) -> None:
@@ -215,47 +226,60 @@ def forked(source: "RunConfig", from_task: int | None) -> "Fork":
 @app.command()
 def status(
     name: RunName,
+    *,
     store: StoreUri = DEFAULT_STORE,
+    tasks: Tasks = [],  # noqa: B006
+    module: Module = None,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="show it again every few seconds while it runs")] = False,
 ) -> None:
     """Show where a run stands. Tasks, accuracy matrix, metrics, budgets."""
-    from orchestrator.track.state import status_view
+    from orchestrator.track.view import status_view
 
     state = read_run(name, store)
     if as_json:
         print_json(status_view(state))
         return
     from orchestrator.console.run import out, print_status
+    from orchestrator.console.views import View
 
+    view = View(tasks, module)
     while watch and state.status == "running":
         out.clear()
-        print_status(state)
+        print_status(state, view)
         time.sleep(WATCH_S)
         state = read_run(name, store)
-    print_status(state)
+    print_status(state, view)
 
 
 @app.command()
-def explain(name: RunName, store: StoreUri = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def explain(
+    name: RunName,
+    store: StoreUri = DEFAULT_STORE,
+    tasks: Tasks = [],  # noqa: B006
+    module: Module = None,
+    as_json: AsJson = False,
+) -> None:
     """Show why each layer has its budget. How r_eff and τ moved in training."""
-    from orchestrator.console.run import print_explanation
+    from orchestrator.console.budgets import print_explanation
+    from orchestrator.console.views import View
 
-    state = read_run(name, store)
-    logs = [read_log(state, commit, store) for commit in state.commits]
+    state, view = read_run(name, store), View(tasks, module)
+    commits = view.commits(state)
+    logs = [read_log(state, commit, store) for commit in commits]
     if as_json:
         print_json(
             [
                 {
                     "task": commit.task,
-                    "budget": {name: budget.body() for name, budget in sorted(commit.budget.items())},
+                    "budget": {name: commit.budget[name].body() for name in sorted(view.layers(commit.budget))},
                     "training": log,
                 }
-                for commit, log in zip(state.commits, logs, strict=True)
+                for commit, log in zip(commits, logs, strict=True)
             ]
         )
     else:
-        print_explanation(state, logs)
+        print_explanation(state, logs, view)
 
 
 @app.command()
@@ -281,20 +305,37 @@ def samples(
         print_samples(state.label, found, rows)
 
 
+app.command("logs")(cli_logs.logs)
+app.command("curves")(cli_curves.curves)
 app.command("predict")(cli_answering.predict)
 app.command("eval")(cli_answering.evaluate)
 app.command("serve")(cli_serve.serve)
 app.command("sweep")(cli_sweep.sweep)
 cli_cluster.register(app)  # after the verbs above, so that help shows them first
+app.command("completion")(cli_completion.completion)
 
 
 def main() -> None:
     """Entry point of the console script: errors become one message and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show τ
+    with own_volume():
+        answer()
+
+
+def command() -> "Command":
+    """The command with all its verbs, and the options that each has."""
+    cli_completion.prepare()
+    return with_flags(typer.main.get_command(app))
+
+
+def answer() -> None:
+    """Does what the command line asks for. Exits with the code of an error, after its message."""
     try:
-        app(prog_name="orthoplex")
+        command()(prog_name="orthoplex")
     except OrthoplexError as error:
+        if volume.verbose:
+            traceback.print_exception(error)
         with suppress(OSError):
             sys.stdout.flush()
         typer.echo(f"orthoplex: {error}", err=True)

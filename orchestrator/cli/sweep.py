@@ -9,6 +9,7 @@ import typer
 from cluster.errors import ConfigError, GuardStop, Interrupted
 from cluster.words import as_options
 from orchestrator.cli.common import AsJson, only_our_output, print_json
+from orchestrator.console.volume import volume
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -39,14 +40,14 @@ def sweep(
     from orchestrator.sweeps.config import load_sweep
 
     loaded = load_sweep(config, overrides)  # errors of the configuration come before torch is imported
-    from orchestrator.console.run import out
+    from orchestrator.console.screen import out
     from orchestrator.console.sweep import print_sweep
     from orchestrator.sweeps.results import result_folder
 
     folder = output or result_folder(loaded)
 
     def say(message: str) -> None:
-        if not as_json:
+        if not (as_json or volume.quiet):
             out.print(message, markup=False)
 
     interrupted = None

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
-from cluster.schema import Grown
+from cluster.schema import Frozen, Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import Yaml, described
 from orchestrator.config.file import override, read_mapping
@@ -47,10 +47,10 @@ class EvaluateConfig(Grown):
     last. `rows` are scored at most per split, the same each time; null is all. Of a generative task, `keep_answers`
     test rows are kept with their answers; 0 keeps none. `keep_rows` keeps the score of every row that is scored, see
     `trainers.data.row_scores`. With `labels: both`, the test splits of tasks that are learned are also scored among the
-    labels of all tasks learned; no decision reads these scores.
+    labels of all tasks learned; no decision reads these scores. `macro_f1` also keeps that of classification tasks.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("keep_rows", "labels")
+    added: ClassVar[tuple[str, ...]] = ("keep_rows", "labels", "macro_f1")
 
     tasks: Literal["all", "seen"] = "all"
     every: Annotated[int, Field(gt=0)] = 1
@@ -58,12 +58,20 @@ class EvaluateConfig(Grown):
     keep_answers: Annotated[int, Field(ge=0)] = 50
     keep_rows: bool = False
     labels: Literal["own", "both"] = "own"
+    macro_f1: bool = False
+
+
+class CostConfig(Frozen):
+    """What a GPU costs per hour, to say what a run costs. Nothing else depends on it."""
+
+    gpu_hour: Annotated[float, Field(ge=0)]
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
 
 
 class RunConfig(Grown):
     """One run: a stream of tasks over one frozen model, written to one track `<team>/<name>` of a store."""
 
-    added: ClassVar[tuple[str, ...]] = ("evaluate",)
+    added: ClassVar[tuple[str, ...]] = ("evaluate", "cost")
 
     name: Name
     team: Name = "default"
@@ -78,6 +86,7 @@ class RunConfig(Grown):
     guards: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+    cost: CostConfig | None = None
     tasks: tuple[AnyTask, ...]
 
     @field_validator("tasks")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.console.run import middle_cut, out, print_table
+from orchestrator.console.run import middle_cut
 from orchestrator.console.samples import visible
 from orchestrator.console.scores import number, percent
+from orchestrator.console.screen import out, print_table
+from orchestrator.console.volume import volume
 from trainers.data.generative.config import OF_LOSS
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Rate:
         self.done, moment = now, time.monotonic()
         if not now:
             self.started = self.last = moment
-        if moment - self.last < EVERY_S:
+        if volume.quiet or moment - self.last < EVERY_S:
             return
         self.last, self.said = moment, True
         rate = now / (moment - self.started)

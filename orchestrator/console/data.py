@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.console.run import out, print_table
+from orchestrator.console.screen import out, print_table
 
 if TYPE_CHECKING:
     from orchestrator.run.data_view import DataView, Piece, SplitView, TaskView

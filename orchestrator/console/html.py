@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 class Page(StringIO):
-    """A stream that takes what a screen prints, and its tables whole, see `console.run.print_table`."""
+    """A stream that takes what a screen prints, and its tables whole, see `console.screen.print_table`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,61 +1,53 @@
 """The screens of a run: bars on a terminal, plain lines elsewhere."""
 
+import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
 from cluster.errors import ConfigError
-from orchestrator.console.html import Page
+from orchestrator.console.budgets import print_budgets
+from orchestrator.console.notes import notes
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
+from orchestrator.console.screen import out, print_table
+from orchestrator.console.views import ALL, View
+from orchestrator.console.volume import volume
 from orchestrator.track.events import Committed, Floors
+from orchestrator.track.spending import spent
 from orchestrator.track.state import SPLITS, RunState
 from trainers.config import GREEDY
 from trainers.data.generative.config import GenerativeTask
 from trainers.messages import Progress
-from trainers.method_config import AdapterConfig
 
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample
     from orchestrator.run.plan import Plan, PlannedAnswers, PlannedTask
 
-Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
-Logged = Mapping[str, Column]
-GIB = 2**30
+__all__ = ["out", "print_table"]  # for modules that take them from here
+GIB, MOST_FELT = 2**30, 6
 OTHER_BUDGETS = {"threshold": 0.3, "rank": 4}  # a value to try of the key that decides it, in whichever method has it
-out = Console(highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def screens_on(stream: TextIO) -> Iterator[None]:
-    """Everything that `out` prints within goes to `stream`, whatever standard output becomes."""
-    before = out._file
-    out.file = stream
-    try:
-        yield
-    finally:
-        out._file = before  # None: standard output as it is when something is printed
 
 
 class RunReporter:
-    """Follows a run: bars on a terminal, one line per quarter of a task elsewhere."""
+    """Follows a run: bars on a terminal, one line per quarter of a task elsewhere; with `-v` one per logged step, with
+    `-q` nothing."""
 
     def __init__(self, tasks: int) -> None:
         """`tasks` is the length of the stream."""
         self.tasks = tasks
         self.bar: TaskID | None = None
         self.quarter = (-1, -1)
+        self.on_bars = out.is_terminal and not (volume.verbose or volume.quiet)
         self.bars = Bars(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"), console=out, transient=True, disable=not out.is_terminal,
+            TextColumn("{task.fields[detail]}"), console=out, transient=True, disable=not self.on_bars,
         )  # fmt: skip
 
     def __enter__(self) -> "RunReporter":
@@ -67,7 +59,8 @@ class RunReporter:
 
     def say(self, message: str) -> None:
         """One line."""
-        out.print(escape(message))
+        if not volume.quiet:
+            out.print(escape(message))
 
     def taken(self, state: RunState) -> None:
         """Shows nothing: what is committed already was said."""
@@ -75,13 +68,8 @@ class RunReporter:
     def progress(self, task: str, progress: Progress) -> None:
         """Moves the bar, or prints a line at each quarter of training and when a task is resumed."""
         title = f"[{progress.index + 1}/{self.tasks}] {task}: {progress.phase}"
-        detail = ""
-        if progress.phase == "train":
-            detail = (
-                f"loss {number(progress.loss, '.3f')}  penalty {number(progress.orthogonality, '.2e')}  "
-                f"overlap {number(progress.overlap, '.1%')}  r_eff {number(progress.mean_rank, '.1f')}"
-            )
-        if out.is_terminal:
+        detail = figures(progress) if progress.phase == "train" else ""
+        if self.on_bars:
             if self.bar is None:
                 self.bar = self.bars.add_task(escape(title), total=progress.total_steps, detail=detail)
             self.bars.update(
@@ -90,54 +78,36 @@ class RunReporter:
             return
         quarter = (progress.index, 4 * progress.step // progress.total_steps)
         if progress.phase == "resume":
-            out.print(escape(f"{title} {progress.step}/{progress.total_steps}  from its checkpoint"))
-        elif progress.phase == "train" and quarter != self.quarter:
+            self.say(f"{title} {progress.step}/{progress.total_steps}  from its checkpoint")
+        elif volume.verbose or (progress.phase == "train" and quarter != self.quarter):
             self.quarter = quarter
-            out.print(escape(f"{title} {progress.step}/{progress.total_steps}  {detail}"))
+            self.say(f"{title} {progress.step}/{progress.total_steps}  {detail}".rstrip())
 
     def committed(self, state: RunState) -> None:
-        """A line about the task that was just committed."""
+        """A line about the task that was just committed, and what stands out."""
         commit = state.commits[-1]
         ranks = [module.rank for module in commit.budget.values()]
         mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
         seconds = state.time_left_s
         left = f"; about {duration(seconds)} left" if seconds else ""
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
-        out.print(
+        self.say(
             f"[{state.learned}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
-            f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}",
-            markup=False,
+            f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}"
         )
 
 
-def print_table(table: Table) -> None:
-    """Prints a table in its full width. A narrow terminal wraps it, and nothing is cut off."""
-    if isinstance(out.file, Page):
-        return out.file.table(table)
-    whole = Measurement.get(out, out.options.update(max_width=100_000), table).maximum
-    Console(highlight=False, soft_wrap=True, width=max(whole, out.width)).print(table)
-    return None
+def figures(progress: Progress) -> str:
+    """What a step of training measured; the functional penalty if there is one."""
+    felt = "" if math.isnan(progress.functional) else f"functional {number(progress.functional, '.2e')}  "
+    return (
+        f"loss {number(progress.loss, '.3f')}  penalty {number(progress.orthogonality, '.2e')}  {felt}"
+        f"overlap {number(progress.overlap, '.1%')}  r_eff {number(progress.mean_rank, '.1f')}"
+    )
 
 
-def budget_table(state: RunState) -> Table:
-    """r_eff of each module (rows) for each committed task (columns)."""
-    table = Table(title="Budget chosen: active dimensions r_eff (of max_rank)", title_justify="left")
-    table.add_column("module")
-    for commit in state.commits:
-        table.add_column(escape(commit.task), justify="right")
-    for module in dict.fromkeys(module for commit in state.commits for module in commit.budget):
-        table.add_row(escape(module), *(chosen_rank(commit, module) for commit in state.commits))
-    return table
-
-
-def chosen_rank(commit: Committed, module: str) -> str:
-    """r_eff of r_max, or a dot if the commit does not say."""
-    budget = commit.budget.get(module)
-    return f"{budget.rank:.0f}/{budget.max_rank:.0f}" if budget else "·"
-
-
-def print_status(state: RunState) -> None:
-    """State, accuracy matrix, metrics and budgets of a run."""
+def print_status(state: RunState, view: View = ALL) -> None:
+    """State, accuracy matrix, metrics, budgets and what stands out of a run, as far as the view asks for it."""
     done = state.learned
     out.print(f"{state.label}: {state.status}, {done} of {len(state.tasks)} tasks", markup=False)
     if told := state.driving.told:
@@ -146,7 +116,7 @@ def print_status(state: RunState) -> None:
         print_running(state, state.driving.heard.time)
     if not done:
         return
-    for table, lines in scores(state):
+    for table, lines in scores(state, view):
         print_table(table)
         out.print("\n".join(lines), markup=False)
     scored = [any(each.rows for commit in state.commits for each in getattr(commit, split)) for split in SPLITS]
@@ -154,10 +124,22 @@ def print_status(state: RunState) -> None:
         out.print("  no test split was scored: a trial of a sweep is scored on validation alone; --json has its scores")
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}{counted(state)}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
+    if taken := spent(state):
+        bought = bill(taken.gpu_hours, taken.money, taken.price.currency if taken.price else None)
+        out.print(
+            f"  {'seconds of training':<32}{taken.train_s:>8,.0f}  and {taken.evaluate_s:,.0f} of evaluation{bought}"
+        )
     print_kept(state.commits[-1])
+    print_felt(state.commits)
+    print_notes(state)
     out.print()
-    if any(commit.budget for commit in state.commits):
-        print_table(budget_table(state))
+    print_budgets(state, view)
+
+
+def print_notes(state: RunState) -> None:
+    """What stands out, unless only the result is asked for."""
+    for note in () if volume.quiet else notes(state):
+        out.print(f"note: {note}", markup=False)
 
 
 def counted(state: RunState) -> str:
@@ -175,12 +157,21 @@ def print_kept(commit: Committed) -> None:
         out.print(f"  {title:<32}{percent(kept.overall):>8}%  least {percent(share)}% in {layer}", markup=False)
 
 
+def print_felt(commits: Sequence[Committed]) -> None:
+    """The functional penalty at the last step of the newest tasks, if the method has one."""
+    felt = [f"{each.task} {number(each.functional, '.2e')}" for each in commits if each.functional is not None]
+    if felt:
+        more = "… " * (len(felt) > MOST_FELT)
+        out.print(f"  {'functional penalty at the end':<32}  {more}{', '.join(felt[-MOST_FELT:])}", markup=False)
+
+
 def print_running(state: RunState, heard: str) -> None:
     """Who drives a run, what it trains, and how long that may take."""
     if at := state.driving.progress:
         name = "all at once" if state.joint else state.tasks[at.index].name
         place = f"[{at.index + 1}/{len(state.tasks)}] {name}"
-        out.print(f"  {place}: {at.phase} {at.step}/{at.total_steps}", markup=False)
+        felt = "" if at.functional is None else f"  functional {number(at.functional, '.2e')}"
+        out.print(f"  {place}: {at.phase} {at.step}/{at.total_steps}{felt}", markup=False)
     if left := state.time_left_s:
         out.print(f"  about {duration(left)} of training and evaluation left for the tasks not committed")
     if driver := state.driving.driver:
@@ -202,6 +193,8 @@ def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ())
     from orchestrator.console.samples import print_striking
 
     print_status(state)
+    if volume.quiet:
+        return
     print_striking(answers)
     out.print(f"\nAdapters, in {store}:", markup=False)
     for commit in state.commits:
@@ -249,21 +242,47 @@ def print_plan(plan: "Plan") -> None:
     protected = f"; earlier tasks are protected: {'; '.join(plan.protected)}" if plan.protected else ""
     out.print(f"method: {plan.method}{protected}", markup=False)
     out.print(f"adapted layers: {len(plan.modules)}")
-    for name, width in plan.modules.items():
-        out.print(f"  {name} (width {width})", markup=False)
+    for row, layers in ALL.rows(plan.modules).items():
+        widths = ", ".join(map(str, sorted({plan.modules[layer] for layer in layers})))
+        out.print(f"  {row} (width {widths})", markup=False)
     out.print(
         f"base parameters: {plan.base_parameters:,}\n"
         f"trainable parameters per task: {plan.trained_parameters:,}; "
         f"kept parameters per task: at most {plan.most_kept_parameters:,}"
     )
     print_evaluation(plan)
+    if "pending" in (task["state"] for task in plan.tasks):
+        out.print(time_line(plan), markup=False)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
     out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
     if plan.rounding:
         out.print(f"rounding: {plan.rounding}", markup=False)
+    for note in plan.notes:
+        out.print(f"note: {note}", markup=False)
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)
+
+
+def time_line(plan: "Plan") -> str:
+    """How long what is left of a run may take, and what that costs."""
+    if plan.time is None:
+        return (
+            "time: not known, since no run of the team in this store has trained on this base by this method on such "
+            "devices; after its first task `orthoplex status` says how much is left"
+        )
+    time, runs = plan.time, ", ".join(plan.time.runs[:3]) + (", …" if len(plan.time.runs) > 3 else "")
+    between = f"{duration(time.least_s)} to {duration(time.most_s)}"
+    return (
+        f"time: about {duration(time.seconds)} of training and evaluation ({between}), as {time.tasks} earlier tasks "
+        f"took per row ({runs}){bill(time.gpu_hours, time.money, time.currency)}"
+    )
+
+
+def bill(gpu_hours: float, money: float | None, currency: str | None) -> str:
+    """GPU-hours and their price, behind a time; nothing without GPUs."""
+    priced = "" if money is None else f", {money:,.2f} {currency}"
+    return f"; {gpu_hours:,.2f} GPU-hours{priced}" if gpu_hours else ""
 
 
 def print_evaluation(plan: "Plan") -> None:
@@ -327,62 +346,3 @@ def token_line(tokens: Sequence[object]) -> str:
     """Tokens between bars, at most the first 20 and the last 10, and how many there are."""
     shown = [*tokens[:20], "…", *tokens[-10:]] if len(tokens) > 30 else tokens
     return f"{' | '.join(map(str, shown))} ({len(tokens):,} in all)"
-
-
-WHY = (
-    "a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a dimension helps; "
-    "budget_weight {budget_weight} pulls the other way, starting from τ₀ = {threshold}."
-)
-
-
-def print_explanation(state: RunState, logs: Sequence[Logged]) -> None:
-    """Why each layer has its budget: how r_eff and τ moved while the task trained.
-
-    `logs` holds, per committed task, the columns of its training.parquet; none if it has no such file.
-    """
-    if not state.commits:
-        out.print(f"{state.label}: {state.status}; no task is committed yet, so no budget is chosen")
-        return
-    explained = [(commit, log) for commit, log in zip(state.commits, logs, strict=True) if commit.budget and log]
-    if not explained:
-        out.print(f"{state.label}: no version says how its budget was chosen", markup=False)
-        return
-    settings = state.completed().adapter
-    given = f"adapter.method {settings.method} gives every layer its rank."
-    why = WHY.format(**settings.model_dump()) if isinstance(settings, AdapterConfig) else given
-    out.print(f"{state.label}: {why}", markup=False)
-    for commit, log in explained:
-        title = f"{commit.task} ({state.reference(commit)})"
-        print_table(
-            choice_table(title, commit, log, settings.threshold)
-            if isinstance(settings, AdapterConfig)
-            else rank_table(title, commit, log)
-        )
-        shared = "" if commit.overlap is None else f"overlap with earlier tasks {number(commit.overlap, '.2%')}, "
-        cost = f", training {commit.cost.train_s:.0f} s on {commit.cost.workers} workers" if commit.cost else ""
-        out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
-
-
-def choice_table(title: str, commit: Committed, log: Logged, threshold: float) -> Table:
-    """How r_eff and τ of each module moved from `threshold`, and by which step r_eff stood."""
-    table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
-    for module, chosen in commit.budget.items():
-        ranks, taus = numbers(log[f"rank/{module}"]), numbers(log[f"tau/{module}"])
-        settled = next(log["step"][i] for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
-        moved = f"{number(threshold, '.3f')} → {number(taus[-1], '.3f')}"
-        table.add_row(escape(module), f"{chosen.max_rank:.0f} → {ranks[-1]}", moved, str(settled))
-    return table
-
-
-def numbers(column: Column) -> list[float | None]:
-    """A column that holds a number per step."""
-    return [each for each in column if not isinstance(each, Sequence)]
-
-
-def rank_table(title: str, commit: Committed, log: Logged) -> Table:
-    """Each module's rank, and how large its update became, if the log has that."""
-    table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
-    for module, kept in commit.budget.items():
-        norms = numbers(log.get(f"norm/{module}", [None]))
-        table.add_row(escape(module), f"{kept.rank:.0f}", number(norms[-1], ".3f"))
-    return table

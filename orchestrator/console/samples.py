@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from orchestrator.console.run import middle_cut, number, out, percent
+from orchestrator.console.run import middle_cut
+from orchestrator.console.scores import number, percent
+from orchestrator.console.screen import out
 from orchestrator.registry.samples import Given, Sample
 from trainers.data.generative.config import OF_LOSS
 

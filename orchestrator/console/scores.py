@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.console.screen import fits
+from orchestrator.console.views import ALL, View
 from orchestrator.track.events import Floors
 from orchestrator.track.state import Matrix, RunState
 from orchestrator.track.union import union_metrics
@@ -61,22 +63,65 @@ LOSSES = Kind(
 )
 
 
-def scores(state: RunState) -> Iterator[tuple[Table, list[str]]]:
-    """The matrix of accuracies and that of losses, each if there are tasks of its kind, with lines of its metrics."""
-    by_loss = sorted(state.of_loss)
-    others = [task for task in range(len(state.tasks)) if task not in by_loss]
+def scores(state: RunState, view: View = ALL) -> Iterator[tuple[Table, list[str]]]:
+    """The matrix of accuracies and that of losses, each if there are tasks of its kind, with lines of its metrics. A
+    matrix of so many tasks that it does not fit is a row per task instead."""
+    asked = view.indices(state)
+    by_loss = [task for task in asked if task in state.of_loss]
+    others = [task for task in asked if task not in by_loss]
     if others:
         measured = state.metrics("test")
+        table, notes = shown_scores(state, ACCURACIES, others, view)
         yield (
-            matrix_table(state, ACCURACIES, others, state.matrix("test"), state.zero_shot),
-            [*metric_lines(ACCURACIES, measured, state), *union_lines(state), *unkept_floors(state, others)],
+            table,
+            [*notes, *metric_lines(ACCURACIES, measured, state), *union_lines(state), *floor_lines(state, others)],
         )
     if by_loss:
         measured = state.loss_metrics("test")
-        yield (
-            matrix_table(state, LOSSES, by_loss, state.losses("test"), state.zero_shot_losses),
-            [*metric_lines(LOSSES, measured, state)],
+        table, notes = shown_scores(state, LOSSES, by_loss, view)
+        yield table, [*notes, *metric_lines(LOSSES, measured, state)]
+
+
+def shown_scores(state: RunState, kind: Kind, tasks: Sequence[int], view: View) -> tuple[Table, list[str]]:
+    """The matrix of tasks of a kind, or, if it does not fit and no task is asked for, a row per task and a note."""
+    matrix, untrained = (
+        (state.matrix("test"), state.zero_shot)
+        if kind is ACCURACIES
+        else (state.losses("test"), state.zero_shot_losses)
+    )
+    table = matrix_table(state, kind, tasks, matrix, untrained)
+    if view.tasks or fits(table):
+        return table, []
+    note = "  a row per task, since a column per task does not fit; --task NAME shows a task's column, --json all"
+    return brief_scores(state, kind, tasks, matrix, untrained), [note]
+
+
+def brief_scores(
+    state: RunState, kind: Kind, tasks: Sequence[int], matrix: Matrix, untrained: Sequence[float | None]
+) -> Table:
+    """A row per task: its floor, the untrained model, the score after its own training and the newest, each with half
+    its 95% interval, how much the newest differs, and its macro F1 if there is one."""
+    table = Table(title=kind.title, title_justify="left")
+    table.add_column("task")
+    with_f1 = any(newest_f1(state, task) is not None for task in tasks)
+    titles = ["(floor)", "(untrained)", "after its training", "now", "change", *["macro F1"] * with_f1]
+    for title in titles:
+        table.add_column(title, justify="right")
+    halves, last = state.halves("test"), state.whole("test") - 1
+    for task in tasks:
+        own, floors = last if state.joint else task, state.tasks[task].floors
+        first, now = (matrix[row][task] if row >= 0 else None for row in (own, last))
+        change = None if first is None or now is None else now - first
+        table.add_row(
+            escape(state.tasks[task].name),
+            kind.form(floors.best if floors else None),
+            kind.form(untrained[task]),
+            f"{kind.form(first)}{half_shown(kind, first, halves[own][task])}",
+            f"{kind.form(now)}{half_shown(kind, now, halves[last][task])}",
+            kind.form(change),
+            *[kind.form(newest_f1(state, task))] * with_f1,
         )
+    return table
 
 
 def metric_lines(kind: Kind, measured: Mapping[str, float | None], state: RunState) -> Iterator[str]:
@@ -102,10 +147,15 @@ def union_lines(state: RunState) -> Iterator[str]:
         yield f"  {title:<32}{value:>8}{' points' if value != '·' else ''}"
 
 
-def unkept_floors(state: RunState, tasks: Sequence[int]) -> list[str]:
-    """What a dot among floors means."""
-    has = {state.tasks[task].floors is not None for task in tasks}
-    return ["  (floor) of some tasks is not in this log; `orthoplex plan` shows it"] if len(has) > 1 else []
+def floor_lines(state: RunState, tasks: Sequence[int]) -> list[str]:
+    """How floors are made, and what a dot among them means."""
+    known = [state.tasks[task] for task in tasks if state.tasks[task].floors is not None]
+    made = ["always the commonest label of the training rows"] * any(task.labels for task in known)
+    made += ["the best of a constant, a copied and a nearest training answer"] * any(not task.labels for task in known)
+    lines = [f"  (floor) needs no model: {'; of texts '.join(made)}"] if made else []
+    if 0 < len(known) < len(tasks):
+        lines.append("  (floor) of some tasks is not in this log; `orthoplex plan` shows it")
+    return lines
 
 
 def half_shown(kind: Kind, value: float | None, half: float | None) -> str:
@@ -116,9 +166,9 @@ def half_shown(kind: Kind, value: float | None, half: float | None) -> str:
 def matrix_table(
     state: RunState, kind: Kind, tasks: Sequence[int], matrix: Matrix, zero_shot: Sequence[float | None]
 ) -> Table:
-    """One row per trained task, one column per task of the kind; floors and the untrained model stand above. What a
-    task had after its own training and what it has now are shown with half their 95% intervals: AA and BWT are made of
-    these."""
+    """One row per trained task, one column per task of the kind; floors and the untrained model stand above, the newest
+    macro F1 below if there is one. What a task had after its own training and what it has now are shown with half their
+    95% intervals: AA and BWT are made of these."""
     table = Table(title=kind.title, title_justify="left")
     table.add_column("after training")
     halves, last, columns = state.halves("test"), state.whole("test") - 1, []
@@ -126,16 +176,24 @@ def matrix_table(
         description, shown = state.tasks[task], {task, last} - {*range(task)}
         spreads = [halves[i][task] if i in shown else None for i in range(len(matrix))]
         floor = description.floors.best if description.floors else None
-        values = [floor, zero_shot[task], *(row[task] for row in matrix)]
-        name, *cells = column(kind, description.name, values, [None, None, *spreads])
+        values = [floor, zero_shot[task], *(row[task] for row in matrix), newest_f1(state, task)]
+        name, *cells = column(kind, description.name, values, [None, None, *spreads, None])
         table.add_column(escape(name))
         columns.append(cells)
     names = [escape(task.name) for task in state.tasks]
-    labels = ["(floor)", "(untrained)", *([*[""] * (len(names) - 1), "all at once"] if state.joint else names)]
-    for label, *row in zip(labels, *columns, strict=True):
-        if label and (label != "(floor)" or any(state.tasks[task].floors for task in tasks)):
+    rows = [*[""] * (len(names) - 1), "all at once"] if state.joint else names
+    empty = {"", *(["(floor)"] * (not any(state.tasks[task].floors for task in tasks)))}
+    empty |= {"(macro F1)"} if all(newest_f1(state, task) is None for task in tasks) else set()
+    for label, *row in zip(["(floor)", "(untrained)", *rows, "(macro F1)"], *columns, strict=True):
+        if label not in empty:
             table.add_row(label, *row)
     return table
+
+
+def newest_f1(state: RunState, task: int) -> float | None:
+    """The macro F1 of a task after the last of the tasks after which all were scored; None if it was not asked for."""
+    last = state.whole("test") - 1
+    return state.f1("test")[last][task] if last >= 0 else None
 
 
 def column(kind: Kind, name: str, values: Sequence[float | None], halves: Sequence[float | None]) -> list[str]:

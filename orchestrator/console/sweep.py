@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.console.run import out, print_table
 from orchestrator.console.scores import number, percent
+from orchestrator.console.screen import out, print_table
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Chosen
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, how_it_stands

@@ -142,7 +142,7 @@ def labelled_evaluation(
         rows=total,
         metrics={"accuracy": correct / total},
         interval=of_share(correct, total),
-        floor={"majority": max(Counter(rows.right).values()) / total},
+        floor={"own majority": max(Counter(rows.right).values()) / total},
         worst=[*worst_labelled(rows, words, found, worst)],
         notes=rows.notes,
         macro_f1=sum(held) / len(held),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.errors import ConfigError
 from cluster.storage import Store
 from cluster.words import did_you_mean
-from orchestrator.log.chain import log_start
+from orchestrator.log.chain import Log, log_start
 from orchestrator.log.entry import NAME, Entry
 from orchestrator.track.events import Committed
 from orchestrator.track.layout import TRACKS, sweep_root
@@ -86,19 +86,35 @@ def find_track(store: Store, name: str) -> Track:
     raise ConfigError(f"RUN {name!r}: not in the store {store.uri}, {hint} (--store names another store)")
 
 
+def find_log(store: Store, name: str) -> Log:
+    """The log of the run named `name` or `team/name`, or else of the sweep. Raises ConfigError as `find_track`."""
+    try:
+        return find_track(store, name)
+    except ConfigError:
+        having = sweeps_named(store, name)
+        if len(having) != 1 or ("/" in name and having != [name]):
+            raise
+        return Log(store, sweep_root(*having[0].split("/")), having[0])
+
+
 def check_no_sweep(store: Store, name: str) -> None:
     """Raises ConfigError if the name is that of a sweep, of whichever team."""
+    having = sweeps_named(store, name)
+    if not having:
+        return
+    found = f"{having[0]} is a sweep" if len(having) == 1 else f"{' and '.join(having)} are sweeps"
+    raise ConfigError(
+        f"RUN {name!r}: {found}; `orthoplex sweep CONFIG --show` shows it, and its trials are the runs "
+        f"{having[0]}-00001, {having[0]}-00002, …"
+    )
+
+
+def sweeps_named(store: Store, name: str) -> list[str]:
+    """team/sweep of every sweep with the name, of the one alone if `name` has its team."""
     sweep = name.rpartition("/")[2]
     teams = [each for each in store.list_folders(TRACKS) if NAME.fullmatch(each)] if NAME.fullmatch(sweep) else []
     having = [f"{each}/{sweep}" for each in teams if store.list(log_start(sweep_root(each, sweep)), limit=1)]
-    if not having:
-        return
-    meant = [name] if name in having else having
-    found = f"{meant[0]} is a sweep" if len(meant) == 1 else f"{' and '.join(meant)} are sweeps"
-    raise ConfigError(
-        f"RUN {name!r}: {found}; `orthoplex sweep CONFIG --show` shows it, and its trials are the runs "
-        f"{meant[0]}-00001, {meant[0]}-00002, …"
-    )
+    return [name] if name in having else having
 
 
 def resolve(store: Store, reference: str, moment: str | None = None) -> Version:

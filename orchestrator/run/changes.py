@@ -31,7 +31,7 @@ def differences(old: JsonLike, new: JsonLike, path: str = "") -> list[tuple[str,
 
 Kind = TypeVar("Kind", bound=Frozen)
 HARMLESS = (  # keys, and sections as a whole
-    "cluster", "data_dir", "deepspeed", "evaluate", "guards", "store", "tracking", "train.eval_batch_size",
+    "cluster", "cost", "data_dir", "deepspeed", "evaluate", "guards", "store", "tracking", "train.eval_batch_size",
     "train.checkpoint_steps", "train.compile", "train.gradient_accumulation_steps", "train.gradient_checkpointing",
     "train.logging_steps", "train.on_out_of_memory",
 )  # fmt: skip

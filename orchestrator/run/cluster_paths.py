@@ -23,31 +23,46 @@ class PathFinding:
 
 
 def path_findings(
-    config: RunConfig, content: Mapping[str, Yaml], directory: Path, shipped: Collection[str], env: Mapping[str, str]
+    config: RunConfig,
+    content: Mapping[str, Yaml],
+    directory: Path,
+    shipped: Collection[str],
+    env: Mapping[str, str],
+    *,
+    section: str = "",
 ) -> list[PathFinding]:
     """Judges every path of a configuration for a job whose working directory is a copy of `directory`.
 
     `content` is the mapping as written, since validation makes `store` absolute here. `shipped` has the files of the
-    copy, `env` the job's variables.
+    copy, `env` the job's variables. `section` stands before keys in messages, as `run.` of a sweep.
     """
     store = str(content.get("store", RunConfig.model_fields["store"].default))
-    found: list[PathFinding | None] = [judge_store(store)]
-    found += [judge_path(key, path, directory, shipped) for key, path in read_paths(config, directory, env)]
+    found: list[PathFinding | None] = [judge_store(store, section)]
+    found += [
+        judge_path(named(key, section), path, directory, shipped) for key, path in read_paths(config, directory, env)
+    ]
     found.append(judge_key(env.get(KEY_VARIABLE), directory, shipped))
     address = config.cluster.address
     if address not in (None, "auto"):
-        message = f"cluster.address {address!r}: a job uses the cluster it is on; add --set cluster.address=null"
+        message = (
+            f"cluster.address {address!r}: a job uses the cluster it is on; add --set {section}cluster.address=null"
+        )
         found.append(PathFinding("warn", message))
     return [finding for finding in found if finding]
 
 
-def judge_store(written: str) -> PathFinding | None:
+def named(key: str, section: str) -> str:
+    """A key below a section; a variable of the environment stands in none."""
+    return key if key.startswith("$") else f"{section}{key}"
+
+
+def judge_store(written: str, section: str = "") -> PathFinding | None:
     """A bucket is the same everywhere; a relative folder would be thrown away with the job's working directory."""
     if written.startswith("s3://"):
         return None
     if written.startswith(("/", "file:///")):
         return PathFinding("warn", f"store {written}: a folder on the cluster's nodes; {MOUNT}")
-    fix = "use --set store=s3://bucket/prefix, or an absolute folder that every node mounts"
+    fix = f"use --set {section}store=s3://bucket/prefix, or an absolute folder that every node mounts"
     return PathFinding("refuse", f"store {written!r}: would lie in the job's own copy of the files and be lost; {fix}")
 
 

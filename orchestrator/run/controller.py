@@ -161,7 +161,7 @@ class Controller:
             self.track.checkpoint_key, self._identity(index), **self.workers.scored(index), base=self.state.base,
             rows=self.config.evaluate.rows, keep_answers=self.config.evaluate.keep_answers,
             keep_rows=self.config.evaluate.keep_rows, union=self.config.evaluate.labels == "both",
-            training=self.config.tasks[index].training,
+            macro_f1=self.config.evaluate.macro_f1, training=self.config.tasks[index].training,
         )  # fmt: skip
 
     def _trained(self, group: Group, order: Order) -> TaskDone:
@@ -227,6 +227,7 @@ class Controller:
         kept = {} if done.kept is None else {"kept": done.kept}
         union = {"union": scores(done.union)} if done.union else {}
         mixed = {"trained_rows": done.trained_rows} if done.trained_rows else {}
+        felt = {} if done.functional is None else {"functional": done.functional}
         return Learned.model_validate(
             {
                 "index": done.index,
@@ -244,6 +245,7 @@ class Controller:
                 **kept,
                 **union,
                 **mixed,
+                **felt,
             }
         )
 
@@ -304,7 +306,8 @@ def scores(row: Sequence[Score]) -> tuple[StoredScore, ...]:
 
 
 def score_of(score: Score) -> StoredScore:
-    """One split's score as the log keeps it; `metrics` and `interval` only if there are some."""
+    """One split's score as the log keeps it; `metrics`, `interval` and `macro_f1` only if there are some."""
     metrics = {"metrics": dict(score.metrics)} if score.metrics else {}
     interval = {"interval": score.interval} if score.interval else {}
-    return StoredScore.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval})
+    macro_f1 = {} if score.macro_f1 is None else {"macro_f1": score.macro_f1}
+    return StoredScore.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval, **macro_f1})

@@ -48,10 +48,11 @@ def scored(config: RunConfig, index: int) -> Scored:
     return {"zero_shot": everything and index == config.stages.start, "validation": validation, "test": test}
 
 
-def cost(config: RunConfig, sizes: Sequence[Size]) -> Cost:
-    """The cost of the run's evaluation if it trains all its tasks, of these sizes."""
-    orders = [scored(config, index) for index in config.stages]
-    first = range(len(sizes) if orders[0]["zero_shot"] else 0)
+def cost(config: RunConfig, sizes: Sequence[Size], since: int = 0) -> Cost:
+    """The cost of the run's evaluation if it trains all its tasks from number `since` on, of these sizes."""
+    stages = [index for index in config.stages if index >= since]
+    orders = [scored(config, index) for index in stages]
+    first = range(len(sizes) if orders and orders[0]["zero_shot"] else 0)
     tested = [index for row in (first, *(order["test"] for order in orders)) for index in row]
     validated = [index for order in orders for index in order["validation"]]
     passes = [(sizes[i].validation, sizes[i].generated) for i in validated]
@@ -61,7 +62,7 @@ def cost(config: RunConfig, sizes: Sequence[Size]) -> Cost:
     return {
         "passes": len(passes),
         "rows": sum(rows),
-        "trained_rows": sum(trained_rows(config.training_of(i), config.trained_rows(train, i)) for i in config.stages),
+        "trained_rows": sum(trained_rows(config.training_of(i), config.trained_rows(train, i)) for i in stages),
         "generated_tokens": sum(count * tokens for count, (_, tokens) in zip(rows, passes, strict=True)),
         "kept_answers": config.evaluate.keep_answers if any(size.generated for size in sizes) else 0,
     }

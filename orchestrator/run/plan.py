@@ -11,6 +11,7 @@ from orchestrator.run.changes import going_on, objections, way_on
 from orchestrator.run.evaluation import Cost, Size
 from orchestrator.run.evaluation import cost as evaluation_cost
 from orchestrator.run.guards import LEAST_KEPT, ROUNDING
+from orchestrator.run.reckoning import Reckoned, reckon
 from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load_tasks
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
@@ -22,6 +23,7 @@ from trainers.methods.base import Footprint
 from trainers.methods.registry import check_method
 from trainers.methods.targets import width as layer_width
 from trainers.models.capabilities import Shape
+from trainers.models.checks import not_asked_for
 from trainers.models.preview import Example, Lengths, preview
 from trainers.models.tokens import Rows, TaskExamples, Tokenized
 from trainers.objectives.generation import most_generated
@@ -81,6 +83,8 @@ class Plan:
     writes: list[str]
     objections: list[str]
     way_on: str
+    notes: list[str]
+    time: Reckoned | None
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -91,9 +95,9 @@ def make_plan(config: RunConfig) -> Plan:
             `way_on`.
     """
     check_tracking(config.tracking)
-    entries = Track(open_store(config.store), config.team, config.name).entries()
-    state = replay(config.team, config.name, entries)
-    config = going_on(config, state.config)
+    track = Track(open_store(config.store), config.team, config.name)
+    state = replay(config.team, config.name, track.entries())
+    given, config = config.model, going_on(config, state.config)
     data = load_tasks(config, say=lambda _: None)  # warnings are in the descriptions
     model, method = check_method(config.model, config.adapter, config.train)
     reader, tasks = check_tasks(config, data, model)
@@ -101,7 +105,9 @@ def make_plan(config: RunConfig) -> Plan:
     base = sum(parameter.numel() for parameter in model.parameters())
     cost = method.footprint(len(config.stages))
     descriptions = describe_tasks(config, data)
-    evaluated = evaluation_cost(config, [size(*pair) for pair in zip(descriptions, tasks, strict=True)])
+    sizes = [size(*pair) for pair in zip(descriptions, tasks, strict=True)]
+    evaluated = evaluation_cost(config, sizes)
+    left = evaluation_cost(config, sizes, state.learned)
     kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
     of = "for all tasks" if config.train.joint else "per task"
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
@@ -132,6 +138,8 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
+        notes=[note] if (note := not_asked_for(given, model.config)) else [],
+        time=reckon(config, left, track.store, state),
     )
 
 

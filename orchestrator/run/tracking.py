@@ -108,6 +108,7 @@ def figures(progress: Progress) -> dict[str, float]:
         "orthogonality": progress.orthogonality,
         "overlap": progress.overlap,
         "mean_rank": progress.mean_rank,
+        "functional": progress.functional,
     }
 
 

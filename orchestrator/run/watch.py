@@ -1,5 +1,6 @@
 """How a driver follows a task in training, and reports it."""
 
+import math
 import time
 from typing import Protocol
 
@@ -46,8 +47,9 @@ class Watch:
                 self.waiting = False
                 if event.phase == "resume" and event.step > self.kept:
                     self.kept, self.failures = event.step, 0  # it got further since the failure before
+                felt = {} if math.isnan(event.functional) else {"functional": event.functional}
                 self.log.progress = Position(
-                    index=event.index, phase=event.phase, step=event.step, total_steps=event.total_steps
+                    index=event.index, phase=event.phase, step=event.step, total_steps=event.total_steps, **felt
                 )
                 self.reporter.progress(self.task, event)
             case None if self.waiting and time.time() > self.look_at:

@@ -90,6 +90,10 @@ class OwnWorkers:
 
     def describe(self) -> list[TaskDescription]:
         """See Workers."""
+        from trainers.models.checks import not_asked_for
+
+        if note := not_asked_for(self.config.model, self.model.config):
+            self.say(f"note: {note}")
         data = load_tasks(self.config, self.say)
         reader, self.tasks = check_tasks(self.config, data, self.model)
         return with_answers(self.config, describe_tasks(self.config, data), self.tasks, reader)

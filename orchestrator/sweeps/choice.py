@@ -66,6 +66,13 @@ def _within(row: Row, rule: ChoiceConfig) -> bool:
     return rule.min_bwt is None or row.bwt is None or row.bwt >= rule.min_bwt - TOLERANCE
 
 
+def unmet(row: Row, rule: ChoiceConfig) -> list[str]:
+    """The bounds that a trial breaks, as keys with their values."""
+    too_many = rule.max_parameters is not None and row.parameters > rule.max_parameters
+    broken = {"min_bwt": not _within(row, rule), "max_parameters": too_many}
+    return [f"choice.{key} {getattr(rule, key)}" for key, breaks in broken.items() if breaks]
+
+
 def _none_within(finished: Sequence[Judged], rule: ChoiceConfig) -> str:
     """Why nothing can be recommended, if no trial is within the bound on BWT."""
     if not finished or rule.min_bwt is None:

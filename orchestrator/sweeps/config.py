@@ -214,8 +214,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     Raises:
         ConfigError: as `load_config`.
     """
-    content = read_mapping(path)
-    others = [assignment for assignment in overrides if assignment.partition("=")[0] == "base"]
+    return parse_sweep(read_sweep(path, overrides)[0], str(path))
+
+
+def is_sweep(content: Mapping[str, Yaml]) -> bool:
+    """Whether a configuration as it is written is that of a sweep."""
+    return "search" in content
+
+
+def read_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Yaml], Path | None]:
+    """The content of a sweep as one mapping, see `load_sweep`, and the run's file that it was merged from."""
+    content, named = read_mapping(path), None
+    others = [assignment for assignment in overrides if is_base(assignment)]
     for assignment in others:
         override(content, assignment)
     base = content.pop("base", None)
@@ -225,11 +235,17 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         changes = content.get("run") or {}
         if not isinstance(changes, dict):
             raise ConfigError(f"{path}: run: should be a mapping of keys that change {base}")
-        content["run"] = merged(read_mapping(Path(base).expanduser() if others else path.parent / base), changes)
+        named = Path(base).expanduser() if others else path.parent / base
+        content["run"] = merged(read_mapping(named), changes)
     for assignment in overrides:
         if assignment not in others:
             override(content, assignment)
-    return parse_sweep(content, str(path))
+    return content, named
+
+
+def is_base(assignment: str) -> bool:
+    """Whether an override names the run's file."""
+    return assignment.partition("=")[0] == "base"
 
 
 def parse_sweep(content: Mapping[str, Yaml], origin: str) -> SweepConfig:

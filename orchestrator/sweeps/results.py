@@ -7,6 +7,7 @@ and in a folder of the machine that ran the sweep.
 import io
 import json
 import tempfile
+import textwrap
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,15 @@ from pydantic import JsonValue
 from cluster.schema import NEW
 from cluster.storage import FileRecord, Store, download_files, upload_files
 from orchestrator.log.chain import Log
-from orchestrator.sweeps.choice import Choice, choose, judged
-from orchestrator.sweeps.config import SweepConfig
-from orchestrator.sweeps.events import Chosen, StoredFile, TrialStatus
+from orchestrator.sweeps.choice import Choice, Judged, choose, judged, unmet
+from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
+from orchestrator.sweeps.events import Chosen, Row, StoredFile, TrialStatus
+from orchestrator.sweeps.space import short
 from orchestrator.sweeps.sweep_state import SweepState, SweepStatus, SweepTrial
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
 RECOMMENDED, PICTURE, TRIALS = "recommended.yaml", "front.png", "trials.json"
@@ -74,38 +78,92 @@ def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[Sweep
     )
 
 
-def picture(trials: Sequence[SweepTrial], choice: Choice) -> bytes:
-    """PNG: AA against active parameters of the finished trials, BWT as colour, the front as a line."""
+def picture(config: SweepConfig, trials: Sequence[SweepTrial], choice: Choice) -> bytes:
+    """PNG: AA against active parameters, BWT as colour, the front as a line. Finished trials are dots, with a red edge
+    if they break a bound of `choice`; those that stopped earlier are crosses at what they measured last. Above stand
+    the sweep, what was searched and how it was chosen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    finished = judged(trials)
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    points = [(row.parameters / 1e3, 100 * row.aa, 100 * (row.bwt or 0.0)) for _, row in finished]
-    if points:
-        x, y, colour = zip(*points, strict=True)
-        dots = axes.scatter(x, y, c=colour, cmap="viridis", s=60, zorder=3)
-        figure.colorbar(dots, label="BWT, points")
-        for (trial, _), px, py in zip(finished, x, y, strict=True):
-            axes.annotate(str(trial.number), (px, py), xytext=(6, 4), textcoords="offset points", fontsize=9)
-        places = {trial.number: (px, py) for (trial, _), px, py in zip(finished, x, y, strict=True)}
-        front = [places[number] for number in choice.pareto]
-        axes.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front") if front else None
-        if choice.recommended is not None:
-            axes.scatter(
-                *places[choice.recommended], s=220, facecolors="none", edgecolors="crimson", linewidths=2,
-                label=f"recommended: trial {choice.recommended}",
-            )  # fmt: skip
-        if front:
-            axes.legend()
+    figure.suptitle(title_of(config, trials), fontsize=11)
+    axes.set_title(settings_of(config), fontsize=7, loc="left")
+    draw_stopped(axes, trials)
+    draw_finished(figure, axes, judged(trials), config.choice)
+    draw_choice(axes, judged(trials), choice, config.choice)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     axes.set_xlabel("active adapter parameters, thousands")
     axes.set_ylabel("AA on the validation splits, points")
     axes.grid(alpha=0.3)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     return data.getvalue()
+
+
+def title_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> str:
+    """The sweep, and how its trials ended."""
+    ends = [trial.status for trial in trials]
+    counts = ", ".join(f"{n} {status}" for status in ("finished", "stopped", "failed") if (n := ends.count(status)))
+    return f"{config.run.team}/{config.name}: {counts or 'no trial has ended'}"
+
+
+def settings_of(config: SweepConfig) -> str:
+    """What every trial is, what was searched, and the rule of the choice, in a few lines."""
+    rule = config.choice.model_dump(mode="json", exclude_none=True)
+    lines = (
+        f"{config.length} tasks on {config.run.model.name}, method {config.run.adapter.method}",
+        "searched: " + "; ".join(f"{short(key)} {each.shown()}" for key, each in config.search.space.items()),
+        "chosen by: " + ", ".join(f"{key} {value}" for key, value in rule.items()),
+    )
+    return "\n".join(line for each in lines for line in textwrap.wrap(each, 120))
+
+
+def place(row: Row) -> tuple[float, float]:
+    """The place of a row in the picture: thousands of parameters, and AA in points."""
+    return row.parameters / 1e3, 100 * row.aa
+
+
+def draw_stopped(axes: "Axes", trials: Sequence[SweepTrial]) -> None:
+    """A cross per trial that did not finish but measured something, with its number and the tasks it had done."""
+    stopped = [(trial.number, trial.last) for trial in trials if trial.status != "finished" and trial.last]
+    for number, row in stopped:
+        axes.annotate(f"{number} ({row.tasks})", place(row), xytext=(6, -9), textcoords="offset points", fontsize=7)
+    if stopped:
+        x, y = zip(*(place(row) for _, row in stopped), strict=True)
+        axes.scatter(x, y, c="grey", marker="x", s=40, label="not finished (after so many tasks)")
+
+
+def draw_finished(figure: "Figure", axes: "Axes", finished: Sequence[Judged], rule: ChoiceConfig) -> None:
+    """A dot per finished trial, with its number; a red edge if it breaks a bound."""
+    if not finished:
+        return
+    x, y = zip(*(place(row) for _, row in finished), strict=True)
+    edges = ["crimson" if unmet(row, rule) else "none" for _, row in finished]
+    colours = [100 * (row.bwt or 0.0) for _, row in finished]
+    dots = axes.scatter(x, y, c=colours, cmap="viridis", s=60, zorder=3, edgecolors=edges, linewidths=1.5)
+    figure.colorbar(dots, label="BWT, points")
+    for trial, row in finished:
+        axes.annotate(str(trial.number), place(row), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    if broken := list(dict.fromkeys(key for _, row in finished for key in unmet(row, rule))):
+        axes.scatter([], [], facecolors="white", edgecolors="crimson", s=60, label=f"breaks {' or '.join(broken)}")
+
+
+def draw_choice(axes: "Axes", finished: Sequence[Judged], choice: Choice, rule: ChoiceConfig) -> None:
+    """The front, a ring around the recommended trial, and the bound on parameters."""
+    places = {trial.number: place(row) for trial, row in finished}
+    if front := [places[number] for number in choice.pareto]:
+        axes.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front")
+    if choice.recommended is not None:
+        axes.scatter(
+            *places[choice.recommended], s=220, facecolors="none", edgecolors="black", linewidths=2,
+            label=f"recommended: trial {choice.recommended}",
+        )  # fmt: skip
+    if rule.max_parameters is not None:
+        bound = f"choice.max_parameters {rule.max_parameters:,}"
+        axes.axvline(rule.max_parameters / 1e3, color="crimson", linestyle="--", linewidth=1, label=bound)
 
 
 def as_json(config: SweepConfig, state: SweepState, folder: Path) -> dict[str, JsonValue]:
@@ -147,7 +205,7 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
     """The choice, without the place of its files, and the contents of these files by name."""
     choice = choose(state.trials, config.choice)
     files = {
-        PICTURE: picture(state.trials, choice),
+        PICTURE: picture(config, state.trials, choice),
         TRIALS: json.dumps([trial_json(t, "finished") for t in state.trials], indent=1, allow_nan=False).encode(),
     }
     if choice.recommended is not None:

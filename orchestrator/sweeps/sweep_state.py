@@ -16,10 +16,10 @@ from orchestrator.track.events import Open, TaskDescription, unknown
 from orchestrator.track.layout import sweep_root
 
 HARMLESS = (  # what may change between two starts of a sweep; trials are compared by `run.evaluate.rows`
-    "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
-    "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
+    "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.cost", "run.data_dir",
+    "run.store", "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
     "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers", "run.evaluate.keep_rows",
-    "run.evaluate.labels",
+    "run.evaluate.labels", "run.evaluate.macro_f1",
 )  # fmt: skip
 
 

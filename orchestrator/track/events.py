@@ -168,7 +168,7 @@ class Learned(Part):
     has the rows that were trained on by task, if they are not the task's own alone.
     `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer,
     `base_config` what its config.json says about computing (`trainers.architecture`). `kept` is there if tasks are
-    folded into weights in bfloat16.
+    folded into weights in bfloat16, `functional`, the penalty of the last step, if the method has it.
     """
 
     task: str
@@ -188,6 +188,7 @@ class Learned(Part):
     cost: Cost | None = None
     kept: Kept | None = None
     forked_from: str | None = None
+    functional: Number | None = None
 
     @property
     def base(self) -> Identity:
@@ -226,12 +227,13 @@ class Committed(Commit):
 
 
 class Position(Part):
-    """The position of a task in training."""
+    """The position of a task in training, and its functional penalty then, if the method has one."""
 
     index: Int
     phase: str
     step: Int
     total_steps: Int
+    functional: Number | None = None
 
 
 class Renew(Event):

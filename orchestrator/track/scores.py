@@ -19,12 +19,14 @@ class Score(Part):
     """Correct rows among the scored `rows` of one split; of a generative task the sum of its primary metric, None if
     that is not from 0 to 1. `metrics` has the mean of each metric of a generative task, `interval` the bounds of the
     95% interval of its primary metric, or of its nll per token if `correct` is None; classification's follows from the
-    counts. A split that was not scored has no rows, and None."""
+    counts. A split that was not scored has no rows, and None. `macro_f1` is there if a run asks for it
+    (`evaluate.macro_f1`)."""
 
     correct: Number | None
     rows: Int
     metrics: dict[str, Number] = Field(default_factory=dict)
     interval: tuple[Number, Number] | None = None
+    macro_f1: Number | None = None
 
     def accuracy(self) -> float | None:
         """The share of correct rows, or the mean of the primary metric over the rows."""
@@ -48,6 +50,10 @@ class Score(Part):
     def half(self) -> float | None:
         """Half the width of `bounds`."""
         return half(self.bounds())
+
+    def f1(self) -> float | None:
+        """The macro F1 of a classification task; None if it was not asked for."""
+        return self.macro_f1
 
     def counted(self) -> int:
         """The rows that were scored."""

@@ -72,7 +72,7 @@ class FakeRun:
     ) -> None:
         """One task, with accuracy on every task; a split's scores are the fractions of its rows."""
         index = len(self.state.commits)
-        prefix, files, budget = self.track.fresh_prefix(), self.root.parent / f"files-{index}", {}
+        prefix, files, budget = self.track.fresh_prefix(), self.root.parent / f"files-{self.track.name}-{index}", {}
         for module in MODULES:
             budget[module] = {"rank": 3, "max_rank": 4, "tau": 0.5}
         write_log(files)
@@ -153,7 +153,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             asked.append((tasks, driver.describe_tasks(None, tasks)))
             return act(self.log) if (act := getattr(Fake, "act", None)) else None
 
-    monkeypatch.setattr(results, "picture", lambda trials, choice: b"drawn in test_results")
+    monkeypatch.setattr(results, "picture", lambda config, trials, choice: b"drawn in test_results")
 
     @contextmanager
     def session(config: SweepConfig, say: Any) -> Iterator[Any]:

@@ -85,7 +85,7 @@ def test_no_notebook_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_screens_of_a_kernel_are_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In a kernel, rich would show what it prints instead of writing it."""
-    from orchestrator.console.run import out
+    from orchestrator.console.screen import out
 
     monkeypatch.setattr(out, "is_jupyter", True)
     assert as_html(lambda: out.print("a < b", markup=False)) == "<pre>a &lt; b</pre>" and out.is_jupyter

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from tests.support.zero_pair import BATCHES, ROWS, STEPS, Setting, train_config
+from trainers.config import learning_rate_factor
 from trainers.methods.oa.layers import use
 from trainers.methods.oa.orthogonality import penalty
-from trainers.training.engine import learning_rate_factor
 
 Tensors = dict[str, torch.Tensor]
 References = dict[tuple[str, str, str, str, bool], tuple[Tensors, Tensors]]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cluster.errors import ConfigError
+from trainers.config import ModelConfig
 from trainers.models.capabilities import most_positions, taken
 
 BATCH, TOKENS = 2, 4  # of the texts that a model without weights is given
@@ -35,14 +36,10 @@ UNFIT = {  # model types that cannot be used for a task type, with the reason
 
 def check_task_type(name: str, task_type: str, architecture: Any) -> None:
     """Raises ConfigError if `model.task_type` does not fit the architecture."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
-
-    kind = architecture.model_type
-    reads_both_ways = kind in {*MASKED, *BOTH_WAYS} and not getattr(architecture, "is_decoder", False)
+    kind, both_ways = architecture.model_type, reads_both_ways(architecture)
     if architecture.is_encoder_decoder:
         fitting = "SEQ_2_SEQ_LM"
-    elif kind in CAUSAL and not reads_both_ways and task_type != "LABEL_EMBEDDING":
+    elif is_decoder(architecture) and task_type != "LABEL_EMBEDDING":
         fitting = "CAUSAL_LM"
     else:
         fitting = "LABEL_EMBEDDING"
@@ -50,8 +47,34 @@ def check_task_type(name: str, task_type: str, architecture: Any) -> None:
         fix = "another model" if task_type == fitting else f"{fitting}, or another model"
         raise ConfigError(f"model.name: {name!r} (a {kind}) cannot be used ({reason}); use {fix}")
     if task_type != fitting:
-        why = " in which every token sees those that follow" if task_type == "CAUSAL_LM" and reads_both_ways else ""
+        why = " in which every token sees those that follow" if task_type == "CAUSAL_LM" and both_ways else ""
         raise ConfigError(f"model.task_type: {task_type} does not fit {name!r} (a {kind}{why}); use {fitting}")
+
+
+def is_decoder(architecture: Any) -> bool:
+    """Whether a model of this architecture continues texts: in it no token sees those that follow."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    return architecture.model_type in CAUSAL and not (architecture.is_encoder_decoder or reads_both_ways(architecture))
+
+
+def reads_both_ways(architecture: Any) -> bool:
+    """Whether every token of a text sees those that follow."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return architecture.model_type in {*MASKED, *BOTH_WAYS} and not getattr(architecture, "is_decoder", False)
+
+
+def not_asked_for(config: ModelConfig, architecture: Any) -> str | None:
+    """A note if a decoder is used as an encoder because nobody said otherwise."""
+    if "task_type" in config.model_fields_set or not is_decoder(architecture):
+        return None
+    return (
+        f"model.task_type is not given, so {config.name!r} (a {architecture.model_type}, which continues texts) is "
+        f"used as {config.task_type}: the mean of its last layer is compared with that of the label words. "
+        "--set model.task_type=CAUSAL_LM has it answer with the words; "
+        f"--set model.task_type={config.task_type} says that this is meant"
+    )
 
 
 def check_unquantised(name: str, architecture: Any) -> None:

@@ -25,12 +25,14 @@ class Judged(NamedTuple):
     """What is found out about B rows. `statistics` (B, K) add up to what `EncodedSplit.score` needs; the first is the
     row's own value, from 0 to 1. `answers` are the B generated texts, and `cut` the tokens after which each was cut,
     None if it ended before; both are empty if the objective generates none. `union` (B,) says whether each answer among
-    the labels of several tasks is right; None if that was not asked."""
+    the labels of several tasks is right; None if that was not asked. `labels` are the indices of the answered and of
+    the right labels, (B,) each, if the objective chooses among labels."""
 
     statistics: Tensor
     answers: Sequence[str] = ()
     cut: Sequence[int | None] = ()
     union: Tensor | None = None
+    labels: tuple[Tensor, Tensor] | None = None
 
 
 class EncodedSplit(Protocol):
@@ -104,7 +106,8 @@ class Objective(Protocol):
 class Scored:
     """The score of n rows of a split, and each row's own value, (n,), from 0 to 1, in the order of the split; by row
     number the answers that were to be kept, and their metrics; of those that were cut, the tokens after which. `union`
-    has each row's value among the labels of several tasks, (n,); None if that was not asked."""
+    has each row's value among the labels of several tasks, (n,); None if that was not asked. `labels` are the indices
+    of the answered and the right label of each row, (n, 2), if the objective chooses among labels."""
 
     score: Score
     values: np.ndarray
@@ -112,3 +115,4 @@ class Scored:
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     cut: Mapping[int, int] = field(default_factory=dict)
     union: np.ndarray | None = None
+    labels: np.ndarray | None = None

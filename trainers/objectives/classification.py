@@ -61,9 +61,10 @@ class ClassifiedSplit:
         """(B, 1): whether the predicted label, among the task's own, is the right one."""
         token_ids, targets_B = [self.token_ids[i] for i in rows], self.base.to_device(self.targets[rows])
         if self.union is None:
-            return Judged((self.base.predict(token_ids, self.labels, at_once) == targets_B).unsqueeze(1))
+            own_B = self.base.predict(token_ids, self.labels, at_once)
+            return Judged((own_B == targets_B).unsqueeze(1), labels=(own_B, targets_B))
         own_B, union_B = self.base.predict_among(token_ids, [self.labels, self.union], at_once)
-        return Judged((own_B == targets_B).unsqueeze(1), union=union_B == targets_B)
+        return Judged((own_B == targets_B).unsqueeze(1), union=union_B == targets_B, labels=(own_B, targets_B))
 
     def score(self, totals: np.ndarray, rows: int) -> Score:
         """Correct rows."""
@@ -95,6 +96,16 @@ class ClassifiedSplit:
         base = self.base.cut_at(self.max_length)
         union = base.union([each.words for each in tasks], [each.labels for each in tasks], self.prompt)
         return replace(self, union=union)
+
+
+def macro_f1(answered_N: np.ndarray, right_N: np.ndarray) -> float:
+    """The mean, over the labels that N rows have, of F1 = 2 · rows answered rightly / (rows answered so + rows that are
+    so). The arguments are indices of labels; any other number is no label."""
+    found = []
+    for label in np.unique(right_N):
+        answered, right = answered_N == label, right_N == label
+        found.append(2 * int((answered & right).sum()) / (int(answered.sum()) + int(right.sum())))
+    return sum(found) / len(found)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, learning_rate_factor
 from trainers.data.batching import micro_batches
 from trainers.methods.base import Attached
 from trainers.models.base import Backbone
@@ -69,14 +69,6 @@ class TaskModel(nn.Module):
         """The outputs of the last forward pass, with names."""
         total, task, *values = outputs
         return Losses(total, task, dict(zip(self.penalties, values, strict=True)))
-
-
-def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up to 1 over `warmup_steps` (at most half of all), then linear decay to 0 at `total_steps`."""
-    warmup = min(warmup_steps, total_steps // 2)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
 
 
 def deepspeed_settings(train: TrainConfig, zero_stage: int, world_size: int) -> dict[str, Any]:

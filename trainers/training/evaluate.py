@@ -33,29 +33,28 @@ def evaluate(split: EncodedSplit, batch_size: int, rows: np.ndarray | None = Non
         mine = dealt[dist.get_rank() :: ranks]
         judged = split.judge(np.resize(mine if len(mine) else dealt, -(-len(dealt) // ranks)), batch_size)
         places.append(mine)
-        found.append(columns(judged)[: len(mine)].double())
+        found.append(columns(judged)[: len(mine)])
         said |= dict(zip(mine.tolist(), judged.answers, strict=False))
         cut |= dict(zip(mine.tolist(), judged.cut, strict=False))
     mine_MK = torch.cat(found)
     all_NK = mine_MK.new_zeros(len(split.lengths), mine_MK.shape[1])
     all_NK[torch.from_numpy(np.concatenate(places)).to(all_NK.device)] = mine_MK
     dist.all_reduce(all_NK)
-    statistics, union = all_NK.cpu().numpy(), None
-    if judged.union is not None:
-        statistics, union = statistics[:, :-1], statistics[picked, -1]
+    statistics, others = np.split(all_NK.cpu().numpy(), [judged.statistics.shape[1]], axis=1)
+    union = None if judged.union is None else others[picked, -1]
+    labels = None if judged.labels is None else others[picked, :2].astype(np.int64)
     answers = of_all(said, keep, all_NK.device) if keep and judged.answers else {}
     cuts = cuts_of_all(cut, keep, all_NK.device) if answers else {}
     one = {row: split.score(statistics[row], 1).metrics for row in answers}
     score = with_interval(statistics[picked], lambda totals: split.score(totals, len(picked)))
-    return Scored(score, statistics[picked, 0], answers, one, cuts, union)
+    return Scored(score, statistics[picked, 0], answers, one, cuts, union, labels)
 
 
 def columns(judged: Judged) -> torch.Tensor:
-    """What ranks add up of B rows: (B, K) statistics, and behind them what was found among the labels of several tasks,
-    if that was asked."""
-    if judged.union is None:
-        return judged.statistics
-    return torch.cat([judged.statistics.double(), judged.union.double().unsqueeze(1)], 1)
+    """What ranks add up of B rows: (B, K) statistics, and behind them the answered and the right label, if there are
+    some, and what was found among the labels of several tasks, if that was asked."""
+    others = [*(judged.labels or ()), *([] if judged.union is None else [judged.union])]
+    return torch.cat([judged.statistics.double(), *(each.double().unsqueeze(1) for each in others)], 1)
 
 
 def cuts_of_all(mine: Mapping[int, int | None], keep: Sequence[int], device: torch.device) -> dict[int, int]:

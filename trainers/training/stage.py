@@ -193,7 +193,7 @@ class TaskTraining:
         if not np.isfinite([loss, *penalties.values(), *figures]).all():
             raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
         self.log.add(step, loss, penalties, report)
-        measures = map(self.log.measure, ("loss", "orthogonality", "overlap", "mean_rank"))
+        measures = map(self.log.measure, ("loss", "orthogonality", "overlap", "mean_rank", "functional"))
         self.report(Progress(self.order.index, "train", step, self.steps, *measures))
         if leaving:
             self.save(step)

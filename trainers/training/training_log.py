@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainers.methods.base import Row
 
-FIGURES = ("step", "loss", "orthogonality", "overlap", "mean_rank")
+FIGURES = ("step", "loss", "orthogonality", "functional", "overlap", "mean_rank")
 
 
 class TrainingLog:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from trainers.data.row_scores import ROWS, RowScores, write_row_scores
 from trainers.failures import during
 from trainers.messages import NOT_SCORED, Order, Progress, Score
 from trainers.objectives.base import EncodedSplit
+from trainers.objectives.classification import macro_f1
 from trainers.training.evaluate import evaluate
 from trainers.training.stage import Report
 
@@ -65,6 +66,8 @@ class Scoring:
                     answer=found.answers[row], metrics=found.metrics[row], cut=found.cut.get(row),
                 )
             )  # fmt: skip
+        if self.order.macro_f1 and found.labels is not None:
+            return replace(found.score, macro_f1=macro_f1(*found.labels.T))
         return found.score
 
     def split(self, key: str, index: int, learned: int) -> EncodedSplit:

@@ -345,6 +345,7 @@ class Worker:
             kept=None if kept is None else asdict(kept),
             union=scoring.union_row,
             trained_rows=counts(self.names, self.splits, order.index, self.job.train),
+            functional=trained.log.last.get("functional"),
         )
 
     def training(self, order: Order) -> TaskTraining:

@@ -116,7 +116,7 @@ def test_scores_of_a_file(orthoplex: Orthoplex, store: Path) -> None:
     assert made["metrics"]["accuracy"] == status["matrix"][1][0]
     assert made["interval"] == status["intervals"][1][0] and len(made["worst"]) <= 5
     code, out, err = orthoplex("eval", "team/run@v2", "--data", path, "--task", "a", "--worst", 1)
-    assert code == 0 and "floor (majority)" in out and "Rows by right label" in out and "Worst rows" in out
+    assert code == 0 and "floor (own majority)" in out and "Rows by right label" in out and "Worst rows" in out
     write_csv(Path("c.csv"), [{"t": "x", "l": "red"}])
     code, out, err = orthoplex("eval", "run", "--data", "c.csv", "--task", "a", "--text-column", "t")
     assert code == 2 and "no column 'label', only t, l; name yours: --columns label=COLUMN" in err

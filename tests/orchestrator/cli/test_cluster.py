@@ -10,6 +10,7 @@ from cluster import jobs
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.jobs import Job
 from orchestrator.cli.main import app
+from tests.support.command_line import here
 
 CONFIG = """
 name: r
@@ -114,3 +115,44 @@ def test_a_signing_key_does_not_travel(
     assert result.exit_code == 0 and "a file on the node of the driver" in result.output
     (request,) = server.requests
     assert request["runtime_env"]["env_vars"]["ORTHOPLEX_SIGNING_KEY_FILE"] == "/var/run/secrets/orthoplex/key.pem"
+
+
+SWEEP = """
+name: s
+base: base.yaml
+run: {store: "s3://bucket/x"}
+budget: {trials: 2}
+search: {space: {adapter.threshold: {uniform: [0.1, 0.9]}}}
+"""
+
+
+def test_a_sweep_is_submitted_as_one(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is `sweep`; the run's file that it names travels too, and `base=` is told from the upload."""
+    monkeypatch.setattr(jobs, "follow", ended("FAILED", 3))
+    (tmp_path / "sub/s.yaml").write_text(SWEEP)
+    (tmp_path / "sub/base.yaml").write_text(CONFIG)
+    result = submit("sub/s.yaml", "--set", "budget.trials=4", "--set", "run.train.epochs=1")
+    assert isinstance(result.exception, OrthoplexError) and result.exception.exit_code == 3
+    (request,) = server.requests
+    assert request["entrypoint"] == (
+        "python -m orchestrator sweep sub/s.yaml --set budget.trials=4 --set run.train.epochs=1"
+    )
+    assert request["metadata"] == {"run": "default/s"} and request["submission_id"].startswith("s-")
+    assert submit("sub/s.yaml", "--working-dir", "sub", "--set", "base=sub/base.yaml", "--no-follow").exit_code == 0
+    assert server.requests[1]["entrypoint"] == "python -m orchestrator sweep s.yaml --set base=base.yaml"
+    said = refused("sub/s.yaml", "--set", "run.store=here", "--set", "run.data_dir=nowhere")
+    assert "use --set run.store=s3://bucket/prefix" in said
+    assert "search.space.adapter.thresold" in refused("sub/s.yaml", "--set", "search.space={adapter.thresold: {}}")
+    (tmp_path / "outside.yaml").write_text(CONFIG)
+    assert "not inside the working directory" in refused(
+        "sub/s.yaml", "--working-dir", "sub", "--set", "base=outside.yaml"
+    )
+
+
+def test_a_quiet_submission_says_its_id(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = here(
+        monkeypatch, capsys, "submit", "sub/my.yaml", "--address", "http://x:1", "--name", "j", "--no-follow", "-q"
+    )
+    assert (code, out, err) == (0, "j\n", "")

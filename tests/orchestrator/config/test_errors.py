@@ -13,8 +13,8 @@ WRONG = {
     "energy: 0.5": "energy: unknown key; did you mean 'adapter.orthogonality.energy' or 'adapter.energy'?",
     "guards: {x: 1}": "guards.x: unknown key; known here: max_active_parameters, max_forgetting, max_nll_increase, "
     "min_average_accuracy",
-    '"a\\e[31m": 1': '"a\\u001b[31m": unknown key; known here: adapter, cluster, data, data_dir, deepspeed, evaluate, '
-    "guards, model, name, store, tasks, team, tracking, train",
+    '"a\\e[31m": 1': '"a\\u001b[31m": unknown key; known here: adapter, cluster, cost, data, data_dir, deepspeed, '
+    "evaluate, guards, model, name, store, tasks, team, tracking, train",
     "train: {epochs: yes}": "train.epochs: true: should be a whole number",
     "train: {learning_rate: false}": "train.learning_rate: false: should be a number",
     "guards: {max_forgetting: true}": "guards.max_forgetting: true: should be a number",

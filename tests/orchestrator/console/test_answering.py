@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.console import answering
 from orchestrator.console.answering import Rate, print_answer, print_evaluation
-from orchestrator.console.run import out
+from orchestrator.console.screen import out
 from orchestrator.delivery.evaluating import Evaluation, Share, Worst
 
 
@@ -34,7 +34,7 @@ def test_an_evaluation_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
     share = Share(precision=0.5, recall=0.25, f1=1 / 3, rows=4)
     made = Evaluation(
         reference="t/r@v1", task="a", rows=6, metrics={"accuracy": 0.5}, interval=(0.25, 0.75),
-        floor={"majority": 2 / 3},
+        floor={"own majority": 2 / 3},
         worst=[Worst(where="'f.csv'", row=3, asked="some\ntext", right="x", answer=None, value=0.01)],
         notes=["1 row(s) left out"], macro_f1=1 / 3, labels=("x", "y"), classes={"x": share, "y": share},
         confusion=[[1, 2, 1], [0, 2, 0]],
@@ -43,7 +43,7 @@ def test_an_evaluation_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.startswith("t/r@v1: a, 6 rows\n  accuracy                50.0 points (95%: 25.0 to 75.0)\n")
     assert (
-        "  macro F1                33.3 points\n  floor (majority)        66.7 points\n  note: 1 row(s) left out\n"
+        "  macro F1                33.3 points\n  floor (own majority)    66.7 points\n  note: 1 row(s) left out\n"
         in text
     )
     assert re.search(r"│ x +│ +50.0 │ +25.0 │ +33.3 │ +4 │", text) and re.search(r"│ x │ 1 │ 2 │ +1 │", text)

@@ -13,7 +13,7 @@ from orchestrator.console import run as console
 from orchestrator.console.run import RunReporter, answers_line, middle_cut, print_rows, print_status, token_line
 from orchestrator.console.scores import number, percent
 from orchestrator.run.plan import PlannedAnswers, PlannedTask
-from orchestrator.track.state import status_view
+from orchestrator.track.view import status_view
 from trainers.config import GREEDY
 from trainers.messages import Progress
 

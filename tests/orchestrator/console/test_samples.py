@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.console.run import out
 from orchestrator.console.samples import print_samples, print_striking
+from orchestrator.console.screen import out
 from orchestrator.registry.samples import Given, Sample
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.console.scores import floors_line, nats, scores, scores_so_far
+from orchestrator.console.scores import ACCURACIES, brief_scores, floors_line, nats, scores, scores_so_far
 from orchestrator.track.events import Floors
 
 
@@ -70,10 +70,12 @@ def test_floors_untrained_and_halves_where_averages_are_made_of_them(fake_run: A
 
 def test_the_floor_of_a_classification_task(fake_run: Any) -> None:
     run = fake_run("a", "b")
-    run.open("ab", [described("a", {"majority": 0.25}), described("b", {"majority": 0.5})])
+    floors = {"a": 0.25, "b": 0.5}
+    run.open("ab", [{**described(name, {"majority": floors[name]}), "labels": ["x", "y"]} for name in "ab"])
     run.commit([0.5, 0.5])
     ((accuracies, lines),) = scores(run.state)
-    assert drawn(accuracies)[0] == [" (floor)", " 25.0", " 50.0"] and not any("(floor)" in line for line in lines)
+    assert drawn(accuracies)[0] == [" (floor)", " 25.0", " 50.0"]
+    assert lines[-1] == "  (floor) needs no model: always the commonest label of the training rows"
 
 
 def test_what_tasks_have_so_far(fake_run: Any) -> None:
@@ -95,3 +97,20 @@ def test_floors_in_a_line() -> None:
     assert floors_line(floors, 1200) == "copy 25.0, constant 12.5 points on 1,200 test rows" and floors.best == 0.25
     assert floors_line(floors, 2000).endswith("points on 1,200 of 2,000 test rows")
     assert (nats(0.1), nats(None)) == ("0.100", "·")
+
+
+def test_macro_f1_stands_below(fake_run: Any) -> None:
+    """Of the newest scores of all tasks, for tasks that have one; also if there is a row per task."""
+    run = fake_run("a", "b")
+    plain = {"correct": 10, "rows": 20}
+    for index, value in enumerate((0.25, 0.375)):
+        files = {"version": index + 1, "prefix": f"p{index}", "manifest_sha256": "0" * 64, "stored_bytes": 1}
+        run.append(
+            "commit", {"task": "ab"[index], "index": index, "test": [{**plain, "macro_f1": value}, plain], **files}
+        )
+    state = run.state
+    ((table, _),) = scores(state)
+    assert [cell.strip() for cell in drawn(table)[-1]] == ["(macro F1)", "37.5", "·"]
+    brief = brief_scores(state, ACCURACIES, [0, 1], state.matrix("test"), state.zero_shot)
+    assert [cell.strip() for cell in drawn(brief)[0]] == ["a", "·", "·", "50.0 ±20.0", "50.0 ±20.0", "0.0", "37.5"]
+    assert [cell.strip() for cell in drawn(brief)[1]][-2:] == ["0.0", "·"]

@@ -45,7 +45,7 @@ def test_shares_of_each_label_and_the_confusion_matrix(labels: Predictor, labels
         share = made.classes[word]
         assert [share.precision, share.recall, share.f1, share.rows] == pytest.approx([each[index] for each in shares])
     assert made.macro_f1 == pytest.approx(sum(shares[2]) / len(words))
-    assert made.floor == {"majority": max(map(right.count, words)) / len(right)}
+    assert made.floor == {"own majority": max(map(right.count, words)) / len(right)}
     wrong = [place for place, each in enumerate(found) if each != right[place]]
     assert {each.row - 1 for each in made.worst} == {*wrong} and [each.value for each in made.worst] == sorted(
         each.value for each in made.worst

@@ -16,8 +16,9 @@ from orchestrator.sweeps.trial import fork_of
 from orchestrator.track.events import Learned
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.scores import Score
-from orchestrator.track.state import replay, status_view
+from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from orchestrator.track.view import status_view
 from tests.orchestrator.conftest import config_of
 from tests.support.command_line import Orthoplex, here
 from tests.support.registries import make_files, publish_one, track_with

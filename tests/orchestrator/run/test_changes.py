@@ -29,7 +29,7 @@ HARMLESS = {
     "cluster", "cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.grace_s",
     "cluster.lease_s", "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
     "deepspeed.zero_stage", "evaluate", "evaluate.every", "evaluate.keep_answers", "evaluate.keep_rows",
-    "evaluate.labels", "evaluate.rows", "evaluate.tasks",
+    "cost", "evaluate.labels", "evaluate.macro_f1", "evaluate.rows", "evaluate.tasks",
     "guards", "guards.max_active_parameters", "guards.max_forgetting", "guards.max_nll_increase",
     "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
     "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
@@ -54,7 +54,7 @@ OF_LORA = {f"adapter.{key}" for key in ("rank", "alpha", "dropout", "mode")}
     [
         p
         for p in key_paths(RunConfig)
-        if p not in OF_LORA | {"tasks"} and not p.startswith(("cluster.num_workers.", "train.replay."))
+        if p not in OF_LORA | {"tasks"} and not p.startswith(("cluster.num_workers.", "cost.", "train.replay."))
     ],
 )
 def test_each_key(begun: dict[str, Any], path: str) -> None:

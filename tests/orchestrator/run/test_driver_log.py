@@ -23,8 +23,9 @@ from orchestrator.run.driver_process import standing, this_process
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.events import Commit, Finish, Open, Process, Renew, Retry, Start
 from orchestrator.track.provenance import code_version
-from orchestrator.track.state import replay, status_view
+from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from orchestrator.track.view import status_view
 from tests.support.entries import COMMIT, Raw
 
 ELSEWHERE = Process(host="far", pid=7, space="another boot", started=1)

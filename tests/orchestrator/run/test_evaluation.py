@@ -18,8 +18,9 @@ from orchestrator.run.evaluation import Size, cost, scored, trained_rows
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.tracking import accuracies, summary
 from orchestrator.track.bounds import breaches
-from orchestrator.track.state import RunState, replay, status_view
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
+from orchestrator.track.view import status_view
 from tests.golden.golden import GOLDEN
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 from trainers.config import TrainConfig

@@ -15,7 +15,7 @@ from orchestrator.run.evaluation import Size, cost
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.plan import planned_steps
 from orchestrator.run.tracking import accuracies, summary
-from orchestrator.track.state import status_view
+from orchestrator.track.view import status_view
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 
 ACCURACY = {0: 0.4, 1: 0.6, 2: 0.8}

@@ -20,8 +20,9 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.tracking import accuracies, summary
 from orchestrator.sweeps.trial import row
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
-from orchestrator.track.state import RunState, status_view
+from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
+from orchestrator.track.view import status_view
 from tests.support.fake_workers import FakeWorkers, Told, without_ray
 
 RISING = {0: [4.0, 2.0, 2.25, 2.5], 1: [4.0, 3.5, 3.0, 3.25], 2: [5.0, 4.5, 4.0, 1.5]}

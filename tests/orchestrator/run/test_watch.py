@@ -1,5 +1,6 @@
 """A watch tells the reporter where a task stands, logs its workers, and counts failures in a row."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def test_progress_is_shown_and_is_what_a_renewal_says(log: RunLog, clock: Clock)
     watch(step := Progress(1, "train", 4, 9))
     assert told.steps == [("a", step)]
     assert log.progress == Position(index=1, phase="train", step=4, total_steps=9)
+    assert "functional" not in log.progress.body()
+    watch(replace(step, functional=0.25))
+    assert log.progress is not None and log.progress.functional == 0.25
 
 
 def test_failures_count_until_the_task_gets_further(log: RunLog, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cluster.errors import IntegrityError
 from cluster.storage import LocalStore
 from orchestrator.config.run import load_config, parse_config
-from orchestrator.sweeps.choice import Choice, choose
+from orchestrator.sweeps.choice import Choice, choose, unmet
 from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
 from orchestrator.sweeps.events import Chosen
 from orchestrator.sweeps.results import (
@@ -28,6 +28,8 @@ from orchestrator.sweeps.results import (
     picture,
     publish,
     recommended_yaml,
+    settings_of,
+    title_of,
 )  # fmt: skip
 from orchestrator.sweeps.sweep_state import SweepTrial, sweep_log
 from orchestrator.track.driving import Status
@@ -88,9 +90,10 @@ def pixels(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def drawn(trials: Sequence[SweepTrial]) -> bytes:
-    found = pixels(picture(trials, choose(trials, ChoiceConfig())))
-    assert found.size == (960, 600)
+def drawn(trials: Sequence[SweepTrial], rule: ChoiceConfig = ChoiceConfig()) -> bytes:  # noqa: B008
+    config = sweep_of({T: {"uniform": [0.1, 0.9]}}, choice=rule.model_dump(mode="json"))
+    found = pixels(picture(config, trials, choose(trials, rule)))
+    assert found.size == (960, 672)
     return found.tobytes()
 
 
@@ -103,15 +106,33 @@ def test_pictures() -> None:
         drawn(two),
         drawn([two[0], finished(2, 0.7, 500, -0.05)]),  # another BWT
         drawn([*two, finished(3, 0.6, 2000, 0.0)]),
+        drawn([*two, trial(4, [row(2, 0.9)], "stopped")]),
+        drawn([*two, trial(4, [row(3, 0.9)], "stopped")]),  # after another number of tasks
+        drawn([*two, trial(5, status="failed")]),  # in the title alone
+        drawn(two, ChoiceConfig(min_bwt=-0.05)),  # which trial 1 breaks
+        drawn(two, ChoiceConfig(rule="best_accuracy", max_parameters=700)),
     ]
-    assert len({*shown}) == len(shown)
-    unfinished = [trial(4, [row(2, 0.9)], "stopped"), trial(5, status="failed"), trial(6, status="running")]
-    assert drawn([*two, *unfinished]) == shown[2]
+    assert len({*shown}) == len(shown) and drawn(two) == shown[2]
+    assert drawn([*two, trial(6, status="running")]) == shown[2]
+
+
+def test_words_of_a_picture() -> None:
+    rule = ChoiceConfig(rule="best_accuracy", min_bwt=-0.05, max_parameters=700)
+    config = sweep_of({T: {"uniform": [0.1, 0.9]}, R: {"choice": [4, 8]}}, choice=rule.model_dump(mode="json"))
+    ended = [finished(1, 0.8, 1000, -0.1), trial(4, [row(2, 0.9)], "stopped"), trial(5, status="failed")]
+    assert title_of(config, ended) == "default/s: 1 finished, 1 stopped, 1 failed"
+    assert title_of(config, []) == "default/s: no trial has ended"
+    assert settings_of(config).splitlines() == [
+        "4 tasks on minilm, method oa", "searched: threshold uniform [0.1, 0.9]; max_rank choice [4, 8]",
+        "chosen by: rule best_accuracy, within 0.005, min_bwt -0.05, max_parameters 700",
+    ]  # fmt: skip
+    assert unmet(row(4, 0.8, 1000, -0.1), rule) == ["choice.min_bwt -0.05", "choice.max_parameters 700"]
+    assert unmet(row(4, 0.8, 700, -0.05), rule) == []
 
 
 def test_a_front_without_a_recommended_point() -> None:
-    trials = [finished(1, 0.8, 1000, -0.1), finished(2, 0.7, 500, 0.0)]
-    without, chosen = (pixels(picture(trials, Choice((2, 1), number, ""))).tobytes() for number in (None, 2))
+    trials, config = [finished(1, 0.8, 1000, -0.1), finished(2, 0.7, 500, 0.0)], sweep_of()
+    without, chosen = (pixels(picture(config, trials, Choice((2, 1), number, ""))).tobytes() for number in (None, 2))
     assert without != chosen
 
 
@@ -119,7 +140,7 @@ def test_a_front_without_a_recommended_point() -> None:
 @pytest.mark.parametrize("trials", [[], [finished(1, 0.8, 1000, -0.1)]])
 def test_a_picture_without_a_front_has_no_warning(trials: list[SweepTrial]) -> None:
     """No trial is within the bound on BWT."""
-    pixels(picture(trials, choose(trials, ChoiceConfig(min_bwt=0.0))))
+    drawn(trials, ChoiceConfig(min_bwt=0.0))
 
 
 # --- importances

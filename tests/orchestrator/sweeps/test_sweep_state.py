@@ -158,13 +158,13 @@ HARMLESS = {
     "budget", "choice", "concurrent", "trials_per_gpu", "tracking", "run.cluster", "run.data_dir", "run.store",
     "run.tracking", "run.train.eval_batch_size", "run.train.checkpoint_steps", "run.train.logging_steps",
     "run.evaluate.tasks", "run.evaluate.every", "run.evaluate.keep_answers", "run.evaluate.keep_rows",
-    "run.evaluate.labels",
+    "run.cost", "run.evaluate.labels", "run.evaluate.macro_f1",
 }  # fmt: skip
 SECTIONS = {
     "run", "run.model", "run.adapter", "run.adapter.functional", "run.adapter.orthogonality", "run.train", "run.data",
     "run.deepspeed",
     "run.cluster", "run.evaluate", "run.guards", "run.tracking", "budget", "search", "stopping", "choice", "tracking",
-    "run.train.replay.share",  # the section is null as a whole
+    "run.train.replay.share", "run.cost.gpu_hour", "run.cost.currency",  # the sections are null as a whole
 }  # fmt: skip
 LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS)
 

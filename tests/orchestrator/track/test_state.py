@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.track.state import replay, status_view
+from orchestrator.track.state import replay
+from orchestrator.track.view import status_view
 from tests.support.entries import START
 
 Begin = Callable[..., Any]
@@ -104,6 +105,7 @@ def test_status_is_what_the_design_promises(two_of_three: Any) -> None:
         "driver",
         "progress",
         "time_left_s",
+        "spent",
         "validation_metrics",
         "intervals",
         "half_widths",

@@ -8,8 +8,8 @@ import pytest
 from orchestrator.console.run import print_status
 from orchestrator.run.controller import Controller
 from orchestrator.run.fork import plan_fork
-from orchestrator.track.state import status_view
 from orchestrator.track.union import union_matrix, union_metrics
+from orchestrator.track.view import status_view
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 
 BOTH = {"labels": "both"}

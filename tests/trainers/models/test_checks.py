@@ -14,7 +14,7 @@ from trainers.config import ModelConfig, TrainConfig
 from trainers.method_config import AdapterConfig
 from trainers.methods.registry import check_method
 from trainers.models.capabilities import Shape, most_positions
-from trainers.models.checks import Guess, inconclusive
+from trainers.models.checks import Guess, inconclusive, is_decoder, not_asked_for
 from trainers.models.loading import check_model, load_backbone, load_reader
 
 ADAPTER = AdapterConfig(target_modules="all-linear")
@@ -226,3 +226,12 @@ def test_what_a_model_without_weights_cannot_know() -> None:
 )  # fmt: skip
 def test_models_that_give_no_embeddings(kind: str, reason: str, tmp_path: Path) -> None:
     assert refused(base(tmp_path, kind)).endswith(reason)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("gpt2", True), ("bert", False), ("t5", False)])
+def test_a_decoder_that_nobody_asked_to_be_an_encoder(kind: str, told: bool) -> None:
+    architecture = zoo.tiny_config(CONFIG_MAPPING[kind])
+    note = not_asked_for(ModelConfig(name="it"), architecture)
+    assert (note is not None) is told is is_decoder(architecture)
+    assert note is None or ("'it' (a gpt2, which continues texts)" in note and "model.task_type=CAUSAL_LM" in note)
+    assert not_asked_for(ModelConfig(name="it", task_type="LABEL_EMBEDDING"), architecture) is None

@@ -20,7 +20,7 @@ from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
 from trainers.models.loading import check_model, load_reader
 from trainers.models.tokens import TokenizedTask, tokenize_task
-from trainers.objectives.classification import Classification, ClassifiedSplit
+from trainers.objectives.classification import Classification, ClassifiedSplit, macro_f1
 from trainers.training.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -193,3 +193,10 @@ def test_labels_of_others_that_a_prompt_joins_otherwise_are_refused() -> None:
     OBJECTIVE.check_among(minilm(), tasks[1], tasks[:1])
     with pytest.raises(ConfigError, match=r"task u: evaluate\.labels: both"):
         OBJECTIVE.check_among(base, tasks[1], tasks[:1])
+
+
+def test_macro_f1() -> None:
+    right, answered = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, -1, 2])
+    # label 0: 2·2/(2 + 3), label 1: 2·1/(2 + 2), label 3: 0; no row has label 2, and −1 is none
+    assert macro_f1(answered, right) == pytest.approx((4 / 5 + 1 / 2 + 0) / 3)
+    assert macro_f1(right, right) == 1 and macro_f1(answered, right) != macro_f1(right, answered)

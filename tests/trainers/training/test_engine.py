@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.support.closeness import assert_moved_alike
 from tests.support.zero_pair import CASES, ROWS, Case
 from tests.support.zero_reference import References
-from trainers.training.engine import learning_rate_factor
+from trainers.config import learning_rate_factor
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -111,3 +111,19 @@ def test_nothing_is_gathered_if_nothing_is_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
     found = evaluate(split, 4)
     assert found.score.rows == 11 and found.answers == {} == found.metrics
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_answered_and_the_right_label_of_each_row(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks one after the other: each row's pair is one rank's, in the order of the split."""
+    oracle, right = Oracle(torch.nn.Linear(1, 1), None, 16, ""), np.arange(7) % 3
+    split = split_of(oracle, [[row] * (1 + row % 4) for row in range(7)], right, torch.zeros(3, 1))
+    monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    total = np.zeros((5, 2), int)
+    for rank in range(ranks):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        labels = evaluate(split, 4, np.array([6, 0, 5, 4, 2])).labels
+        assert labels is not None
+        total += labels
+    assert total.tolist() == [[0, 0], [2, 2], [1, 1], [-1, 2], [0, 0]]  # rows 0, 2, 4, 5, 6; row 5 gets no label

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from orchestrator.run.controller import Controller
-from orchestrator.track.state import status_view
+from orchestrator.track.view import status_view
 from tests.support import mixing_pair
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 from tests.support.launching import launch

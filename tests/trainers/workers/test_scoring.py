@@ -126,6 +126,26 @@ def test_an_objective_without_texts_keeps_none() -> None:
     assert made.scores("test", [0], 1)[0].rows == 6 and made.kept == []
 
 
+class Labelled(Counted):
+    """The same, over two labels: even rows have label 0, and every row is answered with it."""
+
+    def judge(self, rows: np.ndarray, at_once: int) -> Judged:
+        right = torch.tensor(rows % 2)
+        return Judged((right == 0).unsqueeze(1), labels=(torch.zeros_like(right), right))
+
+    def score(self, totals: np.ndarray, rows: int) -> Score:
+        return Score(int(totals[0]), rows)
+
+
+def test_macro_f1_if_it_is_asked_for() -> None:
+    split = Labelled(6, generates=False)
+    assert scoring({"test": split}).scores("test", [0], 1) == [Score(3, 6)]
+    (asked,) = scoring({"test": split}, macro_f1=True).scores("test", [0], 1)
+    assert asked == Score(3, 6, macro_f1=pytest.approx((2 * 3 / (6 + 3) + 0) / 2))
+    (texts,) = scoring({"test": Counted(6)}, macro_f1=True).scores("test", [0], 1)
+    assert texts.macro_f1 is None
+
+
 # --- what a worker makes of it
 
 
@@ -134,7 +154,7 @@ def worker(store: Path, *, generates: bool = True) -> Worker:
     files = dict.fromkeys(("adapter.safetensors", "bases.safetensors"), b"a")
     trained = SimpleNamespace(
         artifact=Artifact(files, Summary(budget={}, active_parameters=1)),
-        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l")),
+        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}),
     )
     made: Any = object.__new__(Worker)
     made.job = Job(

@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.run.controller import Controller
 from orchestrator.track.events import Committed
-from orchestrator.track.state import status_view
+from orchestrator.track.view import status_view
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
 from tests.support.jobs_pair import TASKS
 from tests.support.launching import launch

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tests.support.method_stream import ROWS, TRAIN, MethodStream
-from trainers.config import ModelConfig
+from trainers.config import ModelConfig, learning_rate_factor
 from trainers.method_config import FullConfig
 from trainers.methods.base import Artifact, TaskContext
 from trainers.methods.registry import method_for
@@ -19,7 +19,6 @@ from trainers.methods.weights.full import FullAttached, FullMethod
 from trainers.methods.weights.stream import FILE
 from trainers.models.loading import load_backbone
 from trainers.models.packed import PackedBase
-from trainers.training.engine import learning_rate_factor
 from trainers.training.stage import seed_step
 
 New = Callable[..., MethodStream]

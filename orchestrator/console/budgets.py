@@ -1,0 +1,155 @@
+"""Budgets that layers chose, as people read them: r_eff per layer and task, and how it came about."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.console.scores import number
+from orchestrator.console.screen import fits, out, print_table
+from orchestrator.console.views import ALL, View
+from orchestrator.track.events import Committed, ModuleBudget
+from orchestrator.track.state import RunState
+from trainers.method_config import AdapterConfig
+
+Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
+Logged = Mapping[str, Column]
+CHOSEN = "Budget chosen: active dimensions r_eff (of max_rank)"
+FEWER = "layers of a kind are one row, with their mean; --module PATTERN shows single ones, --json all"
+
+
+def print_budgets(state: RunState, view: View = ALL) -> None:
+    """r_eff of each module for each task; of many layers by kind, of many tasks in brief."""
+    commits = [commit for commit in view.commits(state) if commit.budget]
+    rows = view.rows(module for commit in commits for module in commit.budget)
+    if not rows:
+        return
+    table = budget_table(commits, rows)
+    if not (view.tasks or fits(table)):
+        print_table(brief_table(commits, [layer for layers in rows.values() for layer in layers]))
+        out.print(
+            "  a row per task, since a column per task does not fit; --task NAME shows a task's layers, --json all"
+        )
+        return
+    print_table(table)
+    if any(len(layers) > 1 for layers in rows.values()):
+        out.print(f"  {FEWER}")
+
+
+def budget_table(commits: Sequence[Committed], rows: Mapping[str, Sequence[str]]) -> Table:
+    """r_eff of modules (rows) for tasks (columns)."""
+    table = Table(title=CHOSEN, title_justify="left")
+    table.add_column("module")
+    for commit in commits:
+        table.add_column(escape(commit.task), justify="right")
+    for row, layers in rows.items():
+        table.add_row(escape(row), *(chosen_rank([*budgets(commit, layers)]) for commit in commits))
+    return table
+
+
+def budgets(commit: Committed, layers: Sequence[str]) -> Iterator[ModuleBudget]:
+    """The budgets of these layers, as far as a commit has them."""
+    return (commit.budget[layer] for layer in layers if layer in commit.budget)
+
+
+def chosen_rank(found: Sequence[ModuleBudget]) -> str:
+    """r_eff of r_max, of several layers their means; a dot if there is none."""
+    if not found:
+        return "·"
+    rank, most = (fmean(getattr(each, key) for each in found) for key in ("rank", "max_rank"))
+    return f"{rank:.0f}/{most:.0f}" if len(found) == 1 else f"{rank:.1f}/{most:g}"
+
+
+def brief_table(commits: Sequence[Committed], layers: Sequence[str]) -> Table:
+    """A row per task: r_eff over its layers, how many are off, how many at their ceiling."""
+    table = Table(title=f"{CHOSEN}, over {len(layers)} layers", title_justify="left")
+    for column in ("task", "mean r_eff", "least", "most", "layers at 0", "layers full"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for commit in commits:
+        found = [*budgets(commit, layers)]
+        ranks = [each.rank for each in found]
+        full, empty = sum(each.rank >= each.max_rank for each in found), sum(rank == 0 for rank in ranks)
+        table.add_row(
+            escape(commit.task), chosen_rank(found), f"{min(ranks):.0f}", f"{max(ranks):.0f}", f"{empty}", f"{full}"
+        )
+    return table
+
+
+WHY = (
+    "a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a dimension helps; "
+    "budget_weight {budget_weight} pulls the other way, starting from τ₀ = {threshold}."
+)
+
+
+def print_explanation(state: RunState, logs: Sequence[Logged], view: View = ALL) -> None:
+    """Why each layer has its budget: how r_eff and τ moved while the task trained.
+
+    `logs` holds, per commit of the view, the columns of its training.parquet; none if it has no such file.
+    """
+    if not state.commits:
+        out.print(f"{state.label}: {state.status}; no task is committed yet, so no budget is chosen")
+        return
+    explained = [(commit, log) for commit, log in zip(view.commits(state), logs, strict=True) if commit.budget and log]
+    if not explained:
+        out.print(f"{state.label}: no version says how its budget was chosen", markup=False)
+        return
+    settings = state.completed().adapter
+    given = f"adapter.method {settings.method} gives every layer its rank."
+    why = WHY.format(**settings.model_dump()) if isinstance(settings, AdapterConfig) else given
+    out.print(f"{state.label}: {why}", markup=False)
+    for commit, log in explained:
+        title, rows = f"{commit.task} ({state.reference(commit)})", view.rows(commit.budget)
+        print_table(
+            choice_table(title, commit, log, rows, settings.threshold)
+            if isinstance(settings, AdapterConfig)
+            else rank_table(title, commit, log, rows)
+        )
+        shared = "" if commit.overlap is None else f"overlap with earlier tasks {number(commit.overlap, '.2%')}, "
+        cost = f", training {commit.cost.train_s:.0f} s on {commit.cost.workers} workers" if commit.cost else ""
+        out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
+    if any(len(layers) > 1 for commit, _ in explained for layers in view.rows(commit.budget).values()):
+        out.print(f"  {FEWER}")
+
+
+def choice_table(
+    title: str, commit: Committed, log: Logged, rows: Mapping[str, Sequence[str]], threshold: float
+) -> Table:
+    """How r_eff and τ of each row moved from `threshold`, and by which step r_eff stood; of several layers the means,
+    and the last of their steps."""
+    table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
+    for row, layers in rows.items():
+        rank, _, most = chosen_rank([*budgets(commit, layers)]).partition("/")
+        taus = [numbers(log[f"tau/{layer}"])[-1] for layer in layers]
+        moved = f"{number(threshold, '.3f')} → {number(mean(taus), '.3f')}"
+        settled = max(settled_by(log, layer) for layer in layers)
+        table.add_row(escape(row), f"{most} → {rank}", moved, str(settled))
+    return table
+
+
+def settled_by(log: Logged, layer: str) -> float:
+    """The step from which a layer's r_eff stood."""
+    ranks, steps = numbers(log[f"rank/{layer}"]), numbers(log["step"])
+    return next(steps[i] or 0 for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are there; None if none is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def numbers(column: Column) -> list[float | None]:
+    """A column that holds a number per step."""
+    return [each for each in column if not isinstance(each, Sequence)]
+
+
+def rank_table(title: str, commit: Committed, log: Logged, rows: Mapping[str, Sequence[str]]) -> Table:
+    """The rank of each row, and how large its update became, if the log has that; means of several layers."""
+    table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
+    for row, layers in rows.items():
+        norms = [numbers(log.get(f"norm/{layer}", [None]))[-1] for layer in layers]
+        table.add_row(
+            escape(row), chosen_rank([*budgets(commit, layers)]).partition("/")[0], number(mean(norms), ".3f")
+        )
+    return table

@@ -1,0 +1,250 @@
+"""A log in words: what happened, and what was decided for which reason, a sentence per entry."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from cluster.errors import ConfigError, IntegrityError
+from cluster.words import did_you_mean
+from orchestrator.console.scores import nats, number
+from orchestrator.log.decision import Decision
+from orchestrator.log.entry import Entry, JsonLike
+from orchestrator.log.event import Event, Index, Json, decided, lease_of, parse
+from orchestrator.run.changes import differences
+from orchestrator.sweeps.events import Chosen, Outcome, Point, PoolSize
+from orchestrator.sweeps.space import shown_values
+from orchestrator.track.events import (
+    ENDINGS,
+    Abort,
+    Committed,
+    Delete,
+    Ending,
+    Fork,
+    Open,
+    Orphans,
+    Promote,
+    Renew,
+    Retry,
+    Rollback,
+    Start,
+    TaskDescription,
+    Workers,
+)
+from orchestrator.track.metrics import points
+
+KINDS: tuple[type[Event], ...] = (
+    Start, Open, Fork, Workers, Retry, Committed, Renew, *ENDINGS, Promote, Rollback, Orphans, Abort, Delete, Index,
+    PoolSize, Point, Outcome, Chosen,
+)  # fmt: skip
+BY_OP = {kind.op: kind for kind in KINDS}
+MOST_NAMES = 6  # of tasks, or changed keys, in a sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """An entry in words. `task` is the one that it is about, if it is about one. `known` is whether this version knows
+    its operation, `void` whether it does not count, since another driver had taken over before it was written."""
+
+    seq: int
+    time: str
+    actor: str
+    op: str
+    text: str
+    task: str | None = None
+    decisions: tuple[Decision, ...] = ()
+    known: bool = True
+    void: bool = False
+
+    def shown(self) -> dict[str, JsonLike]:
+        """The form that `--json` prints."""
+        return {**vars(self), "decisions": [each.model_dump() for each in self.decisions]}
+
+    def about(self, task: str, version: int) -> "Told | None":
+        """The part that is about a task, of which v`version` is the commit; None if nothing is."""
+        mine = tuple(each for each in self.decisions if each.subject in (task, f"v{version}"))
+        return replace(self, decisions=mine) if mine or self.task == task else None
+
+    @property
+    def lines(self) -> list[str]:
+        """For people: the time in UTC and the sentence; below it each decision with its reason."""
+        note = " (void: another driver had taken over)" if self.void else ""
+        moment = self.time[:19].replace("T", " ")
+        return [f"{moment}  {self.text}{note}", *(f"{'':21}decided: {in_words(each)}" for each in self.decisions)]
+
+
+def in_words(decision: Decision) -> str:
+    """A decision: the verdict, the reason, and the key that it comes from."""
+    return f"{decision.verdict.replace('_', ' ')}, since {decision.reason} [{decision.rule}]"
+
+
+@dataclass
+class Story:
+    """Tells entries in words, in their order. It remembers what entries refer to."""
+
+    config: Json = field(default_factory=dict)
+    tasks: Sequence[TaskDescription] = ()
+    lease: int | None = None
+
+    def tell(self, entries: Iterable[Entry]) -> Iterator[Told]:
+        """Each entry in words."""
+        for entry in entries:
+            yield self.told(entry)
+
+    def told(self, entry: Entry) -> Told:
+        """An entry in words."""
+        void = lease_of(entry, self.lease) != self.lease
+        head = Told(seq=entry.seq, time=entry.time, actor=entry.actor, op=entry.op, text="", void=void)
+        if (kind := BY_OP.get(entry.op)) is None:
+            text = f"an entry ({entry.op}) of a newer Orthoplex, which this one does not know; upgrade to read it"
+            return replace(head, text=text, known=False)
+        try:
+            text, task = self.event(entry, parse(entry, kind))
+        except IntegrityError as error:
+            text, task = f"an entry ({entry.op}) that cannot be read: {error}", None
+        if entry.op == Start.op and not void:
+            self.lease = entry.seq
+        decisions = tuple(each.decision for each in decided([entry]))
+        return replace(head, text=text, task=task, decisions=decisions)
+
+    def event(self, entry: Entry, event: Event) -> tuple[str, str | None]:
+        """An event in words, and the task that it is about."""
+        match event:
+            case Open():
+                return self.opened(event), None
+            case Fork():
+                self.tasks = event.described
+                return f"begins with the first {event.tasks} tasks of {event.source}", None
+            case Retry():
+                return f"{self.name(event.index)}: {event.reason}", self.name(event.index)
+            case Committed():
+                return committed(event), event.task
+            case Renew() if at := event.progress:
+                return f"alive: {self.name(at.index)}: {at.phase} {at.step}/{at.total_steps}", self.name(at.index)
+        return plain(entry, event), None
+
+    def name(self, index: int) -> str:
+        """The name of a task, counted from 0; its number if the log has none."""
+        return self.tasks[index].name if index < len(self.tasks) else f"task {index + 1}"
+
+    def version_of(self, task: str, label: str) -> int:
+        """The version that is a task's commit. Raises ConfigError if the log of `label` names no such task."""
+        known = [each.name for each in self.tasks]
+        if task not in known:
+            hint = did_you_mean(task, known) or f"it has {', '.join(known) or 'none'}"
+            raise ConfigError(f"--task {task!r}: {label} has no such task; {hint}")
+        return known.index(task) + 1
+
+    def opened(self, event: Open) -> str:
+        """What a driver is about to run: all of it at first, later what is different."""
+        before, named = self.config, [task.name for task in self.tasks]
+        self.config, self.tasks = event.config, event.tasks
+        if not before:
+            return f"is to learn {few([task.name for task in event.tasks])}{settings(event.config)}"
+        changed = differences(without_tasks(before), without_tasks(event.config))
+        added = [task.name for task in event.tasks[len(named) :]]
+        parts = [f"{key}: {old!r} → {new!r}" for key, old, new in changed[:MOST_NAMES]]
+        parts += [f"{len(changed) - MOST_NAMES} more keys"] * (len(changed) > MOST_NAMES)
+        parts += [f"{few(added)} added"] * bool(added)
+        return f"goes on with changes: {'; '.join(parts) or 'of what is said of its data'}"
+
+
+def without_tasks(config: Json) -> dict[str, JsonLike]:
+    """A configuration without its tasks, which are told by name."""
+    return {key: value for key, value in config.items() if key != "tasks"}
+
+
+def settings(config: Json) -> str:
+    """The base and the method of a configuration, behind its tasks."""
+    run = config.get("run", config)  # a sweep has the configuration of its runs there
+    model, adapter = (run.get("model"), run.get("adapter")) if isinstance(run, Mapping) else (None, None)
+    base = f"; base {model.get('name')}" if isinstance(model, Mapping) else ""
+    return base + (f", method {adapter.get('method', 'oa')}" if isinstance(adapter, Mapping) else "")
+
+
+def few(names: Sequence[str]) -> str:
+    """Names of tasks, at most MOST_NAMES of them, and how many there are."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    noun = "task" if len(names) == 1 else "tasks"
+    return f"{len(names)} {noun} ({', '.join(names[:MOST_NAMES])}{more})"
+
+
+def started(entry: Entry, event: Start) -> str:
+    """Who took the log up, and with what."""
+    packages = [f"{name} {event.versions[name]}" for name in ("python", "torch", "ray") if name in event.versions]
+    tools = f"; {', '.join(packages)}" if packages else ""
+    return f"taken up by {entry.actor} (pid {event.driver.pid}){tools}"
+
+
+def committed(event: Committed) -> str:
+    """A task that is learned, with its figures."""
+    figures = []
+    own = event.test[event.version - 1 : event.version] or event.validation[event.version - 1 : event.version]
+    for score in own:
+        accuracy, loss = score.accuracy(), score.nll()
+        split = "test" if event.test[event.version - 1 :] else "validation"
+        figures += [f"{points(accuracy, 1)} on its {split} rows"] if accuracy is not None else []
+        figures += [f"nll {nats(loss)} on its {split} rows"] if loss is not None else []
+    if ranks := [each.rank for each in event.budget.values()]:
+        figures.append(f"mean r_eff {fmean(ranks):.1f}")
+    if event.active_parameters is not None:
+        figures.append(f"{event.active_parameters:,} parameters")
+    if event.overlap is not None:
+        figures.append(f"overlap {number(event.overlap, '.1%')}")
+    if cost := event.cost:
+        figures.append(f"{cost.train_s:.0f} s training, {cost.evaluate_s:.0f} s evaluation on {cost.workers} workers")
+    copied = f", a copy of {event.forked_from}" if event.forked_from else ""
+    return f"{event.task}: committed as v{event.version}{copied}; {'; '.join(figures) or 'no figures'}"
+
+
+def plain(entry: Entry, event: Event) -> str:
+    """An event that needs nothing from those before it."""
+    match event:
+        case Start():
+            return started(entry, event)
+        case Workers():
+            seconds = ", ".join(f"{cause} {spent:.1f} s" for cause, spent in event.seconds.items())
+            return f"{event.workers} workers are there ({seconds})"
+        case Renew():
+            return "alive"
+        case Ending():
+            evidence = f" (evidence: {', '.join(event.evidence)})" if event.evidence else ""
+            return f"{event.status}{f': {event.reason}' if event.reason else ''}{evidence}"
+        case Promote() | Rollback():
+            verb = "points to" if isinstance(event, Promote) else "points back to"
+            return f"{event.alias} {verb} v{event.version}, by {entry.actor}{f': {event.why}' if event.why else ''}"
+    return kept_tidy(event) or of_a_sweep(event)
+
+
+def kept_tidy(event: Event) -> str:
+    """An entry of the garbage collector, or of an index; empty if it is neither."""
+    match event:
+        case Delete():
+            versions = ", ".join(f"v{version}" for version in event.versions)
+            return f"{versions} deleted{f': {event.why}' if event.why else ''}"
+        case Orphans() | Abort():
+            found = "found" if isinstance(event, Orphans) else "collected"
+            return f"{len(event.prefixes)} folders that no commit names are {found}"
+        case Index():
+            return f"an index of the entries up to {event.upto} was written"
+    return ""
+
+
+def of_a_sweep(event: Event) -> str:
+    """An entry of a sweep."""
+    match event:
+        case PoolSize():
+            return f"{event.slots} trials run at once"
+        case Point():
+            return f"trial {event.number} begins as the run {event.run}: {shown_values(event.values)}"
+        case Outcome():
+            last = event.rows[-1] if event.rows else None
+            why = f": {event.reason}" if event.reason else ""
+            if last is None:
+                return f"trial {event.number} {event.status}{why}"
+            measured = f"AA {points(float(last.aa), 1)}, {last.parameters:,} parameters after {last.tasks} tasks"
+            return f"trial {event.number} {event.status}{why}; {measured}"
+        case Chosen():
+            front = ", ".join(map(str, event.pareto)) or "no trial"
+            which = "no trial" if event.recommended is None else f"trial {event.recommended}"
+            return f"recommended: {which}, {event.reason}; on the front: {front}"
+    return event.op
