@@ -66,6 +66,7 @@ VERBS = {
     "predict": [
         "reference", "texts", "--input", "--output", "--task", "--union", "--text-column", "--columns", "--prefix",
         "--format", "--force", "--store", "--model", "--batch-size", "--max-new-tokens", "--too-long", "--device",
+        "--workers", "--address",
     ],
     "eval": [
         "reference", "--data", "--task", "--union", "--text-column", "--label-column", "--columns", "--worst",
@@ -269,12 +270,12 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **CLASSES, **LIMITS},
     ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **CLASSES, **LIMITS},
     FilesTask: {
-        "name": REQUIRED, "source": REQUIRED, "train": REQUIRED, "test": REQUIRED, "validation": None, **COLUMNS,
-        **LIMITS,
+        "name": REQUIRED, "source": REQUIRED, "train": REQUIRED, "test": None, "validation": None,
+        "test_share": None, **COLUMNS, **LIMITS,
     },
     HubTask: {
         "name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, "config_name": None, "train_split": "train",
-        "test_split": "test", "validation_split": None, **COLUMNS, **LIMITS,
+        "test_split": "test", "validation_split": None, "test_share": None, **COLUMNS, **LIMITS,
     },
 }  # fmt: skip
 

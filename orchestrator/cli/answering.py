@@ -26,10 +26,11 @@ from orchestrator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.delivery.predicting import Asking
+    from orchestrator.delivery.predicting import Asking, Done, Predicting, Told
     from orchestrator.delivery.predictor import Predictor
     from orchestrator.delivery.repertoire import Repertoire
 
+TABLES = ".jsonl, .csv, .tsv, .parquet (also .gz), a pattern, a folder, s3://"
 Form = Literal["text", "json", "jsonl", "csv", "parquet"]
 Asked = Annotated[
     str,
@@ -58,10 +59,11 @@ def predict(
     *,
     inputs: Annotated[
         list[str],
-        typer.Option("--input", metavar="FILE", help=".jsonl, .csv, .parquet; a pattern; - is stdin (.jsonl)"),
+        typer.Option("--input", metavar="FILE", help=f"{TABLES}, or - for lines of JSON on standard input"),
     ] = [],  # noqa: B006
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help=".jsonl, .csv or .parquet; goes on if it was cut")
+        str | None,
+        typer.Option("--output", metavar="FILE", help=".jsonl, .csv or .parquet, or s3://; goes on if it was cut"),
     ] = None,
     task: TaskName = None,
     union: Union = False,
@@ -78,9 +80,15 @@ def predict(
     max_new_tokens: MaxTokens = None,
     too_long: TooLong = None,
     device: Device = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="processes that answer rows of files, on Ray")
+    ] = 1,
+    address: Annotated[
+        str | None, typer.Option("--address", help="the Ray cluster of --workers; default $RAY_ADDRESS, or here")
+    ] = None,
 ) -> None:
     """Answer new texts with an adapter. A label with its probability, or a generated text; from files to a file."""
-    check_usage(texts, inputs, output, form)
+    check_usage(texts, inputs, output, form, spread=workers > 1 or address is not None)
     from orchestrator.delivery.predicting import Asking, check_columns
 
     knows = repertoire(reference, store)
@@ -89,19 +97,21 @@ def predict(
     check_columns(known, named)
     asking = Asking(known=known, columns=named, prefix=prefix)
     asked = {"max_new_tokens": max_new_tokens, "too_long": too_long}
-    predictor = opened(knows, model=model, device=device, batch_size=batch_size, **asked)
+    how = {"model": model, "device": device, "batch_size": batch_size, **asked}
     if texts:
-        print_answers(predictor, asking, texts, as_json=form == "json")
+        print_answers(opened(knows, **how), asking, texts, as_json=form == "json")
         return
     with files_named(inputs) as paths:
         if output is None:
-            print_rows(predictor, asking, paths)
+            print_rows(opened(knows, **how), asking, paths)
         else:
-            how = {**asked, "model": model}
-            write_rows(predictor, asking, knows, paths, output=output, form=form, force=force, options=how)
+            run, options = how_answered(knows, store, how, workers, address), {**asked, "model": model}
+            write_rows(run, asking, knows, paths, output=output, form=form, force=force, options=options)
 
 
-def check_usage(texts: Sequence[str] | None, inputs: Sequence[str], output: Path | None, form: Form | None) -> None:
+def check_usage(
+    texts: Sequence[str] | None, inputs: Sequence[str], output: str | None, form: Form | None, *, spread: bool
+) -> None:
     """Raises ConfigError unless there are texts or files, and what is asked for fits them."""
     if bool(texts) == bool(inputs):
         raise ConfigError("predict: give TEXT, or files with --input; one of them")
@@ -109,6 +119,8 @@ def check_usage(texts: Sequence[str] | None, inputs: Sequence[str], output: Path
         raise ConfigError(
             f"--output {str(output)!r}: is for rows of files; write texts to a file and name it with --input"
         )
+    if spread and not output:
+        raise ConfigError("--workers: several processes answer rows of files into a file; name it with --output")
     known = ("text", "json") if texts else ("jsonl", "csv", "parquet") if output else ("jsonl",)
     if form and form not in known:
         raise ConfigError(
@@ -154,8 +166,8 @@ def opened(knows: "Repertoire", **how: Any) -> "Callable[[], Predictor]":
 
 
 @contextmanager
-def files_named(patterns: Sequence[str]) -> Iterator[list[Path]]:
-    """The files that are named; standard input, as `-`, is one while the block lasts."""
+def files_named(patterns: Sequence[str], option: str = "--input") -> Iterator[list[Path]]:
+    """The files that are named. Standard input, as `-`, is one while the block lasts, and so are copies of objects."""
     from orchestrator.delivery.tables import found
 
     with tempfile.TemporaryDirectory(prefix="orthoplex-predict-") as folder:
@@ -163,7 +175,7 @@ def files_named(patterns: Sequence[str]) -> Iterator[list[Path]]:
         if "-" in patterns:
             with held.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        yield found([str(held) if each == "-" else each for each in patterns], "--input")
+        yield found([str(held) if each == "-" else each for each in patterns], option, Path(folder))
 
 
 def print_answers(
@@ -191,33 +203,56 @@ def print_rows(predictor: "Callable[[], Predictor]", asking: "Asking", paths: Se
         typer.echo(line(row), nl=False)
 
 
+def how_answered(
+    knows: "Repertoire", store: str, how: Mapping[str, Any], workers: int, address: str | None
+) -> "Callable[[Predicting, Told], Done]":
+    """What answers the rows of files: this process, or several on Ray."""
+    if workers == 1 and address is None:
+        predictor = opened(knows, **how)
+        return lambda work, told: work.run(predictor, told)
+    from cluster.storage import open_store
+    from orchestrator.delivery.spread import Opening, Spread
+
+    if knows.version.state.not_compared:
+        tell(knows.version.state.not_compared)
+    opening = Opening(reference=knows.reference, store=open_store(store).uri, how=how)
+    spread = Spread(workers=workers, address=address, device=how["device"])
+    return lambda work, told: spread.run(work, opening, told)
+
+
 def write_rows(
-    predictor: "Callable[[], Predictor]",
+    run: "Callable[[Predicting, Told], Done]",
     asking: "Asking",
     knows: "Repertoire",
     paths: Sequence[Path],
     *,
-    output: Path,
+    output: str,
     form: str | None,
     force: bool,
     options: Mapping[str, str | int | None],
 ) -> None:
     """The rows of files with their answers, into a file."""
     from orchestrator.console.answering import Rate
+    from orchestrator.delivery.parts import placed
     from orchestrator.delivery.predicting import Predicting
     from orchestrator.delivery.tables import form_to_write
 
     commit = knows.version.commit
-    work = Predicting(
-        asking=asking, reference=knows.reference, manifest_sha256=commit.manifest_sha256, inputs=paths, output=output,
-        form=form_to_write(output, form, "--output"), options={key: value for key, value in options.items() if value},
-    )  # fmt: skip
-    work.check(replace=force)
-    try:
-        with Rate() as rate:
-            done = work.run(predictor, rate.told)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; what is answered is kept in {work.folder}: the same command goes on") from None
+    with tempfile.TemporaryDirectory(prefix="orthoplex-output-") as scratch:
+        path, mirror = placed(output, Path(scratch))
+        work = Predicting(
+            asking=asking, reference=knows.reference, manifest_sha256=commit.manifest_sha256, inputs=paths, output=path,
+            form=form_to_write(path, form, "--output"), mirror=mirror,
+            options={key: value for key, value in options.items() if value},
+        )  # fmt: skip
+        work.check(replace=force)
+        try:
+            with Rate() as rate, only_our_output():
+                done = run(work, rate.told)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; what is answered is kept in {output}.parts: the same command goes on"
+            ) from None
     if done.unanswered:
         tell(f"{done.unanswered:,} rows have no text, or no answer that is a label: their label is null")
     went_on = f"; {done.before:,} of them were answered before" if done.before else ""
@@ -226,7 +261,7 @@ def write_rows(
 
 def evaluate(
     reference: Asked,
-    data: Annotated[list[str], typer.Option("--data", metavar="FILE", help=".jsonl, .csv, .parquet, or a pattern")],
+    data: Annotated[list[str], typer.Option("--data", metavar="FILE", help=TABLES)],
     *,
     task: TaskName = None,
     union: Union = False,
@@ -245,21 +280,20 @@ def evaluate(
 ) -> None:
     """Score an adapter on rows with right answers. Metrics with intervals, a floor, each label, the worst rows."""
     from orchestrator.delivery.predicting import check_columns
-    from orchestrator.delivery.tables import found
 
     knows = repertoire(reference, store)
-    paths = found(data, "--data")
     named = columns_named(columns, text=text_column, label=label_column)
     check_columns(knows.asked(task, union=union), named)
-    predictor = opened(knows, model=model, device=device, batch_size=batch_size, max_new_tokens=max_new_tokens)()
-    from orchestrator.console.answering import Rate, print_evaluation
+    with files_named(data, "--data") as paths:
+        predictor = opened(knows, model=model, device=device, batch_size=batch_size, max_new_tokens=max_new_tokens)()
+        from orchestrator.console.answering import Rate, print_evaluation
 
-    with only_our_output(), Rate() as rate:
-        from orchestrator.delivery.evaluating import evaluate_files
+        with only_our_output(), Rate() as rate:
+            from orchestrator.delivery.evaluating import evaluate_files
 
-        made = evaluate_files(
-            predictor, paths, task=task, union=union, columns=named, worst=worst, told=partial(rate.more, 0)
-        )
+            made = evaluate_files(
+                predictor, paths, task=task, union=union, columns=named, worst=worst, told=partial(rate.more, 0)
+            )
     if as_json:
         print_json(dataclasses.asdict(made))
     else:

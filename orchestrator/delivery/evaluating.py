@@ -16,17 +16,16 @@ import numpy as np
 import torch.distributed as dist
 
 from cluster.errors import DataError
+from orchestrator.delivery.labelled_rows import Rows, labelled_rows
 from orchestrator.delivery.predictor import Predictor
-from orchestrator.delivery.repertoire import Known, columns_of, generative, label_column, text_column
+from orchestrator.delivery.repertoire import Known, columns_of, generative
 from orchestrator.delivery.tables import read
 from orchestrator.track.intervals import of_share
 from trainers.data.answers import plain
-from trainers.data.cleaning import Row, clean, count, label_text
 from trainers.data.examples import RenderSettings
-from trainers.data.generative.config import AnyTask
 from trainers.data.generative.encoding import encode
 from trainers.data.generative.rows import RowFault, canonical, written
-from trainers.data.sources import ColumnsTask, LabelledTask, Split, did_you_mean, listed
+from trainers.data.sources import listed
 from trainers.messages import Score
 from trainers.models.causal import Causal
 from trainers.objectives.answering import Labelled, Told, nobody
@@ -111,23 +110,13 @@ def evaluate_files(
 # ---------------------------------------------------------------- labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Texts with the indices of their labels, and where each is from."""
-
-    texts: list[str]
-    right: list[int]
-    places: list[tuple[str, int]]
-    notes: list[str]
-
-
 def labelled_evaluation(
     predictor: Predictor, known: Known | None, paths: Tables, columns: Mapping[str, str], *, worst: int, told: Told
 ) -> Evaluation:
     """The score of a classification task, or over the labels of all."""
     knows = predictor.repertoire
     words = (knows.union() if known is None else knows.labels_of(known)).words
-    rows = labelled_rows((known or knows.classifying[-1]).task, paths, columns, words)
+    rows = labelled_rows([known] if known else knows.classifying, paths, columns, words)
     name = known.task.name if known else None
     found = predictor.classify(rows.texts, task=name, union=known is None, told=told)
     answers = [words.index(each.label) if each.label is not None else len(words) for each in found]
@@ -150,49 +139,6 @@ def labelled_evaluation(
         classes=classes,
         confusion=confusion.tolist(),
     )
-
-
-def labelled_rows(task: AnyTask, paths: Tables, columns: Mapping[str, str], words: Sequence[str]) -> Rows:
-    """The rows of files, cleaned as those of the task are: rows without text are left out.
-
-    Raises:
-        DataError: a column is absent, a label is none of the words, or no row is left.
-    """
-    notes = list[str]()
-    names = {"text": columns.get("text", text_column(task)), "label": columns.get("label", label_column(task))}
-    texts, right, places = list[str](), list[int](), list[tuple[str, int]]()
-    for path in paths:
-        where, raw = repr(str(path)), [row for *_, row in read(task.name, [path])]
-        for name, column in names.items():
-            if raw and column not in raw[0]:
-                raise DataError(
-                    f"task {task.name}: {where} has no column {column!r}, only {listed(raw[0])}; name yours: --columns "
-                    f"{name}=COLUMN{did_you_mean(column, raw[0])}"
-                )
-        split = Split(where, *([row.get(column) for row in raw] for column in names.values()))
-        kept = cleaned(task, split, words, notes)
-        texts += [row.text for row in kept]
-        right += [row.label for row in kept]
-        places += [(where, row.number) for row in kept]
-    if not texts:
-        raise DataError(f"task {task.name}: no row of {listed(map(str, paths))} has a text; add some")
-    return Rows(texts=texts, right=right, places=places, notes=notes)
-
-
-def cleaned(task: AnyTask, split: Split, words: Sequence[str], notes: list[str]) -> list[Row]:
-    """The rows of a split with indices into `words`. If the task takes some `classes` of its labels alone, rows of
-    others are left out."""
-    if not isinstance(task, LabelledTask) or not task.classes:
-        return clean(task, split, words, notes)
-    given = task.labels if isinstance(task, ColumnsTask) else None
-    found = (label_text(task, split, number, label) for number, label in enumerate(split.labels, start=1))
-    every = [*dict.fromkeys([*(label.strip() for label in given or ()), *words, *(() if given else found)])]
-    rows = clean(task, split, [label for label in every if label], notes)
-    kept = [row._replace(label=words.index(every[row.label])) for row in rows if every[row.label] in words]
-    count(
-        notes, len(rows) - len(kept), f"row(s) of {split.where} left out: their labels are none of the task's classes"
-    )
-    return kept
 
 
 def share_of(confusion: np.ndarray, index: int) -> Share:

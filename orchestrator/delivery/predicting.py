@@ -1,16 +1,6 @@
-"""Answers to the rows of files: `orthoplex predict`. What is done is kept in parts, so that a cut run goes on.
+"""Answers to the rows of files: `orthoplex predict`. What is done is kept in `parts`, so that a cut run goes on."""
 
-    OUTPUT.parts/job.json          what is predicted from what: another job does not go on with these parts
-    OUTPUT.parts/00000012.jsonl    rows 12·n to 13·n with their answers, n = `rows_at_once`; .parquet for Parquet
-
-A part appears whole. When all are there they are joined to OUTPUT, which appears whole too, and the folder is removed.
-"""
-
-import fcntl
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -19,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cluster.errors import ConfigError, DataError
 from cluster.folders import file_digest
+from orchestrator.delivery.parts import Mirror, Parts
 from orchestrator.delivery.repertoire import Known, columns_of, source_row, text_column
-from orchestrator.delivery.tables import Row, join, part_form, read, replacing, write_part
+from orchestrator.delivery.tables import Row, part_of, read
 from orchestrator.log.entry import JsonLike
 from trainers.data.cleaning import encodes
 from trainers.data.generative.config import COLUMNS
@@ -32,9 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_AT_ONCE = {"labels": 2_000, "texts": 200}  # in a part: about as many as a machine answers in half a minute
-JOB, LOCK = "job.json", "lock"
 LABELLED, WRITTEN = ("label", "probability", "scores"), ("answer", "logprob", "finish_reason")
 Told = Callable[[int, int], None]  # rows that are done, in this run and before it
+Asked = tuple[str, int, Row]  # what messages call a row's file, its number from 1, and the row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +97,7 @@ class Asking:
         first = REQUIRED[form][0]
         return {first: self.of_format.get(first, first)}
 
-    def answers(
-        self, predictor: "Predictor", rows: Sequence[tuple[str, int, Row]], told: Callable[[int], None]
-    ) -> list[Row]:
+    def answers(self, predictor: "Predictor", rows: Sequence[Asked], told: Callable[[int], None]) -> list[Row]:
         """The rows with their answers.
 
         Raises:
@@ -131,9 +120,7 @@ class Asking:
             {"text": text, **dict(zip(self.names, each, strict=True))} for text, each in zip(texts, found, strict=True)
         ]
 
-    def _labelled(
-        self, predictor: "Predictor", rows: Sequence[tuple[str, int, Row]], told: Any
-    ) -> list[Sequence[JsonLike]]:
+    def _labelled(self, predictor: "Predictor", rows: Sequence[Asked], told: Any) -> list[Sequence[JsonLike]]:
         texts = [text_of(self.name, self.asked, *each) for each in rows]
         return [as_cells(each) for each in self._classified(predictor, texts, told)]
 
@@ -142,9 +129,7 @@ class Asking:
             return predictor.classify(texts, union=True, told=told)
         return predictor.classify(texts, task=self.known.task.name, told=told)
 
-    def _written(
-        self, predictor: "Predictor", rows: Sequence[tuple[str, int, Row]], told: Any
-    ) -> list[Sequence[JsonLike]]:
+    def _written(self, predictor: "Predictor", rows: Sequence[Asked], told: Any) -> list[Sequence[JsonLike]]:
         assert self.known is not None
         asked = [source_row(self.known, self.of_format, *each) for each in rows]
         return [as_cells(each) for each in predictor.answer_rows(asked, self.known, told)]
@@ -188,7 +173,7 @@ def text_of(task: str, column: str, where: str, number: int, row: Row) -> str:
     return value or ""
 
 
-# ---------------------------------------------------------------- parts
+# ---------------------------------------------------------------- files
 
 
 class Done(NamedTuple):
@@ -200,9 +185,19 @@ class Done(NamedTuple):
     unanswered: int
 
 
+class Part(NamedTuple):
+    """What is answered of a part: its number, its bytes in the form of parts, its rows, and how many have no answer."""
+
+    number: int
+    data: bytes
+    rows: int
+    unanswered: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predicting:
-    """A prediction over files, into a file `output` of a form. `reference` and `manifest_sha256` tell the version."""
+    """A prediction over files, into a file `output` of a form, of which a `mirror` is kept in a bucket. `reference` and
+    `manifest_sha256` tell the version."""
 
     asking: Asking
     reference: str
@@ -211,6 +206,7 @@ class Predicting:
     output: Path
     form: str
     options: Mapping[str, JsonLike] = field(default_factory=dict)
+    mirror: Mirror | None = None
 
     @property
     def rows_at_once(self) -> int:
@@ -218,9 +214,9 @@ class Predicting:
         return ROWS_AT_ONCE["texts" if self.asking.generates else "labels"]
 
     @property
-    def folder(self) -> Path:
-        """Where parts are kept."""
-        return self.output.with_name(f"{self.output.name}.parts")
+    def parts(self) -> Parts:
+        """What is answered so far."""
+        return Parts(output=self.output, form=self.form, mirror=self.mirror)
 
     @cached_property
     def job(self) -> dict[str, JsonLike]:
@@ -243,85 +239,52 @@ class Predicting:
         Raises:
             ConfigError: the output is a folder, or exists and is not to be replaced; parts of another job are there;
                 another process writes them; or no folder can be made there. DataError: as `Asking.check`, or an input
-                cannot be read.
+                cannot be read. StoreError: the output's bucket cannot be read or written.
         """
         self.asking.check_files(self.inputs)
-        if self.output.is_dir():
-            raise ConfigError(f"--output {str(self.output)!r}: is a folder; name a file")
-        if self.output.exists() and not replace and not self.folder.exists():
-            raise ConfigError(
-                f"--output {str(self.output)!r}: exists already; choose another, or replace it with --force"
-            )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--output {str(self.output)!r}: cannot be written ({error.strerror}); choose another"
-            ) from None
-        with self.alone():
-            self._begin()
+        self.parts.check(replace=replace)
+        with self.parts.alone():
+            self.parts.begin(self.job)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within the block no other process writes these parts. Raises ConfigError if one does, or has finished."""
-        try:
-            file = (self.folder / LOCK).open("a")
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{str(self.folder)!r}: another process has finished, or removed it; start again"
-            ) from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{str(self.folder)!r}: another process is writing it; wait for its end, or choose another --output"
-                ) from None
-            yield
+    def missing(self, there: Container[int]) -> Iterator[tuple[int, list[Asked]]]:
+        """The rows of each part that is not there, and its number from 0. Raises DataError if a file cannot be read."""
+        for number, rows in enumerate(chunks(read(self.asking.name, self.inputs), self.rows_at_once)):
+            if number not in there:
+                yield number, rows
 
-    def _begin(self) -> None:
-        """Begins the folder of parts, or goes on with one of this prediction. One without any part is begun anew."""
-        mine, path = json.loads(json.dumps(self.job)), self.folder / JOB
-        if not path.exists() or not any(self.folder.glob("[0-9]*")):
-            with replacing(path) as staging:
-                staging.write_text(json.dumps(mine, indent=1), "utf-8")
-            return
-        theirs = json.loads(path.read_text("utf-8"))
-        if changed := [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]:
-            raise ConfigError(
-                f"{str(self.folder)!r} holds the beginning of another prediction ({', '.join(changed)} differ); finish "
-                "that one, remove the folder, or choose another --output"
-            )
-
-    def part(self, number: int) -> Path:
-        """The file of a part, numbered from 0."""
-        return self.folder / f"{number:08}.{part_form(self.form)}"
+    def answered(self, predictor: "Predictor", number: int, rows: Sequence[Asked], told: Callable[[int], None]) -> Part:
+        """The answers to the rows of a part. Raises as `Asking.answers`."""
+        found = self.asking.answers(predictor, rows, told)
+        unanswered = sum(row[self.asking.names[0]] is None for row in found)
+        return Part(number, part_of(self.form, found), len(found), unanswered)
 
     def run(self, predictor: "Callable[[], Predictor]", told: Told = lambda *_: None) -> Done:
-        """Answers what is not answered yet, and writes the output. `predictor` is called if anything is left to do.
-        Raises as `Asking.answers` and `alone`."""
-        with self.alone():
-            return self._answer(predictor, told)
+        """Answers in this process what is not answered yet, and writes the output. `predictor` is called if anything is
+        left to do. Raises as `Asking.answers` and `Parts.alone`."""
 
-    def _answer(self, predictor: "Callable[[], Predictor]", told: Told) -> Done:
-        self._begin()
-        parts, before, now, empty = list[Path](), 0, 0, 0
-        for number, rows in enumerate(chunks(read(self.asking.name, self.inputs), self.rows_at_once)):
-            parts.append(self.part(number))
-            if parts[-1].exists():
-                before += len(rows)
-                told(now, before)
-                continue
-            model = predictor()
-            told(now, before)
-            found = self.asking.answers(model, rows, Counted(now, before, told))
-            write_part(parts[-1], self.form, found)
-            now += len(rows)
-            empty += sum(row[self.asking.names[0]] is None for row in found)
-            told(now, before)
-        join(parts, self.output, self.form)
-        shutil.rmtree(self.folder)
-        return Done(now + before, before, empty)
+        def found(there: Container[int], done: Counted) -> Iterator[Part]:
+            for number, rows in self.missing(there):
+                model = predictor()
+                done(0)
+                yield self.answered(model, number, rows, done)
+
+        return self.filled(found, told)
+
+    def filled(self, found: "Callable[[Container[int], Counted], Iterable[Part]]", told: Told) -> Done:
+        """Keeps the missing parts that `found` gives, in any order, and writes the output. `found` is given the numbers
+        of those that are there, and may tell of more rows before their part is done."""
+        parts = self.parts
+        with parts.alone():
+            parts.begin(self.job)
+            there = parts.there()
+            done, unanswered, count = Counted(0, sum(there.values()), told), 0, len(there)
+            now = 0
+            for part in found(there, done):
+                parts.put(part.number, part.data)
+                now, unanswered, count = now + part.rows, unanswered + part.unanswered, count + 1
+                done(now - done.now)
+            parts.finish(count)
+        return Done(now + done.before, done.before, unanswered)
 
 
 @dataclass

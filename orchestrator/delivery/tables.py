@@ -1,19 +1,22 @@
 """Rows in files: read one after the other, written whole or not at all, joined to one file without holding them all."""
 
 import csv
+import io
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import ConfigError, DataError
+from cluster.errors import ConfigError, DataError, StoreError
 from cluster.finite import finite
 from orchestrator.log.entry import JsonLike
 from trainers.data.cleaning import encodes
+from trainers.data.files import S3, copied, matching, named, within
 from trainers.data.generative.reading import read_file
 from trainers.data.sources import FORMS, absent, form_of
 
@@ -21,34 +24,47 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = Mapping[str, JsonLike]
+CHUNK_BYTES = 1 << 20
 WRITTEN = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}  # forms by the end of a file's name
 
 
-def found(patterns: Sequence[str], option: str) -> list[Path]:
-    """The files that paths and patterns such as `new/*.csv` name, each once, those of a pattern in the order of their
-    names.
+def found(patterns: Sequence[str], option: str, scratch: Path) -> list[Path]:
+    """The files that paths and patterns such as `new/*.csv` name, each once, those of a pattern or a folder in the
+    order of their names. What `s3://` names is copied into `scratch`.
 
     Raises:
         DataError: a path names nothing, or a file that is no table; `option` is what it was given as.
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        named = [path] if path.exists() else sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-        if not named:
-            raise DataError(f"{option} {pattern!r}: {absent(path)}; correct the path")
-        for each in named:
+        there = objects(pattern, option, scratch) if pattern.startswith(S3) else matching(pattern)
+        if not there:
+            raise DataError(f"{option} {pattern!r}: {absent(Path(pattern).expanduser())}; correct the path")
+        for each in (file for path in there for file in within(path) or [path]):
             if form_of(each) is None or not each.is_file():
-                raise DataError(f"{option} {str(each)!r}: is no file that ends in {', '.join(FORMS)}; name such files")
+                raise DataError(
+                    f"{option} {named(each)!r}: is no file that ends in {', '.join(FORMS)}; name such files"
+                )
             files[each] = None
     return [*files]
+
+
+def objects(uri: str, option: str, scratch: Path) -> list[Path]:
+    """Copies of what a URI names. Raises DataError if that is nothing, or cannot be read."""
+    try:
+        copies = copied(uri, scratch)
+    except (StoreError, ConfigError) as error:
+        raise DataError(f"{option} {uri!r}: cannot be read ({error}); correct the URI") from None
+    if not copies:
+        raise DataError(f"{option} {uri!r}: names no object that ends in {', '.join(FORMS)}; correct the URI")
+    return copies
 
 
 def read(task: str, paths: Sequence[Path]) -> Iterator[tuple[str, int, Row]]:
     """(file, number from 1, row) of every row. Raises DataError if a file is not what its name says, or a row is no
     mapping; messages begin with the task."""
     for path in paths:
-        for where, number, row in read_file(task, repr(str(path)), path) if path.stat().st_size else ():
+        for where, number, row in read_file(task, repr(named(path)), path) if path.stat().st_size else ():
             if not isinstance(row, Mapping):
                 raise DataError(f'task {task}: {where} row {number} is no mapping; write rows as {{"column": value}}')
             yield where, number, row
@@ -59,7 +75,8 @@ def form_to_write(path: Path, form: str | None, option: str) -> str:
     known = form or WRITTEN.get(path.suffix)
     if known is None:
         raise ConfigError(
-            f"{option} {str(path)!r}: ends in {path.suffix!r}; use one of {', '.join(WRITTEN)}, or say it with --format"
+            f"{option} {named(path)!r}: ends in {path.suffix!r}; use one of {', '.join(WRITTEN)}, or say it with "
+            "--format"
         )
     return known
 
@@ -96,15 +113,25 @@ def part_form(form: str) -> str:
     return "parquet" if form == "parquet" else "jsonl"
 
 
-def write_part(path: Path, form: str, rows: Sequence[Row]) -> None:
-    """Writes a part of a file to come."""
-    with replacing(path) as staging:
-        if part_form(form) == "parquet":
-            import pyarrow.parquet as pq
+def part_of(form: str, rows: Sequence[Row]) -> bytes:
+    """A part of a file to come."""
+    if part_form(form) != "parquet":
+        return "".join(map(line, rows)).encode()
+    import pyarrow.parquet as pq
 
-            pq.write_table(table_of(rows), staging)
-        else:
-            staging.write_text("".join(map(line, rows)), "utf-8")
+    file = io.BytesIO()
+    pq.write_table(table_of(rows), file)
+    return file.getvalue()
+
+
+def rows_in(part: Path) -> int:
+    """How many rows a part has."""
+    if part.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(part).num_rows)
+    with part.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(partial(file.read, CHUNK_BYTES), b""))
 
 
 def join(parts: Sequence[Path], path: Path, form: str) -> None:

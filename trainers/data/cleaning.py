@@ -45,8 +45,15 @@ class Row(NamedTuple):
     label: int
 
 
-def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str]) -> list[Row]:
-    """Rows of a split with stripped texts and label indices. Rows without text are left out and counted."""
+def clean(
+    task: TaskBase,
+    split: Split,
+    labels: Sequence[str],
+    notes: list[str],
+    fix: str = "correct the row, or give all labels",
+) -> list[Row]:
+    """Rows of a split with stripped texts and label indices. Rows without text are left out and counted. `fix` is what
+    the error says of a label that is none of the labels."""
     index = {label: position for position, label in enumerate(labels)}
     indices = takes_indices(task, labels)
     rows = []
@@ -59,7 +66,7 @@ def clean(task: TaskBase, split: Split, labels: Sequence[str], notes: list[str])
         if position is None and indices:
             position = index_meant(name, labels)
         if position is None:
-            raise unknown_label(task, split, number, label, labels)
+            raise unknown_label(task, split, number, label, labels, fix=fix)
         rows.append(Row(number, text, position))
     count(notes, len(split.texts) - len(rows), f"row(s) without text dropped from {split.where}")
     return rows
@@ -96,10 +103,10 @@ def stripped(task: TaskBase, split: Split, number: int, value: Any) -> str:
         return ""
     if not isinstance(value, str):
         fix = "quote it" if isinstance(value, int | float) else "write it as one string"
-        raise DataError(f"task {task.name}: {split.where} row {number}: text {shown(value)} is not a string; {fix}")
+        raise DataError(f"task {task.name}: {split.place(number)}: text {shown(value)} is not a string; {fix}")
     if not encodes(value):
         raise DataError(
-            f"task {task.name}: {split.where} row {number}: text {shown(value)} has half a surrogate pair; repair it"
+            f"task {task.name}: {split.place(number)}: text {shown(value)} has half a surrogate pair; repair it"
         )
     return value.strip()
 
@@ -125,13 +132,13 @@ def label_text(task: TaskBase, split: Split, number: int, value: Any) -> str:
     kinds = str | bool | int | float | Decimal | date | None
     if not isinstance(value, kinds) or isinstance(value, datetime):
         raise DataError(
-            f"task {task.name}: {split.where} row {number}: label {shown(value)} is not one label; give each row one "
+            f"task {task.name}: {split.place(number)}: label {shown(value)} is not one label; give each row one "
             "string or number"
         )
     text = as_text(value)
     if not encodes(text):
         raise DataError(
-            f"task {task.name}: {split.where} row {number}: label {shown(value)} has half a surrogate pair; repair it"
+            f"task {task.name}: {split.place(number)}: label {shown(value)} has half a surrogate pair; repair it"
         )
     return text
 
@@ -176,9 +183,11 @@ def number_of(text: str) -> float | None:
     return float(text) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else None
 
 
-def unknown_label(task: TaskBase, split: Split, number: int, value: Any, labels: Sequence[str]) -> DataError:
+def unknown_label(
+    task: TaskBase, split: Split, number: int, value: Any, labels: Sequence[str], *, fix: str
+) -> DataError:
     """The error for a label that the task does not have."""
-    fix, spelt = "correct the row, or give all labels", number_of(as_text(value))
+    spelt = number_of(as_text(value))
     if spelt == -1:
         fix = "-1 marks rows without a label, so choose another split"
     elif spelt is not None and takes_indices(task, labels):
@@ -186,7 +195,7 @@ def unknown_label(task: TaskBase, split: Split, number: int, value: Any, labels:
     elif spelt is not None and (same := [label for label in labels if number_of(label) == spelt]):
         fix = f"write the number {same[0]} in one way in all splits"
     return DataError(
-        f"task {task.name}: {split.where} row {number}: label {shown(value)} is none of the labels "
+        f"task {task.name}: {split.place(number)}: label {shown(value)} is none of the labels "
         f"[{listed(map(repr, labels))}]; {fix}{did_you_mean(value, labels)}"
     )
 
@@ -238,14 +247,34 @@ def distinct(rows: list[Row], split: str, notes: list[str]) -> list[Row]:
     return list(first.values())
 
 
-def in_proportion(rows: list[Row], seed: int) -> list[Row]:
+def carved_test(train: list[Row], share: float, seed: int, notes: list[str]) -> tuple[list[Row], list[Row]]:
+    """Training rows without a share of their distinct texts, and that share as test rows, by label in proportion and
+    numbered anew. Which they are depends on texts, labels and seed, not on file order."""
+    rows = distinct(train, "training", notes)
+    size = max(1, round(share * len(rows)))
+    taken = {row.number for row in in_proportion(rows, seed, "test share")[:size]}
+    notes.append(share_note(len(taken), len(rows)))
+    test = [row for row in rows if row.number in taken]
+    numbered = [row._replace(number=number) for number, row in enumerate(test, start=1)]
+    return [row for row in rows if row.number not in taken], numbered
+
+
+def share_note(size: int, rows: int) -> str:
+    """What is to be said of test rows that nobody chose."""
+    return (
+        f"no test rows are given: {size:,} of {rows:,} training rows, drawn by the seed, are the test set; name files "
+        "that hold it, or another test_share"
+    )
+
+
+def in_proportion(rows: list[Row], seed: int, purpose: str = "validation") -> list[Row]:
     """The rows, of distinct texts, in an order drawn by the seed. Any number of first rows has labels in proportion.
 
     The i-th of a label's n rows, in drawn order from 0, is put at (i + 1/2) / n of the whole.
     """
     by_label: dict[int, list[tuple[str, Row]]] = {}
     for row in rows:
-        by_label.setdefault(row.label, []).append((draw(seed, "validation", row.text), row))
+        by_label.setdefault(row.label, []).append((draw(seed, purpose, row.text), row))
     places = [
         ((i + 0.5) / len(drawn), key, row) for drawn in by_label.values() for i, (key, row) in enumerate(sorted(drawn))
     ]

@@ -1,4 +1,4 @@
-"""Reads named columns of CSV, JSON and Parquet files as written: no type is guessed, and other columns are skipped.
+"""Reads named columns of CSV, TSV, JSON and Parquet files as written: no type is guessed, other columns are skipped.
 
 A value is what the file says: a string from CSV; a string, number, boolean, null, list or object from JSON; the Python
 value of its type from Parquet. Text is UTF-8, with or without a byte order mark. Text files may be compressed.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 END_OF_FILE = "\0end of file\0"  # a line of our own after the last, which an open quote swallows
+SEPARATORS = {"csv": ",", "tsv": "\t"}  # of fields, by form
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # byte order marks
 BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -57,8 +58,8 @@ class Columns:
         return Columns(self.names, {name: each[start:stop] for name, each in self.values.items()}, self.classes)
 
 
-def read(path: Path, form: str, wanted: Sequence[str], separator: str = ",") -> Columns:
-    """The wanted columns of a file of the form `csv`, `json` (a list, or an object per line) or `parquet`.
+def read(path: Path, form: str, wanted: Sequence[str], separator: str | None = None) -> Columns:
+    """The wanted columns of a file of the form `csv`, `tsv`, `json` (a list, or an object per line) or `parquet`.
 
     Raises:
         ValueError, OSError, EOFError: the file is not of this form; the message names the row, if there is one.
@@ -66,7 +67,7 @@ def read(path: Path, form: str, wanted: Sequence[str], separator: str = ",") -> 
     if form == "parquet":
         return read_parquet(path, wanted)
     with closing(opened(path)) as file:
-        return read_csv(file, wanted, separator) if form == "csv" else read_json(file, wanted)
+        return read_json(file, wanted) if form == "json" else read_csv(file, wanted, separator or SEPARATORS[form])
 
 
 # ---------------------------------------------------------------- text
@@ -117,12 +118,16 @@ def read_csv(file: Iterable[str], wanted: Sequence[str], separator: str = ",") -
         found = Columns(tuple(names), {name: [] for _, name in columns})
         for number, row in enumerate(rows, start=1):
             if len(row) > len(names):
-                raise ValueError(
-                    f"row {number} has {len(row)} fields, the header {len(names)}; quote texts that contain a comma"
-                )
+                raise ValueError(f"row {number} {too_many(row, names, separator)}")
             for place, name in columns:
                 found.values[name].append(row[place] if place < len(row) else "")
         return found
+
+
+def too_many(row: Sequence[str], header: Sequence[str], separator: str) -> str:
+    """What is to be said of a row with more fields than the header."""
+    what = {",": "a comma", "\t": "a tab"}.get(separator, repr(separator))
+    return f"has {len(row)} fields, the header {len(header)}; quote texts that contain {what}"
 
 
 def csv_rows(file: Iterable[str], separator: str) -> Iterator[list[str]]:
@@ -174,6 +179,18 @@ def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=as_object)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError if a key is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"there are two keys {next(name for name in found if names.count(name) > 1)!r}")
+    return found
+
+
+STRICT = json.JSONDecoder(object_pairs_hook=once)
 
 
 def read_json(file: io.TextIOBase, wanted: Sequence[str]) -> Columns:

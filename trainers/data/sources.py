@@ -16,9 +16,11 @@ from cluster.words import nearest
 from trainers.config import OwnTraining, Positive, Tokens
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
-FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # by a file's suffix
+FORMS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}  # by a file's suffix
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # suffixes that may follow
+TEST_SHARE = 0.1  # of the training rows, if no test rows are given
 HUB_FIX = "check the id, config_name and split, or download it on a machine that has network access"
+Share = Annotated[float, Field(gt=0, le=0.5)]
 LISTED = 12  # how many names an error message lists
 REQUIRED = {  # per format of a generative task, the columns that its rows must have
     "messages": ("messages",),
@@ -140,31 +142,45 @@ class ColumnsTask(LabelledTask):
 
 
 class FilesTask(ColumnsTask):
-    """Local .jsonl, .json, .csv or .parquet files, read anew each time. Text files may be compressed, as .jsonl.gz."""
+    """Local .jsonl, .json, .csv, .tsv or .parquet files, folders of them, patterns, and lists of these, read anew each
+    time. Text files may be compressed, as .jsonl.gz. Without `test`, a `test_share` of the training rows are the test
+    set."""
+
+    added: ClassVar[tuple[str, ...]] = (*ColumnsTask.added, "test_share")
 
     source: Literal["files"]
-    train: Path
-    test: Path
-    validation: Path | None = None
+    train: Path | tuple[Path, ...]
+    test: Path | tuple[Path, ...] | None = None
+    validation: Path | tuple[Path, ...] | None = None
+    test_share: Share | None = None
 
-    @field_validator("train", "test", "validation")
+    @model_validator(mode="before")
     @classmethod
-    def _known_suffix(cls, value: Path | None) -> Path | None:
-        if value is not None and form_of(value) is None:
-            raise ValueError(f"{str(value)!r} ends in {value.suffix!r}; use one of {', '.join(FORMS)}")
-        return value
+    def _tested(cls, value: Any) -> Any:
+        return with_test_share(value, "test")
+
+    @field_validator("train", "test", "validation", mode="before")
+    @classmethod
+    def _known_suffix(cls, value: Any) -> Any:
+        return check_named(value)
 
 
 class HubData(Frozen):
     """Any id that `datasets.load_dataset` takes: a Hugging Face hub id, or a local dataset folder; also a folder that
-    `save_to_disk` wrote."""
+    `save_to_disk` wrote. Without `test_split`, a `test_share` of the training rows are the test set."""
 
     source: Literal["hub"]
     dataset: str
     config_name: str | None = None
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str | None = "test"
     validation_split: str | None = None
+    test_share: Share | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tested(cls, value: Any) -> Any:
+        return with_test_share(value, "test_split", cls.default_of("test_split"))
 
     @property
     def is_folder(self) -> bool:
@@ -181,27 +197,79 @@ class HubData(Frozen):
 class HubTask(HubData, ColumnsTask):
     """A table of a dataset."""
 
+    added: ClassVar[tuple[str, ...]] = (*ColumnsTask.added, "test_share")
+
 
 TaskConfig = Annotated[DocstringsTask | ClBenchmarkTask | FilesTask | HubTask, Field(discriminator="source")]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows as read: `texts` and `labels` of equal length, of any type; `where` names them in error messages."""
+    """Rows as read: `texts` and `labels` of equal length, of any type; `where` names them in error messages. Of rows of
+    several files, `parts` are what messages call each file, and how many rows it has."""
 
     where: str
     texts: Sequence[Any]
     labels: Sequence[Any]
+    parts: tuple[tuple[str, int], ...] = ()
+
+    def place(self, number: int) -> str:
+        """What messages call a row; `number` counts all rows from 1."""
+        for where, rows in self.parts:
+            if number <= rows:
+                return f"{where} row {number}"
+            number -= rows
+        return f"{self.where} row {number}"
 
 
 @dataclass(frozen=True)
 class RawTask:
-    """The splits of one task; `labels` is None if they are to be taken from the training rows."""
+    """The splits of one task; `labels` is None if they are to be taken from the training rows. `test` may be a share of
+    these in place of rows."""
 
     labels: tuple[str, ...] | None
     train: Split
     validation: Split | None
-    test: Split
+    test: Split | float
+
+
+def as_list(given: Any) -> list[Any]:
+    """What a key of an entry names, as a list; nothing for null."""
+    if given is None:
+        return []
+    return [*given] if isinstance(given, list | tuple) else [given]
+
+
+def check_named(given: Any) -> Any:
+    """The value of a key that names files. Raises ValueError if it names none, or one whose end is not known."""
+    if given is not None and not as_list(given):
+        raise ValueError("is an empty list; give the path of a file or folder")
+    if other := [name for name in as_list(given) if not isinstance(name, str | Path)]:
+        raise ValueError(f"{shown(other[0])} is no path; give the path of a file or folder, or a list of them")
+    for name in map(str, as_list(given)):
+        suffix = Path(name).suffix
+        if not name.strip():
+            raise ValueError("is empty; give the path of a file or folder")
+        if form_of(Path(name)) is None and suffix.lstrip(".").isalnum() and not suffix[1:].isdigit():
+            raise ValueError(f"{name!r} ends in {suffix!r}; use a folder, or one of {', '.join(FORMS)}")
+    return given
+
+
+def with_test_share(entry: Any, key: str, usual: str | None = None) -> Any:
+    """An entry whose test rows are named by `key`, or by `usual`, or else are a share of the training rows.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if not isinstance(entry, Mapping):
+        return entry
+    share = entry.get("test_share")
+    named = entry.get(key, usual if share is None else None)
+    if named is None:
+        return {**entry, key: None, "test_share": TEST_SHARE if share is None else share}
+    if share is not None:
+        raise ValueError(f"test_share takes test rows from the training rows, and {key} names others; remove one")
+    return entry
 
 
 def form_of(path: Path) -> str | None:

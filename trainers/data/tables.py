@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import DataError
+from trainers.data.files import data_files, joint_name
 from trainers.data.formats import Columns, read
 from trainers.data.sources import (
     HUB_FIX,
     REQUIRED,
+    TEST_SHARE,
     ColumnsTask,
     FilesTask,
     HubData,
@@ -23,7 +25,7 @@ from trainers.data.sources import (
     RawTask,
     Split,
     TaskBase,
-    absent,
+    as_list,
     did_you_mean,
     form_of,
     listed,
@@ -36,17 +38,13 @@ if TYPE_CHECKING:
 
 def read_files(task: FilesTask) -> RawTask:
     """The configured files."""
-    paths = {"train": task.train, "validation": task.validation, "test": task.test}
-    return table_task(task, {key: read_file(task, key, path) for key, path in paths.items() if path})
+    named = {"train": task.train, "validation": task.validation, "test": task.test}
+    files = {key: data_files(task.name, key, as_list(given)) for key, given in named.items() if given}
+    return table_task(task, {key: [read_file(task, *each) for each in found] for key, found in files.items()})
 
 
-def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
+def read_file(task: FilesTask, path: Path, where: str) -> tuple[str, Columns]:
     """(name for errors, columns) of one file."""
-    path = path.expanduser()
-    where = f"{key} {str(path)!r}"
-    if not path.is_file() or not path.stat().st_size:
-        state = "is empty" if path.is_file() else absent(path)
-        raise DataError(f"task {task.name}: {where} {state}; correct the path under `{key}`")
     with as_data_error(task, where, "repair the file"):
         found = read(path, form_of(path) or "", wanted(task))
     if not found.rows and (found.values or not found.names):
@@ -57,16 +55,16 @@ def read_file(task: FilesTask, key: str, path: Path) -> tuple[str, Columns]:
 def read_hub(task: HubTask) -> RawTask:
     """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew, also one that
     `save_to_disk` wrote."""
-    tables = {}
+    tables = dict[str, list[tuple[str, Columns]]]()
     with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
         dataset: HubDataset | None = None
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
                 if (saved := saved_split(task, split)) is not None:
-                    tables[key] = (where, columns_of(saved, wanted(task)))
+                    tables[key] = [(where, columns_of(saved, wanted(task)))]
                     continue
                 dataset = dataset or HubDataset.found(task, scratch if task.is_folder else None)
-                tables[key] = (where, dataset.columns(split))
+                tables[key] = [(where, dataset.columns(split))]
         return table_task(task, tables)
 
 
@@ -75,17 +73,33 @@ def wanted(task: ColumnsTask) -> tuple[str, ...]:
     return tuple(dict.fromkeys((task.text_column, task.label_column)))
 
 
-def table_task(task: ColumnsTask, tables: Mapping[str, tuple[str, Columns]]) -> RawTask:
-    """Splits of (name for errors, columns) by key; class indices become class names."""
-    splits = {}
-    for key, (where, found) in tables.items():
-        check_columns(task, where, found)
-        labels = [
-            class_name(value, found.classes.get(task.label_column, ())) for value in found.values[task.label_column]
-        ]
-        splits[key] = Split(where, found.values[task.text_column], labels)
-    words = task.labels or tables["train"][1].classes.get(task.label_column)
-    return RawTask(words, splits["train"], splits.get("validation"), splits["test"])
+def table_task(task: FilesTask | HubTask, tables: Mapping[str, Sequence[tuple[str, Columns]]]) -> RawTask:
+    """Splits of (name for errors, columns) per file, by key; class indices become class names."""
+    splits = {key: joined([labelled(task, *each) for each in files]) for key, files in tables.items()}
+    named = (name for _, found in tables["train"] for name in found.classes.get(task.label_column, ()))
+    words = task.labels or tuple(dict.fromkeys(named)) or None
+    test = splits.get("test") or task.test_share or TEST_SHARE
+    return RawTask(words, splits["train"], splits.get("validation"), test)
+
+
+def labelled(task: ColumnsTask, where: str, found: Columns) -> Split:
+    """The rows of one file. Raises DataError if the text or label column is absent."""
+    check_columns(task, where, found)
+    names = found.classes.get(task.label_column, ())
+    labels = [class_name(value, names) for value in found.values[task.label_column]]
+    return Split(where, found.values[task.text_column], labels)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The rows of several files as one split."""
+    if len(splits) == 1:
+        return splits[0]
+    return Split(
+        joint_name([each.where for each in splits]),
+        [text for each in splits for text in each.texts],
+        [label for each in splits for label in each.labels],
+        tuple((each.where, len(each.texts)) for each in splits),
+    )
 
 
 def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
@@ -150,7 +164,7 @@ class HubDataset:
             source = self.builder
             config = DownloadConfig(cache_dir=self.cache, token=source.token, storage_options=source.storage_options)
             manager = DownloadManager(source.dataset_name, download_config=config)
-            found, separator = Columns(), getattr(source.config, "sep", None) or ","
+            found, separator = Columns(), getattr(source.config, "sep", None)
             for path in manager.iter_files(manager.download_and_extract(list(source.config.data_files[name]))):
                 found.add(read(Path(path), self.form or "", wanted(self.task), separator))
             found.classes |= named_classes(source.info.features, found.values)

@@ -5,7 +5,8 @@ What is done to the rows, in this order:
 1. Texts and labels are stripped; rows without text are dropped; a label outside the task's labels is an error. If the
    task names `classes`, rows of other labels are left out, and those that stay are numbered anew.
 2. Training and given validation rows whose text is in the test file are removed, even if it is there beyond
-   `max_test_rows`. The test rows stay as they are.
+   `max_test_rows`. The test rows stay as they are. Without test rows, a `test_share` of the training rows of distinct
+   texts are taken for them, by label in proportion.
 3. Of rows with the same text the first is kept, whether or not their labels agree.
 4. If the task gives validation rows, training rows whose text is among them are removed. Otherwise validation rows are
    taken from the training rows, by label in proportion. The split depends on texts, labels and seed, not on file order.
@@ -28,6 +29,7 @@ from trainers.data.cleaning import (
     DataConfig,
     Row,
     as_text,
+    carved_test,
     chosen,
     clean,
     first_or_random,
@@ -44,6 +46,7 @@ from trainers.data.sources import (
     FilesTask,
     HubTask,
     RawTask,
+    Split,
     TaskBase,
     TaskConfig,
     did_you_mean,
@@ -101,9 +104,16 @@ def load_task(task: TaskConfig, data: DataConfig, data_dir: Path | None, seed: i
     every = label_names(task, raw)
     labels = chosen(task, every)
     notes: list[str] = []
-    train, test = (of_classes(clean(task, split, every, notes), every, labels) for split in (raw.train, raw.test))
-    given = clean(task, raw.validation, every, notes) if raw.validation else None
-    validation = None if given is None else of_classes(given, every, labels)
+
+    def taken(split: Split) -> list[Row]:
+        return of_classes(clean(task, split, every, notes), every, labels)
+
+    train = taken(raw.train)
+    if isinstance(raw.test, Split):
+        test = taken(raw.test)
+    else:
+        train, test = carved_test(train, raw.test, seed, notes)
+    validation = taken(raw.validation) if raw.validation else None
     train, validation = separate(train, validation, test, data=data, seed=seed, notes=notes)
     train = sample(train, task.max_train_rows or data.max_train_rows, seed)
     test = first_or_random(test, task.max_test_rows or data.max_test_rows, data.test_sample, seed)
@@ -162,7 +172,8 @@ def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:
 
 def refuse_empty(task: TaskBase, raw: RawTask, splits: dict[str, list[Row]]) -> None:
     """Raises DataError if a split has no rows left."""
-    where = {"train": raw.train, "validation": raw.validation or raw.train, "test": raw.test}
+    tested = raw.test if isinstance(raw.test, Split) else raw.train
+    where = {"train": raw.train, "validation": raw.validation or raw.train, "test": tested}
     for key, rows in splits.items():
         if not rows:
             raise DataError(

@@ -74,14 +74,15 @@ def test_interrupted(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch) -> N
     words = ("predict", "team/run@v2", "--input", "in.csv", "--output", "out.csv", "--task", "a")
     monkeypatch.setattr(predicting, "ROWS_AT_ONCE", {"labels": 4})
     with monkeypatch.context() as patch:
-        real = predicting.write_part
+        real, made = predicting.part_of, list[str]()
 
-        def cut(path: Path, *rest: Any) -> None:
-            if path.stem == "00000001":
+        def cut(form: str, rows: Any) -> bytes:
+            made.append(form)
+            if len(made) == 2:
                 raise KeyboardInterrupt
-            real(path, *rest)
+            return real(form, rows)
 
-        patch.setattr(predicting, "write_part", cut)
+        patch.setattr(predicting, "part_of", cut)
         code, out, err = orthoplex(*words)
     assert code == 130 and out == "" and "what is answered is kept in out.csv.parts: the same command goes on" in err
     code, out, err = orthoplex(*words)
@@ -95,6 +96,7 @@ def test_interrupted(orthoplex: Orthoplex, monkeypatch: pytest.MonkeyPatch) -> N
         (("run", "x", "--input", "a.csv"), "one of them"),
         (("run", "x", "--output", "a.csv"), "is for rows of files; write texts to a file and name it with --input"),
         (("run", "x", "--format", "csv"), "--format csv: texts are shown as text or json"),
+        (("run", "x", "--workers", 2), "--workers: several processes answer rows of files into a file; name it with"),
         (("run", "x", "--task", "c"), "task 'c': team/run@v2 has learned no such task; it has a, b"),
         (("run", "x"), "task: team/run@v2 has learned a, b; name the one that is asked"),
         (("run", "--input", "no.csv", "--task", "a"), "--input 'no.csv': does not exist in"),

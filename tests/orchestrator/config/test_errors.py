@@ -102,7 +102,7 @@ WRONG_TASKS = {
     ],
     "tasks: [{name: a, source: files, train: a.txt, test: 3, labels: hi}]": [
         'tasks.0.labels: "hi": should be a list: ["hi"]',
-        "tasks.0.train: 'a.txt' ends in '.txt'; use one of .jsonl, .json, .csv, .parquet",
+        "tasks.0.train: 'a.txt' ends in '.txt'; use a folder, or one of .jsonl, .json, .csv, .tsv, .parquet",
         "tasks.0.test: 3: should be a path",
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, labels: [x, no]}]": [

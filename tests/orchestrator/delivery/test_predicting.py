@@ -139,7 +139,7 @@ def test_parts_of_another_prediction_are_not_gone_on_with(labels: Predictor, tmp
     path, output = write_csv(tmp_path / "in.csv", rows_of(6)), tmp_path / "out.csv"
     begun = work(labels, "a", [path], output)
     begun.check(replace=False)
-    begun.part(0).touch()
+    begun.parts.part(0).touch()
     with pytest.raises(ConfigError, match=r"beginning of another prediction \(task differ\)"):
         work(labels, "b", [path], output).check(replace=False)
     write_csv(tmp_path / "in.csv", rows_of(7))
@@ -153,7 +153,7 @@ def test_nothing_is_loaded_if_all_parts_are_there(labels: Predictor, tmp_path: P
     each = work(labels, "a", [path], output)
     each.check(replace=False)
     for number, rows in enumerate(chunks(predicting.read("a", [path]), 4)):
-        predicting.write_part(each.part(number), "parquet", each.asking.answers(labels, rows, lambda _: None))
+        each.parts.put(number, each.answered(labels, number, rows, lambda _: None).data)
     assert each.run(lambda: pytest.fail("the model was loaded")) == (5, 5, 0)
     assert pq.read_table(output).num_rows == 5
 

@@ -11,8 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import ConfigError, DataError
+from cluster.storage import open_store
 from orchestrator.delivery import tables
-from orchestrator.delivery.tables import cell, form_to_write, found, join, line, read, replacing, table_of, write_part
+from orchestrator.delivery.tables import (
+    cell,
+    form_to_write,
+    found,
+    join,
+    line,
+    part_form,
+    part_of,
+    read,
+    replacing,
+    rows_in,
+    table_of,
+)
 
 ROWS: list[list[dict[str, Any]]] = [
     [{"text": "a, b\nc", "n": 1, "scores": {"x": 0.5, "y": 0.5}}, {"text": "ü", "n": None, "scores": None}],
@@ -21,9 +34,9 @@ ROWS: list[list[dict[str, Any]]] = [
 
 
 def parts(folder: Path, form: str) -> list[Path]:
-    made = [folder / f"{number}.part" for number in range(len(ROWS))]
+    made = [folder / f"{number}.{part_form(form)}" for number in range(len(ROWS))]
     for path, rows in zip(made, ROWS, strict=True):
-        write_part(path, form, rows)
+        path.write_bytes(part_of(form, rows))
     return made
 
 
@@ -58,11 +71,17 @@ def test_patterns_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     for name in ("b.csv", "a.csv", "c.jsonl.gz", "d.txt"):
         Path(name).write_text("text\nx\n")
-    assert found(["*.csv", "a.csv", "c.jsonl.gz"], "--input") == [Path("a.csv"), Path("b.csv"), Path("c.jsonl.gz")]
+    assert found(["*.csv", "a.csv", "c.jsonl.gz"], "--input", tmp_path) == [
+        Path("a.csv"),
+        Path("b.csv"),
+        Path("c.jsonl.gz"),
+    ]
     with pytest.raises(DataError, match=r"--input 'e\*.csv': does not exist in .*; correct the path"):
-        found(["e*.csv"], "--input")
-    with pytest.raises(DataError, match=r"--input 'd.txt': is no file that ends in .jsonl, .json, .csv, .parquet"):
-        found(["d.txt"], "--input")
+        found(["e*.csv"], "--input", tmp_path)
+    with pytest.raises(
+        DataError, match=r"--input 'd.txt': is no file that ends in .jsonl, .json, .csv, .tsv, .parquet"
+    ):
+        found(["d.txt"], "--input", tmp_path)
 
 
 def test_rows_with_their_places(tmp_path: Path) -> None:
@@ -97,3 +116,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         staging.write_text("after")
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
     assert tables.part_form("csv") == "jsonl"
+
+
+def test_rows_of_parts_are_counted(tmp_path: Path) -> None:
+    for form in ("jsonl", "csv", "parquet"):
+        assert [rows_in(part) for part in parts(tmp_path, form)] == [2, 1]
+
+
+def test_folders_and_objects(s3_bucket: str, tmp_path: Path) -> None:
+    """Copies of objects go by their URIs in messages; a star stands for no slash."""
+    folder, store = tmp_path / "in", open_store(f"s3://{s3_bucket}")
+    folder.mkdir()
+    for name in ("b.tsv", "a.csv.gz", "notes.md"):
+        (folder / name).write_text("text\tn\nx\ty\n")
+        store.upload(f"new/{name}", folder / name)
+    store.upload("new/more/c.tsv", folder / "b.tsv")
+    assert found([str(folder)], "--input", tmp_path) == [folder / "a.csv.gz", folder / "b.tsv"]
+    paths = found([f"s3://{s3_bucket}/new/*.tsv"], "--input", tmp_path)
+    assert list(read("t", paths)) == [(f"'s3://{s3_bucket}/new/b.tsv'", 1, {"text": "x", "n": "y"})]
+    assert len(found([f"s3://{s3_bucket}/new"], "--input", tmp_path / "all")) == 3
+    for uri, said in (("new/none.csv", "cannot be read"), ("no*.csv", "names no object that ends in .jsonl")):
+        with pytest.raises(DataError, match=rf"--input 's3://.*': {said}"):
+            found([f"s3://{s3_bucket}/{uri}"], "--input", tmp_path / "none")

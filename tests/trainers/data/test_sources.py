@@ -29,7 +29,10 @@ def test_the_key_source_chooses_the_kind_of_task():
         ({"source": "docstrings", "task": "kind", "name": "-kind"}, "name"),
         ({"source": "docstrings", "task": "kind", "max_test_rows": 0}, "max_test_rows"),
         ({"source": "docstrings", "task": "kind", "dataset": "x"}, "dataset"),
-        ({"source": "files", "train": "a.txt", "test": "b.csv"}, r"use one of .jsonl, .json, .csv, .parquet"),
+        (
+            {"source": "files", "train": "a.txt", "test": "b.csv"},
+            r"use a folder, or one of .jsonl, .json, .csv, .tsv, .parquet",
+        ),
     ],
 )
 def test_a_wrong_task_is_rejected_by_key(entry, complaint):

@@ -1,7 +1,6 @@
 """The `tasks` entries of generative tasks, and which kind of task an entry is."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -9,16 +8,17 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from trainers.config import DecodingConfig, NonNegative
 from trainers.data.docstring_answers import AnswerTask
 from trainers.data.sources import (
-    FORMS,
     REQUIRED,
     ClBenchmarkTask,
     DocstringsTask,
     FilesTask,
     HubData,
     HubTask,
+    Share,
     TaskBase,
+    check_named,
     did_you_mean,
-    form_of,
+    with_test_share,
 )
 
 Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
@@ -165,31 +165,35 @@ class FormatTask(GenerativeTask):
 
 
 class GenerativeFilesTask(FormatTask):
-    """.jsonl, .json, .csv or .parquet files, folders of them, or `s3://bucket/key` of either. Text files may be
-    compressed, as .jsonl.gz."""
+    """.jsonl, .json, .csv, .tsv or .parquet files, folders of them, patterns, `s3://bucket/key` of any of these, and
+    lists of all of them. Text files may be compressed, as .jsonl.gz. Without `test`, a `test_share` of the training
+    rows are the test set."""
 
     tag: ClassVar[str] = "files with format"
+    added: ClassVar[tuple[str, ...]] = (*FormatTask.added, "test_share")
 
     source: Literal["files"]
-    train: str
-    test: str
-    validation: str | None = None
+    train: str | tuple[str, ...]
+    test: str | tuple[str, ...] | None = None
+    validation: str | tuple[str, ...] | None = None
+    test_share: Share | None = None
 
-    @field_validator("train", "test", "validation")
+    @model_validator(mode="before")
     @classmethod
-    def _known_suffix(cls, value: str | None) -> str | None:
-        suffix = Path(value or "").suffix
-        if value is not None and not value.strip():
-            raise ValueError("is empty; give the path of a file or folder")
-        if value and form_of(Path(value)) is None and suffix.lstrip(".").isalnum() and not suffix[1:].isdigit():
-            raise ValueError(f"{value!r} ends in {suffix!r}; use a folder, or one of {', '.join(FORMS)}")
-        return value
+    def _tested(cls, value: Any) -> Any:
+        return with_test_share(value, "test")
+
+    @field_validator("train", "test", "validation", mode="before")
+    @classmethod
+    def _known_suffix(cls, value: Any) -> Any:
+        return check_named(value)
 
 
 class GenerativeHubTask(HubData, FormatTask):
     """Rows of a dataset."""
 
     tag: ClassVar[str] = "hub with format"
+    added: ClassVar[tuple[str, ...]] = (*FormatTask.added, "test_share")
 
 
 class BenchmarkTask(GenerativeTask):

@@ -5,7 +5,8 @@ What is done to the rows, in this order:
 1. Each row is brought into its plain form (`rows`); one that does not fit the format is an error. An instance of
    Super-NaturalInstructions without an output is left out.
 2. Training and given validation rows that ask what a test row asks are removed, even if it is there beyond
-   `max_test_rows`. The test rows stay as they are.
+   `max_test_rows`. The test rows stay as they are. Without test rows, a `test_share` of the distinct training rows is
+   taken for them, all rows that ask the same together.
 3. Of equal rows the first is kept. Rows that ask the same and are answered otherwise all stay.
 4. If the task gives validation rows, training rows that ask the same are removed. Otherwise validation rows are taken
    from the training rows, all rows that ask the same together. The split depends on rows and seed, not on file order.
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.errors import DataError
-from trainers.data.cleaning import DataConfig, count, limited
+from trainers.data.cleaning import DataConfig, count, limited, share_note
 from trainers.data.generative.cache import cached
 from trainers.data.generative.config import (
     AnyGenerative,
@@ -40,6 +41,7 @@ from trainers.data.generative.config import (
 from trainers.data.generative.layouts import docstring_sources, superni_sources, trace_sources
 from trainers.data.generative.reading import Source, file_sources, hub_sources
 from trainers.data.generative.rows import RowFault, Values, canonical, question, written
+from trainers.data.sources import TEST_SHARE
 from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
@@ -225,14 +227,9 @@ def choose(
     task: AnyGenerative, data: DataConfig, seed: int, read: dict[str, Scanned], notes: list[str]
 ) -> dict[str, np.ndarray]:
     """The rows of each split by their places in what was read (steps 2 to 5 above)."""
-    train, test = read["train"], read["test"]
-    tested = {*test.asked}
-    kept = distinct(
-        train,
-        without(train, range(len(train.whole)), tested, "training row(s) removed: a test row asks the same", notes),
-        "training",
-        notes,
-    )
+    train, test = read["train"], read.get("test") or read["train"]
+    kept, tests = trained_and_tested(task, seed, read, notes)
+    tested = {test.asked[i] for i in tests}
     given = read.get("validation")
     if given:
         places = range(len(given.whole))
@@ -252,12 +249,30 @@ def choose(
         held = sampled(given, held, data.max_validation_rows, seed, "validation")
     else:
         size = limited(max(1, round(data.validation_fraction * len(kept))), data.max_validation_rows)
-        held = carved(train, kept, size, seed)
+        held = carved(train, kept, size, seed, "validation")
         out = {*held}
         kept = [i for i in kept if i not in out]
     kept = sampled(train, kept, task.max_train_rows or data.max_train_rows, seed, "train")
-    first = limited(len(test.whole), task.max_test_rows or data.max_test_rows)
-    return {"train": np.array(kept, int), "validation": np.array(held, int), "test": np.arange(first)}
+    first = tests[: limited(len(tests), task.max_test_rows or data.max_test_rows)]
+    return {"train": np.array(kept, int), "validation": np.array(held, int), "test": np.array(first, int)}
+
+
+def trained_and_tested(
+    task: AnyGenerative, seed: int, read: dict[str, Scanned], notes: list[str]
+) -> tuple[list[int], Sequence[int]]:
+    """The places of distinct training rows that ask what no test row asks, and those of the test rows, which are a
+    share of the training rows if there are no others."""
+    train, test = read["train"], read.get("test")
+    places: Sequence[int] = range(len(train.whole))
+    if test:
+        apart = without(train, places, {*test.asked}, "training row(s) removed: a test row asks the same", notes)
+        return distinct(train, apart, "training", notes), range(len(test.whole))
+    kept = distinct(train, places, "training", notes)
+    share = task.test_share if isinstance(task, GenerativeFilesTask | GenerativeHubTask) else None
+    held = carved(train, kept, max(1, round((share or TEST_SHARE) * len(kept))), seed, "test share")
+    notes.append(share_note(len(held), len(kept)))
+    out = {*held}
+    return [i for i in kept if i not in out], held
 
 
 def without(split: Scanned, places: Iterable[int], asked: set[bytes], what: str, notes: list[str]) -> list[int]:
@@ -287,14 +302,14 @@ def sampled(split: Scanned, places: Sequence[int], limit: int | None, seed: int,
     return sorted(sorted(places, key=lambda i: rank(seed, purpose, split.whole[i]))[:limit])
 
 
-def carved(split: Scanned, places: Sequence[int], size: int, seed: int) -> list[int]:
+def carved(split: Scanned, places: Sequence[int], size: int, seed: int, purpose: str) -> list[int]:
     """About `size` of the places, drawn by the seed; rows that ask the same go together, unless all rows do."""
     groups: dict[bytes, list[int]] = {}
     alone = len({split.asked[i] for i in places}) < 2
     for i in places:
         groups.setdefault(split.whole[i] if alone else split.asked[i], []).append(i)
     chosen: list[int] = []
-    for key in sorted(groups, key=lambda key: rank(seed, "validation", key)):
+    for key in sorted(groups, key=lambda key: rank(seed, purpose, key)):
         if len(chosen) >= size:
             break
         if len(chosen) + len(groups[key]) <= max(size, 1):

@@ -4,24 +4,24 @@ Files are read row by row; nothing but a list in a .json file is held whole. Tex
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError, StoreError
-from cluster.storage import open_store
 from trainers.data import formats
+from trainers.data.files import copied, data_files, joint_name, named
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
-from trainers.data.sources import FORMS, HUB_FIX, absent, form_of, listed, quiet, suffix_of
+from trainers.data.sources import FORMS, HUB_FIX, as_list, form_of, listed, quiet, suffix_of
 from trainers.data.tables import as_data_error, saved_split
 
 PARQUET_ROWS = 1_000  # read at once
-PLAIN = json.JSONDecoder()
 Rows = Iterator[tuple[str, int, Any]]
+Named = list[tuple[Path, str]]  # files, each with what messages call it
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,15 @@ def file_sources(task: GenerativeFilesTask, scratch: Path) -> dict[str, Source]:
         DataError: a file is absent, empty, or not what its name says.
     """
     named = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {key: file_source(task, key, path, scratch / key) for key, path in named.items() if path}
+    return {key: file_source(task, key, as_list(given), scratch / key) for key, given in named.items() if given}
 
 
-def file_source(task: GenerativeFilesTask, key: str, name: str, scratch: Path) -> Source:
-    """One split: a file, or all files of a folder in the order of their names."""
-    where = f"{key} {name!r}"
-    if name.startswith("s3://"):
-        paths = fetched(task.name, where, name, scratch)
-    else:
-        paths = found_files(task.name, key, Path(name).expanduser())
+def file_source(task: GenerativeFilesTask, key: str, names: Sequence[str], scratch: Path) -> Source:
+    """One split: the files that are named, one after the other."""
+    where = joint_name([f"{key} {name!r}" for name in names])
+    paths: Named = []
+    for number, name in enumerate(names):
+        paths += named_files(task.name, key, name, scratch / str(number))
 
     def rows() -> Rows:
         for path, shown_as in paths:
@@ -62,43 +61,22 @@ def file_source(task: GenerativeFilesTask, key: str, name: str, scratch: Path) -
     return Source(where, rows, digest, sum(path.stat().st_size for path, _ in paths))
 
 
-def found_files(task: str, key: str, path: Path) -> list[tuple[Path, str]]:
-    """The files at a path, each with what messages call it. Raises DataError if there are none, or one is empty."""
-    where = f"{key} {str(path)!r}"
-    try:
-        found = sorted(each for each in path.iterdir() if form_of(each)) if path.is_dir() else [path]
-        empty = [each for each in found if not each.is_file() or not each.stat().st_size]
-    except OSError as error:
-        raise DataError(
-            f"task {task}: {where} cannot be read ({error.strerror}); correct the path under `{key}`"
-        ) from None
-    if not found:
-        raise DataError(f"task {task}: {where} holds no file that ends in {', '.join(FORMS)}; add one")
-    if empty:
-        state = "is empty" if empty[0].is_file() else absent(empty[0])
-        where = f"{key} {str(empty[0])!r}"
-        raise DataError(f"task {task}: {where} {state}; correct the path under `{key}`")
-    if form_of(found[0]) is None:
-        raise DataError(f"task {task}: {where} ends in {path.suffix!r}; use a folder, or one of {', '.join(FORMS)}")
-    return [(each, f"{key} {str(each)!r}") for each in found]
+def named_files(task: str, key: str, name: str, scratch: Path) -> Named:
+    """The files that one path, pattern or URI names."""
+    if name.startswith("s3://"):
+        return fetched(task, f"{key} {name!r}", name, scratch)
+    return data_files(task, key, [name])
 
 
-def fetched(task: str, where: str, uri: str, scratch: Path) -> list[tuple[Path, str]]:
-    """Copies of an object, or of all objects below a prefix, that end as data files do."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+def fetched(task: str, where: str, uri: str, scratch: Path) -> Named:
+    """Copies of what a URI names."""
     try:
-        store = open_store(f"s3://{bucket}")
-        keys = [key] if form_of(Path(key)) else [*store.list(key.rstrip("/") + "/")]
-        wanted = [each for each in keys if form_of(Path(each))]
-        scratch.mkdir(parents=True, exist_ok=True)
-        copies = [(scratch / f"{index:05}{suffix_of(Path(each))}", each) for index, each in enumerate(wanted)]
-        for path, each in copies:
-            store.download(each, path)
+        copies = copied(uri, scratch)
     except StoreError as error:
         raise DataError(f"task {task}: {where} cannot be read ({error}); correct the URI") from None
     if not copies:
         raise DataError(f"task {task}: {where} holds no object that ends in {', '.join(FORMS)}; correct the URI")
-    return [(path, f"{where.split(maxsplit=1)[0]} 's3://{bucket}/{each}'") for path, each in copies]
+    return [(path, f"{where.split(maxsplit=1)[0]} {named(path)!r}") for path in copies]
 
 
 def file_digest(paths: Sequence[Path]) -> str:
@@ -115,7 +93,8 @@ def file_digest(paths: Sequence[Path]) -> str:
 
 def read_file(task: str, where: str, path: Path) -> Rows:
     """(where, number, row) of each row of a file. Raises DataError if the file is not what its name says."""
-    readers = {"json": json_rows, "csv": csv_rows, "parquet": parquet_rows}
+    readers: dict[str, Callable[..., Iterator[Any]]] = {"json": json_rows, "parquet": parquet_rows}
+    readers |= {form: partial(csv_rows, separator=separator) for form, separator in formats.SEPARATORS.items()}
     with readable(task, where):
         for number, row in enumerate(readers[form_of(path) or ""](task, where, path), start=1):
             yield where, number, row
@@ -139,7 +118,7 @@ def readable(task: str, where: str) -> Iterator[None]:
 def parsed(task: str, where: str, text: str) -> Any:
     """A JSON text. Raises DataError if it is none."""
     try:
-        return json.loads(text)
+        return formats.STRICT.decode(text)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"task {task}: {where} is not readable JSON ({said}); repair the file") from None
@@ -149,7 +128,7 @@ def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG0
     """The rows that `formats` finds; of a file of one mapping, which holds one list and that no conversation, the
     values of the list."""
     with closing(formats.opened(path)) as file:
-        rows = formats.json_rows(file, PLAIN)
+        rows = formats.json_rows(file, formats.STRICT)
         first = [*islice(rows, 2)]
         if len(first) == 1 and isinstance(first[0], dict) and len(first[0]) == 1:
             ((name, held),) = first[0].items()
@@ -157,18 +136,15 @@ def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG0
         yield from chain(first, rows)
 
 
-def csv_rows(task: str, where: str, path: Path) -> Iterator[Any]:
+def csv_rows(task: str, where: str, path: Path, separator: str) -> Iterator[Any]:
     """Rows by the header, every value as it is written; a row that is cut short is filled up with empty strings."""
     with closing(formats.opened(path)) as file, formats.long_fields():
-        rows = formats.csv_rows(file, ",")
+        rows = formats.csv_rows(file, separator)
         header, number = next(rows, []), 0
         formats.check_once(header, header)
         for number, row in enumerate(rows, start=1):
             if len(row) > len(header):
-                raise DataError(
-                    f"task {task}: {where} row {number} has {len(row)} fields, the header {len(header)}; quote texts "
-                    "that contain a comma"
-                )
+                raise DataError(f"task {task}: {where} row {number} {formats.too_many(row, header, separator)}")
             yield dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=True))
         if not number:
             raise DataError(f"task {task}: {where} has no row below its header; add rows")

@@ -120,3 +120,26 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(preparing, "CACHED_BYTES", 1)
     with pytest.raises(DataError, match=r"data cache .*ORTHOPLEX_STATE"):
         prepared(tmp_path, ROWS, TEST)
+
+
+def test_without_test_rows_a_share_is_carved(tmp_path: Path) -> None:
+    """Rows that ask the same stay on one side; neither the order nor the division into files matters, the seed does."""
+
+    def carved(seed: int = 0, **more: Any) -> TaskData:
+        given = {"name": "t", "source": "files", "format": "prompt_completion", **more}
+        return prepare_task(TypeAdapter(AnyTask).validate_python(given), DataConfig(), None, seed)
+
+    whole = write(tmp_path / "whole.jsonl", [*ROWS, ROWS[3]])
+    found = carved(train=whole)
+    assert len(found.test) == 4 and found.warnings[-1] == (
+        "task t: no test rows are given: 4 of 40 training rows, drawn by the seed, are the test set; name files that "
+        "hold it, or another test_share"
+    )
+    sides = [{asked for asked, _ in pairs(split)} for split in (found.train, found.validation, found.test)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 20
+    files = [write(tmp_path / f"{name}.jsonl", rows) for name, rows in (("x", ROWS[25:]), ("y", ROWS[:25]))]
+    assert {*pairs(carved(train=files).test)} == {*pairs(found.test)} != {*pairs(carved(1, train=whole).test)}
+    assert len(carved(train=whole, test_share=0.5).test) == 20 and len(carved(train=whole, max_test_rows=1).test) == 1
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
+    assert len(carved(train=str(plain), format="text").test) == 2

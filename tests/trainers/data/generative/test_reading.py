@@ -152,3 +152,31 @@ def test_a_folder_without_data(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     with pytest.raises(DataError, match=r"holds no file that ends in \.jsonl"):
         sources(tmp_path, train=str(tmp_path / "f"), test="x.jsonl")
+
+
+def test_patterns_lists_and_tabs(s3_bucket: str, tmp_path: Path) -> None:
+    """Of this machine and of a bucket, and both in one list."""
+    store = open_store(f"s3://{s3_bucket}")
+    flat = [{"prompt": row["prompt"].replace("\n", " "), "completion": row["completion"]} for row in ROWS]
+    first = tmp_path / "a.tsv"
+    first.write_text("prompt\tcompletion\n" + "".join(f"{row['prompt']}\t{row['completion']}\n" for row in flat[:2]))
+    store.upload("new/b.jsonl", write(tmp_path / "b.jsonl", flat[2:]))
+    names = [str(tmp_path / "*.tsv"), f"s3://{s3_bucket}/new/*.jsonl"]
+    found = sources(tmp_path / "scratch", train=names, test=str(first))["train"]
+    rows = [*found.rows()]
+    assert [row for *_, row in rows] == flat
+    assert [place for *place, _ in rows][1:3] == [[f"train '{first}'", 2], [f"train 's3://{s3_bucket}/new/b.jsonl'", 1]]
+    digest = found.digest
+    store.upload("new/b.jsonl", write(tmp_path / "b.jsonl", flat[3:]))
+    assert sources(tmp_path / "again", train=names, test=str(first))["train"].digest != digest
+
+
+@pytest.mark.parametrize(
+    "text", ['{"prompt": "a", "completion": "b", "prompt": "c"}', '[{"prompt": {"x": 1, "x": 2}}]']
+)
+def test_a_key_that_is_there_twice_is_refused(text: str, tmp_path: Path) -> None:
+    """Also below another key, and in any row: the last value would be taken in silence."""
+    path = tmp_path / "twice.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"cannot be read \(row 1: there are two keys '(prompt|x)'\); repair the file"):
+        [*sources(tmp_path, train=str(path), test=str(path))["train"].rows()]

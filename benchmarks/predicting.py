@@ -1,0 +1,159 @@
+"""Rows per second of `orthoplex predict` beside a plain loop over transformers, on made-up rows, as a ratio.
+
+    python -m benchmarks.predicting ADAPTER TASK [--rows 20000] [--store S] [--workers N …] [--turns 3]
+
+By an encoder's adapter. All label the same rows of 4 to 40 words, 64 a pass. The loop has the stream in the weights
+(`orthoplex.load`), tokenises batch by batch in the order of the file, and keeps nothing; `predict` reads a file, writes
+parts and joins them to another, in this process and, if `--workers` is given, with so many on Ray, whose start and
+loading count. They take turns. Printed: the rows per second of each turn without loading this process's models, the
+median ratio to the loop, the share of equal labels, and the peak memory of this process.
+"""
+
+import argparse
+import csv
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+import orthoplex
+from benchmarks.harness import describe, provenance
+from cluster.storage import open_store
+from orchestrator.delivery.load import store_uri
+from orchestrator.delivery.predicting import Asking, Predicting
+from orchestrator.delivery.spread import Opening, Spread
+from trainers.models.encoder import LOGIT_SCALE
+from trainers.models.loading import resolve_name
+
+BATCH = 64
+WORDS = ["return", "mean", "of", "an", "array", "open", "file", "socket", "index", "column", "tensor", "shape", "path"]
+
+
+def texts(rows: int) -> list[str]:
+    """Rows of words that docstrings have."""
+    draw = np.random.default_rng(0)
+    return [" ".join(draw.choice(WORDS, draw.integers(4, 41))) for _ in range(rows)]
+
+
+@torch.no_grad()
+def embed(model: Any, tokenizer: Any, rows: list[str], most: int) -> Tensor:
+    """(B, D) mean-pooled unit embeddings."""
+    held = tokenizer(rows, padding=True, truncation=True, max_length=most, return_tensors="pt").to(model.device)
+    mask_BS1 = held["attention_mask"].unsqueeze(-1)
+    hidden_BSD = model(**held).last_hidden_state
+    return nn.functional.normalize((hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1), dim=-1)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The plain loop: `labels_CD` are the words' embeddings by the base alone."""
+
+    model: Any
+    tokenizer: Any
+    words: tuple[str, ...]
+    labels_CD: Tensor
+    most: int
+
+    def __call__(self, rows: list[str]) -> list[str]:
+        """The label of each row, batch by batch."""
+        found: list[int] = []
+        for start in range(0, len(rows), BATCH):
+            held_BD = embed(self.model, self.tokenizer, rows[start : start + BATCH], self.most)
+            found += (LOGIT_SCALE * held_BD @ self.labels_CD.T).argmax(-1).tolist()
+        return [self.words[index] for index in found]
+
+
+def loop_of(predictor: orthoplex.Predictor, task: str, store: str | None) -> Loop:
+    """The loop for a task of a version."""
+    known, config = predictor.repertoire.tasks[task], predictor.repertoire.run.model
+    name, device = resolve_name(config.name), predictor.base.device
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
+    model: Any = transformers.AutoModel.from_pretrained(name).eval()
+    words = predictor.repertoire.labels_of(known).words
+    labels_CD = embed(model, tokenizer, [*words], config.max_length)
+    model = orthoplex.load(predictor.reference, base=model, store=store).to(device)
+    return Loop(model, tokenizer, words, labels_CD.to(device), config.max_length)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """`orthoplex predict` from a file to a file."""
+
+    predictor: orthoplex.Predictor
+    task: str
+    path: Path
+    store: str
+    workers: int = 1
+
+    def __call__(self, _: list[str]) -> list[str]:
+        """The labels in the file that it writes."""
+        output = self.path.with_name("out.csv")
+        output.unlink(missing_ok=True)
+        work = Predicting(
+            asking=Asking(known=self.predictor.repertoire.tasks[self.task]), reference=self.predictor.reference,
+            manifest_sha256="", inputs=[self.path], output=output, form="csv",
+        )  # fmt: skip
+        work.check(replace=False)
+        if self.workers == 1:
+            work.run(lambda: self.predictor)
+        else:
+            opening = Opening(reference=self.predictor.reference, store=self.store, how={"batch_size": BATCH})
+            Spread(workers=self.workers).run(work, opening)
+        with output.open(newline="") as file:
+            return [row["label"] for row in csv.DictReader(file)]
+
+
+def measured(ways: dict[str, Callable[[list[str]], list[str]]], rows: list[str], turns: int) -> None:
+    """Runs the ways in turns, the first of which is what others are compared with, and prints what they took."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns):
+        labels: list[str] = []
+        for name, way in ways.items():
+            started = time.perf_counter()
+            found = way(rows)
+            rates[name].append(len(rows) / (time.perf_counter() - started))
+            labels = labels or found
+            same = np.mean([one == other for one, other in zip(found, labels, strict=True)])
+            print(f"turn {turn + 1}, {name}: {rates[name][-1]:,.0f} rows a second; same label {same:.2%}", flush=True)
+    first, *others = rates
+    for name in others:
+        ratio = statistics.median(mine / loop for mine, loop in zip(rates[name], rates[first], strict=True))
+        print(f"{name}: {ratio:.2f} × the {first} (median of {turns})")
+    print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+def main() -> None:
+    """See the head of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter")
+    parser.add_argument("task")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--store")
+    parser.add_argument("--workers", type=int, nargs="*", default=[])
+    parser.add_argument("--turns", type=int, default=3)
+    given = parser.parse_args()
+    predictor = orthoplex.Predictor(given.adapter, store=given.store, batch_size=BATCH)
+    print(describe(provenance(torch.device(predictor.base.device), rows=given.rows, batch=BATCH)))
+    asked, store = texts(given.rows), open_store(store_uri(given.store)).uri
+    with tempfile.TemporaryDirectory(prefix="orthoplex-benchmark-") as folder:
+        path = Path(folder) / "in.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in asked)])
+        ways: dict[str, Callable[[list[str]], list[str]]] = {"plain loop": loop_of(predictor, given.task, given.store)}
+        for workers in (1, *given.workers):
+            name = "predict" if workers == 1 else f"predict --workers {workers}"
+            ways[name] = Predict(predictor, given.task, path, store, workers)
+        measured(ways, asked, given.turns)
+
+
+if __name__ == "__main__":
+    main()
