@@ -15,9 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cluster import errors
-from cluster.errors import ConfigError, OrthoplexError, TrainingError
+from cluster.errors import ConfigError, TrainingError
 from cluster.resources import RAY_STEP, ClusterConfig
-from cluster.session import debugging, here, ray_session
+from cluster.session import debugging, here, inherited, ray_session
 from orchestrator.delivery.predicting import Done, Part, Predicting, Told
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.delivery.predictor import Predictor
 
 WAITING = 2  # parts of an actor, with the one that it answers
+SILENT = {"RAY_BACKEND_LOG_LEVEL": "error"}  # Ray Data's own actors are warned of on standard error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Spread:
                 needed = sum(1 for _ in islice(work.missing(there), self.workers))
                 if needed:
                     cluster = ClusterConfig(address=self.address, num_workers=needed)  # type: ignore[arg-type]
+                    stack.enter_context(inherited({} if debugging() else SILENT))
                     stack.enter_context(ray_session(cluster))
                     stack.enter_context(quiet())
                     yield from answered(work, opening, there, workers=needed, device=self.device)
@@ -85,8 +87,10 @@ def answered(
         for batch in answers.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             yield from map(part_of_row, batch.to_pylist())
     except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"predict: a process failed ({last}); what is answered is kept") from None
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise TrainingError(
+            f"predict: a process failed ({type(error).__name__}: {said}); what is answered is kept"
+        ) from None
 
 
 def resources(workers: int, device: str | None) -> dict[str, float]:
@@ -143,7 +147,7 @@ class Reading:
         try:
             for number, rows in self.work.missing(self.there):
                 yield row_of(number, pickle.dumps(rows))
-        except OrthoplexError as error:
+        except Exception as error:
             yield row_of(fault=error)
 
 
@@ -153,10 +157,10 @@ class Answering:
     def __init__(self, work: Predicting, opening: Opening) -> None:
         self.work = work
         self.predictor: Predictor | None = None
-        self.fault: OrthoplexError | None = None
+        self.fault: Exception | None = None
         try:
             self.predictor = opening()
-        except OrthoplexError as error:
+        except Exception as error:  # is told with the first part
             self.fault = error
 
     def __call__(self, batch: "pa.Table") -> "pa.Table":
@@ -168,7 +172,7 @@ class Answering:
             return row_of(fault=self.fault)
         try:
             return row_of(*self.work.answered(self.predictor, asked["number"], pickle.loads(asked["data"]), nobody))
-        except OrthoplexError as error:
+        except Exception as error:
             return row_of(fault=error)
 
 
@@ -177,7 +181,7 @@ def nobody(_: object) -> None:
 
 
 def row_of(
-    number: int = 0, data: bytes = b"", rows: int = 0, unanswered: int = 0, fault: OrthoplexError | None = None
+    number: int = 0, data: bytes = b"", rows: int = 0, unanswered: int = 0, fault: Exception | None = None
 ) -> "pa.Table":
     """A part as a row that is sent between processes."""
     import pyarrow as pa
@@ -196,5 +200,7 @@ def part_of_row(row: dict[str, Any]) -> Part:
     """The part of a row. Raises what is wrong with it."""
     if row["fault"]:
         kind, said = row["fault"]
-        raise getattr(errors, kind, OrthoplexError)(said)
+        if (ours := getattr(errors, kind, None)) is not None:
+            raise ours(said)
+        raise TrainingError(f"predict: a process failed ({kind}: {said}); what is answered is kept")
     return Part(row["number"], row["data"], row["rows"], row["unanswered"])

@@ -245,7 +245,7 @@ def check_named(given: Any) -> Any:
     if given is not None and not as_list(given):
         raise ValueError("is an empty list; give the path of a file or folder")
     if other := [name for name in as_list(given) if not isinstance(name, str | Path)]:
-        raise ValueError(f"{shown(other[0])} is no path; give the path of a file or folder, or a list of them")
+        raise ValueError(f"{shown(other[0])}: should be a path, or a list of paths")
     for name in map(str, as_list(given)):
         suffix = Path(name).suffix
         if not name.strip():

@@ -103,7 +103,7 @@ WRONG_TASKS = {
     "tasks: [{name: a, source: files, train: a.txt, test: 3, labels: hi}]": [
         'tasks.0.labels: "hi": should be a list: ["hi"]',
         "tasks.0.train: 'a.txt' ends in '.txt'; use a folder, or one of .jsonl, .json, .csv, .tsv, .parquet",
-        "tasks.0.test: 3: should be a path",
+        "tasks.0.test: 3: should be a path, or a list of paths",
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, labels: [x, no]}]": [
         "tasks.0.labels.1: false: should be a string; quote it"
@@ -113,7 +113,8 @@ WRONG_TASKS = {
     ],
     "tasks: [{name: a, source: files, train: a.csv, test: b.csv, zzz: 1}]": [
         "tasks.0.zzz: unknown key; known here: classes, format, instruction, label_column, labels, max_length, "
-        "max_test_rows, max_train_rows, name, resources, source, test, text_column, train, training, validation"
+        "max_test_rows, max_train_rows, name, resources, source, test, test_share, text_column, train, training, "
+        "validation",
     ],
     "tasks: [{name: Foo Bar, source: docstrings, task: area}]": [
         'tasks.0.name: "Foo Bar": use a-z, 0-9 and . _ -, with a letter or digit first'

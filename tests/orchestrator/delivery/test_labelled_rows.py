@@ -51,6 +51,7 @@ def test_numbers_are_those_of_the_task_that_the_row_fits(tmp_path: Path) -> None
     path = write_lines(tmp_path / "n.jsonl", [{"text": "x", "queue": 1}, {"text": "y", "label": 1}])
     assert words_of([colours, heat], [path]) == [("x", "hot"), ("y", "green")]
     alike = known("heat", ["cold", "hot"], labels=["cold", "hot"])
+    path = write_lines(tmp_path / "m.jsonl", [{"text": "w", "label": "red"}, {"text": "y", "label": 1}])
     with pytest.raises(DataError, match=r"row 2: label 1 may be 'green' of colours, 'hot' of heat; write the word"):
         words_of([colours, alike], [path])
 

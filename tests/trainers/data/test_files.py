@@ -122,7 +122,7 @@ def test_what_is_stored_of_an_entry() -> None:
         ({"train": []}, "is an empty list; give the path"),
         ({"train": ["a.csv", "b.txt"]}, r"'b.txt' ends in '.txt'; use a folder, or one of"),
         ({"train": ["a.csv", " "]}, "is empty; give the path"),
-        ({"train": 5}, "5 is no path; give the path of a file or folder, or a list of them"),
+        ({"train": 5}, "5: should be a path, or a list of paths"),
     ],
 )
 def test_what_an_entry_may_not_say(entry: dict[str, object], complaint: str) -> None:
