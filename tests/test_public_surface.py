@@ -76,6 +76,10 @@ VERBS = {
         "references", "--address", "--store", "--model", "--device", "--batch-size", "--cpus", "--max-concurrent",
         "--max-tokens", "--max-body", "--refresh",
     ],
+    "chat": [
+        "references", "--task", "--system", "--max-new-tokens", "--temperature", "--top-p", "--seed", "--store",
+        "--model", "--device", "--json",
+    ],
     "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
         "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
@@ -88,6 +92,10 @@ VERBS = {
     "doctor": ["config", "--address", "--store", "--json"],
     "completion": ["shell"],
     "adapters export": ["reference", "--format", "--output", "--store", "--model"],
+    "adapters import": [
+        "folder", "--as", "--task", "--labels", "--format", "--prompt", "--task-type", "--max-length",
+        "--max-new-tokens", "--config", "--store", "--model",
+    ],
     "adapters serve-layout": [
         "reference", "--store", "--root", "--base", "--model", "--max-rank", "--tolerance",
     ],
@@ -106,7 +114,7 @@ def test_verbs_and_options() -> None:
     assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "sweep", "doctor",
+LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "chat", "sweep", "doctor",
          "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
          "adapters rules"}  # fmt: skip
 
@@ -150,7 +158,7 @@ PUBLIC = {
     "sweep": ["config", "overrides", "output"],
 }
 METHODS = {
-    "Predictor": ["answer_rows", "classify", "generate", "reference", "tasks", "writer"],
+    "Predictor": ["answer_rows", "classify", "generate", "reference", "stream", "tasks", "writer"],
     "Registry": ["find", "list", "promote", "pull", "rollback", "verify"],
 }
 

@@ -261,3 +261,60 @@ def serve_layout(
     for note in made.notes:
         typer.echo(note)
     typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{made.place}")
+
+
+@adapters.command("import")
+def import_adapter(
+    folder: Annotated[Path, typer.Argument(metavar="PEFT_FOLDER", help="as PEFT's save_pretrained writes it")],
+    name: Annotated[str, typer.Option("--as", metavar="TEAM/RUN", help="the track that it becomes")],
+    *,
+    task: Annotated[str | None, typer.Option("--task", metavar="T", help="a name for what it has learned")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="WORD,WORD", help="it chooses a label: the words, in order")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="FORM", help="it writes texts: messages, prompt_completion, …")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEMPLATE", help="around a text that is to get a label: … {text} …"),
+    ] = None,
+    task_type: Annotated[
+        str | None, typer.Option("--task-type", metavar="TYPE", help="of the base, if the folder does not say")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", metavar="N", help="of a prompt, in tokens")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="of an answer at most")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="YAML with sections model and task, for all of these"),
+    ] = None,
+    store: StoreUri = DEFAULT_STORE,
+    model: Model = None,
+) -> None:
+    """Bring a LoRA of PEFT in. As one task of method lora, to predict, promote, serve, export, go on from."""
+    team, slash, run = name.rpartition("/")
+    if not (team and slash and run):
+        raise ConfigError(f"--as {name!r}: write TEAM/RUN, as in default/reviews")
+    with only_our_output():
+        from orchestrator.delivery.importing import Told, import_lora  # imports torch
+
+        words = None if labels is None else [word.strip() for word in labels.split(",")]
+        told = Told.of(
+            config,
+            model={"name": model, "prompt": prompt, "task_type": task_type, "max_length": max_length},
+            task={"name": task, "labels": words, "format": form},
+            max_new_tokens=max_new_tokens,
+        )
+        made = import_lora(folder, team, run, store, told)
+    typer.echo(
+        f"imported {folder} as {made.reference}, task {made.task}: {made.layers} layers, rank {made.rank}, "
+        f"{made.parameters:,} parameters\nbase: {made.base} sha256 {made.base_digest}"
+    )
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(
+        f'Next:\n  orthoplex predict {made.reference} "A TEXT"\n  orthoplex run CONFIG --fork NAME        go on from '
+        f"it: CONFIG has name {run}, team {team}, and {made.task}, with some of its rows, as its first task"
+    )

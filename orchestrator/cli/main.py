@@ -19,6 +19,7 @@ import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
 from cluster.words import as_options
 from orchestrator.cli import answering as cli_answering
+from orchestrator.cli import chat as cli_chat
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import completion as cli_completion
 from orchestrator.cli import curves as cli_curves
@@ -310,6 +311,7 @@ app.command("curves")(cli_curves.curves)
 app.command("predict")(cli_answering.predict)
 app.command("eval")(cli_answering.evaluate)
 app.command("serve")(cli_serve.serve)
+app.command("chat")(cli_chat.chat)
 app.command("sweep")(cli_sweep.sweep)
 cli_cluster.register(app)  # after the verbs above, so that help shows them first
 app.command("completion")(cli_completion.completion)

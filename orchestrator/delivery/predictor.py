@@ -16,7 +16,7 @@ from orchestrator.delivery.repertoire import Asked, Known, Repertoire, columns_o
 from orchestrator.registry.references import Version
 from orchestrator.run.workers import told_of
 from orchestrator.track.events import AnswersTold
-from trainers.config import GREEDY
+from trainers.config import GREEDY, DecodingConfig
 from trainers.data.cleaning import encodes
 from trainers.data.examples import Renderer, SourceRow, settings_for
 from trainers.data.generative.config import GenerativeTask
@@ -27,6 +27,7 @@ from trainers.methods.beside import Answers, put_beside, view_of
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
 from trainers.models.causal import Causal
+from trainers.models.decoding import Piece
 from trainers.models.text_to_text import TextToText
 from trainers.models.tokens import examples_of
 from trainers.objectives.answering import Classifier, Labelled, Told, Writer, Written, nobody
@@ -192,6 +193,21 @@ class Predictor:
         columns = columns_of(known.task)
         rows = [source_row(known, columns, "prompts", number, each) for number, each in enumerate(prompts, start=1)]
         return self.answer_rows(rows, known, told)
+
+    def stream(
+        self, prompt: Asked, told: Piece, *, task: str | None = None, decoding: DecodingConfig | None = None
+    ) -> Written:
+        """The answer to one prompt, as `generate` has it; `told` gets its text in pieces while it is generated.
+
+        `decoding` is in the place of the task's; without `max_new_tokens` answers are as long as in the run. Raises as
+        `generate`.
+        """
+        known = self.repertoire.choose(task)
+        row, writer = source_row(known, columns_of(known.task), "prompt", 1, prompt), self.writer(known)
+        if decoding is not None:
+            writer = replace(writer, decoding=decoding, most=decoding.max_new_tokens or writer.most)
+        with self.method.answering(known.index):
+            return writer.stream(row, told)
 
     def answer_rows(self, rows: Sequence[SourceRow], known: Known, told: Told = nobody) -> list[Written]:
         """The answers to rows in their plain form. Raises DataError as `generate`."""

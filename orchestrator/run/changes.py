@@ -150,6 +150,8 @@ def objections(
     """
     if not state.commits:
         return []
+    if state.imported and state.driving.status == "absent":
+        return [Objection("v1 was imported, and a run stands on a copy of it", 1, None)]
     now = read(config, RunConfig)
     committed = 0 if state.joint else len(state.commits)  # tasks that a new run may begin with
     files = [f"model.name: {line}" for line in state.base.differences(base or Identity())]

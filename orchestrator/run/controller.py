@@ -83,6 +83,8 @@ class Controller:
         if self.state.status == "finished" and len(self.config.tasks) == self.state.learned:
             return
         self.workers.check()
+        if self.fork and self.fork.imported:
+            self.fork.check_layers(target_layers(self.config), self.config.adapter)
         probe(self.store)
         lease_s = self.config.cluster.lease_s
         versions = {**code_version()["packages"], "python": platform.python_version()}
@@ -287,6 +289,13 @@ class Controller:
         self.log.decide(*decisions)
         if reasons := [each.reason for each in decisions if each.verdict == "stop"]:
             raise GuardStop(f"stopped by a guard: {'; '.join(reasons)}; change the bound and run again to go on")
+
+
+def target_layers(config: RunConfig) -> list[str]:
+    """The names of the layers that a run adapts."""
+    from trainers.methods.registry import check_method
+
+    return [*check_method(config.model, config.adapter)[1].modules]
 
 
 def base_told(done: TaskDone) -> dict[str, Any]:

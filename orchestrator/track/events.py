@@ -5,6 +5,7 @@ writes these models. `body` gives back exactly the body that was parsed, byte fo
 optional fields, and old entries still round-trip. Unknown keys are kept.
 
     start open fork workers retry commit renew finish stop interrupt fail     a run's driver
+    import                                                                    people who bring an adapter in
     promote rollback                                                          people who move aliases
     orphans abort delete index                                                the garbage collector, and listing
 """
@@ -103,6 +104,17 @@ class Fork(Event):
     source: str
     tasks: Int
     described: tuple[TaskDescription, ...]
+
+
+class Import(Event):
+    """The run begins as an adapter from elsewhere, which has learned one task. `files` are the sha256 of what was read,
+    `origin` says what wrote it: its folder's name, the base that it names, and the version of PEFT, if it says so."""
+
+    op = "import"
+    config: Json
+    task: TaskDescription
+    origin: dict[str, str]
+    files: dict[str, str]
 
 
 class Workers(Event):
@@ -332,7 +344,7 @@ class Rules(Event):
 
 
 ENDINGS: tuple[type[Ending], ...] = (Finish, Stop, Interrupt, Fail)
-DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Workers, Retry, Commit, Renew, *ENDINGS)
+DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Import, Workers, Retry, Commit, Renew, *ENDINGS)
 MOVES: tuple[type[Move], ...] = (Promote, Rollback)
 HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
 ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)

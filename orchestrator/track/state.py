@@ -16,7 +16,7 @@ from orchestrator.track import metrics
 from orchestrator.track.bounds import Measured
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as DrivingStatus
-from orchestrator.track.events import Abort, Committed, Delete, Fork, Open, TaskDescription
+from orchestrator.track.events import Abort, Committed, Delete, Fork, Import, Open, TaskDescription
 from orchestrator.track.intervals import half_widths
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
@@ -34,8 +34,8 @@ class RunState:
     """The replayed log. `commits` and `tasks` are in task order; a task that only its commit describes has no rows.
 
     `config` is the configuration as it was stored, empty if there is none: read it through `completed`. `head` is the
-    newest entry, `deleted` the versions that were deleted, `fork` the stream that the run began as. `decisions` are the
-    automatic decisions, in order.
+    newest entry, `deleted` the versions that were deleted, `fork` the stream that the run began as, `imported` the
+    adapter from elsewhere. `decisions` are the automatic decisions, in order.
     """
 
     team: str
@@ -47,6 +47,7 @@ class RunState:
     head: Entry | None = None
     deleted: frozenset[int] = frozenset()
     fork: Fork | None = None
+    imported: Import | None = None
     decisions: tuple[Decided, ...] = ()
 
     @property
@@ -292,13 +293,16 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     config: Json = {}
     tasks: tuple[TaskDescription, ...] = ()
     fork: Fork | None = None
+    imported: Import | None = None
     commits, aborted, deleted = list[Committed](), set[str](), set[int]()
-    for _, event in events(count, Open, Fork, Abort, Delete, Committed):
+    for _, event in events(count, Open, Fork, Import, Abort, Delete, Committed):
         match event:
             case Open():
                 config, tasks = event.config, event.tasks
             case Fork():
                 fork, tasks = event, event.described
+            case Import():
+                imported, config, tasks = event, event.config, (event.task,)
             case Committed() if event.prefix not in aborted:
                 commits.append(event)
             case Abort():
@@ -308,7 +312,7 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
     return RunState(
         team=team, name=name, driving=driving(count), config=config, tasks=_with_published(tasks, commits),
         commits=tuple(commits), head=entries[-1] if entries else None, deleted=frozenset(deleted), fork=fork,
-        decisions=decided(count),
+        imported=imported, decisions=decided(count),
     )  # fmt: skip
 
 

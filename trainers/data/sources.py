@@ -22,6 +22,10 @@ TEST_SHARE = 0.1  # of the training rows, if no test rows are given
 HUB_FIX = "check the id, config_name and split, or download it on a machine that has network access"
 Share = Annotated[float, Field(gt=0, le=0.5)]
 LISTED = 12  # how many names an error message lists
+NO_ROWS = (  # of a task that was imported with its adapter
+    "was imported without rows, and each task of a run is scored; name some of its rows: source: files, with train and "
+    "test"
+)
 REQUIRED = {  # per format of a generative task, the columns that its rows must have
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
@@ -200,7 +204,21 @@ class HubTask(HubData, ColumnsTask):
     added: ClassVar[tuple[str, ...]] = (*ColumnsTask.added, "test_share")
 
 
-TaskConfig = Annotated[DocstringsTask | ClBenchmarkTask | FilesTask | HubTask, Field(discriminator="source")]
+class ImportedTask(ColumnsTask):
+    """A task that an adapter from elsewhere has learned, on rows that nobody named; see `NO_ROWS`."""
+
+    source: Literal["imported"]
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> "ImportedTask":
+        if self.labels is None:
+            raise ValueError("labels: name the label words in order; there are no rows to find them in")
+        return self
+
+
+TaskConfig = Annotated[
+    DocstringsTask | ClBenchmarkTask | FilesTask | HubTask | ImportedTask, Field(discriminator="source")
+]
 
 
 @dataclass(frozen=True)

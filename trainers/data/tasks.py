@@ -41,10 +41,12 @@ from trainers.data.cleaning import (
     separate,
 )
 from trainers.data.sources import (
+    NO_ROWS,
     ClBenchmarkTask,
     DocstringsTask,
     FilesTask,
     HubTask,
+    ImportedTask,
     RawTask,
     Split,
     TaskBase,
@@ -150,6 +152,8 @@ def read_task(task: TaskConfig, data_dir: Path | None, seed: int) -> RawTask:
             return read_files(task)
         case HubTask():
             return read_hub(task)
+        case ImportedTask():
+            raise DataError(f"task {task.name}: {NO_ROWS}")
 
 
 def label_names(task: TaskBase, raw: RawTask) -> tuple[str, ...]:

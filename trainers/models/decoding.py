@@ -23,6 +23,9 @@ from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 from trainers.config import DecodingConfig
 
 TAIL = 8  # tokens beyond the bytes of a stop string that are read again after each token
+UNFINISHED = "\ufffd"  # what a tokenizer writes of a character whose last bytes are still to come
+JOINED = 3  # words at most that a tokenizer makes one of
+Piece = Callable[[str], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,57 @@ class Stops(StoppingCriteria):
         """(B,) whether the tokens have a stop string."""
         texts = self.tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
         return torch.tensor([any(each in text for each in self.stop) for text in texts], device=ids_BS.device)
+
+
+class Pieces:
+    """Tells the text of one answer in pieces, in order: together they are the text, which ends before a stop string.
+
+    What may still change is held back: half a character, the beginning of a stop string, and the last words if the
+    tokenizer takes out spaces before what follows them, as in `do n ' t`.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], told: Piece) -> None:
+        self.tokenizer, self.stop, self.told = tokenizer, stop, told
+        self.cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+        self.text = ""
+
+    def so_far(self, ids: Sequence[int]) -> None:
+        """The answer has these tokens now."""
+        self._tell(self.settled(self.tokenizer.decode(ids, skip_special_tokens=True)))
+
+    def whole(self, text: str) -> None:
+        """The answer is this text, and ends."""
+        self._tell(text)
+
+    def settled(self, text: str) -> str:
+        """The part of the text that no further token changes."""
+        kept = until(text, self.stop)
+        if kept != text:
+            return kept
+        kept = kept.rstrip(UNFINISHED)
+        kept = " ".join(kept.split(" ")[:-JOINED]) if self.cleans else kept
+        held = (n for each in self.stop for n in range(1, len(each)) if kept.endswith(each[:n]))
+        return kept[: len(kept) - max(held, default=0)]
+
+    def _tell(self, text: str) -> None:
+        if text != self.text and text.startswith(self.text):
+            more, self.text = text[len(self.text) :], text
+            self.told(more)
+
+
+class Heard(StoppingCriteria):
+    """Gives `Pieces` the tokens of a row's answer after each step of `generate`, and ends nothing.
+
+    start: tokens before the answer.
+    """
+
+    def __init__(self, pieces: Pieces, start: int) -> None:
+        self.pieces, self.start = pieces, start
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: Any) -> Tensor:  # noqa: ARG002
+        """(1, S) → (1,) bool: False."""
+        self.pieces.so_far(input_ids[0, self.start :].tolist())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 class Said(NamedTuple):

@@ -18,7 +18,7 @@ from trainers.data.collate import Batch
 from trainers.data.prompts import Prompt
 from trainers.models.base import PADDED, PLAIN, Answers, Backbone, Labels
 from trainers.models.capabilities import evaluating
-from trainers.models.decoding import Said, Spoken, asked_of, generated_tokens, said
+from trainers.models.decoding import Heard, Pieces, Said, Spoken, asked_of, generated_tokens, said
 from trainers.models.words import bare, check_apart, check_known, check_said, first_places, without_end
 
 PROBED = 3  # tokens that are generated to find out whether the cache can be continued
@@ -207,24 +207,38 @@ class TextToText(Backbone):
 
     @torch.no_grad()
     def speak(
-        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int] = (), how: DecodingConfig = GREEDY
+        self,
+        token_ids: Sequence[Sequence[int]],
+        most: int,
+        ends: Sequence[int] = (),
+        how: DecodingConfig = GREEDY,
+        pieces: Pieces | None = None,
     ) -> list[Spoken]:
-        """As `say`, with the tokens of each answer.
+        """As `say`, with the tokens of each answer. Of one row, `pieces` are told the text while it is generated, or at
+        the end if beams look for it.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
         if self.repeats_prompt and not self.reuses:
-            return [answer for row in token_ids for answer in self.generated_from([row], most, ends, how)]
-        return self.generated_from(token_ids, most, ends, how)
+            return [answer for row in token_ids for answer in self.generated_from([row], most, ends, how, pieces)]
+        return self.generated_from(token_ids, most, ends, how, pieces)
 
     def generated_from(
-        self, token_ids: Sequence[Sequence[int]], most: int, ends: Sequence[int], how: DecodingConfig
+        self,
+        token_ids: Sequence[Sequence[int]],
+        most: int,
+        ends: Sequence[int],
+        how: DecodingConfig,
+        pieces: Pieces | None = None,
     ) -> list[Spoken]:
         """The answers to rows of one batch. Beams change places after each token, and only plain caches follow."""
         every, cached = sorted({self.tokenizer.eos_token_id, *ends}), self.caches and (how.beams == 1 or self.reuses)
-        tokens_BA = self.continuation(token_ids, most, every, how, cached=cached)
+        heard = None if how.beams > 1 else pieces
+        tokens_BA = self.continuation(token_ids, most, every, how, cached=cached, pieces=heard)
         texts = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
         answers = said(tokens_BA, texts, most, every, how.stop)
+        if pieces is not None:
+            pieces.whole(answers[0].text)
         return [
             Spoken(answer, generated_tokens(row, every, how.stop if answer.text != text else (), self.written))
             for answer, text, row in zip(answers, texts, tokens_BA.tolist(), strict=True)
@@ -242,15 +256,19 @@ class TextToText(Backbone):
         how: DecodingConfig,
         *,
         cached: bool,
+        pieces: Pieces | None = None,
     ) -> Tensor:
         """(B, A) tokens after the rows of one batch, A at most `most`."""
         batch = PADDED(token_ids, pad_id=self.pad_id, left=self.repeats_prompt).to(self.device)
         start = batch.ids.shape[1] if self.repeats_prompt else 1
+        asked = asked_of(how, self.tokenizer, token_ids, start)
+        if pieces is not None:
+            asked["stopping_criteria"].append(Heard(pieces, start))
         output: Tensor = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
             eos_token_id=ends, use_cache=cached,
             synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
-            **asked_of(how, self.tokenizer, token_ids, start),
+            **asked,
         )  # fmt: skip
         return output[:, start:]
 

@@ -20,7 +20,7 @@ from trainers.data.examples import Example, Refused, Renderer, SourceRow, TooLon
 from trainers.data.prompts import Prompt
 from trainers.models.base import Backbone, Labels
 from trainers.models.capabilities import most_positions
-from trainers.models.decoding import Spoken
+from trainers.models.decoding import Piece, Pieces, Spoken
 from trainers.models.text_to_text import TextToText
 
 A = TypeVar("A")
@@ -122,6 +122,11 @@ class Writer:
         if isinstance(made, Refused):
             raise made
         ids: list[int] = made.ids[: made.prompt_length].tolist()
+        if not self.base.closes_text and made.prompt_length == len(made.ids):  # an earlier turn's answer was left
+            raise DataError(
+                f"{self.renderer.place(row)}: its turns fill max_length {len(ids)}, which would cut the last of them; "
+                "leave out the first ones"
+            )
         if self.positions and len(ids) + self.most > self.positions:
             raise DataError(
                 f"{self.renderer.place(row)}: its {len(ids)} tokens and an answer of {self.most} are beyond the "
@@ -134,10 +139,14 @@ class Writer:
         """The positions that prompt and answer share; None if they are not limited, or not shared."""
         return None if self.base.closes_text else most_positions(self.base.model)
 
+    def stream(self, row: SourceRow, told: Piece) -> Written:
+        """The answer to one row; `told` gets its text in pieces while it is generated. Raises as `answer`."""
+        return self.written(self.asked([row]), Pieces(self.base.tokenizer, self.decoding.stop, told))[0]
+
     @torch.no_grad()
-    def written(self, rows: Sequence[list[int]]) -> list[Written]:
-        """The answers to B prompts, which are one batch."""
-        spoken = self.base.speak(rows, self.most, self.ends, self.decoding)
+    def written(self, rows: Sequence[list[int]], pieces: Pieces | None = None) -> list[Written]:
+        """The answers to B prompts, which are one batch; of one prompt, `pieces` are told the text as it comes."""
+        spoken = self.base.speak(rows, self.most, self.ends, self.decoding, pieces)
         losses_B = self.base.answer_losses(self.base.answer_batch(rows, [each.tokens for each in spoken]))
         return [as_written(*each) for each in zip(spoken, losses_B.tolist(), strict=True)]
 

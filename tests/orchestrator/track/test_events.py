@@ -41,6 +41,11 @@ STORED: list[tuple[str, dict[str, Any]]] = [
     }),
     ("open", {"config": {"adapter": {"threshold": 0.5, "x": [1, 1.0, None, "ü"]}}, "lease": 1, "tasks": [TASK]}),
     ("fork", {"described": [TASK], "lease": 1, "source": "default/tiny", "tasks": 1}),
+    ("import", {
+        "config": {"adapter": {"alpha": 8.0, "rank": 4}}, "files": {"adapter_config.json": "d" * 64},
+        "origin": {"base": "org/model", "folder": "lora", "peft": "0.18.0"},
+        "task": {"labels": ["no", "yes"], "name": "a"},
+    }),
     ("workers", {"lease": 1, "seconds": {"workers": 3.25, "base": 1}, "workers": 2}),
     ("retry", {"index": 1, "kind": "workers", "lease": 1, "reason": "workers failed (rank 1 died); attempt 1 of 2"}),
     ("renew", {"lease": 1}),

@@ -14,6 +14,7 @@ from trainers.data.sources import (
     FilesTask,
     HubData,
     HubTask,
+    ImportedTask,
     Share,
     TaskBase,
     check_named,
@@ -196,6 +197,14 @@ class GenerativeHubTask(HubData, FormatTask):
     added: ClassVar[tuple[str, ...]] = (*FormatTask.added, "test_share")
 
 
+class GenerativeImportedTask(FormatTask):
+    """A task that an adapter from elsewhere has learned, on rows that nobody named."""
+
+    tag: ClassVar[str] = "imported with format"
+
+    source: Literal["imported"]
+
+
 class BenchmarkTask(GenerativeTask):
     """A task of a benchmark. `mode: parity` scores, and writes prompts, as the benchmark's own code does."""
 
@@ -245,7 +254,9 @@ class DocstringAnswersTask(GenerativeTask):
     task: AnswerTask
 
 
-AnyGenerative = DocstringAnswersTask | GenerativeFilesTask | GenerativeHubTask | SuperniTask | TraceTask
+AnyGenerative = (
+    DocstringAnswersTask | GenerativeFilesTask | GenerativeHubTask | GenerativeImportedTask | SuperniTask | TraceTask
+)
 
 
 def kind_of(entry: Any) -> str | None:
@@ -257,7 +268,7 @@ def kind_of(entry: Any) -> str | None:
     source = get("source")
     if source == "docstrings" and get("task") in get_args(AnswerTask):
         return DocstringAnswersTask.tag
-    if source in ("files", "hub") and get("format") is not None:
+    if source in ("files", "hub", "imported") and get("format") is not None:
         return f"{source} with format"
     return source if source is None or isinstance(source, str) else str(source)
 
@@ -267,9 +278,11 @@ AnyTask = Annotated[
     | Annotated[ClBenchmarkTask, Tag("cl_benchmark")]
     | Annotated[FilesTask, Tag("files")]
     | Annotated[HubTask, Tag("hub")]
+    | Annotated[ImportedTask, Tag("imported")]
     | Annotated[DocstringAnswersTask, Tag(DocstringAnswersTask.tag)]
     | Annotated[GenerativeFilesTask, Tag(GenerativeFilesTask.tag)]
     | Annotated[GenerativeHubTask, Tag(GenerativeHubTask.tag)]
+    | Annotated[GenerativeImportedTask, Tag(GenerativeImportedTask.tag)]
     | Annotated[SuperniTask, Tag("superni")]
     | Annotated[TraceTask, Tag("trace")],
     Discriminator(kind_of),

@@ -35,13 +35,14 @@ from trainers.data.generative.config import (
     FormatTask,
     GenerativeFilesTask,
     GenerativeHubTask,
+    GenerativeImportedTask,
     SuperniTask,
     TraceTask,
 )
 from trainers.data.generative.layouts import docstring_sources, superni_sources, trace_sources
 from trainers.data.generative.reading import Source, file_sources, hub_sources
 from trainers.data.generative.rows import RowFault, Values, canonical, question, written
-from trainers.data.sources import TEST_SHARE
+from trainers.data.sources import NO_ROWS, TEST_SHARE
 from trainers.data.tasks import SPLITS, TaskData
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def read_sources(task: AnyGenerative, data_dir: Path | None, seed: int, scratch:
             return file_sources(task, scratch)
         case GenerativeHubTask():
             return hub_sources(task, scratch)
+        case GenerativeImportedTask():
+            raise DataError(f"task {task.name}: {NO_ROWS}")
         case SuperniTask():
             return superni_sources(task, data_dir, seed)
         case TraceTask():

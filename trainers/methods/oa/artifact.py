@@ -6,17 +6,23 @@
                           <module>.C (D, k), <module>.C_values (k,), <module>.C_rest (), and the same of G: what it
                           read and how its loss feels a change, with the functional penalty, see `functional.Felt`
 
+A stream may begin with a LoRA from elsewhere, s B A on W0. Its adapter.safetensors is that of `updates`, and Q spans
+what it writes.
+
 A module with r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from cluster.errors import IntegrityError
+from trainers.methods import updates
+from trainers.methods.base import Lora, Stream
 from trainers.methods.oa.bank import ModuleState
 from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
 from trainers.methods.oa.functional import Felt, Metric
@@ -54,17 +60,27 @@ class ModuleAdapter:
 @dataclass(frozen=True)
 class TaskAdapter:
     """One task's adapter over all modules that kept at least one dimension, the directions it adds to Q and P, and what
-    the functional penalty keeps of it."""
+    the functional penalty keeps of it. A LoRA from elsewhere has `start`, by layer, in the place of `modules`."""
 
     modules: dict[str, ModuleAdapter]
     written: dict[str, Basis]
     read: dict[str, Basis]
     felt: dict[str, Felt] = field(default_factory=dict)
+    start: dict[str, Lora] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
         """Active parameters over all modules."""
         return sum(module.parameters for module in self.modules.values())
+
+    @property
+    def adapts(self) -> list[str]:
+        """The layers that it changes."""
+        return [*self.modules, *self.start]
+
+    def writes_DR(self, name: str) -> Tensor:
+        """The columns (D, R) that span what it writes in a layer that it adapts."""
+        return self.start[name].b_DR if name in self.start else self.modules[name].written_DR
 
 
 def extract(
@@ -93,6 +109,16 @@ def active_part(state: ModuleState) -> ModuleAdapter:
     return ModuleAdapter(state.w1_RD[on].contiguous(), state.w2_DR[:, on].contiguous(), state.gamma_R[on].contiguous())
 
 
+def dump_start(stream: Stream) -> dict[str, bytes]:
+    """The bytes of both files of a LoRA from elsewhere, by name: its updates, of one scaling, and Q of s B A."""
+    bases: dict[str, Tensor] = {}
+    for name, lora in stream.items():
+        _, r_RR = torch.linalg.qr(lora.a_RK.T.double())
+        added = extend_basis(Basis.empty(lora.b_DR.shape[0]).columns_DH, lora.scaling * (lora.b_DR.double() @ r_RR.T))
+        bases |= dict(zip((f"{name}.{part}" for part in WRITTEN), (added.columns_DH, added.spectrum_H), strict=True))
+    return {ADAPTER_FILE: updates.dump(stream), BASES_FILE: save(bases)}
+
+
 def dump(adapter: TaskAdapter) -> dict[str, bytes]:
     """The bytes of both files, by name."""
     tensors, bases = _tensors(adapter)
@@ -102,6 +128,8 @@ def dump(adapter: TaskAdapter) -> dict[str, bytes]:
 def _tensors(adapter: TaskAdapter) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of both files, by name."""
     tensors: dict[str, Tensor] = {}
+    for name, lora in adapter.start.items():
+        tensors |= {f"{updates.HEAD}{name}{updates.A}": lora.a_RK, f"{updates.HEAD}{name}{updates.B}": lora.b_DR}
     for name, module in adapter.modules.items():
         tensors |= {f"{name}.W1": module.w1_RD, f"{name}.W2": module.w2_DR, f"{name}.gamma": module.gamma_R}
     bases: dict[str, Tensor] = {}
@@ -127,7 +155,8 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
             for name in _owners(tensors, "gamma")
         }
         felt = {n: Felt(*(_metric(bases, n, key) for key in METRICS)) for n in _owners(bases, METRICS[0])}
-        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ), felt)
+        start = updates.parse(adapter_bytes, "adapter") if any(key.startswith(updates.HEAD) for key in tensors) else {}
+        found = TaskAdapter(modules, _directions(bases, *WRITTEN), _directions(bases, *READ), felt, start)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise IntegrityError(f"adapter: malformed ({type(error).__name__}); do not use this version") from None
     for given, known in zip((tensors, bases), _tensors(found), strict=True):

@@ -8,12 +8,13 @@ float32 rounding.
 Shape suffixes: D output width, K input width, C rank of all tasks together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from cluster.errors import IntegrityError
+from trainers.methods import updates
 from trainers.methods.base import Lora
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.history import concatenate, write_fold
@@ -23,8 +24,8 @@ from trainers.methods.targets import dense, linear_layers, width
 
 def loras(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, Lora]:
     """Each adapted layer's stream as a LoRA over `model`, the unadapted base. Raises IntegrityError as `streams`."""
-    layers = linear_layers(model)
-    return {name: as_lora(layers[name], stream) for name, stream in streams(model, tasks).items()}
+    layers, starts = linear_layers(model), starts_of(tasks)
+    return {name: as_lora(layers[name], each, starts.get(name)) for name, each in streams(model, tasks).items()}
 
 
 @torch.no_grad()
@@ -37,18 +38,29 @@ def merge(model: nn.Module, tasks: Sequence[TaskAdapter], rounding: Rounding) ->
     """
     if rounding == "none":
         model.float()
-    layers, found = linear_layers(model), streams(model, tasks)
+    layers, found, starts = linear_layers(model), streams(model, tasks), starts_of(tasks)
     for name, stream in found.items():
-        write_fold(layers[name], stream, rounding, name)
-    return {name: sum(adapter.rank for adapter in stream) for name, stream in found.items()}
+        write_fold(layers[name], stream, rounding, name, starts.get(name))
+    ranks = {name: starts[name].rank if name in starts else 0 for name in found}
+    return {name: ranks[name] + sum(adapter.rank for adapter in stream) for name, stream in found.items()}
 
 
-def as_lora(module: nn.Module, stream: Sequence[ModuleAdapter]) -> Lora:
-    """The LoRA that adds what the stream adds to an unadapted `nn.Linear` or `Conv1D`; float32."""
+def as_lora(module: nn.Module, stream: Sequence[ModuleAdapter], start: Lora | None = None) -> Lora:
+    """The LoRA that adds what the stream adds to an unadapted `nn.Linear` or `Conv1D`, and what it starts from, if it
+    does: A = (A_0; down · (W0 + s B_0 A_0)), B = (s B_0, up); float32."""
     weight_DK, bias_D = dense(module)
     down_CD, up_DC = concatenate(stream, width(module))
     shift_D = None if bias_D is None else up_DC @ (down_CD @ bias_D.float())
-    return Lora(down_CD @ weight_DK.float(), up_DC, shift_D)
+    if start is None:
+        return Lora(down_CD @ weight_DK.float(), up_DC, shift_D)
+    b_DR = start.scaling * start.b_DR
+    a_CK = down_CD @ weight_DK.float() + (down_CD @ b_DR) @ start.a_RK
+    return Lora(torch.cat([start.a_RK, a_CK]), torch.cat([b_DR, up_DC], dim=1), shift_D)
+
+
+def starts_of(tasks: Sequence[TaskAdapter]) -> Mapping[str, Lora]:
+    """The LoRA from elsewhere that a stream begins with, by layer; empty if it begins with none."""
+    return tasks[0].start if tasks else {}
 
 
 def streams(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, list[ModuleAdapter]]:
@@ -66,8 +78,10 @@ def streams(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, list[Mo
                     "that the stream was trained on"
                 )
             check_fits(f"export: task {number}, layer {name!r}", adapter, width(layers[name]))
+    updates.check_fits("export: task 1", starts_of(tasks), layers, every=False)
     found = {name: [task.modules[name] for task in tasks if name in task.modules] for name in layers}
-    return {name: stream for name, stream in found.items() if sum(adapter.rank for adapter in stream)}
+    starts = starts_of(tasks)
+    return {name: each for name, each in found.items() if name in starts or any(adapter.rank for adapter in each)}
 
 
 def check_fits(where: str, adapter: ModuleAdapter, d: int) -> None:

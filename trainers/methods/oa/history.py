@@ -3,6 +3,8 @@
     F_t = (I + U_t) F_{t−1},  F_0 = I;   the layer gives F_t W0 x + F_t b
     F_t = I + Σ_s W2_sΓ_s W̃1_s,   W̃1_s = W1_s F_{s−1}
 
+The first task may be a LoRA from elsewhere: then W0 + s B A is in the place of W0, if the history is folded.
+
 `folded` keeps F_t W0 and F_t b as the frozen weight, in the base's dtype or, with `rounding: none`, in float32;
 `concatenated` leaves the weight alone and adds the stacked pairs to the layer's output. Shape suffixes: D output width,
 K input width, R rank of one task, C of all, H of a basis.
@@ -17,22 +19,29 @@ from torch import Tensor
 
 from cluster.errors import IntegrityError
 from trainers.method_config import AdapterConfig
+from trainers.methods.base import Lora
 from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
 from trainers.methods.oa.functional import Kept, joined
 from trainers.methods.oa.rounding import Change, Rounding, rounded
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.originals import Originals
-from trainers.methods.targets import Layer, dense, width
+from trainers.methods.targets import Layer, dense, input_width, width
 from trainers.zero import gathered
 
 
-def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapter]) -> tuple[Tensor, Tensor | None]:
-    """F_t W0 (D, K) and F_t b (D,) in float32, from the original weight and the adapters in training order.
+def fold(
+    weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapter], start: Lora | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """F_t W0 (D, K) and F_t b (D,) in float32, from the original weight and the adapters in training order. With a
+    LoRA to start from, W0 + s B A is in the place of W0.
 
     F itself (D, D) is never formed: each step adds W2Γ (W1 W), 2·D·K·r multiply-adds.
     """
     weight_DK = weight_DK.float()
     bias_D = None if bias_D is None else bias_D.float()
+    if start is not None:
+        a_RK, b_DR = start.a_RK.to(weight_DK.device), start.b_DR.to(weight_DK.device)
+        weight_DK = weight_DK + start.scaling * (b_DR @ a_RK)
     for adapter in stream:
         w1_RD, written_DR = adapter.w1_RD.to(weight_DK.device), adapter.written_DR.to(weight_DK.device)
         weight_DK = weight_DK + written_DR @ (w1_RD @ weight_DK)
@@ -41,13 +50,16 @@ def fold(weight_DK: Tensor, bias_D: Tensor | None, stream: Iterable[ModuleAdapte
     return weight_DK, bias_D
 
 
-def write_fold(module: Layer, stream: Iterable[ModuleAdapter], rounding: Rounding, name: str) -> Change:
+def write_fold(
+    module: Layer, stream: Iterable[ModuleAdapter], rounding: Rounding, name: str, start: Lora | None = None
+) -> Change:
     """Writes F_t W0 and F_t b into an unadapted layer, rounded once to its dtype; `name` is the layer's.
 
     Returns what of the change is in the layer then. It is not measured for float32, which takes the change as it is.
     """
     change = Change()
-    for kind, old, new in zip(("weight", "bias"), dense(module), fold(*dense(module), stream), strict=True):
+    folded = fold(*dense(module), stream, start)
+    for kind, old, new in zip(("weight", "bias"), dense(module), folded, strict=True):
         if old is None or new is None:
             continue
         stored = rounded(new, old.dtype, rounding, f"{name}.{kind}")
@@ -109,7 +121,7 @@ class History:
             self._append(batch)
             if drops:
                 self._drop()
-        for name in dict.fromkeys(name for adapter in adapters for name in adapter.modules):
+        for name in dict.fromkeys(name for adapter in adapters for name in adapter.adapts):
             self._install(name)
 
     def _append(self, adapters: Sequence[TaskAdapter]) -> None:
@@ -156,9 +168,17 @@ class History:
 
     def _check(self, adapter: TaskAdapter) -> None:
         number = len(self.tasks) + 1
-        for name in {*adapter.modules, *adapter.written, *adapter.read, *adapter.felt}:
+        if adapter.start and (self.tasks or self.config.history != "folded"):
+            raise IntegrityError(
+                f"history: task {number} is a LoRA from elsewhere, which only the first task of a stream with "
+                "adapter.history folded can be"
+            )
+        for name in {*adapter.adapts, *adapter.written, *adapter.read, *adapter.felt}:
             if name not in self.modules:
-                raise IntegrityError(f"history: task {number} adapts {name!r}, which is no target layer of this run")
+                raise IntegrityError(
+                    f"history: task {number} adapts {name!r}, which is no target layer of this run; name it in "
+                    "adapter.target_modules"
+                )
             d = width(self.modules[name])
             shapes: list[tuple[Tensor, tuple[int, ...]]] = [
                 (bases[name].columns_DH, (d, bases[name].spectrum_H.numel()))
@@ -169,6 +189,8 @@ class History:
                 shapes += [(each.columns_DK, (d, each.values_K.numel())) for each in (felt.read, felt.loss)]
             if part := adapter.modules.get(name):
                 shapes += [(part.w1_RD, (part.rank, d)), (part.w2_DR, (d, part.rank)), (part.gamma_R, (part.rank,))]
+            if lora := adapter.start.get(name):
+                shapes += [(lora.a_RK, (lora.rank, input_width(self.modules[name]))), (lora.b_DR, (d, lora.rank))]
             for tensor, expected in shapes:
                 if tuple(tensor.shape) != expected or not tensor.isfinite().all():
                     raise IntegrityError(
@@ -197,7 +219,8 @@ class History:
             return
         self.originals.put_back(name, exact=self.config.rounding == "none")
         with gathered(module.parameters(), write=True):
-            change = write_fold(module, stream, self.config.rounding, name)
+            start = self.tasks[0].start.get(name)
+            change = write_fold(module, stream, self.config.rounding, name, start)
             if module.weight.dtype != torch.float32:
                 self.changes[name] = change
 
@@ -212,8 +235,8 @@ def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, 
     """
     found = []
     for task in earlier:
-        shared = [name for name in last.modules if name in task.modules]
-        each = [principal_angles(last.modules[n].written_DR, task.modules[n].written_DR) for n in shared] or [
+        shared = [name for name in last.modules if name in task.adapts]
+        each = [principal_angles(last.writes_DR(n), task.writes_DR(n)) for n in shared] or [
             torch.full((1,), 90.0, dtype=torch.float64)
         ]
         together = torch.cat(each)
