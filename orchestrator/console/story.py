@@ -20,6 +20,7 @@ from orchestrator.track.events import (
     Delete,
     Ending,
     Fork,
+    Move,
     Open,
     Orphans,
     Promote,
@@ -84,6 +85,7 @@ class Story:
     config: Json = field(default_factory=dict)
     tasks: Sequence[TaskDescription] = ()
     lease: int | None = None
+    moved: dict[str, int] = field(default_factory=dict)  # by alias, the seq of the entry that moved it last
 
     def tell(self, entries: Iterable[Entry]) -> Iterator[Told]:
         """Each entry in words."""
@@ -109,11 +111,8 @@ class Story:
     def event(self, entry: Entry, event: Event) -> tuple[str, str | None]:
         """An event in words, and the task that it is about."""
         match event:
-            case Open():
-                return self.opened(event), None
-            case Fork():
-                self.tasks = event.described
-                return f"begins with the first {event.tasks} tasks of {event.source}", None
+            case Open() | Fork() | Move():
+                return self.remembered(entry, event), None
             case Retry():
                 return f"{self.name(event.index)}: {event.reason}", self.name(event.index)
             case Committed():
@@ -121,6 +120,22 @@ class Story:
             case Renew() if at := event.progress:
                 return f"alive: {self.name(at.index)}: {at.phase} {at.step}/{at.total_steps}", self.name(at.index)
         return plain(entry, event), None
+
+    def remembered(self, entry: Entry, event: Open | Fork | Move) -> str:
+        """An event that later ones refer to."""
+        if isinstance(event, Fork):
+            self.tasks = event.described
+            return f"begins with the first {of(event.tasks, 'task')} of {event.source}"
+        return self.opened(event) if isinstance(event, Open) else self.move(entry, event)
+
+    def move(self, entry: Entry, event: Move) -> str:
+        """A move of an alias, and whether it counts: only if the alias stood where its writer saw it."""
+        verb = "points to" if isinstance(event, Promote) else "points back to"
+        told = f"{event.alias} {verb} v{event.version}, by {entry.actor}{f': {event.why}' if event.why else ''}"
+        if event.expect != self.moved.get(event.alias, 0):
+            return f"{told} (does not count: somebody else had moved it)"
+        self.moved[event.alias] = entry.seq
+        return told
 
     def name(self, index: int) -> str:
         """The name of a task, counted from 0; its number if the log has none."""
@@ -164,8 +179,12 @@ def settings(config: Json) -> str:
 def few(names: Sequence[str]) -> str:
     """Names of tasks, at most MOST_NAMES of them, and how many there are."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    noun = "task" if len(names) == 1 else "tasks"
-    return f"{len(names)} {noun} ({', '.join(names[:MOST_NAMES])}{more})"
+    return f"{of(len(names), 'task')} ({', '.join(names[:MOST_NAMES])}{more})"
+
+
+def of(count: float, noun: str) -> str:
+    """So many of them."""
+    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
 
 
 def started(entry: Entry, event: Start) -> str:
@@ -191,7 +210,9 @@ def committed(event: Committed) -> str:
     if event.overlap is not None:
         figures.append(f"overlap {number(event.overlap, '.1%')}")
     if cost := event.cost:
-        figures.append(f"{cost.train_s:.0f} s training, {cost.evaluate_s:.0f} s evaluation on {cost.workers} workers")
+        figures.append(
+            f"{cost.train_s:.0f} s training, {cost.evaluate_s:.0f} s evaluation on {of(cost.workers, 'worker')}"
+        )
     copied = f", a copy of {event.forked_from}" if event.forked_from else ""
     return f"{event.task}: committed as v{event.version}{copied}; {'; '.join(figures) or 'no figures'}"
 
@@ -203,15 +224,13 @@ def plain(entry: Entry, event: Event) -> str:
             return started(entry, event)
         case Workers():
             seconds = ", ".join(f"{cause} {spent:.1f} s" for cause, spent in event.seconds.items())
-            return f"{event.workers} workers are there ({seconds})"
+            return f"{of(event.workers, 'worker')} started ({seconds})"
         case Renew():
             return "alive"
         case Ending():
             evidence = f" (evidence: {', '.join(event.evidence)})" if event.evidence else ""
-            return f"{event.status}{f': {event.reason}' if event.reason else ''}{evidence}"
-        case Promote() | Rollback():
-            verb = "points to" if isinstance(event, Promote) else "points back to"
-            return f"{event.alias} {verb} v{event.version}, by {entry.actor}{f': {event.why}' if event.why else ''}"
+            reason = event.reason or event.status
+            return f"{reason if reason.startswith(event.status) else f'{event.status}: {reason}'}{evidence}"
     return kept_tidy(event) or of_a_sweep(event)
 
 
@@ -223,7 +242,7 @@ def kept_tidy(event: Event) -> str:
             return f"{versions} deleted{f': {event.why}' if event.why else ''}"
         case Orphans() | Abort():
             found = "found" if isinstance(event, Orphans) else "collected"
-            return f"{len(event.prefixes)} folders that no commit names are {found}"
+            return f"{found} {of(len(event.prefixes), 'folder')} that no commit names"
         case Index():
             return f"an index of the entries up to {event.upto} was written"
     return ""
@@ -233,7 +252,7 @@ def of_a_sweep(event: Event) -> str:
     """An entry of a sweep."""
     match event:
         case PoolSize():
-            return f"{event.slots} trials run at once"
+            return f"{of(event.slots, 'trial')} at once"
         case Point():
             return f"trial {event.number} begins as the run {event.run}: {shown_values(event.values)}"
         case Outcome():
@@ -245,6 +264,8 @@ def of_a_sweep(event: Event) -> str:
             return f"trial {event.number} {event.status}{why}; {measured}"
         case Chosen():
             front = ", ".join(map(str, event.pareto)) or "no trial"
-            which = "no trial" if event.recommended is None else f"trial {event.recommended}"
-            return f"recommended: {which}, {event.reason}; on the front: {front}"
+            named = (
+                "no trial is recommended" if event.recommended is None else f"recommended: trial {event.recommended}"
+            )
+            return f"{named}, {event.reason}; on the front: {front}"
     return event.op

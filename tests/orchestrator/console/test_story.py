@@ -38,7 +38,7 @@ def test_a_run_in_words(fake_run: Any) -> None:
     start, opened, workers, commit, retry, renew, promote, stop = (each.text for each in told(run))
     assert start.startswith("taken up by ") and "(pid " in start
     assert opened == "is to learn 2 tasks (a, b); base minilm, method oa"
-    assert workers == "2 workers are there (model 3.0 s, workers 1.2 s)"
+    assert workers == "2 workers started (model 3.0 s, workers 1.2 s)"
     assert commit == (
         "a: committed as v1; 75.0 points on its test rows; mean r_eff 3.0; 100 parameters; overlap 25.0%; "
         "2 s training, 0 s evaluation on 2 workers"
@@ -49,6 +49,13 @@ def test_a_run_in_words(fake_run: Any) -> None:
     assert stop == "stopped: a guard" and last.decisions == (guard,)
     assert last.lines[1].strip() == "decided: go on, since it is low [guards.max_forgetting]"
     assert last.lines[0].startswith(last.time[:10]) and last.shown()["decisions"] == [guard.model_dump()]
+
+
+def test_a_move_that_came_too_late_does_not_count(fake_run: Any) -> None:
+    run = fake_run("a")
+    for version, expect in ((1, 0), (2, 0), (3, 3)):
+        run.append("promote", {"alias": "best", "version": version, "expect": expect})
+    assert ["does not count" in each.text for each in told(run)[2:]] == [False, True, False]
 
 
 def test_a_later_start_tells_what_changed(fake_run: Any) -> None:
@@ -93,4 +100,11 @@ def test_a_sweep_in_words(tmp_path: Path) -> None:
     assert lines[1].startswith("is to learn 2 tasks (library, section); base minilm, method oa")
     assert lines[2] == "trial 1 begins as the run s-00001: threshold 0.01"
     assert lines[3] == "trial 1 finished; AA 90.0 points, 400 parameters after 4 tasks"
-    assert "trial 4 failed: the loss is nan" in lines and lines[-1] == "interrupted: interrupted by SIGINT"
+    assert "trial 4 failed: the loss is nan" in lines and lines[-1] == "interrupted by SIGINT"
+
+
+def test_a_fork(fake_run: Any) -> None:
+    run = fake_run("x")
+    run.append("fork", {"source": "t/r", "tasks": 1, "described": [{"name": "first"}]})
+    run.append("retry", {"index": 0, "reason": "again", "kind": "workers"})
+    assert [each.text for each in told(run)[2:]] == ["begins with the first 1 task of t/r", "first: again"]
