@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.errors import ConfigError
 from orchestrator.console.budgets import print_budgets
-from orchestrator.console.notes import notes
+from orchestrator.console.notes import learned_nothing, notes
 from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
 from orchestrator.console.screen import out, print_table
 from orchestrator.console.views import ALL, View
@@ -29,6 +29,7 @@ from trainers.messages import Progress
 if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.registry.samples import Sample
     from orchestrator.run.plan import Plan, PlannedAnswers, PlannedTask
+    from orchestrator.run.reckoning import Reckoned
 
 __all__ = ["out", "print_table"]  # for modules that take them from here
 GIB, MOST_FELT = 2**30, 6
@@ -84,7 +85,7 @@ class RunReporter:
             self.say(f"{title} {progress.step}/{progress.total_steps}  {detail}".rstrip())
 
     def committed(self, state: RunState) -> None:
-        """A line about the task that was just committed, and what stands out."""
+        """A line about the task that was just committed, and a note if it learned nothing."""
         commit = state.commits[-1]
         ranks = [module.rank for module in commit.budget.values()]
         mean = number(sum(ranks) / len(ranks) if ranks else None, ".1f")
@@ -95,6 +96,8 @@ class RunReporter:
             f"[{state.learned}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
             f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}"
         )
+        for note in {*learned_nothing(state)} - {*learned_nothing(state.upto(commit.version - 1))}:
+            self.say(f"note: {note}")
 
 
 def figures(progress: Progress) -> str:
@@ -242,9 +245,8 @@ def print_plan(plan: "Plan") -> None:
     protected = f"; earlier tasks are protected: {'; '.join(plan.protected)}" if plan.protected else ""
     out.print(f"method: {plan.method}{protected}", markup=False)
     out.print(f"adapted layers: {len(plan.modules)}")
-    for row, layers in ALL.rows(plan.modules).items():
-        widths = ", ".join(map(str, sorted({plan.modules[layer] for layer in layers})))
-        out.print(f"  {row} (width {widths})", markup=False)
+    for line in layer_lines(plan.modules):
+        out.print(f"  {line}", markup=False)
     out.print(
         f"base parameters: {plan.base_parameters:,}\n"
         f"trainable parameters per task: {plan.trained_parameters:,}; "
@@ -252,7 +254,7 @@ def print_plan(plan: "Plan") -> None:
     )
     print_evaluation(plan)
     if "pending" in (task["state"] for task in plan.tasks):
-        out.print(time_line(plan), markup=False)
+        out.print(time_line(plan.time), markup=False)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
     out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
     if plan.rounding:
@@ -264,14 +266,20 @@ def print_plan(plan: "Plan") -> None:
         out.print(f"  {line}", markup=False)
 
 
-def time_line(plan: "Plan") -> str:
+def layer_lines(widths: Mapping[str, int]) -> list[str]:
+    """A line per adapted layer, or per kind of many, with the width of its output."""
+    rows = ALL.rows(widths).items()
+    return [f"{row} (width {', '.join(map(str, sorted({widths[each] for each in layers})))})" for row, layers in rows]
+
+
+def time_line(time: "Reckoned | None") -> str:
     """How long what is left of a run may take, and what that costs."""
-    if plan.time is None:
+    if time is None:
         return (
             "time: not known, since no run of the team in this store has trained on this base by this method on such "
             "devices; after its first task `orthoplex status` says how much is left"
         )
-    time, runs = plan.time, ", ".join(plan.time.runs[:3]) + (", …" if len(plan.time.runs) > 3 else "")
+    runs = ", ".join(time.runs[:3]) + (", …" if len(time.runs) > 3 else "")
     between = f"{duration(time.least_s)} to {duration(time.most_s)}"
     return (
         f"time: about {duration(time.seconds)} of training and evaluation ({between}), as {time.tasks} earlier tasks "

@@ -150,3 +150,15 @@ def test_the_template_shows_the_defaults(load: Load) -> None:
             value = yaml.safe_load(match[5] or line)
             assert (value if match[5] else value[match[2]]) == defaults[path], line
             assert not match[5] or yaml.safe_load(line)[match[2]] != defaults[path], line
+
+
+def test_what_was_not_there_before_is_stored_only_if_it_is_used(load: Load) -> None:
+    """A price, and macro F1: runs without them are stored as before."""
+    plain = load(BASE).model_dump(mode="json")
+    assert "cost" not in plain and "evaluate" not in plain
+    priced = load(BASE, "cost={gpu_hour: 2.5}", "evaluate.macro_f1=true").model_dump(mode="json")
+    assert priced["cost"] == {"gpu_hour": 2.5, "currency": "USD"} and priced["evaluate"]["macro_f1"] is True
+    assert {key: value for key, value in priced.items() if key not in ("cost", "evaluate")} == plain
+    for wrong, said in (("{gpu_hour: -1}", "cost.gpu_hour"), ("{currency: EUR}", "cost.gpu_hour"), ("2.5", "cost")):
+        with pytest.raises(ConfigError, match=said):
+            load(BASE, f"cost={wrong}")

@@ -10,9 +10,19 @@ import pytest
 from rich.console import Console
 
 from orchestrator.console import run as console
-from orchestrator.console.run import RunReporter, answers_line, middle_cut, print_rows, print_status, token_line
+from orchestrator.console.run import (
+    RunReporter,
+    answers_line,
+    layer_lines,
+    middle_cut,
+    print_rows,
+    print_status,
+    time_line,
+    token_line,
+)
 from orchestrator.console.scores import number, percent
 from orchestrator.run.plan import PlannedAnswers, PlannedTask
+from orchestrator.run.reckoning import Reckoned
 from orchestrator.track.view import status_view
 from trainers.config import GREEDY
 from trainers.messages import Progress
@@ -152,3 +162,52 @@ def test_what_the_parameters_are(fake_run: Any, capsys: pytest.CaptureFixture[st
         print_status(replace(run.state, config=content))
         (line,) = (each for each in capsys.readouterr().out.splitlines() if "active adapter parameters" in each)
         assert line.split(maxsplit=3)[3] == told
+
+
+def test_a_task_that_learned_nothing_is_told_of_once(fake_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fake_run("a", "b")
+    with RunReporter(2) as reporter:
+        run.commit([0.5, 0.5], zero_shot=[0.5, 0.25])
+        reporter.committed(run.state)
+        run.commit([0.5, 0.5])
+        reporter.committed(run.state)
+    first, note, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("[1/2] a: committed") and second.startswith("[2/2] b: committed")
+    assert note.startswith("note: task a: nothing was learned: 50.00 points on its test rows, 50.00 points untrained.")
+
+
+def test_the_functional_penalty_and_what_a_run_took(fake_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fake_run(*"abcdefghi")
+    for index, name in enumerate("abcdefgh"):
+        files = {"version": index + 1, "prefix": f"p{index}", "manifest_sha256": "0" * 64, "stored_bytes": 1}
+        cost = {"train_s": 10, "evaluate_s": 2, "workers": 1}
+        run.append("commit", {"task": name, "index": index, "functional": index / 4, "cost": cost, **files})
+    progress = {"index": 8, "phase": "train", "step": 1, "total_steps": 9, "functional": 0.125}
+    run.append("renew", {"progress": progress})
+    print_status(run.state)
+    lines = capsys.readouterr().out.splitlines()
+    assert "  [9/9] i: train 1/9  functional 1.25e-01" in lines
+    assert "  seconds of training                   80  and 16 of evaluation" in lines
+    (felt,) = (line for line in lines if line.startswith("  functional penalty at the end"))
+    assert felt.split("  ")[-1].strip() == ("… c 5.00e-01, d 7.50e-01, e 1.00e+00, f 1.25e+00, g 1.50e+00, h 1.75e+00")
+
+
+def test_the_time_of_a_plan() -> None:
+    known = Reckoned(
+        seconds=4500.0, least_s=60.0, most_s=9000.0, tasks=3, runs=["t/a", "t/b", "t/c", "t/d"], gpu_hours=5.0,
+        money=12.5, currency="EUR",
+    )  # fmt: skip
+    assert time_line(known) == (
+        "time: about 75 min of training and evaluation (60 s to 2.5 h), as 3 earlier tasks took per row "
+        "(t/a, t/b, t/c, …); 5.00 GPU-hours, 12.50 EUR"
+    )
+    assert time_line(replace(known, gpu_hours=0.0, money=None)).endswith("(t/a, t/b, t/c, …)")
+    assert time_line(None).startswith(
+        "time: not known, since no run of the team in this store has trained on this base"
+    )
+
+
+def test_layers_of_a_plan() -> None:
+    assert layer_lines({"a.0.x": 4, "a.1.x": 8}) == ["a.0.x (width 4)", "a.1.x (width 8)"]
+    many = {f"a.{number}.{part}": 4 + 4 * (part == "y") for number in range(20) for part in "xy"}
+    assert layer_lines(many) == ["a.*.x (×20) (width 4)", "a.*.y (×20) (width 8)"]

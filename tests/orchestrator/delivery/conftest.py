@@ -11,6 +11,8 @@ from orchestrator.track.state import RunState
 from tests.support.tiny_models import save_encoder, save_tiny
 from tests.support.untrained_runs import WORDS, classification, generative, run_of
 
+EVALUATE = {"keep_answers": 4, "macro_f1": True}
+
 
 @pytest.fixture(scope="session")
 def labels_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path]:
@@ -18,7 +20,7 @@ def labels_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path
     folder = tmp_path_factory.mktemp("labels")
     tasks = [classification(folder, name, words) for name, words in zip("ab", WORDS, strict=True)]
     base = save_encoder(folder / "base")
-    return run_of(folder, {"name": str(base), "max_length": 16}, tasks), folder
+    return run_of(folder, {"name": str(base), "max_length": 16}, tasks, evaluate=EVALUATE), folder
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def texts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path]
     ]
     model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
     adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
-    return run_of(folder, model, tasks, adapter=adapter), folder
+    return run_of(folder, model, tasks, adapter=adapter, evaluate=EVALUATE), folder
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ def test_scores_equal_the_matrix(labels: Predictor, texts: Predictor, labels_run
                 assert dict(made.metrics) == pytest.approx(score.metrics)
             else:
                 assert made.metrics["accuracy"] * made.rows == pytest.approx(score.correct)
+                assert made.macro_f1 == pytest.approx(score.macro_f1)
 
 
 def test_shares_of_each_label_and_the_confusion_matrix(labels: Predictor, labels_run: Run) -> None:
