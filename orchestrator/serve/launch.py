@@ -2,6 +2,8 @@
 
 import ipaddress
 import logging
+import os
+import re
 import secrets
 import signal
 import socket
@@ -115,8 +117,10 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], 
         try:
             handle = serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
         except RuntimeError as error:
+            applications = serve.status().applications.values()
+            told = [each.message for one in applications for each in one.deployments.values()]
             serve.shutdown()
-            raise OrthoplexError(f"serve: the application did not start: {reason(str(error))}") from None
+            raise OrthoplexError(f"serve: it did not start: {reason(os.linesep.join([str(error), *told]))}") from None
         try:
             yield lambda: handle.standing.remote().result()
         finally:
@@ -130,9 +134,10 @@ def on_what_there_is(settings: ServeSettings, resources: Mapping[str, float]) ->
 
 
 def reason(report: str) -> str:
-    """The last error that a report of Ray's tells."""
+    """The last error that a report of Ray's tells; of our own errors the message alone."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no reason given")
+    last = next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no reason given")
+    return re.sub(r"^cluster\.errors\.\w+: ", "", last)
 
 
 def until_told(look: Callable[[], Standing], say: Say, every_s: float) -> None:

@@ -1,6 +1,7 @@
 """What is asked in the same way is answered together, and one failure is one job's."""
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ def test_what_comes_in_while_a_batch_is_at_work_is_the_next() -> None:
     batches = Batches(sizes.append)
     asked = [batches.ask(way, [0])]
     while batches.waiting:
-        pass  # until the thread has taken it
+        time.sleep(0.01)  # until the thread has taken it
     asked += [batches.ask(way, [1]), batches.ask(other, [2]), batches.ask(way, [3, 4])]
     way.go.set()
     assert [future.result(10) for future in asked] == [["a 0"], ["a 1"], ["b 2"], ["a 3", "a 4"]]

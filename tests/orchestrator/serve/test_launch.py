@@ -120,5 +120,6 @@ def test_a_gpu_is_used_if_there_is_one(device: str | None, gpus: int, expected: 
 
 def test_the_reason_of_a_failed_start() -> None:
     report = "Deploying failed\n  File x\ncluster.errors.ConfigError: model.name: is not there\nmore\n"
-    assert reason(report) == "cluster.errors.ConfigError: model.name: is not there"
+    assert reason(report) == "model.name: is not there"
+    assert reason("a\nRuntimeError: b\nc") == "RuntimeError: b"
     assert reason("odd") == "odd" and reason("") == "no reason given"
