@@ -25,7 +25,7 @@ from orchestrator.serve.held import Adapters, Held
 from orchestrator.serve.problems import Problem, asked_wrongly
 from orchestrator.serve.requests import ChatBody, ClassifyBody, CompletionBody, WriteBody, read_body, stand_alone
 from orchestrator.serve.settings import ServeSettings
-from orchestrator.serve.streams import Pieces, events
+from orchestrator.serve.streams import Channel, events
 from orchestrator.serve.ways import Labelling, Prompted, Text, Writing, asked_task, prompted
 from trainers.config import GREEDY
 
@@ -114,11 +114,11 @@ class Service:
         way = self.way(body, held)
         known = way.predictor.repertoire.tasks[way.task]
         envelope = Envelope.of(kind, way.predictor)
-        pieces = Pieces() if body.stream else None
-        told = None if pieces is None else pieces.told
+        channel = Channel() if body.stream else None
+        told = None if channel is None else channel.told
         prompts = [prompted(known, each, number, told) for number, each in enumerate(asked, start=1)]
-        if pieces is not None:
-            return await self.streamed(envelope, way, prompts, pieces, body)
+        if channel is not None:
+            return await self.streamed(envelope, way, prompts, channel, body)
         texts = await asyncio.wrap_future(self.batches.ask(way, prompts))
         self.count(envelope, texts)
         return JSONResponse(envelope.chosen(texts), headers=envelope.headers)
@@ -137,14 +137,13 @@ class Service:
         return Writing(predictor, known.task.name, decoding, most or min(writer.most, self.settings.max_tokens))
 
     async def streamed(
-        self, envelope: Envelope, way: Writing, prompts: Sequence[Prompted], pieces: Pieces, body: WriteBody
+        self, envelope: Envelope, way: Writing, prompts: Sequence[Prompted], channel: Channel, body: WriteBody
     ) -> Response:
         """An answer as events. What is wrong with the prompt is known before the first, and is a plain error."""
         answer = self.batches.ask(way, prompts)
-        del way, prompts  # the stream holds the names of the version, and the answer alone
-        first = await pieces.first(answer)
+        first = await channel.first(answer)
         answer.add_done_callback(lambda done: None if done.exception() else self.count(envelope, done.result()))
-        sent = events(envelope, pieces, first, answer, with_usage=body.include_usage)
+        sent = events(envelope, channel, first, answer, with_usage=body.include_usage)
         return StreamingResponse(sent, media_type="text/event-stream", headers=envelope.headers)
 
     def count(self, envelope: Envelope, texts: Sequence[Text]) -> None:

@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 
 from orchestrator.serve.bodies import Envelope, Json, usage
 from orchestrator.serve.ways import Text
+from trainers.models.decoding import UnheardError
 
 DONE = "data: [DONE]\n\n"
 
 
-class GoneError(Exception):
-    """Whoever asked has left: the answer is not needed any more."""
-
-
 @dataclass(eq=False)
-class Pieces:
+class Channel:
     """Pieces of one answer on their way from the thread that computes to the one that sends. To be made in the latter.
 
     Once `gone` is set, the next piece ends the computation.
@@ -28,9 +25,9 @@ class Pieces:
     gone: bool = False
 
     def told(self, piece: str) -> None:
-        """Called by the thread that computes. Raises GoneError if nobody waits any more."""
+        """Called by the thread that computes. Raises UnheardError if nobody waits any more."""
         if self.gone:
-            raise GoneError
+            raise UnheardError
         self.loop.call_soon_threadsafe(self.queue.put_nowait, piece)
 
     def ended(self, _: "Future[list[Text]]") -> None:
@@ -56,7 +53,7 @@ class Pieces:
 
 
 async def events(
-    envelope: Envelope, pieces: Pieces, first: str | None, answer: "Future[list[Text]]", *, with_usage: bool
+    envelope: Envelope, channel: Channel, first: str | None, answer: "Future[list[Text]]", *, with_usage: bool
 ) -> AsyncIterator[str]:
     """The events of an answer whose first piece is there."""
     try:
@@ -65,7 +62,7 @@ async def events(
         while piece is not None:
             sent += piece
             yield event(envelope.piece(piece))
-            piece = await pieces.queue.get()
+            piece = await channel.queue.get()
         try:
             (text,) = answer.result()
         except Exception:
@@ -78,7 +75,7 @@ async def events(
             yield event(envelope.around({"choices": [], "usage": usage([text])}, chunk=True))
         yield DONE
     finally:
-        pieces.leave(answer)
+        channel.leave(answer)
 
 
 def event(content: Json) -> str:

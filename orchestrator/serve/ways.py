@@ -1,6 +1,6 @@
 """How a version answers requests: labels, or texts generated in a given way. Equal requests share a forward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +10,7 @@ from orchestrator.delivery.repertoire import Asked, Known, columns_of, generativ
 from trainers.config import DecodingConfig
 from trainers.data.examples import SourceRow
 from trainers.data.sources import listed
+from trainers.models.decoding import Pieces
 from trainers.objectives.answering import Labelled, Writer, by_length, nobody
 
 Piece = Callable[[str], None]
@@ -81,7 +82,8 @@ class Writing:
         with self.predictor.method.answering(known.index):
             made = prompts_of(writer, [item.row for item in items])
             asked = [ids for ids in made if isinstance(ids, list)]
-            texts = iter(by_length(asked, self.most, lambda rows: written(writer, rows), nobody))
+            told = {id(ids): heard(writer, item.told) for ids, item in zip(made, items, strict=True)}
+            texts = iter(by_length(asked, self.most, lambda rows: written(writer, rows, told), nobody))
             return [next(texts) if isinstance(ids, list) else ids for ids in made]
 
 
@@ -96,9 +98,15 @@ def prompts_of(writer: Writer, rows: Sequence[SourceRow]) -> list[list[int] | Ex
     return made
 
 
-def written(writer: Writer, rows: Sequence[list[int]]) -> list[Text]:
-    """The answers to prompts, which are one batch."""
-    spoken = writer.base.speak(rows, writer.most, writer.ends, writer.decoding)
+def heard(writer: Writer, told: Piece | None) -> Pieces | None:
+    """Who is told an answer in pieces, if anybody is."""
+    return None if told is None else Pieces(writer.base.tokenizer, writer.decoding.stop, told)
+
+
+def written(writer: Writer, rows: Sequence[list[int]], told: Mapping[int, Pieces | None]) -> list[Text]:
+    """The answers to prompts, which are one batch. `told` has who is told each, by the identity of the prompt."""
+    pieces = [told[id(row)] for row in rows]
+    spoken = writer.base.speak(rows, writer.most, writer.ends, writer.decoding, pieces)
     return [
         Text(
             text=each.said.text, finish_reason="stop" if each.said.cut is None else "length", prompt_tokens=len(row),

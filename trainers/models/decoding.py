@@ -95,6 +95,10 @@ class Stops(StoppingCriteria):
         return torch.tensor([any(each in text for each in self.stop) for text in texts], device=ids_BS.device)
 
 
+class UnheardError(Exception):
+    """Raised by who is told a piece: nobody needs the rest of the answer."""
+
+
 class Pieces:
     """Tells the text of one answer in pieces, in order: together they are the text, which ends before a stop string.
 
@@ -106,6 +110,7 @@ class Pieces:
         self.tokenizer, self.stop, self.told = tokenizer, stop, told
         self.cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self.text = ""
+        self.gone = False  # whether nobody needs the rest
 
     def so_far(self, ids: Sequence[int]) -> None:
         """The answer has these tokens now."""
@@ -126,24 +131,34 @@ class Pieces:
         return kept[: len(kept) - max(held, default=0)]
 
     def _tell(self, text: str) -> None:
-        if text != self.text and text.startswith(self.text):
-            more, self.text = text[len(self.text) :], text
+        if self.gone or text == self.text or not text.startswith(self.text):
+            return
+        more, self.text = text[len(self.text) :], text
+        try:
             self.told(more)
+        except UnheardError:
+            self.gone = True
 
 
 class Heard(StoppingCriteria):
-    """Gives `Pieces` the tokens of a row's answer after each step of `generate`, and ends nothing.
+    """Gives the `Pieces` of each row the tokens of its answer after each step of `generate`. A row whose rest nobody
+    needs ends; the others go on.
 
-    start: tokens before the answer.
+    pieces: one per row, None for a row that nobody listens to. start: tokens before the answers. ends: tokens that end
+    an answer; what stands behind one is padding.
     """
 
-    def __init__(self, pieces: Pieces, start: int) -> None:
-        self.pieces, self.start = pieces, start
+    def __init__(self, pieces: Sequence[Pieces | None], start: int, ends: Sequence[int]) -> None:
+        self.pieces, self.start, self.ends = pieces, start, frozenset(ends)
 
     def __call__(self, input_ids: Tensor, scores: object, **_: Any) -> Tensor:  # noqa: ARG002
-        """(1, S) → (1,) bool: False."""
-        self.pieces.so_far(input_ids[0, self.start :].tolist())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        """(B, S) → (B,) bool: whether nobody needs more of a row."""
+        gone = []
+        for own, row in zip(self.pieces, input_ids[:, self.start :].tolist(), strict=True):
+            if own is not None:
+                own.so_far(row[: next((n for n, token in enumerate(row) if token in self.ends), len(row))])
+            gone.append(own is not None and own.gone)
+        return torch.tensor(gone, device=input_ids.device)
 
 
 class Said(NamedTuple):

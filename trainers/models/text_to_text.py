@@ -212,15 +212,17 @@ class TextToText(Backbone):
         most: int,
         ends: Sequence[int] = (),
         how: DecodingConfig = GREEDY,
-        pieces: Pieces | None = None,
+        pieces: Sequence[Pieces | None] = (),
     ) -> list[Spoken]:
-        """As `say`, with the tokens of each answer. Of one row, `pieces` are told the text while it is generated, or at
-        the end if beams look for it.
+        """As `say`, with the tokens of each answer. `pieces`, if given one per row, are told the texts while they are
+        generated, or at the end if beams look for them.
 
         Decoders that `reuses` is false for read one text at a time: they take no padding on the left.
         """
         if self.repeats_prompt and not self.reuses:
-            return [answer for row in token_ids for answer in self.generated_from([row], most, ends, how, pieces)]
+            heard = pieces or [None] * len(token_ids)
+            pairs = zip(token_ids, heard, strict=True)
+            return [answer for row, own in pairs for answer in self.generated_from([row], most, ends, how, [own])]
         return self.generated_from(token_ids, most, ends, how, pieces)
 
     def generated_from(
@@ -229,16 +231,17 @@ class TextToText(Backbone):
         most: int,
         ends: Sequence[int],
         how: DecodingConfig,
-        pieces: Pieces | None = None,
+        pieces: Sequence[Pieces | None] = (),
     ) -> list[Spoken]:
         """The answers to rows of one batch. Beams change places after each token, and only plain caches follow."""
         every, cached = sorted({self.tokenizer.eos_token_id, *ends}), self.caches and (how.beams == 1 or self.reuses)
-        heard = None if how.beams > 1 else pieces
+        heard = () if how.beams > 1 else pieces
         tokens_BA = self.continuation(token_ids, most, every, how, cached=cached, pieces=heard)
         texts = self.tokenizer.batch_decode(tokens_BA, skip_special_tokens=True)
         answers = said(tokens_BA, texts, most, every, how.stop)
-        if pieces is not None:
-            pieces.whole(answers[0].text)
+        for own, answer in zip(pieces, answers, strict=False):
+            if own is not None:
+                own.whole(answer.text)
         return [
             Spoken(answer, generated_tokens(row, every, how.stop if answer.text != text else (), self.written))
             for answer, text, row in zip(answers, texts, tokens_BA.tolist(), strict=True)
@@ -256,14 +259,14 @@ class TextToText(Backbone):
         how: DecodingConfig,
         *,
         cached: bool,
-        pieces: Pieces | None = None,
+        pieces: Sequence[Pieces | None] = (),
     ) -> Tensor:
         """(B, A) tokens after the rows of one batch, A at most `most`."""
         batch = PADDED(token_ids, pad_id=self.pad_id, left=self.repeats_prompt).to(self.device)
         start = batch.ids.shape[1] if self.repeats_prompt else 1
         asked = asked_of(how, self.tokenizer, token_ids, start)
-        if pieces is not None:
-            asked["stopping_criteria"].append(Heard(pieces, start))
+        if any(pieces):
+            asked["stopping_criteria"].append(Heard(pieces, start, ends or ()))
         output: Tensor = self.model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=most, pad_token_id=self.pad_id,
             eos_token_id=ends, use_cache=cached,

@@ -141,11 +141,11 @@ class Writer:
 
     def stream(self, row: SourceRow, told: Piece) -> Written:
         """The answer to one row; `told` gets its text in pieces while it is generated. Raises as `answer`."""
-        return self.written(self.asked([row]), Pieces(self.base.tokenizer, self.decoding.stop, told))[0]
+        return self.written(self.asked([row]), [Pieces(self.base.tokenizer, self.decoding.stop, told)])[0]
 
     @torch.no_grad()
-    def written(self, rows: Sequence[list[int]], pieces: Pieces | None = None) -> list[Written]:
-        """The answers to B prompts, which are one batch; of one prompt, `pieces` are told the text as it comes."""
+    def written(self, rows: Sequence[list[int]], pieces: Sequence[Pieces | None] = ()) -> list[Written]:
+        """The answers to B prompts, which are one batch; `pieces`, if given, are told the texts as they come."""
         spoken = self.base.speak(rows, self.most, self.ends, self.decoding, pieces)
         losses_B = self.base.answer_losses(self.base.answer_batch(rows, [each.tokens for each in spoken]))
         return [as_written(*each) for each in zip(spoken, losses_B.tolist(), strict=True)]

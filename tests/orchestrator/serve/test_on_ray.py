@@ -31,7 +31,7 @@ def test_an_alias_moves_under_load(local_ray: None, texts_run: Run, monkeypatch:
     assert load.failures == load.mixed == []
     assert {named for _, named in load.answers} == {"team/run@v1", "team/run@v2"} and len(load.answers) > 20
     assert len(moved) == 4 and max(load.shown_after_s(moved)) < 5
-    assert "".join(pieces)
+    assert len([piece for piece in pieces if piece]) > 1
 
 
 def streamed(address: Address) -> list[str]:

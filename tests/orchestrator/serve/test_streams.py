@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator.serve.bodies import Envelope
-from orchestrator.serve.streams import GoneError, Pieces, events
+from orchestrator.serve.streams import Channel, events
 from orchestrator.serve.ways import Text
+from trainers.models.decoding import UnheardError
 
 TEXT = Text(text="one two", finish_reason="stop", prompt_tokens=3, completion_tokens=2)
 
@@ -18,15 +19,15 @@ def sent(kind: Any, told: list[str], outcome: Text | Exception, *, usage: bool =
     """The events of an answer whose pieces are `told`."""
 
     async def run() -> list[str]:
-        pieces, answer = Pieces(), Future[list[Any]]()
+        channel, answer = Channel(), Future[list[Any]]()
         for piece in told:
-            pieces.told(piece)
+            channel.told(piece)
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
         else:
             answer.set_result([outcome])
-        first = await pieces.first(answer)
-        stream = events(Envelope(kind, "t/r@v1", "fp"), pieces, first, answer, with_usage=usage)
+        first = await channel.first(answer)
+        stream = events(Envelope(kind, "t/r@v1", "fp"), channel, first, answer, with_usage=usage)
         return [each async for each in stream if each]
 
     lines = asyncio.run(run())
@@ -60,15 +61,15 @@ def test_a_failure_before_the_first_piece_is_raised() -> None:
 
 def test_who_leaves_ends_the_computation() -> None:
     async def run() -> None:
-        pieces, answer = Pieces(), Future[list[Any]]()
-        pieces.told("one")
+        channel, answer = Channel(), Future[list[Any]]()
+        channel.told("one")
         stream = events(
-            Envelope("text_completion", "t/r@v1", "fp"), pieces, await pieces.first(answer), answer, with_usage=False
+            Envelope("text_completion", "t/r@v1", "fp"), channel, await channel.first(answer), answer, with_usage=False
         )
         assert "one" in [await anext(stream), await anext(stream)][1]  # type: ignore[call-overload]
         await stream.aclose()  # type: ignore[attr-defined]
-        with pytest.raises(GoneError):
-            pieces.told("two")
+        with pytest.raises(UnheardError):
+            channel.told("two")
         assert answer.cancelled()
 
     asyncio.run(run())
