@@ -10,7 +10,8 @@ import typer
 
 from cluster.errors import ConfigError, DataError, Interrupted, OrthoplexError
 from cluster.words import did_you_mean
-from orchestrator.cli.answering import Device, MaxTokens, opened, repertoire
+from orchestrator.cli import completion
+from orchestrator.cli.answering import Device, MaxTokens, repertoire
 from orchestrator.cli.common import DEFAULT_STORE, Model, StoreUri, only_our_output, tell
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ Ask = Callable[[str], str]
 
 def chat(
     references: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER…", help="team/run@vN; several answer one below the other")
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER…",
+            help="team/run@vN; several answer one below the other",
+            autocompletion=completion.adapters,
+        ),
     ],
     *,
     task: Annotated[str | None, typer.Option("--task", metavar="T", help="the task; default: the newest")] = None,
@@ -52,16 +58,15 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="print an object per answer")] = False,
 ) -> None:
     """Talk to adapters. Answers come as they are generated; /help lists what can be typed."""
-    from orchestrator.delivery.chatting import Chat, Settings
+    from orchestrator.delivery.chatting import Chat, Settings, Shelf
 
     settings = Settings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    made: dict[str, Predictor] = {}
+    shelf = Shelf(model=model, device=device, say=tell)
 
     def predictor(reference: str) -> "Predictor":
-        knows = repertoire(reference, store)
-        if knows.reference not in made:
-            made[knows.reference] = opened(knows, model=model, device=device)()
-        return made[knows.reference]
+        version = repertoire(reference, store).version
+        with only_our_output():
+            return shelf.predictor(version)
 
     talk, terminal = Chat(predictor, settings), sys.stdin.isatty()
     talk.use(references, task)

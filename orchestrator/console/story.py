@@ -20,6 +20,7 @@ from orchestrator.track.events import (
     Delete,
     Ending,
     Fork,
+    Import,
     Move,
     Open,
     Orphans,
@@ -34,8 +35,8 @@ from orchestrator.track.events import (
 from orchestrator.track.metrics import points
 
 KINDS: tuple[type[Event], ...] = (
-    Start, Open, Fork, Workers, Retry, Committed, Renew, *ENDINGS, Promote, Rollback, Orphans, Abort, Delete, Index,
-    PoolSize, Point, Outcome, Chosen,
+    Start, Open, Fork, Import, Workers, Retry, Committed, Renew, *ENDINGS, Promote, Rollback, Orphans, Abort, Delete,
+    Index, PoolSize, Point, Outcome, Chosen,
 )  # fmt: skip
 BY_OP = {kind.op: kind for kind in KINDS}
 MOST_NAMES = 6  # of tasks, or changed keys, in a sentence
@@ -111,7 +112,7 @@ class Story:
     def event(self, entry: Entry, event: Event) -> tuple[str, str | None]:
         """An event in words, and the task that it is about."""
         match event:
-            case Open() | Fork() | Move():
+            case Open() | Fork() | Import() | Move():
                 return self.remembered(entry, event), None
             case Retry():
                 return f"{self.name(event.index)}: {event.reason}", self.name(event.index)
@@ -121,11 +122,14 @@ class Story:
                 return f"alive: {self.name(at.index)}: {at.phase} {at.step}/{at.total_steps}", self.name(at.index)
         return plain(entry, event), None
 
-    def remembered(self, entry: Entry, event: Open | Fork | Move) -> str:
+    def remembered(self, entry: Entry, event: Open | Fork | Import | Move) -> str:
         """An event that later ones refer to."""
         if isinstance(event, Fork):
             self.tasks = event.described
             return f"begins with the first {of(event.tasks, 'task')} of {event.source}"
+        if isinstance(event, Import):
+            self.config, self.tasks, folder = event.config, (event.task,), event.origin.get("folder")
+            return f"begins as a LoRA from elsewhere, the folder {folder}{settings(event.config)}"
         return self.opened(event) if isinstance(event, Open) else self.move(entry, event)
 
     def move(self, entry: Entry, event: Move) -> str:

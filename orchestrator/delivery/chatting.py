@@ -4,14 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError
+from orchestrator.delivery.export import load_base
+from orchestrator.delivery.predictor import Predictor
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, generative
+from orchestrator.registry.references import Version
 from trainers.config import GREEDY, DecodingConfig
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.generative.encoding import CONVERSATIONS
 from trainers.data.sources import listed
+from trainers.models.base import Backbone
 from trainers.objectives.answering import Labelled, Written
 
 Turn = dict[str, str]
@@ -30,6 +35,34 @@ class Answers(Protocol):
 
     def classify(self, texts: Sequence[str], *, task: str | None) -> list[Labelled]:
         """As `Predictor.classify`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """Adapters, each loaded once, over bases that they share. Updates stand beside a base's weights, so that another
+    adapter costs no other base. `model` and `device` are those of `Predictor`."""
+
+    model: str | None
+    device: str | None
+    say: Callable[[str], None]
+    bases: dict[str, Backbone] = field(default_factory=dict)
+    adapters: dict[str, Predictor] = field(default_factory=dict)
+
+    def predictor(self, version: Version) -> Predictor:
+        """The version over its base. Raises as `Predictor`."""
+        if version.reference not in self.adapters:
+            self.adapters[version.reference] = Predictor(version, base=self.base_of(version), say=self.say)
+        return self.adapters[version.reference]
+
+    def base_of(self, version: Version) -> Backbone:
+        """The version's base, which is loaded unless another version stands on it."""
+        place = {} if self.model is None else {"name": self.model, "revision": None}
+        config = version.state.completed().model.model_copy(update=place)
+        key = config.model_dump_json(exclude={"prompt", "scoring", "max_length"})
+        if key not in self.bases:
+            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self.bases[key] = load_base(config, version, device)
+        return self.bases[key]
 
 
 @dataclass(frozen=True, kw_only=True)

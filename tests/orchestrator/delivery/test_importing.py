@@ -269,3 +269,15 @@ def test_rows_of_the_task_are_named_in_the_file(place: Path, tmp_path: Path) -> 
     told = Wanted(model={"prompt": "text : {text} is :", "max_length": 64}, task={**task, "labels": [*WORDS[0]]})
     import_lora(place / "lora", "t", "x", str(tmp_path / "s"), told)
     assert Predictor("t/x@v1", store=str(tmp_path / "s")).repertoire.run.tasks[0].source == "files"
+
+
+def test_the_commands_that_tell_of_it(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Its log in words, its state, its manifest; nothing of it is left over."""
+    for words, said in (
+        (("logs", "team/qa"), "begins as a LoRA from elsewhere, the folder lora; base "),
+        (("status", "team/qa"), "published"), (("explain", "team/qa"), "qa"),
+        (("adapters", "show", "team/qa@v1", "--tree"), "qa"), (("adapters", "list", "--team", "team"), "team/qa@v1"),
+        (("adapters", "verify", "team/qa"), "team/qa"), (("adapters", "gc", "team/qa"), ""),
+    ):  # fmt: skip
+        code, out, err = here(monkeypatch, capsys, *words, "--store", place / "store")
+        assert code == 0 and said in out, (words, out, err)
