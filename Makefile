@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults test-s3 test-vllm test-package test-standalone docs lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz test-s3 test-vllm test-package test-standalone docs lint measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -55,6 +55,10 @@ test-cpus: install-dev  ## run tests that compare numbers as on other CPUs: vect
 
 test-faults: install-dev  ## kill driver, workers and nodes at 21 instants: about half an hour
 	ORTHOPLEX_FAULTS=1 $(BIN)/python -m pytest tests/e2e/test_faults.py -rP
+
+FUZZ_S ?= 60
+fuzz: install-dev  ## put malformed things in wherever something is read, each kind for FUZZ_S (60) seconds, drawn by SEED (0)
+	PYTHONPATH=. $(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(or $(SEED),0)
 
 VLLM ?= 0.33.0
 VLLM_ROOT ?= $(HOME)/.cache/orthoplex/vllm

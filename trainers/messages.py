@@ -7,12 +7,13 @@ not change:
   {"metrics", "interval", "macro_f1"} if it has some.
 - `Started`: `workers` and `seconds` into the `workers` entry.
 - `Progress`: `index`, `phase`, `step` and `total_steps` into `renew` entries; the figures go to the sinks.
+- `Checkpointed`: its `told` into the next `renew` entry.
 - `Lost`: `kind`, and `reason` as part of a longer one, into the `retry` entry.
 - `Failed`: `message` and `evidence` into the entry that ends the run's driver.
 - `Order`: `identity` into the checkpoint of the task in training.
 
-`Saved`, `TaskRows` and `Job` are in transit only. Workers also write every event to their log files, which Ray keeps
-and the store does not.
+`Saved`, `Said`, `TaskRows` and `Job` are in transit only. Workers also write every event to their log files, which Ray
+keeps and the store does not.
 """
 
 import math
@@ -80,6 +81,16 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Vouched:
+    """A stored checkpoint: the steps done, the sha256 of its bytes, and that of its identity (`Order.identity` and the
+    base). The log names it, so that another one in its place is told from it."""
+
+    step: int
+    sha256: str
+    of: str
+
+
+@dataclass(frozen=True)
 class Order:
     """Train task `index`, in `accumulation` micro-batches per update.
 
@@ -92,8 +103,9 @@ class Order:
     each. Of a generative task's test split, `keep_answers` rows are kept with their answers. `keep_rows` also keeps the
     scores of single rows. With `union`, test splits of tasks that are learned are also scored among the labels of all
     of these. `macro_f1` asks for that of classification tasks. `job` is the run to train for, if it is not the one that
-    the workers were started for. `base` is the base
-    that the history was trained on. `training` are the task's own values in place of those of `Job.train`.
+    the workers were started for. `base` is the base that the history was trained on. `training` are the task's own
+    values in place of those of `Job.train`. `vouched` is the checkpoint that the log names, None if it names none; with
+    `only_vouched` no other one is resumed from.
     """
 
     index: int
@@ -114,6 +126,8 @@ class Order:
     union: bool = False
     macro_f1: bool = False
     training: OwnTraining | None = None
+    vouched: Vouched | None = None
+    only_vouched: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +218,22 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint of task `index`, of `total_steps` steps, is stored."""
+
+    index: int
+    total_steps: int
+    told: Vouched
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line for the user, of what a worker has decided."""
+
+    line: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint of task `index` was stored at `step` because the driver is leaving; the workers are leaving too."""
 
@@ -233,4 +263,5 @@ class Failed:
     workers: Literal["stay", "restart", "gone"] = "restart"
 
 
-Event = Started | Progress | Saved | TaskDone | Lost | Failed
+Watched = Started | Progress | Checkpointed | Said  # what a driver follows a task by
+Event = Started | Progress | Checkpointed | Said | Saved | TaskDone | Lost | Failed

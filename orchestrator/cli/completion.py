@@ -79,7 +79,7 @@ def in_time(find: "Callable[[Store], list[str]]", ctx: typer.Context) -> list[st
 
 def names(store: "Store", incomplete: str) -> Iterator[str]:
     """See `runs`."""
-    from orchestrator.track.track import list_tracks
+    from orchestrator.track.layout import list_tracks
 
     tracks = list_tracks(store)
     for team, name in tracks:

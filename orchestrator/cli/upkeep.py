@@ -184,7 +184,8 @@ def open_tracks(name: str | None, store: str, team: str | None) -> list["Track"]
     """The track of that name, or all of a team or store."""
     from cluster.storage import open_store
     from orchestrator.registry.references import find_track
-    from orchestrator.track.track import Track, list_tracks
+    from orchestrator.track.layout import list_tracks
+    from orchestrator.track.track import Track
 
     opened = open_store(store)
     if name is not None:

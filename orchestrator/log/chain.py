@@ -13,7 +13,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from cluster.errors import ConfigError, ConflictError, IntegrityError, KeyAbsent
 from cluster.storage import LocalStore, Store
 from orchestrator.log import index, signing
 from orchestrator.log.entry import FIELDS, SIGNATURE, Entry, JsonLike, actor, canonical, digest, parse_entry
-from orchestrator.log.event import Anything, Index, Requirement, Unchanged, Written, well_formed
+from orchestrator.log.event import Anything, Event, Index, Requirement, Unchanged, Written, fault_of, well_formed
 from orchestrator.log.index import Columns, Indexed
 from orchestrator.log.seen import Seen
 from orchestrator.log.signing import Trust
@@ -44,13 +44,20 @@ class Log:
     """The log below `root`. Messages name it by `label`, and signatures are bound to that name."""
 
     columns = Columns()  # the parts of a body that an index keeps
+    kinds: Mapping[str, type[Event]] = {Index.op: Index}  # the operations that are known, each with its body
 
     def __init__(self, store: Store, root: str, label: str) -> None:
         self.store, self.root, self.label = store, root, label
         self.seen = Seen(store.uri, root)
 
     def check(self, entries: Sequence[Entry]) -> None:
-        """Raises IntegrityError if these entries do not meet the team's rules. Here there are no rules."""
+        """Raises IntegrityError, which names entry and key, if the body of one of these entries is malformed, or if
+        they do not meet the team's rules. Here there are no rules. An operation that is not known is no fault: readers
+        leave it out."""
+        for entry in entries:
+            kind = self.kinds.get(entry.op)
+            if kind and (fault := fault_of(entry, kind)):
+                raise self._broken(entry.seq, f"is malformed: {entry.op}: {fault}")
 
     @property
     def trust(self) -> Trust:

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 JsonLike = None | bool | int | float | str | Sequence["JsonLike"] | Mapping[str, "JsonLike"]  # what JSON can be made of
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+OPERATION = re.compile(r"[a-z][a-z0-9_.-]{0,63}")  # also of later versions
 FIELDS = {"seq": int, "prev_sha256": str, "nonce": str, "actor": str, "time": str, "op": str}
 SIGNATURE = "signature"
 
@@ -52,6 +53,8 @@ def parse_entry(data: bytes, *, known_canonical: bool = False) -> Entry:
         raise ValueError("not canonical JSON")
     if wrong := [name for name, kind in FIELDS.items() if type(content.get(name)) is not kind]:
         raise ValueError(f"no valid {', '.join(wrong)}")
+    if not OPERATION.fullmatch(content["op"]):
+        raise ValueError("no valid op")
     if datetime.fromisoformat(content["time"]).tzinfo is None:
         raise ValueError("no valid time")
     sha256 = unsigned = digest(data)

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, JsonValue, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict, ValidationError
 
 from cluster.errors import ConflictError, IntegrityError
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry, canonical
 
 Json = Mapping[str, JsonValue]
-Int = Annotated[int, Strict()]
+Int = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)]  # a larger one is no float
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Number = Int | Annotated[float, Strict()]
+MOST_SHOWN = 200  # characters of a key in a message
 
 
 class Part(BaseModel):
@@ -108,17 +110,45 @@ def parse(entry: Entry, kind: type[E]) -> E:
     Raises:
         IntegrityError: a key is missing or has another type.
     """
-    found = _parsed.get(entry)
-    if not isinstance(found, kind):
-        try:
-            found = _parsed[entry] = kind.of(entry)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "body"
-            raise IntegrityError(
-                f"entry {entry.seq} ({entry.op}): {key}: {first['msg']}; do not use this log, or restore a backup of it"
-            ) from None
+    if fault := fault_of(entry, kind):
+        raise IntegrityError(f"entry {entry.seq} ({entry.op}): {fault}; do not use this log, or restore a backup of it")
+    found = _parsed[entry]
+    assert isinstance(found, kind)
     return found
+
+
+def fault_of(entry: Entry, kind: type[Event]) -> str | None:
+    """The key of an entry's body that is missing or malformed, and how; None if the body is whole."""
+    if isinstance(_parsed.get(entry), kind):
+        return None
+    try:
+        _parsed[entry] = kind.of(entry)
+    except ValidationError as error:
+        return told(error, entry.body)
+    return None
+
+
+def told(error: ValidationError, content: JsonValue) -> str:
+    """The first thing that is wrong in `content`: key, and what is wrong with it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    keys = list[str]()
+    for part in first["loc"]:
+        keys.append(str(part))
+        if isinstance(content, Mapping) and part in content:
+            content = content[str(part)]
+        elif isinstance(content, Sequence) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        else:  # a key that is missing, or, in a union, the kind of value that was tried
+            keys = keys if first["type"] == "missing" else keys[:-1]
+            break
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{shown('.'.join(keys)) or 'body'}: {said[:1].lower()}{said[1:]}"
+
+
+def shown(text: str) -> str:
+    """A string of somebody else's for a message: bounded, on one line, without characters that move a cursor."""
+    cut = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut)
 
 
 def events(entries: Iterable[Entry], *kinds: type[E]) -> Iterator[tuple[Entry, E]]:

@@ -8,10 +8,12 @@ from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
 from orchestrator.track.events import Abort, Committed, Delete, skipped
+from orchestrator.track.layout import list_tracks
 from orchestrator.track.metrics import mean
 from orchestrator.track.moves import by_version
 from orchestrator.track.scores import Tested, scores_tested
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.state import check_follows
+from orchestrator.track.track import Track
 
 
 class Listed(NamedTuple):
@@ -89,7 +91,10 @@ def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = 
     entries = [*below.entries, *above]
     named = by_version(entries)
     commits = [*map(Listed._make, below.rows), *(_listed(commit) for _, commit in events(above, Committed))]
+    before: Listed | None = None
     for commit in standing(commits, entries):
+        check_follows(label, before, commit)
+        before = commit
         if task is None or commit.task == task:
             pointing = named.get(commit.version, ())
             accuracy, nll = commit.averages

@@ -28,7 +28,7 @@ def publish(track: Track, directory: Path, learned: Learned, metadata: Mapping[s
     size = sum(record.size for record in records)
 
     def numbered(since: Sequence[Entry]) -> Commit:
-        number = len(replay(track.team, track.name, [*entries, *since]).commits) + 1
+        number = replay(track.team, track.name, [*entries, *since]).learned + 1
         return Commit.placed(learned, version=number, prefix=prefix, manifest_sha256=sha256, stored_bytes=size)
 
     return track.append(numbered, after=entries[-1] if entries else None, requires=Anything())

@@ -9,10 +9,10 @@ from cluster.words import did_you_mean
 from orchestrator.log.chain import Log, log_start
 from orchestrator.log.entry import NAME, Entry
 from orchestrator.track.events import Committed
-from orchestrator.track.layout import TRACKS, sweep_root
+from orchestrator.track.layout import TRACKS, list_tracks, sweep_root
 from orchestrator.track.moves import aliases, at
 from orchestrator.track.state import RunState, replay
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.track import Track
 
 VERSION = re.compile(r"v[0-9]+")
 

@@ -33,13 +33,14 @@ from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now, describe_joint
+from orchestrator.track.driving import checkpoint_told
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
 from orchestrator.track.scores import Score as StoredScore
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from trainers.identity import Identity, other_base
-from trainers.messages import Job, Order, Score, TaskDone
+from trainers.messages import Job, Order, Score, TaskDone, Vouched
 from trainers.workers.group import WorkersLost
 
 
@@ -166,6 +167,13 @@ class Controller:
             macro_f1=self.config.evaluate.macro_f1, training=self.config.tasks[index].training,
         )  # fmt: skip
 
+    def _vouched(self) -> dict[str, Any]:
+        """The checkpoint of the task in training that this driver or the log names, and whether no other is fit."""
+        position = self.log.progress
+        told = (position.checkpoint if position else None) or checkpoint_told(self.log.entries)
+        named = Vouched(told.step, told.sha256, told.of) if told else None
+        return {"vouched": named, "only_vouched": self.track.trust.required}
+
     def _trained(self, group: Group, order: Order) -> TaskDone:
         """Has a task trained, again if the group breaks and the policy allows it.
 
@@ -175,7 +183,7 @@ class Controller:
         watch = Watch(self._trained_task(order.index).name, group.cluster, self.reporter, self.log)
         while True:
             try:
-                return group.train(replace(order, accumulation=self.accumulation), watch)
+                return group.train(replace(order, accumulation=self.accumulation, **self._vouched()), watch)
             except WorkersLost as error:
                 watch.broke()
                 attempt = Attempt(watch.failures, self.accumulation, watch.workers)
@@ -221,6 +229,7 @@ class Controller:
         )
         stored = self._files(commit)
         self.log.append(commit)
+        self.log.progress = None
         self.reporter.committed(self.state)
         return stored
 

@@ -20,7 +20,7 @@ from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Json, Requirement
 from orchestrator.run.driver_process import standing, this_process
-from orchestrator.track.driving import Driver, Driving
+from orchestrator.track.driving import Driver, Driving, checkpoint_told
 from orchestrator.track.events import (
     ENDINGS,
     KNOWN,
@@ -184,7 +184,13 @@ class DriverLog(Generic[State]):
             ending = ending.model_copy(update={"evidence": error.evidence})
         with suppress(Exception), self.lock:  # `error` is what matters
             if self._mine:  # also if the renewals have ended, of which the log should tell
+                self._vouch()
                 self._held(ending)
+
+    def _vouch(self) -> None:
+        """Has the log name the checkpoint that was stored last, unless it does already."""
+        if self.progress and self.progress.checkpoint not in (None, checkpoint_told(self.entries)):
+            self._held(Renew(progress=self.progress))
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
         """Renews until `done`. An error that ends it before is kept for `check`, which raises it in the main thread."""

@@ -11,9 +11,10 @@ from cluster.storage import Store
 from orchestrator.config.run import RunConfig
 from orchestrator.run.evaluation import Cost, trained_rows
 from orchestrator.track.events import Committed
+from orchestrator.track.layout import list_tracks
 from orchestrator.track.spending import Spent, gpus
 from orchestrator.track.state import RunState, replay
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.track import Track
 
 MOST_RUNS = 12  # of a team, whose logs are read
 SAME = (  # keys that must be alike for a run to tell the speed of another

@@ -7,9 +7,9 @@ from typing import Protocol
 from cluster.resources import ClusterConfig
 from cluster.session import reap, reserved
 from orchestrator.run.driver_log import RunLog
-from orchestrator.track.events import Position, Workers
+from orchestrator.track.events import CheckpointTold, Position, Renew, Workers
 from orchestrator.track.state import RunState
-from trainers.messages import Progress, Started
+from trainers.messages import Checkpointed, Progress, Said, Started, Watched
 
 REAP_S, PATIENCE_S = 10.0, 60.0  # between two looks at a wait for workers; until the wait is reported
 
@@ -36,9 +36,10 @@ class Watch:
     def __init__(self, task: str, cluster: ClusterConfig, reporter: Reporter, log: RunLog) -> None:
         self.task, self.cluster, self.reporter, self.log = task, cluster, reporter, log
         self.workers, self.failures, self.kept = cluster.num_workers.max, 0, 0
+        self.stored: CheckpointTold | None = None
         self._wait()
 
-    def __call__(self, event: Started | Progress | None) -> None:
+    def __call__(self, event: Watched | None) -> None:
         """Takes an event of the worker group; None if nothing happened."""
         match event:
             case Started():
@@ -47,13 +48,30 @@ class Watch:
                 self.waiting = False
                 if event.phase == "resume" and event.step > self.kept:
                     self.kept, self.failures = event.step, 0  # it got further since the failure before
-                felt = {} if math.isnan(event.functional) else {"functional": event.functional}
-                self.log.progress = Position(
-                    index=event.index, phase=event.phase, step=event.step, total_steps=event.total_steps, **felt
+                position = Position(
+                    index=event.index, phase=event.phase, step=event.step, total_steps=event.total_steps
                 )
+                felt = {} if math.isnan(event.functional) else {"functional": event.functional}
+                self._at(position.model_copy(update=felt))
                 self.reporter.progress(self.task, event)
+            case Checkpointed():
+                self._checkpointed(event)
+            case Said():
+                self.reporter.say(event.line)
             case None if self.waiting and time.time() > self.look_at:
                 self._look()
+
+    def _at(self, position: Position) -> None:
+        """The next `renew` entry says so, and which checkpoint was stored last."""
+        self.log.progress = position.model_copy(update={"checkpoint": self.stored}) if self.stored else position
+
+    def _checkpointed(self, event: Checkpointed) -> None:
+        """Has the log name a checkpoint: at once if no other than a named one may be resumed from."""
+        told = event.told
+        self.stored = CheckpointTold(step=told.step, sha256=told.sha256, of=told.of)
+        self._at(Position(index=event.index, phase="train", step=told.step, total_steps=event.total_steps))
+        if self.log.track.trust.required:
+            self.log.append(Renew(progress=self.log.progress))
 
     def broke(self) -> None:
         """Counts a group that broke. Another is being started."""

@@ -20,7 +20,7 @@ from trainers.data.prompts import prompt_for
 from trainers.data.tasks import TaskData
 from trainers.folders import for_workers, model_folder
 from trainers.identity import Identity, digests_again, settings_of
-from trainers.messages import Job, Order, Progress, Started, TaskDone
+from trainers.messages import Job, Order, TaskDone, Watched
 from trainers.workers.group import WorkerGroup
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Group(Protocol):
 
     cluster: ClusterConfig
 
-    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+    def train(self, order: Order, on_event: Callable[[Watched | None], None]) -> TaskDone:
         """As `WorkerGroup.train`."""
 
 

@@ -93,4 +93,5 @@ class Chosen(Event):
 
 
 OPERATIONS: tuple[type[Event], ...] = (Start, Open, PoolSize, Point, Outcome, Chosen, Renew, *ENDINGS, Index)
-KNOWN = frozenset(kind.op for kind in OPERATIONS)
+KINDS = {kind.op: kind for kind in OPERATIONS}
+KNOWN = frozenset(KINDS)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cluster.errors import IntegrityError
 from cluster.schema import Frozen
 from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Json, decided, parse
 from orchestrator.run.changes import comparable, differences, told, within
-from orchestrator.sweeps.events import KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
+from orchestrator.sweeps.events import KINDS, KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as SweepStatus
 from orchestrator.track.events import Open, TaskDescription, unknown
@@ -73,13 +74,20 @@ class SweepState:
         return [trial for trial in self.trials if trial.status == status]
 
 
-def sweep_log(store: Store, team: str, name: str) -> Log:
+class SweepLog(Log):
+    """The log of a sweep."""
+
+    kinds = KINDS
+
+
+def sweep_log(store: Store, team: str, name: str) -> SweepLog:
     """The log of a sweep. It stands beside the team's tracks, under a name that no track has."""
-    return Log(store, sweep_root(team, name), f"{team}/{name}")
+    return SweepLog(store, sweep_root(team, name), f"{team}/{name}")
 
 
 def replay_sweep(entries: Sequence[Entry]) -> SweepState:
-    """Reads a sweep's entries, oldest first, into its state."""
+    """Reads a sweep's entries, oldest first, into its state. Raises IntegrityError if a body is malformed, or the
+    outcome of no trial."""
     held = list(counted(entries))
     opened, choice = Open(config={}, tasks=()), None
     trials: dict[int, SweepTrial] = {}
@@ -92,6 +100,11 @@ def replay_sweep(entries: Sequence[Entry]) -> SweepState:
                 trials[point.number] = SweepTrial(number=point.number, values=point.values, run=point.run)
             case Outcome.op:
                 end = parse(entry, Outcome)
+                if end.number not in trials:
+                    raise IntegrityError(
+                        f"entry {entry.seq} (outcome): number: {end.number} is no trial; do not use this log, or "
+                        "restore a backup of it"
+                    )
                 trials[end.number] = replace(trials[end.number], status=end.status, reason=end.reason, rows=end.rows)
             case Chosen.op:
                 choice = parse(entry, Chosen)

@@ -27,7 +27,7 @@ from orchestrator.sweeps.reports import Report, TrialConfig
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
-from trainers.messages import Job, Order, Progress, Started, TaskDone
+from trainers.messages import Job, Order, Progress, TaskDone, Watched
 from trainers.workers.pool import PoolClient
 
 LATER_TASKS_ONLY = (
@@ -97,7 +97,7 @@ class PoolGroup:
     cluster: ClusterConfig
     check: Check
 
-    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+    def train(self, order: Order, on_event: Callable[[Watched | None], None]) -> TaskDone:
         """As `WorkerGroup.train`."""
         return self.pool.train(replace(order, job=self.job), on_event, self.check)
 

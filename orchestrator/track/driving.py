@@ -4,13 +4,23 @@ A driver's entries carry `lease`, the seq of its `start` entry. After another `s
 are void. A driver that leaves writes an ending.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import lease_of, parse
-from orchestrator.track.events import ASIDE_OPS, ENDINGS, Finish, Open, Position, Renew, Start
+from orchestrator.track.events import (
+    ASIDE_OPS,
+    ENDINGS,
+    CheckpointTold,
+    Commit,
+    Finish,
+    Open,
+    Position,
+    Renew,
+    Start,
+)
 
 Status = Literal["absent", "running", "finished", "stopped", "interrupted", "failed"]
 _ENDINGS = {kind.op: kind for kind in ENDINGS}
@@ -52,6 +62,16 @@ class Driving:
         """`reason` in words, None if there is none."""
         title = "a later start changed nothing" if self.in_vain else "reason"
         return f"{title}: {self.reason}" if self.reason else None
+
+
+def checkpoint_told(entries: Sequence[Entry]) -> CheckpointTold | None:
+    """The checkpoint that a driver of the task in training named last; None if none has since the last commit."""
+    for entry in reversed([*counted(entries)]):
+        if entry.op == Commit.op:
+            return None
+        if entry.op == Renew.op and (progress := parse(entry, Renew).progress) and progress.checkpoint:
+            return progress.checkpoint
+    return None
 
 
 def counted(entries: Iterable[Entry]) -> Iterator[Entry]:

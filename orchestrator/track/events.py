@@ -12,16 +12,18 @@ optional fields, and old entries still round-trip. Unknown keys are kept.
 
 from collections import Counter
 from collections.abc import Container, Iterable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, Strict
 
 from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import Event, Index, Int, Json, Number, Part
+from orchestrator.log.event import Count, Event, Index, Int, Json, Number, Part
 from orchestrator.log.index import Columns
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
+
+VersionNumber = Annotated[int, Strict(), Field(ge=1, lt=10**8)]  # servers see eight digits
 
 
 class Process(Part):
@@ -47,17 +49,17 @@ class Start(Event):
 class RowCounts(Part):
     """Rows of each split."""
 
-    train: Int = 0
-    validation: Int = 0
-    test: Int = 0
+    train: Count = 0
+    validation: Count = 0
+    test: Count = 0
 
 
 class Floors(Part):
     """What a task's primary metric gives without a model on `rows` test rows, by how the answers were made, see
     `trainers.objectives.floors`."""
 
-    rows: Int
-    scores: dict[str, Number]
+    rows: Count
+    scores: dict[str, Number] = Field(min_length=1)
 
     @property
     def best(self) -> float:
@@ -102,7 +104,7 @@ class Fork(Event):
 
     op = "fork"
     source: str
-    tasks: Int
+    tasks: Count
     described: tuple[TaskDescription, ...]
 
 
@@ -184,11 +186,11 @@ class Learned(Part):
     """
 
     task: str
-    index: Int | None = None
+    index: Count | None = None
     base_digest: str | None = None
     tokenizer: dict[str, str] = Field(default_factory=dict)
     base_config: dict[str, JsonValue] = Field(default_factory=dict)
-    active_parameters: Int | None = None
+    active_parameters: Count | None = None
     overlap: Number | None = None
     budget: dict[str, ModuleBudget] = Field(default_factory=dict)
     occupancy: dict[str, Occupancy] = Field(default_factory=dict)
@@ -196,7 +198,7 @@ class Learned(Part):
     test: tuple[Score, ...] = ()
     zero_shot: tuple[Score, ...] = ()
     union: tuple[Score, ...] = ()
-    trained_rows: dict[str, Int] = Field(default_factory=dict)
+    trained_rows: dict[str, Count] = Field(default_factory=dict)
     cost: Cost | None = None
     kept: Kept | None = None
     forked_from: str | None = None
@@ -212,10 +214,10 @@ class Commit(Learned, Event):
     """One task, whole: `Learned`, its number in the track, and the place, manifest and size of its files."""
 
     op = "commit"
-    version: Int
+    version: VersionNumber
     prefix: str
     manifest_sha256: str
-    stored_bytes: Int
+    stored_bytes: Count
 
     @classmethod
     def placed(
@@ -238,14 +240,23 @@ class Committed(Commit):
         return cls.model_validate({**entry.body, "seq": entry.seq, "time": entry.time})
 
 
+class CheckpointTold(Part):
+    """The checkpoint that was stored last of the task in training, see `trainers.messages.Vouched`."""
+
+    step: Count
+    sha256: str
+    of: str
+
+
 class Position(Part):
     """The position of a task in training, and its functional penalty then, if the method has one."""
 
-    index: Int
+    index: Count
     phase: str
-    step: Int
-    total_steps: Int
+    step: Count
+    total_steps: Count
     functional: Number | None = None
+    checkpoint: CheckpointTold | None = None
 
 
 class Renew(Event):
@@ -291,8 +302,8 @@ class Move(Event):
     """An alias is pointed at a version. `expect` is the seq of the entry that moved it last, 0 if none did."""
 
     alias: str
-    version: Int
-    expect: Int
+    version: VersionNumber
+    expect: Count
     why: str = ""
 
 
@@ -331,7 +342,7 @@ class Delete(Housekeeping):
     """Versions that a person deleted, and their prefixes."""
 
     op = "delete"
-    versions: tuple[Int, ...]
+    versions: tuple[VersionNumber, ...]
     why: str = ""
 
 
@@ -349,7 +360,8 @@ MOVES: tuple[type[Move], ...] = (Promote, Rollback)
 HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
 ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)
 ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that drivers do not write
-KNOWN = frozenset(kind.op for kind in (*DRIVEN, *ASIDE))
+KINDS: dict[str, type[Event]] = {**{kind.op: kind for kind in (*DRIVEN, *ASIDE)}, Commit.op: Committed}
+KNOWN = frozenset(KINDS)
 ROLES = {
     **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
     Rules.op: "admin", Index.op: "",
@@ -364,6 +376,7 @@ COLUMNS = Columns(
     listing={"prefixes": frozenset(HOUSEKEEPING), "versions": frozenset({Delete.op})},
     op=Commit.op,
     of_row=tuple(_OF_A_COMMIT),
+    needed=("version", "task", "stored_bytes", "prefix"),
 )
 
 

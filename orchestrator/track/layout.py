@@ -1,4 +1,4 @@
-"""The layout of a store: every key, prefix and pattern of keys.
+"""The layout of a store: every key, prefix and pattern of keys, and the tracks that it holds.
 
     t/<team>/<track>/log/…                     a track's log, see `orchestrator.log.chain`
     t/<team>/<track>/ckpt/…                    its indices
@@ -11,7 +11,11 @@
 No track is named so that its keys could be those of rules or sweeps: a NAME begins with a letter or digit.
 """
 
-from orchestrator.log.chain import INDICES, LOG
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.storage import Store
+from orchestrator.log.chain import INDICES, LOG, READERS, log_start
+from orchestrator.log.entry import NAME
 
 TRACKS, VERSIONS = "t", "v"
 CHECKPOINT, MANIFEST = "checkpoint.safetensors", "manifest.json"
@@ -57,6 +61,19 @@ def manifest_key(prefix: str) -> str:
 def served_prefix(root: str, base: str, version_name: str) -> str:
     """The folder that servers load, below `root`."""
     return f"{root}/{base}/{version_name}"
+
+
+def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
+    """(team, name) of every track, or every one of a team, with at least one entry, sorted. Lists folders, and one key
+    per track."""
+    with ThreadPoolExecutor(READERS) as pool:
+        teams = [each for each in ([team] if team else store.list_folders(TRACKS)) if NAME.fullmatch(each)]
+        below = pool.map(lambda team: store.list_folders(team_root(team)), teams)
+        named = [
+            (team, name) for team, names in zip(teams, below, strict=True) for name in names if NAME.fullmatch(name)
+        ]
+        begun = pool.map(lambda each: bool(store.list(log_start(track_root(*each)), limit=1)), named)
+        return sorted(each for each, any_entry in zip(named, begun, strict=True) if any_entry)
 
 
 # Patterns of keys in S3 policies; {t} stands for the team's root.

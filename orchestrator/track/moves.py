@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from cluster.errors import ConfigError
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import well_formed
+from orchestrator.log.event import events
 from orchestrator.track.events import MOVES, Promote
 
 
@@ -34,10 +34,10 @@ class Alias:
 
 
 def moves(entries: Sequence[Entry]) -> list[Alias]:
-    """Every move that counts, in order, as the alias stood after it. A malformed one does not count."""
+    """Every move that counts, in order, as the alias stood after it. Raises IntegrityError if one is malformed."""
     made = list[Alias]()
     now: dict[str, Alias] = {}
-    for entry, move in well_formed(entries, *MOVES):
+    for entry, move in events(entries, *MOVES):
         before = now.get(move.alias)
         if move.expect != (before.seq if before else 0):
             continue

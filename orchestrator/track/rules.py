@@ -22,10 +22,10 @@ from orchestrator.config.errors import Yaml
 from orchestrator.log import signing
 from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, Entry
-from orchestrator.log.event import Requirement, parse
+from orchestrator.log.event import Requirement, fault_of, parse, shown, told
 from orchestrator.log.signing import PublicKey, Trust
 from orchestrator.track.events import ROLES, Rules
-from orchestrator.track.layout import RULES, rules_root
+from orchestrator.track.layout import RULES, list_tracks, rules_root
 from orchestrator.track.requirements import RulesAt
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -100,6 +100,7 @@ class RulesLog(Log):
         if not NAME.fullmatch(team):
             raise ConfigError(f"team: {team!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
         super().__init__(store, rules_root(team), f"{team}/{RULES}")
+        self.team = team
 
     def check(self, entries: Sequence[Entry]) -> None:
         """See Log. Entries that do not begin with the first cannot be judged. They are judged when all are read."""
@@ -126,6 +127,17 @@ class RulesLog(Log):
         finally:
             forget_trust(self.store)
 
+    def _nothing(self, seen: int) -> None:
+        """See Log. Rules that were seen here are not forgotten while the team has tracks: without them, nothing that
+        is read need be signed."""
+        if seen and list_tracks(self.store, self.team):
+            raise IntegrityError(
+                f"store {self.store.uri}: the rules of team {self.team} ({self.root}) are gone, of which revision "
+                f"{seen} was seen here before, while the team has tracks; restore them, or, if that was meant, remove "
+                f"{self.seen.path}"
+            )
+        super()._nothing(seen)
+
     def _maybe_index(self, entry: Entry) -> None:
         """None: every entry is a revision, which the `index` entry would not be."""
 
@@ -137,12 +149,17 @@ class RulesLog(Log):
         return self.append(event, after=after, requires=RulesAt(self.label, expect, entries))
 
     def _parsed(self, entry: Entry) -> TeamRules:
-        try:
-            return TeamRules.stored(parse(entry, Rules).rules)
-        except (IntegrityError, ValidationError):
-            raise IntegrityError(
-                f"store {self.store.uri}: {self._key(entry.seq)} holds no rules; update orthoplex"
-            ) from None
+        fault = fault_of(entry, Rules) if entry.op == Rules.op else f"op: {shown(entry.op)}"
+        if fault is None:
+            rules = parse(entry, Rules).rules
+            try:
+                return TeamRules.stored(rules)
+            except ValidationError as error:
+                fault = f"rules: {told(error, rules)}"
+        raise IntegrityError(
+            f"store {self.store.uri}: entry {entry.seq} ({self._key(entry.seq)}) holds no rules that this Orthoplex "
+            f"knows: {fault}; update orthoplex, or restore a backup of it"
+        )
 
 
 def team_trust(store: Store, team: str) -> Trust:

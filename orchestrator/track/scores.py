@@ -3,16 +3,19 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, NotRequired
+from typing import Annotated, NamedTuple, NotRequired, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, Strict, TypeAdapter, model_validator
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
-from orchestrator.log.event import Int, Number, Part
+from orchestrator.log.event import Number, Part
 from orchestrator.track.intervals import half, of_share
 from trainers.data.generative.config import OF_LOSS
 from trainers.messages import nll_of
 from trainers.objectives.intervals import Bounds
+
+ROUNDING, LEAST_LIKELY = 1e-3, 1e6  # of a sum of scores, and of an nll; the largest nll per token, in nats
+MOST_ROWS = 10**8  # of a split: an interval is computed in time that grows with the root of their number
 
 
 class Score(Part):
@@ -23,10 +26,18 @@ class Score(Part):
     (`evaluate.macro_f1`)."""
 
     correct: Number | None
-    rows: Int
+    rows: Annotated[int, Strict(), Field(ge=0, le=MOST_ROWS)]
     metrics: dict[str, Number] = Field(default_factory=dict)
     interval: tuple[Number, Number] | None = None
     macro_f1: Number | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.correct is not None and not 0 <= self.correct <= self.rows * (1 + ROUNDING):
+            raise ValueError(f"{self.correct} correct of {self.rows} rows")
+        if (nll := self.nll()) is not None and not -ROUNDING <= nll < LEAST_LIKELY:
+            raise ValueError(f"an nll of {nll} per token")
+        return self
 
     def accuracy(self) -> float | None:
         """The share of correct rows, or the mean of the primary metric over the rows."""

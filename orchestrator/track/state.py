@@ -6,9 +6,9 @@ removes versions. Other entries of non-drivers do not count.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, IntegrityError
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Json, decided, events
@@ -287,8 +287,32 @@ def scores_of(commit: Committed, split: Split) -> tuple[Score, ...]:
     return commit.validation if split == "validation" else commit.test
 
 
+class Numbered(Protocol):
+    """A commit: its number among the versions, and that of its entry."""
+
+    @property
+    def seq(self) -> int:
+        """Of the entry."""
+
+    @property
+    def version(self) -> int:
+        """Of the version."""
+
+
+def check_follows(label: str, before: Numbered | None, commit: Numbered) -> None:
+    """Raises IntegrityError, which names entry and key, unless a commit's version is above that of the one before."""
+    if before and commit.version <= before.version:
+        raise IntegrityError(
+            f"{label}: entry {commit.seq} (commit): version: {commit.version}, but entry {before.seq} committed "
+            f"{before.version} before; do not use this log, or restore a backup of it"
+        )
+
+
 def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
-    """Reads a run's entries, oldest first, into its state. Operations that this version does not know are left out."""
+    """Reads a run's entries, oldest first, into its state. Operations that this version does not know are left out.
+
+    Raises IntegrityError if a body is malformed, or a version is committed twice.
+    """
     count = [*counted(entries)]
     config: Json = {}
     tasks: tuple[TaskDescription, ...] = ()
@@ -304,6 +328,7 @@ def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
             case Import():
                 imported, config, tasks = event, event.config, (event.task,)
             case Committed() if event.prefix not in aborted:
+                check_follows(f"{team}/{name}", commits[-1] if commits else None, event)
                 commits.append(event)
             case Abort():
                 aborted.update(event.prefixes)

@@ -6,20 +6,21 @@ A version that no entry names does not exist.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
+
+from pydantic import ValidationError
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord, Store, is_key
 from orchestrator.log import signing
-from orchestrator.log.chain import READERS, Log, Says, log_start
+from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, SHA256, Entry, JsonLike, canonical, digest
-from orchestrator.log.event import Requirement, parse
+from orchestrator.log.event import Part, Requirement, shown, told
 from orchestrator.log.signing import Trust
 from orchestrator.track import layout
-from orchestrator.track.events import COLUMNS, HOUSEKEEPING, Commit, Housekeeping
-from orchestrator.track.layout import MANIFEST
+from orchestrator.track.events import COLUMNS, KINDS, Commit
+from orchestrator.track.layout import MANIFEST, list_tracks
 from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
 from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
 
@@ -30,6 +31,7 @@ class Track(Log):
     """The log of `team`/`name`, and its versions below `version_root`. Raises ConfigError if no NAME matches."""
 
     columns = COLUMNS
+    kinds = KINDS
 
     def __init__(self, store: Store, team: str, name: str) -> None:
         for key, value in (("team", team), ("name", name)):
@@ -49,19 +51,31 @@ class Track(Log):
     def check(self, entries: Sequence[Entry]) -> None:
         """See Log."""
         trust = self.trust
+        if entries and entries[-1].seq < self._vouched_for(trust):
+            raise self._cut(trust)
         for entry in entries if trust.required else ():
             if fault := signing.entry_fault(entry, self.label, trust):
                 raise self._broken(entry.seq, fault)
-        for entry in entries:
-            if kind := HOUSEKEEPING.get(entry.op):
-                self._check_whole(entry, kind)
+        super().check(entries)
 
-    def _check_whole(self, entry: Entry, kind: type[Housekeeping]) -> None:
-        """Entries that say which files may go are never skipped: a reader could otherwise read files being removed."""
-        try:
-            parse(entry, kind)
-        except IntegrityError as error:
-            raise self._broken(entry.seq, f"is malformed: {error}") from None
+    def _vouched_for(self, trust: Trust) -> int:
+        """The last entry that the team's rules vouch for, before which none need be signed; 0 if there is none."""
+        return trust.unsigned.get(self.name, (0, ""))[0] if trust.required else 0
+
+    def _cut(self, trust: Trust) -> IntegrityError:
+        return IntegrityError(
+            f"store {self.store.uri}: the log of {self.label} ends before entry {self._vouched_for(trust)}, which the "
+            f"team's rules vouch for; restore it, or, if that was meant, remove `unsigned.{self.name}` from the rules"
+        )
+
+    def _nothing(self, seen: int) -> None:
+        """See Log. If signatures are asked for, a log that is gone is no new one."""
+        trust = self.trust
+        if self._vouched_for(trust):
+            raise self._cut(trust)
+        if trust.required and seen:
+            raise self._older(seen)
+        super()._nothing(seen)
 
     def fresh_prefix(self) -> str:
         """A key prefix for a new version: version_root/<uuid4 hex>."""
@@ -96,13 +110,14 @@ class Track(Log):
     def write_manifest(self, prefix: str, metadata: Mapping[str, JsonLike], files: list[FileRecord]) -> str:
         """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.
 
-        Raises ValueError if `metadata` holds one of the two names, NaN or infinity.
+        Raises ValueError if `metadata` holds one of the two names, NaN or infinity, IntegrityError if readers would
+        find it malformed.
         """
         content: dict[str, JsonLike] = {"format_version": FORMAT_VERSION, "files": [asdict(record) for record in files]}
         if clash := sorted(content.keys() & metadata.keys()):
             raise ValueError(f"manifest of {prefix}: the metadata may not hold {', '.join(clash)}")
-        manifest_files(content)
         data = canonical({**metadata, **content})
+        parse_manifest(data, f"manifest of {prefix}")
         self.store.put(layout.manifest_key(prefix), data)
         return digest(data)
 
@@ -144,19 +159,6 @@ class Track(Log):
             raise IntegrityError(f"store {self.store.uri}: {key} is missing; restore it from a backup") from None
 
 
-def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
-    """(team, name) of every track, or every one of a team, with at least one entry, sorted. Lists folders, and one key
-    per track."""
-    with ThreadPoolExecutor(READERS) as pool:
-        teams = [each for each in ([team] if team else store.list_folders(layout.TRACKS)) if NAME.fullmatch(each)]
-        below = pool.map(lambda team: store.list_folders(layout.team_root(team)), teams)
-        named = [
-            (team, name) for team, names in zip(teams, below, strict=True) for name in names if NAME.fullmatch(name)
-        ]
-        begun = pool.map(lambda each: bool(store.list(log_start(layout.track_root(*each)), limit=1)), named)
-        return sorted(each for each, any_entry in zip(named, begun, strict=True) if any_entry)
-
-
 def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: TeamRules) -> TeamRules:
     """The rules. If they are the first to ask for signatures, they vouch for all entries so far of the team."""
     if rules.signatures in (before.signatures, "off"):
@@ -166,13 +168,46 @@ def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: Te
     return rules.model_copy(update={"unsigned": {**trusted, **rules.unsigned}})
 
 
+# --- manifests: canonical JSON, of which the keys are checked that readers use; unknown ones are kept
+
+
+class BaseModelTold(Part):
+    """The `model` section of the configuration that the version was trained with."""
+
+    name: str | None = None
+
+
+class Code(Part):
+    """The code that trained the version."""
+
+    git_commit: str | None = None
+    git_changed: bool | None = None
+
+
+class Told(Part):
+    """What a manifest says beside its files, as far as readers use it."""
+
+    base_model: BaseModelTold = BaseModelTold()
+    base_digest: str | None = None
+    code: Code = Code()
+
+
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
-    """The manifest in bytes; `name` heads messages. Raises IntegrityError if malformed, StoreError if too new."""
+    """The manifest in bytes; `name` heads messages.
+
+    Raises:
+        IntegrityError: it is malformed. StoreError: a newer Orthoplex wrote it.
+    """
     try:
         manifest: dict[str, Any] = json.loads(data)
         if (version := manifest["format_version"]) != FORMAT_VERSION:
-            raise StoreError(f"{name}: unknown format_version {version!r}; update orthoplex")
+            raise StoreError(f"{name}: unknown format_version {shown(repr(version))}; update orthoplex")
+        if canonical(manifest) != data:
+            raise ValueError("not canonical JSON")
         manifest_files(manifest)
+        Told.model_validate(manifest)
+    except ValidationError as error:
+        raise IntegrityError(f"{name}: is malformed: {told(error, manifest)}; do not use this version") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{name}: is malformed ({error!r}); do not use this version") from None
     return manifest
@@ -186,7 +221,7 @@ def manifest_files(manifest: Mapping[str, Any]) -> dict[str, FileRecord]:
         named = isinstance(record.path, str) and is_key(record.path) and not _clashes(record.path, [MANIFEST, *files])
         if not (named and type(record.size) is int and record.size >= 0 and SHA256.fullmatch(str(record.sha256))):
             raise IntegrityError(
-                f"manifest: unsafe, reserved, repeated or incomplete: {record}; do not use this version"
+                f"manifest: unsafe, reserved, repeated or incomplete: {shown(str(record))}; do not use this version"
             )
         files[record.path] = record
     return files

@@ -21,7 +21,18 @@ from orchestrator.track.state import RunState
 from trainers.data.answers import ANSWERS, KeptAnswer, write_answers
 from trainers.data.row_scores import ROWS as ROWS_FILE
 from trainers.data.row_scores import RowScores, write_row_scores
-from trainers.messages import NOT_SCORED, Job, Order, Progress, Score, Started, TaskDone
+from trainers.messages import (
+    NOT_SCORED,
+    Checkpointed,
+    Job,
+    Order,
+    Progress,
+    Score,
+    Started,
+    TaskDone,
+    Vouched,
+    Watched,
+)
 
 MODULES = ("layer.0.dense", "layer.1.dense")
 ROWS = {"train": 40, "validation": 10, "test": 20}
@@ -49,8 +60,9 @@ class FakeWorkers:
     is judged by its loss, the nll per token before the first task and after each. `data` are the fingerprints of tasks
     that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
     called in the middle of each task, with its order. `says` gives the answer to a row of a task and its metrics, by
-    the task's name, the row, and how many tasks were learned. `trained_rows` is told of each task. `calls` names every
-    call in order, `orders` and `jobs` what was asked for, and `prefixes` where files were put.
+    the task's name, the row, and how many tasks were learned. `trained_rows` is told of each task, `checkpoints` are
+    stored while a task is in training. `calls` names every call in order, `orders` and `jobs` what was asked for, and
+    `prefixes` where files were put.
     """
 
     config: RunConfig
@@ -71,6 +83,7 @@ class FakeWorkers:
     interrupted: BaseException | None = None
     most_rows: int | None = None
     trained_rows: Mapping[str, int] = field(default_factory=dict)
+    checkpoints: Mapping[int, Vouched] = field(default_factory=dict)
 
     def check(self) -> None:
         self.calls.append("check")
@@ -109,13 +122,15 @@ class FakeWorkers:
     def scored(self, index: int) -> Scored:
         return scored(self.config, index)
 
-    def train(self, order: Order, on_event: Callable[[Started | Progress | None], None]) -> TaskDone:
+    def train(self, order: Order, on_event: Callable[[Watched | None], None]) -> TaskDone:
         """As `WorkerGroup.train`, with the events that it gives."""
         self.calls.append(f"train {order.index}")
         self.orders.append(order)
         on_event(Started(self.cluster.num_workers.max, 1e9, {"load": 0.5, "tokenise": 0.25}))
         on_event(None)
         on_event(Progress(order.index, "train", 2, STEPS, loss=0.5))
+        if told := self.checkpoints.get(order.index):
+            on_event(Checkpointed(order.index, STEPS, told))
         if self.during:
             self.during(order)
         self.judge()

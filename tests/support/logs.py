@@ -4,13 +4,14 @@ from pathlib import Path
 
 from orchestrator.log.entry import Entry
 from orchestrator.track.track import Track
-from tests.support.entries import Raw
+from tests.support.entries import COMMIT, Raw
 
 
 def fill(track: Track, count: int) -> list[Entry]:
     head, entries = track.head(), []
     for number in range(count):
-        head = track.append(Raw("commit", {"task": f"täsk {number}", "score": number / 7}), after=head)
+        body = {**COMMIT, "version": number + 1, "task": f"täsk {number}", "score": number / 7}
+        head = track.append(Raw("commit", body), after=head)
         entries.append(head)
     return entries
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cluster.errors import ConfigError, StoreError
+from cluster.errors import ConfigError, IntegrityError, StoreError
 from cluster.folders import appearing
 from trainers.methods.base import Files, Stream
 from trainers.methods.base_files import give_back
@@ -53,6 +53,7 @@ def write_peft(
 
     Raises:
         ConfigError: no layer is adapted, or `directory` is not empty. StoreError: the disk refuses.
+        IntegrityError: a value is not finite, see `check_finite`.
     """
     layers = linear_layers(model)
     if not stream:
@@ -66,6 +67,8 @@ def write_peft(
         shift_D = torch.zeros(lora.b_DR.shape[0]) if lora.shift_D is None else lora.shift_D
         made = {"lora_A.weight": lora.a_RK, "lora_B.weight": lora.b_DR, **({"lora_B.bias": shift_D} if biased else {})}
         tensors |= {f"base_model.model.{name}.{key}": tensor.cpu().contiguous() for key, tensor in made.items()}
+    scalings = {name: torch.tensor(lora.scaling) for name, lora in stream.items()}
+    check_finite(origin, {**tensors, **scalings})
     ranks = {name: lora.rank for name, lora in stream.items()}
     config = {
         **peft_targets(model, ranks, {name: lora.scaling * lora.rank for name, lora in stream.items()}),
@@ -126,13 +129,26 @@ def write_merged(
 
     Raises:
         ConfigError: `directory` is not empty. StoreError: the disk refuses.
+        IntegrityError: a weight is not finite, see `check_finite`.
     """
+    check_finite(origin, dict(model.named_parameters()))
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
         give_back(origin.where, origin.revision, folder)
         put(beside, folder)
         (folder / "README.md").write_text(merged_readme(origin, dtype_of(model), sorted(beside)), "utf-8")
     return Exported(directory, dict(ranks), 0, file_sizes(directory))
+
+
+def check_finite(origin: Provenance, tensors: Mapping[str, Tensor]) -> None:
+    """Raises IntegrityError if a value is NaN or infinite, as one is that the base's dtype cannot hold: a model with it
+    answers nothing."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise IntegrityError(
+                f"{origin.reference}: {name!r} is not finite in {str(tensor.dtype).removeprefix('torch.')} with its "
+                "tasks; nothing was written. Train it anew, with model.dtype float32 if it is narrower"
+            )
 
 
 def put(files: Files, folder: Path) -> None:

@@ -17,6 +17,7 @@ from trainers.methods.base import Lora, Stream
 from trainers.methods.targets import input_width, width
 
 FILE = "adapter.safetensors"
+LARGEST = 1e12  # of a stored value: products of three are float32 still
 HEAD, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -44,6 +45,11 @@ def finite(stream: Stream) -> bool:
     return all(bool(lora.a_RK.isfinite().all() and lora.b_DR.isfinite().all()) for lora in stream.values())
 
 
+def sound(*tensors: Tensor, most: float = LARGEST) -> bool:
+    """Whether tensors are as they are stored: float32, and no value is NaN or beyond `most`."""
+    return all(each.dtype == torch.float32 and bool((each.abs() <= most).all()) for each in tensors)
+
+
 def dump(stream: Stream) -> bytes:
     """The bytes of updates of one scaling; 1 if there are none."""
     tensors: dict[str, Tensor] = {}
@@ -55,7 +61,7 @@ def dump(stream: Stream) -> bytes:
 def parse(data: bytes, method: str) -> dict[str, Lora]:
     """The updates in `data`; the exact inverse of `dump`. `method` is who says so if they are malformed.
 
-    Raises IntegrityError if the bytes are no safetensors, or a tensor is missing, of another shape or not finite.
+    Raises IntegrityError if the bytes are no safetensors, or a tensor is missing, of another shape or not `sound`.
     """
     try:
         size = int.from_bytes(data[:8], "little")
@@ -65,8 +71,13 @@ def parse(data: bytes, method: str) -> dict[str, Lora]:
         stream = {n: Lora(tensors[f"{HEAD}{n}{A}"], tensors[f"{HEAD}{n}{B}"], scaling=scaling) for n in names}
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise IntegrityError(f"{method}: malformed ({type(error).__name__}); do not use this version") from None
-    if not all(map(_shaped, stream.values())) or not finite(stream):
-        raise IntegrityError(f"{method}: a tensor has a wrong shape or is not finite; do not use this version")
+    if wrong := [name for name, lora in stream.items() if not _shaped(lora)]:
+        raise IntegrityError(f"{method}: {wrong[0]!r} has a wrong shape; do not use this version")
+    if wrong := [name for name, lora in stream.items() if not sound(lora.a_RK, lora.b_DR, torch.tensor(scaling))]:
+        raise IntegrityError(
+            f"{method}: {wrong[0]!r} is not float32, not finite, or has values beyond {LARGEST:g}; do not use this "
+            "version"
+        )
     return stream
 
 

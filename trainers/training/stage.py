@@ -15,16 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cluster.errors import KeyAbsentError, StoreError, TrainingError
+from cluster.errors import IntegrityError, KeyAbsentError, StoreError, TrainingError
 from cluster.storage import Store
 from trainers.config import TrainConfig
 from trainers.failures import during, undone
-from trainers.messages import Job, Order, Progress, Saved
+from trainers.messages import Checkpointed, Job, Order, Progress, Said, Saved, Vouched
 from trainers.methods.base import Artifact, Attached, LossMoments, Method, NotFinite, TaskContext
 from trainers.models.base import Backbone
 from trainers.models.capabilities import evaluating
 from trainers.objectives.base import EncodedSplit
-from trainers.training.checkpoint import Checkpoint, capture, restore
+from trainers.training.checkpoint import LOG, Checkpoint, capture, is_fit, restore, shapes_of, vouched
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
 from trainers.training.loss_moments import loss_moments
 from trainers.training.mixing import Mixed
@@ -34,7 +34,6 @@ from trainers.training.training_log import TrainingLog
 from trainers.zero import release
 
 Report = Callable[[Any], None]
-LOG = "log/"
 EVIDENCE_ROWS = 10
 PIECE_BYTES = 2**26  # at once on a device, of what rank 0 shares
 
@@ -232,14 +231,36 @@ class TaskTraining:
         log = {f"{LOG}{key}": column for key, column in self.log.tensors().items()}
         checkpoint = Checkpoint(step, {**capture(self.engine), **log})
         if dist.get_rank() == 0:
-            self.store.put(self.order.checkpoint, checkpoint.dump(self.identity))
+            data = checkpoint.dump(self.identity)
+            self.store.put(self.order.checkpoint, data)
+            self.report(Checkpointed(self.order.index, self.steps, vouched(step, data, self.identity)))
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The stored checkpoint of this task, None if there is none."""
+        """The stored checkpoint of this task, None if there is none that is fit to be resumed from."""
         with during("resume"):
             data = self.stored()
-            return Checkpoint.parse(data, self.identity) if data else None
+            with self.naming_checkpoint():
+                found = Checkpoint.parse(data, self.identity) if data else None
+                return found and self.fit(found, vouched(found.step, data, self.identity))
+
+    def fit(self, found: Checkpoint, told: Vouched) -> Checkpoint | None:
+        """The checkpoint, None if it may not be resumed from, see `is_fit`. What is less than certain is said."""
+        its = f"note: task {self.name!r}: its checkpoint of step {found.step}"
+        if not is_fit(told, self.order.vouched, only=self.order.only_vouched):
+            self.report(Said(f"{its} is not named in the signed log; the task is trained from its start"))
+            return None
+        if not found.sealed:
+            self.report(Said(f"{its} is of an older Orthoplex, and has no digest by which damage could be told"))
+        return found
+
+    @contextmanager
+    def naming_checkpoint(self) -> Iterator[None]:
+        """An IntegrityError in the block says where the checkpoint is."""
+        try:
+            yield
+        except IntegrityError as error:
+            raise IntegrityError(f"store {self.store.uri}: {self.order.checkpoint}: {error}") from None
 
     def resume(self) -> int:
         """Restores the stored checkpoint of this task, if there is one; returns the steps done."""
@@ -247,11 +268,11 @@ class TaskTraining:
         if checkpoint is None:
             return 0
         del self.checkpoint  # its tensors are in the engine from here on
+        with self.naming_checkpoint():
+            checkpoint.check(shapes_of(self.engine), self.steps)
+            self.log = TrainingLog.of(checkpoint.log)
         restore(self.engine, checkpoint, self.empty_step)
         self.attached.before_step(checkpoint.step)
-        self.log = TrainingLog.of(
-            {key.removeprefix(LOG): value for key, value in checkpoint.tensors.items() if key.startswith(LOG)}
-        )
         self.report(Progress(self.order.index, "resume", checkpoint.step, self.steps))
         return checkpoint.step
 

@@ -18,9 +18,22 @@ from typing import Any, Self
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.session import here
-from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Saved, Started, TaskDone
+from trainers.messages import (
+    Checkpointed,
+    Event,
+    Failed,
+    Job,
+    Lost,
+    Order,
+    Progress,
+    Said,
+    Saved,
+    Started,
+    TaskDone,
+    Watched,
+)
 
-OnEvent = Callable[[Started | Progress | None], None]
+OnEvent = Callable[[Watched | None], None]
 Serve = Callable[[ClusterConfig, Any, str], None]  # (cluster, feed, folder): keeps workers going until the stream ends
 POLL_S, CLOSE_S = 0.5, 10.0
 MEET_S = 3.0  # wait for other ranks to meet the same error; they do so within the same step
@@ -292,7 +305,7 @@ def outcome(event: Event | None, on_event: OnEvent) -> TaskDone | None:
         WorkersLost, OrthoplexError: as `WorkerGroup.train`.
     """
     match event:
-        case None | Started() | Progress():
+        case None | Started() | Progress() | Checkpointed() | Said():
             on_event(event)
         case TaskDone():
             return event

@@ -21,7 +21,7 @@ from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.session import here, reap, reap_trainers
 from trainers.config import ModelConfig
-from trainers.messages import Event, Failed, Job, Lost, Order, Progress, Started, TaskDone
+from trainers.messages import Event, Failed, Job, Lost, Order, TaskDone, Watched
 from trainers.workers.group import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, last_line, outcome
 from trainers.workers.ranks import serve
 
@@ -78,7 +78,7 @@ class Slot:
         self.run = order.job.run if order.job else ""
         look_at = time.monotonic() + REAP_S
 
-        def told(event: Started | Progress | None) -> None:
+        def told(event: Watched | None) -> None:
             nonlocal look_at
             if event is None and not self.there and time.monotonic() > look_at:
                 reap()  # a dead group may still hold the resources that this one waits for

@@ -16,7 +16,8 @@ import pytest
 from cluster.errors import ConflictError, IntegrityError
 from cluster.storage import LocalStore, S3Store, Store
 from orchestrator.log.entry import canonical
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.layout import list_tracks
+from orchestrator.track.track import Track
 from tests.support.entries import Raw
 from tests.support.logs import file_of, fill
 
@@ -123,15 +124,15 @@ def test_a_foreign_file_in_the_log(track: Track) -> None:
 
 
 def test_the_loser_learns_who_won(track: Track) -> None:
-    first = track.append(Raw("open", {}), after=None)
-    winner = track.append(Raw("start", {}), after=first)
+    first = track.append(Raw("first", {}), after=None)
+    winner = track.append(Raw("begin", {}), after=first)
     with pytest.raises(ConflictError) as caught:
-        track.append(Raw("commit", {"mine": 1}), after=first)
-    for part in (winner.actor, winner.time, "start", "entry 2", "team/stream"):
+        track.append(Raw("note", {"mine": 1}), after=first)
+    for part in (winner.actor, winner.time, "begin", "entry 2", "team/stream"):
         assert part in str(caught.value)
     assert track.entries() == [first, winner]
     with pytest.raises(ConflictError):
-        track.append(Raw("open", {}), after=None)
+        track.append(Raw("first", {}), after=None)
 
 
 def append_persistently(track: Track, count: int) -> None:
@@ -139,7 +140,7 @@ def append_persistently(track: Track, count: int) -> None:
     for number in range(count):
         while True:
             try:
-                track.append(Raw("commit", {"number": number}), after=track.head())
+                track.append(Raw("note", {"number": number}), after=track.head())
                 break
             except ConflictError:
                 time.sleep(random.uniform(0, 0.02))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.track.track import Track
-from tests.support.entries import Raw
+from tests.support.entries import COMMIT, Raw
 from tests.support.logs import file_of, fill
 
 
@@ -20,7 +20,7 @@ def test_entries_as_other_tools_read_them(track: Track) -> None:
     contents = [file_of(track, seq).read_bytes() for seq in (1, 2, 3)]
     documents = [json.loads(content) for content in contents]
     for number, document in enumerate(documents):
-        assert document.keys() == {"seq", "prev_sha256", "nonce", "actor", "time", "op", "task", "score"}
+        assert document.keys() == {"seq", "prev_sha256", "nonce", "actor", "time", "op", "score", *COMMIT}
         assert document["seq"] == number + 1 and document["op"] == "commit" and document["task"] == f"täsk {number}"
         assert document["actor"].startswith(f"{getpass.getuser()}@")
         assert timedelta(seconds=-1) < datetime.fromisoformat(document["time"]) - before < timedelta(seconds=30)
@@ -34,7 +34,7 @@ def test_entries_as_other_tools_read_them(track: Track) -> None:
 
 def test_what_is_appended_is_what_is_read(track: Track) -> None:
     body = {"tuple": (1, 2.5), "nested": {10: "a", 9: "b"}, "text": "ü \\udc80 \udc80 \U0001f600", "none": None}
-    entry = track.append(Raw("open", body), after=None)
+    entry = track.append(Raw("note", body), after=None)
     assert entry == track.head()
     assert entry.body == {**body, "tuple": [1, 2.5], "nested": {"10": "a", "9": "b"}}
     with pytest.raises(dataclasses.FrozenInstanceError):

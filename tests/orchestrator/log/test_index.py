@@ -21,8 +21,9 @@ from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows, rows_of
 from orchestrator.registry.verify import verify
 from orchestrator.track.events import COLUMNS, Commit
+from orchestrator.track.layout import list_tracks
 from orchestrator.track.moves import aliases
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.track import Track
 from tests.orchestrator.conftest import config_of
 from tests.support.entries import Raw
 from tests.support.registries import BODY, folder_track, publish_one, started_in_vain
@@ -201,14 +202,21 @@ def chain(bodies: Sequence[tuple[str, dict[str, Any]]], **more: Any) -> list[Ent
 
 @pytest.mark.parametrize("op", OPS)
 def test_any_body_can_be_indexed(op: str) -> None:
-    """Each key of a column with each kind of JSON value, in each operation."""
+    """Each key of a column with each kind of JSON value, in each operation. A list is not made of malformed ones."""
     entries = chain([(op, {name: value}) for name in (*COLUMNS.values, *COLUMNS.lists) for value in JSON])
     data = index.encode(entries, COLUMNS)
     assert index.decode(data).entries == entries
+    if op == "commit":
+        with pytest.raises(ValueError, match="a row is incomplete"):
+            index.brief(data, COLUMNS)
+        return
     found = index.brief(data, COLUMNS)
-    assert found.digests == [entry.sha256 for entry in entries]
-    assert len(found.rows if op == "commit" else found.entries) == len(entries)
-    assert len([*rows("t/s", found, ())]) == len(found.rows) and aliases(found.entries) == {}
+    assert found.digests == [entry.sha256 for entry in entries] and len(found.entries) == len(entries)
+    if op in ("promote", "rollback"):
+        with pytest.raises(IntegrityError, match=rf"entry 1 \({op}\): alias: field required"):
+            aliases(found.entries)
+    else:
+        assert [*rows("t/s", found, ())] == [] and aliases(found.entries) == {}
 
 
 def test_lists_are_of_the_operations_that_have_them() -> None:
@@ -291,9 +299,16 @@ def test_an_index_that_cannot_be_written_ends_nothing(
 
 def test_an_index_entry_without_what_it_names_is_a_fault(track: Track) -> None:
     """The entry is at fault; the index that it may name is sound, and nobody is told to remove it."""
-    for body in ({}, {"upto": "x"}, {"upto": -3, "index_sha256": "0"}, {"upto": 10}):
-        track.append(Raw("index", body), after=track.head())
+    for upto in (-3, 0, 99):
+        track.append(Raw("index", {"upto": upto, "index_sha256": "0"}), after=track.head())
     faults = verify(track).faults
-    assert len(faults) == 4 and all("does not say which entries it is an index of" in fault for fault in faults)
+    assert len(faults) == 3 and all("does not say which entries it is an index of" in fault for fault in faults)
     assert track.indices()[-1] == 10
     assert track.entries() == track.raw_entries()
+
+
+@pytest.mark.parametrize("body", [{}, {"upto": "x"}, {"upto": 10}])
+def test_a_malformed_index_entry_is_a_malformed_entry(track: Track, body: dict[str, Any]) -> None:
+    entry = track.append(Raw("index", body), after=track.head())
+    (fault,) = verify(track).faults
+    assert f"entry {entry.seq} " in fault and "is malformed: index: " in fault

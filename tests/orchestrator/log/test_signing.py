@@ -10,7 +10,8 @@ import pytest
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.log.entry import canonical
 from orchestrator.registry.aliases import promote
-from orchestrator.track.rules import RulesLog, parse_rules
+from orchestrator.registry.verify import verify
+from orchestrator.track.rules import RulesLog, TeamRules, Unsigned, parse_rules
 from orchestrator.track.track import Track
 from tests.support.entries import COMMIT, Raw
 from tests.support.keys import sign_with
@@ -100,3 +101,74 @@ def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, con
         publish_one(folder_track(tmp_path / "store"), tmp_path)
     assert "BEGIN" not in str(caught.value)
     assert not (tmp_path / "store/t/team/stream/log").exists()
+
+
+# --- what a writer to the folder cannot switch off
+
+
+def seen_once(track: Track, folder: Path) -> None:
+    """This machine has read the rules and the track, which has a signed entry."""
+    publish_one(track, folder)
+    assert len(fresh(track).entries()) == 2
+
+
+def test_rules_that_were_seen_and_are_gone(signed: Track, tmp_path: Path) -> None:
+    """Without them no entry need be signed, so that whoever may write to the folder could add what they like."""
+    seen_once(signed, tmp_path)
+    shutil.rmtree(tmp_path / "store/t/team/.policy")
+    again = folder_track(tmp_path / "store")
+    for read in (again.head, again.entries, again.brief, again.raw_entries):
+        with pytest.raises(IntegrityError, match=r"rules of team team .* are gone, of which revision 1 was seen here"):
+            read()
+    assert "rules of team team" in verify(folder_track(tmp_path / "store")).faults[0]
+    with pytest.raises(IntegrityError, match="are gone"):
+        publish_one(folder_track(tmp_path / "store"), tmp_path)
+    with pytest.raises(IntegrityError, match="are gone"):
+        RulesLog(again.store, "team").current()
+
+
+def test_rules_are_begun_anew_with_the_folder(signed: Track, tmp_path: Path) -> None:
+    seen_once(signed, tmp_path)
+    shutil.rmtree(tmp_path / "store")
+    again = folder_track(tmp_path / "store")
+    assert RulesLog(again.store, "team").current() == (0, TeamRules())
+    assert publish_one(again, tmp_path).seq == 1 and len(folder_track(tmp_path / "store").entries()) == 1
+
+
+def test_rules_that_are_gone_on_purpose(signed: Track, tmp_path: Path) -> None:
+    """The message names the file that is to be removed then."""
+    seen_once(signed, tmp_path)
+    shutil.rmtree(tmp_path / "store/t/team/.policy")
+    with pytest.raises(IntegrityError) as caught:
+        folder_track(tmp_path / "store").entries()
+    Path(str(caught.value).rpartition("remove ")[2]).unlink()
+    assert len(folder_track(tmp_path / "store").entries()) == 2
+
+
+def test_unsigned_entries_in_place_of_those_that_the_rules_vouch_for(
+    signed: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shorter log, which has none of those that need a signature; to a machine that has seen nothing as well."""
+    rules = RulesLog(signed.store, "team")
+    unsigned = {"stream": Unsigned(seq=5, sha256="0" * 64)}
+    rules.change(rules.current()[1].model_copy(update={"unsigned": unsigned}), expect=1, why="five entries were there")
+    for state in ("seen", "new"):
+        monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / state))
+        again = folder_track(tmp_path / "store")
+        for read in (again.head, again.entries, again.brief):
+            with pytest.raises(IntegrityError, match=r"ends before entry 5, which the team's rules vouch for"):
+                read()
+    shutil.rmtree(tmp_path / "store/t/team/stream/log")
+    with pytest.raises(IntegrityError, match=r"remove `unsigned.stream` from the rules"):
+        folder_track(tmp_path / "store").entries()
+
+
+def test_a_signed_log_that_is_gone_is_no_new_one(signed: Track, tmp_path: Path) -> None:
+    """Else it could be taken away, and an older copy of it put there once this machine had forgotten it."""
+    rules = RulesLog(signed.store, "team")
+    rules.change(rules.current()[1].model_copy(update={"unsigned": {}}), expect=1, why="nothing was there")
+    other = Track(signed.store, "team", "other")
+    publish_one(other, tmp_path)
+    shutil.rmtree(tmp_path / "store/t/team/other")
+    with pytest.raises(IntegrityError, match=r"ends before entry 1, which was seen here before"):
+        Track(signed.store, "team", "other").entries()

@@ -14,6 +14,7 @@ import pytest
 
 from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.processes import start_time
+from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.registry.gc import Collector
@@ -23,14 +24,17 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.driver_process import this_process
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.plan import make_plan
+from orchestrator.run.watch import Watch
 from orchestrator.track.events import Process, Start, TaskDescription
+from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
 from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
+from tests.support.keys import public_pem, sign_with
 from trainers.config import ModelConfig, OwnTraining
 from trainers.data.generative.refusals import Refused
 from trainers.identity import Identity, settings_of
-from trainers.messages import Lost, Order, Progress
+from trainers.messages import Lost, Order, Progress, Said, Vouched
 from trainers.models.loading import read_tokenizer, resolve_name
 from trainers.workers.group import WorkersLost
 
@@ -301,6 +305,54 @@ def test_a_crash_between_upload_and_commit(store: Path, monkeypatch: pytest.Monk
     committed = [entry.body["prefix"] for entry in entries(again) if entry.op == "commit"]
     assert (store / fake.prefixes[1] / "manifest.json").exists() and fake.prefixes[1] not in committed
     assert verify(again.track).faults == []
+
+
+# --- the checkpoint of the task in training
+
+KEPT = Vouched(4, "c" * 64, "i" * 64)
+NAMED = {"step": 4, "sha256": "c" * 64, "of": "i" * 64}
+
+
+def test_the_log_names_the_checkpoint_before_the_driver_leaves(store: Path) -> None:
+    """The driver that goes on tells its workers which one it must be."""
+    controller, _ = asked(run_config(store), raises={1: [Interrupted("told to leave")]}, checkpoints={1: KEPT})
+    with pytest.raises(Interrupted):
+        controller.run()
+    assert ops(controller)[-2:] == ["renew", "interrupt"]
+    assert last(controller, "renew")["progress"] == {
+        "index": 1, "phase": "train", "step": 4, "total_steps": 6, "checkpoint": NAMED,
+    }  # fmt: skip
+    again, fake = asked(run_config(store, ("a", "b", "c")))
+    assert again.run().status == "finished"
+    assert [(order.index, order.vouched) for order in fake.orders] == [(1, KEPT), (2, None)]
+    assert not any(order.only_vouched for order in fake.orders)
+
+
+def test_workers_that_are_tried_again_are_told_of_their_checkpoint(store: Path) -> None:
+    controller, fake = asked(run_config(store), raises={0: [WorkersLost(DIED)]}, checkpoints={0: KEPT})
+    assert controller.run().status == "finished"
+    assert [(order.index, order.vouched) for order in fake.orders] == [(0, None), (0, KEPT), (1, None)]
+    assert "renew" not in ops(controller)  # it is named by the next renewal, and none was due
+
+
+def test_a_signed_log_names_each_checkpoint_at_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_with(tmp_path / "key.pem", monkeypatch)
+    rules = TeamRules(signatures="required", keys={"me": KeyRule(public_key=public_pem(tmp_path / "key.pem"))})
+    RulesLog(open_store(str(store)), "default").change(rules, expect=0, why="")
+    controller, fake = asked(run_config(store), checkpoints={0: KEPT})
+    controller.run()
+    assert ops(controller) == ["start", "open", "workers", "renew", "commit", "workers", "commit", "finish"]
+    assert last(controller, "renew")["progress"]["checkpoint"] == NAMED
+    assert all(order.only_vouched for order in fake.orders)
+
+
+def test_what_a_worker_says_is_shown(store: Path) -> None:
+    controller, _ = asked(run_config(store))
+    watch = Watch("a", controller.config.cluster, controller.reporter, controller.log)
+    watch(Said("note: a checkpoint is old"))
+    assert isinstance(told := controller.reporter, Told) and told.lines == ["note: a checkpoint is old"]
 
 
 # --- workers that break

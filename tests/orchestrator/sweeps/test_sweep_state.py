@@ -16,7 +16,7 @@ from orchestrator.log.entry import Entry
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial, replay_sweep, sweep_log, sweep_objections
 from orchestrator.track.events import TaskDescription
-from orchestrator.track.track import list_tracks
+from orchestrator.track.layout import list_tracks
 from tests.support.entries import PROCESS, Raw
 from tests.support.sweeps import row, state_of, sweep_of, trial
 

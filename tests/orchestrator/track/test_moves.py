@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, IntegrityError
 from orchestrator.log.entry import Entry
 from orchestrator.track.moves import aliases, at, by_version, moves
 
@@ -20,7 +20,6 @@ LOG = [
     move(4, "promote", alias="candidate", version=2, expect=0),
     move(5, "rollback", alias="production", version=1, expect=2),
     move(6, "rollback", alias="production", version=1, expect=5),  # nothing is left to go back to
-    move(7, "promote", alias="candidate", version="3", expect=4),  # malformed
 ]
 
 
@@ -33,6 +32,12 @@ def test_moves_that_count() -> None:
     ]
     first = moves(LOG)[0]
     assert (first.actor, first.why, moves(LOG)[1].why) == ("me@here", "first", "")
+
+
+def test_a_malformed_move_is_no_move_that_does_not_count() -> None:
+    malformed = move(7, "promote", alias="candidate", version="3", expect=4)
+    with pytest.raises(IntegrityError, match=r"entry 7 \(promote\): version: input should be a valid integer"):
+        moves([*LOG, malformed])
 
 
 def test_where_they_point() -> None:

@@ -10,7 +10,8 @@ import pytest
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord, upload_files
 from orchestrator.log.entry import canonical
-from orchestrator.track.track import Track, list_tracks
+from orchestrator.track.layout import list_tracks
+from orchestrator.track.track import Track
 from tests.support.registries import folder_track
 
 

@@ -30,6 +30,9 @@ def test_a_file_is_read_as_it_was_written(stored: dict[str, Lora]) -> None:
         dump(made(a=(3, 5, 2)))[:-1], dump({"a": Lora(torch.full((2, 3), torch.nan), torch.ones(3, 2))}),
         dump({"a": Lora(torch.ones(2, 3), torch.ones(3, 1))}), dump({"a": Lora(torch.ones(0, 3), torch.ones(3, 0))}),
         dump({"a": Lora(torch.ones(3), torch.ones(3, 3))}),
+        dump({"a": Lora(torch.ones(2, 3).half(), torch.ones(3, 2))}),
+        dump({"a": Lora(torch.ones(2, 3), torch.full((3, 2), 3e38))}),
+        *(dump({"a": Lora(torch.ones(2, 3), torch.ones(3, 2), scaling=each)}) for each in (float("nan"), 1e300)),
     ],
 )  # fmt: skip
 def test_a_malformed_file_is_refused(data: bytes) -> None:

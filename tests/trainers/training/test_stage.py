@@ -1,26 +1,32 @@
 """A stage on real processes: an error of one rank is an error of all. And a stage's own checks in this process."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cluster.errors import TrainingError
+from cluster.errors import IntegrityError, TrainingError
 from tests.support import method_stream
 from tests.support.launching import launch
 from tests.support.method_stream import MethodStream
 from tests.support.tiny_models import save_tiny
 from trainers.config import OwnTraining
 from trainers.data.batching import epoch_batches, micro_batches
+from trainers.messages import Checkpointed, Said, Saved
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa import bank
 from trainers.methods.registry import method_for
-from trainers.training.stage import Leaving
+from trainers.training.checkpoint import Checkpoint
+from trainers.training.stage import Leaving, TaskTraining
 
 OA = {"target_modules": ["c_attn"], "max_rank": 3, "threshold": 0.3}
 New = Callable[..., MethodStream]
@@ -173,3 +179,86 @@ def test_a_task_that_diverges_names_the_rate_that_is_its_own(new: New) -> None:
     assert "lower its training.learning_rate (now 0.01)" in said
     said = str(new(1).training(0, own=OwnTraining(epochs=9)).diverged("the loss is nan", 3))
     assert "lower train.learning_rate (now 0.02)" in said
+
+
+# --- which checkpoint a task goes on from
+
+
+def left_at(stream: MethodStream, updates: int) -> tuple[Path, list[Any]]:
+    """The checkpoint of task 0, left after so many updates, and what was reported."""
+    training, said = stream.training(0, leave_at=updates), list[Any]()
+    training.report = said.append
+    with pytest.raises(Leaving):
+        training.run()
+    return stream.store / "c" / "0", said
+
+
+def going_on(stream: MethodStream, **order: Any) -> tuple[TaskTraining, list[str]]:
+    """The stage of task 0 once more, and the lines it says."""
+    training, lines = stream.training(0), list[str]()
+    training.order = replace(training.order, **order)
+    training.report = lambda event: lines.append(event.line) if isinstance(event, Said) else None
+    return training, lines
+
+
+def test_each_checkpoint_is_told_with_its_digest(new: New) -> None:
+    path, said = left_at(new(1), 4)
+    told = [event for event in said if isinstance(event, Checkpointed)]
+    assert [(event.index, event.told.step, event.total_steps) for event in told] == [(0, 3, 6), (0, 4, 6)]
+    assert told[-1].told.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert isinstance(said[-1], Saved)
+    training, lines = going_on(new(1), vouched=told[-1].told, only_vouched=True)
+    training.run()
+    assert lines == []
+
+
+def test_a_checkpoint_that_somebody_changed_is_refused(new: New) -> None:
+    """Its own digest is right again: only the log's can tell."""
+    path, said = left_at(new(1), 4)
+    told = [event.told for event in said if isinstance(event, Checkpointed)][-1]
+    training, _ = going_on(new(1))
+    found = Checkpoint.parse(path.read_bytes(), training.identity)
+    assert found is not None
+    name = next(name for name in found.tensors if name.startswith("value/"))
+    path.write_bytes(replace(found, tensors={**found.tensors, name: found.tensors[name] * 2}).dump(training.identity))
+    training, _ = going_on(new(1), vouched=told)
+    with pytest.raises(
+        IntegrityError, match=r"c/0: the checkpoint, of step 4, is not the one that the run's log names"
+    ):
+        training.run()
+
+
+def test_a_checkpoint_that_the_log_does_not_name_yet(new: New) -> None:
+    """The driver was killed before it could name it. If the log is signed, nothing else says that it is ours."""
+    path, said = left_at(new(1), 4)
+    early = next(event.told for event in said if isinstance(event, Checkpointed))
+    for vouched in (None, early):
+        assert going_on(new(1), vouched=vouched)[0].checkpoint is not None
+        training, lines = going_on(new(1), vouched=vouched, only_vouched=True)
+        assert training.checkpoint is None
+        assert lines == [
+            "note: task 'task 0': its checkpoint of step 4 is not named in the signed log; the task is trained from "
+            "its start"
+        ]
+    assert path.exists()
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_from_with_a_note(new: New) -> None:
+    path, _ = left_at(new(1), 4)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load(path.read_bytes()), path, {key: metadata[key] for key in ("step", "identity")})
+    training, lines = going_on(new(1))
+    training.run()
+    assert len(lines) == 1 and "its checkpoint of step 4 is of an older Orthoplex, and has no digest" in lines[0]
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(new: New) -> None:
+    path, _ = left_at(new(1), 4)
+    training, _ = going_on(new(1))
+    found = Checkpoint.parse(path.read_bytes(), training.identity)
+    assert found is not None
+    name = next(name for name in found.tensors if name.startswith("exp_avg/"))
+    path.write_bytes(replace(found, tensors={**found.tensors, name: torch.ones(1)}).dump(training.identity))
+    with pytest.raises(IntegrityError, match=r"damaged \('exp_avg/.*' has the shape \(1,\), not"):
+        training.run()

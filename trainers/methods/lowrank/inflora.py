@@ -30,6 +30,7 @@ from trainers.methods.lowrank.pairs import Pairs
 from trainers.methods.oa.files import BASES_FILE
 from trainers.methods.oa.subspace import Basis, leading_directions
 from trainers.methods.targets import input_width, width
+from trainers.methods.updates import sound
 
 
 class InfloraMethod(LowRankMethod):
@@ -91,8 +92,7 @@ class InfloraMethod(LowRankMethod):
         for name, basis in found.items():
             expected = (input_width(self.modules[name]), basis.spectrum_H.numel())
             parts = (basis.columns_DH, basis.spectrum_H)
-            sound = all(each.is_floating_point() and each.isfinite().all() for each in parts)
-            if tuple(basis.columns_DH.shape) != expected or not sound:
+            if tuple(basis.columns_DH.shape) != expected or not sound(*parts):
                 raise IntegrityError(
                     f"inflora: task {number}, layer {name!r}: its bases are not of this model, or damaged"
                 )

@@ -27,6 +27,7 @@ from trainers.methods.oa.bank import ModuleState
 from trainers.methods.oa.files import ADAPTER_FILE, BASES_FILE
 from trainers.methods.oa.functional import Felt, Metric
 from trainers.methods.oa.subspace import Basis, extend_basis, leading_directions
+from trainers.methods.updates import LARGEST, sound
 
 WRITTEN = ("Q", "singular_values")
 READ = ("P", "eigenvalues")
@@ -145,8 +146,8 @@ def _tensors(adapter: TaskAdapter) -> tuple[dict[str, Tensor], dict[str, Tensor]
 def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
     """The adapter in the bytes of the two files; the exact inverse of `dump`.
 
-    Raises IntegrityError if they are no safetensors, or a tensor is missing, of another shape, not finite, or part of
-    nothing.
+    Raises IntegrityError if they are no safetensors, or a tensor is missing, of another shape, not float32, not finite,
+    or part of nothing, or if a value of the adapter is beyond `updates.LARGEST`.
     """
     try:
         tensors, bases = load(adapter_bytes), load(bases_bytes)
@@ -163,11 +164,14 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
         if stray := sorted({*given} - {*known}):  # as if what it belongs to has lost its first tensor
             raise IntegrityError(f"adapter: {stray[0]!r} belongs to nothing in its file; do not use this version")
     if wrong := [name for name, module in found.modules.items() if not _sound(module)]:
-        raise IntegrityError(f"adapter: {wrong[0]!r} has wrong shapes or is not finite; do not use this version")
+        raise IntegrityError(
+            f"adapter: {wrong[0]!r} has wrong shapes, is not float32 or not finite, or has values beyond {LARGEST:g}; "
+            "do not use this version"
+        )
     for name, basis in [*found.written.items(), *found.read.items()]:
         columns, spectrum = basis.columns_DH, basis.spectrum_H
         if columns.ndim != 2 or spectrum.shape != columns.shape[1:] or not _finite(columns, spectrum):
-            raise IntegrityError(f"bases: {name!r} has wrong shapes or is not finite; do not use this version")
+            raise IntegrityError(f"bases: {name!r} has wrong shapes, or is not finite float32; do not use this version")
     if wrong := [n for n, each in found.felt.items() if not (_sound_metric(each.read) and _sound_metric(each.loss))]:
         raise IntegrityError(f"bases: C or G of {wrong[0]!r} has wrong shapes or values; do not use this version")
     return found
@@ -176,7 +180,7 @@ def parse(adapter_bytes: bytes, bases_bytes: bytes) -> TaskAdapter:
 def _sound(module: ModuleAdapter) -> bool:
     w1, w2, gamma = module.w1_RD, module.w2_DR, module.gamma_R
     shaped = gamma.ndim == 1 and w1.ndim == w2.ndim == 2 and w1.shape[0] == w2.shape[1] == gamma.shape[0]
-    return shaped and w1.shape[1] == w2.shape[0] and _finite(w1, w2, gamma)
+    return shaped and w1.shape[1] == w2.shape[0] and sound(w1, w2, gamma)
 
 
 def _parts(name: str, key: str) -> tuple[str, str, str]:
@@ -195,7 +199,7 @@ def _sound_metric(metric: Metric) -> bool:
 
 
 def _finite(*tensors: Tensor) -> bool:
-    return all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tensors)
+    return sound(*tensors, most=torch.finfo(torch.float32).max)
 
 
 def _directions(bases: Mapping[str, Tensor], columns: str, spectrum: str) -> dict[str, Basis]:

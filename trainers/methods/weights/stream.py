@@ -23,6 +23,7 @@ from cluster.errors import ConfigError, IntegrityError
 from trainers.method_config import MethodConfig
 from trainers.methods.base import Artifact, Shares, Summary
 from trainers.methods.targets import input_width, linear_layers, match_modules, width
+from trainers.methods.updates import LARGEST, sound
 from trainers.models.packed import line_offset, placed
 
 FILE = "adapter.safetensors"
@@ -123,8 +124,10 @@ class WeightsMethod:
                     f"{head}, {name!r}: shape {tuple(value.shape)}, but the model's is {tuple(expected)}; the files "
                     "are not of this model"
                 )
-            if value.dtype != torch.float32 or not value.isfinite().all():
-                raise IntegrityError(f"{head}, {name!r}: not float32, or not finite; do not use this version")
+            if not sound(value):
+                raise IntegrityError(
+                    f"{head}, {name!r}: not float32, not finite, or values beyond {LARGEST:g}; do not use this version"
+                )
         return {name: found[name] for name in self.weights}  # `load` has one of its own in every process
 
     def summary(self, ranks: Mapping[str, int]) -> Summary:

@@ -65,21 +65,27 @@ def test_headers_with_a_byte_changed() -> None:
     [
         {"m.W1": torch.ones(3, 3)}, {"m.W2": torch.ones(2, 2)}, {"m.W2": torch.ones(6)}, {"m.gamma": torch.ones(2, 1)},
         {"m.gamma": torch.tensor([1.0, float("nan")])}, {"m.W1": torch.full((2, 3), float("inf"))},
-        {"m.gamma": torch.ones(2, dtype=torch.int64)},
+        {"m.gamma": torch.ones(2, dtype=torch.int64)}, {"m.W1": torch.ones(2, 3).half()},
+        {"m.W2": torch.ones(3, 2).double()}, {"m.W1": torch.full((2, 3), 3e38)}, {"m.gamma": torch.tensor([1, -2e12])},
     ],
 )  # fmt: skip
 def test_tensors_that_make_no_adapter(change: dict[str, torch.Tensor]) -> None:
     assert parse(save(TENSORS), save(BASES)).parameters == 14
-    with pytest.raises(IntegrityError, match="'m' has wrong shapes or is not finite"):
+    with pytest.raises(
+        IntegrityError, match="'m' has wrong shapes, is not float32 or not finite, or has values beyond"
+    ):
         parse(save({**TENSORS, **change}), save(BASES))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"m.Q": torch.ones(3)}, {"m.singular_values": torch.ones(3)}, {"m.Q": torch.full((3, 2), float("nan"))}],
-)
+    [
+        {"m.Q": torch.ones(3)}, {"m.singular_values": torch.ones(3)}, {"m.Q": torch.full((3, 2), float("nan"))},
+        {"m.Q": torch.ones(3, 2).half()},
+    ],
+)  # fmt: skip
 def test_directions_that_are_none(change: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(IntegrityError, match="bases: 'm' has wrong shapes or is not finite"):
+    with pytest.raises(IntegrityError, match="bases: 'm' has wrong shapes, or is not finite float32"):
         parse(save(TENSORS), save({**BASES, **change}))
 
 
