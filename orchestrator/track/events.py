@@ -12,18 +12,17 @@ optional fields, and old entries still round-trip. Unknown keys are kept.
 
 from collections import Counter
 from collections.abc import Container, Iterable
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, Strict
+from pydantic import Field, JsonValue
 
 from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Count, Event, Index, Int, Json, Number, Part
 from orchestrator.log.index import Columns
+from orchestrator.track.layout import VersionNumber
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
-
-VersionNumber = Annotated[int, Strict(), Field(ge=1, lt=10**8)]  # servers see eight digits
 
 
 class Process(Part):

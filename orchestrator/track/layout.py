@@ -12,6 +12,9 @@ No track is named so that its keys could be those of rules or sweeps: a NAME beg
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+from pydantic import Field, Strict
 
 from cluster.storage import Store
 from orchestrator.log.chain import INDICES, LOG, READERS, log_start
@@ -21,6 +24,7 @@ TRACKS, VERSIONS = "t", "v"
 CHECKPOINT, MANIFEST = "checkpoint.safetensors", "manifest.json"
 RULES, SWEEPS = ".policy", ".sweeps"
 SERVE_ROOT = "serve"
+VersionNumber = Annotated[int, Strict(), Field(ge=1, lt=10**8)]  # in eight digits, see `served_prefix`
 
 
 def team_root(team: str) -> str:
