@@ -17,7 +17,7 @@ from orchestrator.track.track import Track
 
 
 class Listed(NamedTuple):
-    """A commit in the form that an index keeps, see `orchestrator.track.events.COLUMNS`. None: not measured.
+    """A commit in the form that an index keeps, see `orchestrator.track.track.COLUMNS`. None: not measured.
 
     `tested` are its scores on the test splits, or the bytes of its entry, which holds them.
     """

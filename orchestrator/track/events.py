@@ -19,7 +19,6 @@ from pydantic import Field, JsonValue
 from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Count, Event, Index, Int, Json, Number, Part
-from orchestrator.log.index import Columns
 from orchestrator.track.layout import VersionNumber
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
@@ -365,18 +364,6 @@ ROLES = {
     **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
     Rules.op: "admin", Index.op: "",
 }  # fmt: skip
-_OF_A_COMMIT = {
-    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
-    "prefix": "string",
-}  # fmt: skip
-COLUMNS = Columns(
-    values={**_OF_A_COMMIT, "alias": "string", "expect": "int32", "why": "string"},
-    lists={"prefixes": "string", "versions": "int32"},
-    listing={"prefixes": frozenset(HOUSEKEEPING), "versions": frozenset({Delete.op})},
-    op=Commit.op,
-    of_row=tuple(_OF_A_COMMIT),
-    needed=("version", "task", "stored_bytes", "prefix"),
-)
 
 
 def unknown(entries: Iterable[Entry], known: Container[str] = KNOWN) -> list[Entry]:

@@ -17,14 +17,27 @@ from orchestrator.log import signing
 from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, SHA256, Entry, JsonLike, canonical, digest
 from orchestrator.log.event import Part, Requirement, shown, told
+from orchestrator.log.index import Columns
 from orchestrator.log.signing import Trust
 from orchestrator.track import layout
-from orchestrator.track.events import COLUMNS, KINDS, Commit
+from orchestrator.track.events import HOUSEKEEPING, KINDS, Commit, Delete
 from orchestrator.track.layout import MANIFEST, list_tracks
 from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
 from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
 
 FORMAT_VERSION = 1
+_OF_A_COMMIT = {
+    "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
+    "prefix": "string",
+}  # fmt: skip
+COLUMNS = Columns(
+    values={**_OF_A_COMMIT, "alias": "string", "expect": "int32", "why": "string"},
+    lists={"prefixes": "string", "versions": "int32"},
+    listing={"prefixes": frozenset(HOUSEKEEPING), "versions": frozenset({Delete.op})},
+    op=Commit.op,
+    of_row=tuple(_OF_A_COMMIT),
+    needed=("version", "task", "stored_bytes", "prefix"),
+)
 
 
 class Track(Log):

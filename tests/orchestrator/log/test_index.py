@@ -20,10 +20,10 @@ from orchestrator.log.index import fitting
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows, rows_of
 from orchestrator.registry.verify import verify
-from orchestrator.track.events import COLUMNS, Commit
+from orchestrator.track.events import Commit
 from orchestrator.track.layout import list_tracks
 from orchestrator.track.moves import aliases
-from orchestrator.track.track import Track
+from orchestrator.track.track import COLUMNS, Track
 from tests.orchestrator.conftest import config_of
 from tests.support.entries import Raw
 from tests.support.registries import BODY, folder_track, publish_one, started_in_vain

@@ -10,8 +10,8 @@ from orchestrator.log import index
 from orchestrator.log.entry import Entry
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import Listed, rows, rows_of, standing
-from orchestrator.track.events import COLUMNS
 from orchestrator.track.scores import scores_tested
+from orchestrator.track.track import COLUMNS
 from tests.support.registries import track_with
 
 
