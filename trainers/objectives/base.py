@@ -116,3 +116,18 @@ class Scored:
     cut: Mapping[int, int] = field(default_factory=dict)
     union: np.ndarray | None = None
     labels: np.ndarray | None = None
+
+    @property
+    def macro_f1(self) -> float | None:
+        """See `macro_f1`; None if the objective does not choose among labels."""
+        return None if self.labels is None else macro_f1(*self.labels.T)
+
+
+def macro_f1(answered_N: np.ndarray, right_N: np.ndarray) -> float:
+    """The mean, over the labels that N rows have, of F1 = 2 · rows answered rightly / (rows answered so + rows that are
+    so). The arguments are indices of labels; any other number is no label."""
+    found = []
+    for label in np.unique(right_N):
+        answered, right = answered_N == label, right_N == label
+        found.append(2 * int((answered & right).sum()) / (int(answered.sum()) + int(right.sum())))
+    return sum(found) / len(found)

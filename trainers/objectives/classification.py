@@ -98,16 +98,6 @@ class ClassifiedSplit:
         return replace(self, union=union)
 
 
-def macro_f1(answered_N: np.ndarray, right_N: np.ndarray) -> float:
-    """The mean, over the labels that N rows have, of F1 = 2 · rows answered rightly / (rows answered so + rows that are
-    so). The arguments are indices of labels; any other number is no label."""
-    found = []
-    for label in np.unique(right_N):
-        answered, right = answered_N == label, right_N == label
-        found.append(2 * int((answered & right).sum()) / (int(answered.sum()) + int(right.sum())))
-    return sum(found) / len(found)
-
-
 @contextmanager
 def naming(task: str) -> Iterator[None]:
     """Puts a task's name before the message of a ConfigError."""

@@ -14,7 +14,6 @@ from trainers.data.row_scores import ROWS, RowScores, write_row_scores
 from trainers.failures import during
 from trainers.messages import NOT_SCORED, Order, Progress, Score
 from trainers.objectives.base import EncodedSplit
-from trainers.objectives.classification import macro_f1
 from trainers.training.evaluate import evaluate
 from trainers.training.stage import Report
 
@@ -66,9 +65,7 @@ class Scoring:
                     answer=found.answers[row], metrics=found.metrics[row], cut=found.cut.get(row),
                 )
             )  # fmt: skip
-        if self.order.macro_f1 and found.labels is not None:
-            return replace(found.score, macro_f1=macro_f1(*found.labels.T))
-        return found.score
+        return replace(found.score, macro_f1=found.macro_f1) if self.order.macro_f1 else found.score
 
     def split(self, key: str, index: int, learned: int) -> EncodedSplit:
         """A split of a task, judged among the labels of all tasks learned too, if the order asks for that and the task

@@ -20,7 +20,8 @@ from trainers.models.capabilities import most_positions
 from trainers.models.causal import Causal
 from trainers.models.loading import check_model, load_reader
 from trainers.models.tokens import TokenizedTask, tokenize_task
-from trainers.objectives.classification import Classification, ClassifiedSplit, macro_f1
+from trainers.objectives.base import macro_f1
+from trainers.objectives.classification import Classification, ClassifiedSplit
 from trainers.training.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_process")
