@@ -1,9 +1,10 @@
 """`orthoplex.Registry`: the adapters in a store."""
 
+import warnings
 from pathlib import Path
 
 from cluster.storage import open_store
-from orchestrator.delivery.load import store_uri
+from orchestrator.delivery.load import store_uri, warn_of_skipped
 from orchestrator.log.entry import Entry
 from orchestrator.registry import aliases
 from orchestrator.registry.catalog import listed
@@ -22,11 +23,13 @@ class Registry:
 
     def list(self, team: str | None = None, task: str | None = None) -> Listing:
         """All adapters, or those of a team or trained on a task, as `adapters list --json` prints them."""
-        return Listing(listed(self.store, team, task))
+        return Listing(listed(self.store, team, task, warnings.warn))
 
     def find(self, reference: str, at: str | None = None) -> Version:
         """The version that a reference names, or named `at` a time. Raises ConfigError if there is none."""
-        return resolve(self.store, reference, at)
+        found = resolve(self.store, reference, at)
+        warn_of_skipped(found.track.label, found.entries)
+        return found
 
     def promote(self, reference: str, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
         """Points an alias at a version, within the team's bounds. Raises as `orchestrator.registry.aliases.promote`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig, load_config, parse_config
-from orchestrator.delivery.load import store_uri
+from orchestrator.delivery.load import store_uri, warn_of_skipped
 from orchestrator.registry.references import find_track
 from orchestrator.track.state import RunState, replay
 from orthoplex.notebook import Shown, in_notebook
@@ -98,7 +98,9 @@ def status(run: str, *, store: str | None = None) -> Run:
         ConfigError: there is no such run.
     """
     track = find_track(open_store(store_uri(store)), run)
-    return of(Run, replay(track.team, track.name, track.entries()))
+    entries = track.entries()
+    warn_of_skipped(track.label, entries)
+    return of(Run, replay(track.team, track.name, entries))
 
 
 def sweep(config: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None) -> "Swept":

@@ -1,11 +1,15 @@
 """`from orchestrator import load`: a committed stream in a transformers model. Importing this imports no torch."""
 
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from orchestrator.log.entry import Entry
 
 
 def load(
@@ -27,8 +31,17 @@ def load(
     from orchestrator.delivery.serving import apply
     from orchestrator.registry.references import resolve
 
-    opened = open_store(store_uri(store))
-    return apply(resolve(opened, reference), str(base) if isinstance(base, Path) else base)
+    version = resolve(open_store(store_uri(store)), reference)
+    warn_of_skipped(version.track.label, version.entries)
+    return apply(version, str(base) if isinstance(base, Path) else base)
+
+
+def warn_of_skipped(label: str, entries: "Sequence[Entry]") -> None:
+    """Warns if entries of a newer Orthoplex are left out of the log of `label`."""
+    from orchestrator.track.events import skipped
+
+    if left_out := skipped(entries):
+        warnings.warn(f"{label}: {left_out}", stacklevel=3)
 
 
 def store_uri(store: str | None) -> str:

@@ -11,7 +11,7 @@ import torch
 from cluster.errors import ConfigError, DataError
 from cluster.storage import open_store
 from orchestrator.delivery.export import load_base, refuse_other
-from orchestrator.delivery.load import store_uri
+from orchestrator.delivery.load import store_uri, warn_of_skipped
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, columns_of, generative, source_row, version_of
 from orchestrator.registry.references import Version
 from orchestrator.run.workers import told_of
@@ -76,6 +76,8 @@ class Predictor:
             ConfigError: no such version or model. IntegrityError: the base is another, or a stored file was changed.
         """
         version = version_of(open_store(store_uri(store)), reference) if isinstance(reference, str) else reference
+        if isinstance(reference, str):
+            warn_of_skipped(version.track.label, version.entries)
         self.repertoire = Repertoire(version)
         run = self.repertoire.run
         self.batch_size = batch_size or run.train.eval_batch_size

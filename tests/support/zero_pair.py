@@ -32,7 +32,7 @@ from trainers.methods.targets import match_modules, width
 from trainers.models.loading import load_backbone
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.classification import Classification
-from trainers.training.checkpoint import Checkpoint, capture, restore
+from trainers.training.checkpoint import Checkpoint, capture, restore, shapes_of
 from trainers.training.engine import TaskModel, build_engine, train_batch
 from trainers.training.evaluate import evaluate
 
@@ -177,6 +177,7 @@ def resume(setting: Setting, stage: int, source: Path, target: Path) -> None:
 
     checkpoint = Checkpoint.parse(source.read_bytes(), {"case": setting.case.family})
     assert checkpoint is not None and checkpoint.step == RESUMED_AT
+    checkpoint.check(shapes_of(engine), STEPS)
     restore(engine, checkpoint, empty_step)
     for batch in BATCHES[RESUMED_AT:]:
         losses = train_batch(engine, setting.split, batch, accumulation)

@@ -1,12 +1,14 @@
 """Entries of a newer Orthoplex: readers leave them out and say so, whoever writes on top of them refuses."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from cluster.errors import StoreError
+from cluster.errors import ConfigError, StoreError
+from orchestrator import load
 from orchestrator.registry.aliases import promote, rollback
 from orchestrator.registry.gc import Collector
 from orchestrator.registry.publish import publish
@@ -15,6 +17,7 @@ from orchestrator.run.driver_log import DriverLog, RunLog
 from orchestrator.sweeps.events import KNOWN
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
 from orchestrator.track.track import Track
+from orthoplex import Predictor, Registry, status
 from tests.support.command_line import here
 from tests.support.entries import Raw
 from tests.support.registries import LEARNED, make_files, track_with
@@ -45,6 +48,22 @@ def test_readers_leave_them_out_and_say_so(
         assert json.loads(out)
     report = verify(track)
     assert (report.faults, report.versions, report.entries) == ([], 2, 4) and len(report.notes) == 1
+
+
+def test_readers_in_python_warn(track: Track, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    registry = Registry(store)
+    for read in (
+        lambda: status("stream", store=store), lambda: registry.find("stream@v1"), registry.list,
+    ):  # fmt: skip
+        with pytest.warns(UserWarning, match=rf"^{re.escape(LEFT_OUT.removeprefix('note: '))}$"):
+            read()
+    for use in (lambda: load("stream@v1", store=store), lambda: Predictor("stream@v1", store=store)):
+        with (
+            pytest.warns(UserWarning, match="entries of a newer Orthoplex are left out"),
+            pytest.raises(ConfigError, match="holds no configuration"),
+        ):
+            use()
 
 
 def test_an_index_keeps_them(track: Track, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from cluster.errors import ConfigError, StoreError
+from cluster.errors import ConfigError, IntegrityError, StoreError
 from tests.support.exports import (
     BIASED,
     FAMILIES,
@@ -26,7 +26,9 @@ from tests.support.exports import (
     write,
 )
 from trainers.methods import export
-from trainers.methods.export import check_free, peft_targets
+from trainers.methods.base import Lora
+from trainers.methods.export import check_free, peft_targets, write_peft
+from trainers.methods.targets import linear_layers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -146,6 +148,22 @@ def test_the_configuration_is_written_last(
     monkeypatch.setattr(Path, "write_text", note)
     write("peft", cases["Bert"], cases["Bert"].tasks, tmp_path / "made")
     assert written[-1] == {"adapter_model.safetensors", "README.md"}
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_what_is_not_finite_is_not_written(cases: dict[str, Case], tmp_path: Path, form: str) -> None:
+    """As values that the base's dtype cannot hold: 1e12 in float16."""
+    case = cases["Llama"]
+    large = [replace(task, modules={n: replace(m, gamma_R=m.gamma_R * 1e11) for n, m in task.modules.items()})
+             for task in case.tasks]  # fmt: skip
+    model = case.load(torch.float16 if form == "merged" else torch.float32)
+    with pytest.raises(IntegrityError, match=r"^team/run@v3: '.*' is not finite in float\d\d with its tasks; nothing"):
+        if form == "merged":
+            export_merged(model, large, tmp_path / "made", case.origin)
+        else:
+            lora = Lora(torch.ones(1, 2), torch.full((2, 1), torch.inf))
+            write_peft(model, {next(iter(linear_layers(model))): lora}, tmp_path / "made", case.origin)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("form", ["peft", "merged"])

@@ -36,8 +36,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
     "absent": (lambda v: without(v, NAME), "other weights"),
     "another": (lambda v: {**v, "x": torch.ones(1)}, "other weights"),
     "shape": (lambda v: {**v, NAME: torch.ones(2, 2)}, r"shape \(2, 2\), but the model's is \(32, 96\)"),
-    "dtype": (lambda v: {**v, NAME: v[NAME].bfloat16()}, "not float32, or not finite; do not use this version"),
-    "nan": (lambda v: {**v, NAME: v[NAME] * torch.nan}, "not float32, or not finite; do not use this version"),
+    "dtype": (lambda v: {**v, NAME: v[NAME].bfloat16()}, "not float32, not finite, or values beyond 1e"),
+    "nan": (lambda v: {**v, NAME: v[NAME] * torch.nan}, "not float32, not finite, or values beyond 1e"),
+    "large": (lambda v: {**v, NAME: torch.full_like(v[NAME], 3e38)}, "not float32, not finite, or values beyond 1e"),
 }
 
 
