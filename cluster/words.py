@@ -4,11 +4,12 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 CUTOFF = 0.5  # of difflib's ratio: below it a word is no misspelling
+LONGEST = 200  # characters of a word
 
 
 def nearest(given: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:
     """The known word that is most similar to `given`; None if none is similar enough."""
-    found = difflib.get_close_matches(given, [*known], n=1, cutoff=cutoff)
+    found = difflib.get_close_matches(given[:LONGEST], [*known], n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -21,3 +22,14 @@ def did_you_mean(given: str, known: Iterable[str], cutoff: float = CUTOFF) -> st
 def as_options(assignments: Sequence[str]) -> list[str]:
     """`--set` before each assignment, as words of a command."""
     return [word for each in assignments for word in ("--set", each)]
+
+
+def brief(text: str, most: int) -> str:
+    """The text, cut to `most` characters, the last of them "…" if it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def printable(text: str) -> str:
+    r"""The text with an escape, such as \x1b, for every character that a terminal obeys or does not show; new lines
+    stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

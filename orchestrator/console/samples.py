@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
+from cluster.words import printable
 from orchestrator.console.run import middle_cut
 from orchestrator.console.scores import number, percent
 from orchestrator.console.screen import out
@@ -56,8 +57,7 @@ def print_sample(sample: Sample, most: int, task: str = "", note: str = "") -> N
 
 def visible(text: str) -> str:
     """The text with control characters, which a terminal would obey, as escapes."""
-    whole = text.expandtabs(4)
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in whole)
+    return printable(text.expandtabs(4))
 
 
 def title(given: Given) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from orchestrator.console.harmless import plain_console
 from orchestrator.console.html import Page
 
 WIDE = 120  # columns, if there is no terminal
-out = Console(highlight=False, soft_wrap=True)
+out = plain_console()
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def print_table(table: Table) -> None:
     if isinstance(out.file, Page):
         out.file.table(table)
         return
-    Console(highlight=False, soft_wrap=True, width=max(width_of(table), out.width)).print(table)
+    plain_console(max(width_of(table), out.width)).print(table)
 
 
 def width_of(table: Table) -> int:

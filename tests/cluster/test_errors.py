@@ -29,3 +29,11 @@ def test_exit_codes() -> None:
     for name, code in EXIT_CODES.items():  # the tree as the module's docstring draws it
         (line,) = (line for line in (errors.__doc__ or "").splitlines() if f"{name} " in line)
         assert line.split(name)[1].split()[0] == str(code)
+
+
+def test_messages_are_bounded_and_move_no_cursor() -> None:
+    for length in (1_999, 2_000, 2_001, 10**6):
+        text = str(errors.StoreError("x" * length))
+        assert len(text) == min(length, errors.MOST_CHARACTERS) and text.endswith("x" if length <= 2_000 else "…")
+    assert str(errors.ConfigError("a\n  b \x1b[2J\x9b")) == "a\n  b \\x1b[2J\\x9b"
+    assert len(str(errors.ConfigError("\x1b" * 2_000))) == errors.MOST_CHARACTERS

@@ -1,6 +1,6 @@
 """Words that people type."""
 
-from cluster.words import as_options, did_you_mean, nearest
+from cluster.words import as_options, brief, did_you_mean, nearest, printable
 
 
 def test_the_nearest_word() -> None:
@@ -12,3 +12,10 @@ def test_the_nearest_word() -> None:
 
 def test_options() -> None:
     assert as_options(["a=1", "b=2"]) == ["--set", "a=1", "--set", "b=2"] and as_options([]) == []
+
+
+def test_what_is_cut_and_what_is_escaped() -> None:
+    assert brief("abc", 3) == "abc" and brief("abcd", 3) == "ab…"
+    assert printable("a\nb ü τ 🙂") == "a\nb ü τ 🙂"
+    assert printable("a\x1b[2J\t\x9b\u202e\ud800\r\0") == r"a\x1b[2J\t\x9b\u202e\ud800\r\x00"
+    assert nearest("stream" + "x" * 100_000, ["stream"]) is None
