@@ -11,6 +11,8 @@ from cluster.errors import ConfigError
 from cluster.schema import Frozen, Grown
 from trainers.config import NonNegative, Positive
 
+MOST_REGEX = 1_000  # characters
+
 
 class OrthogonalityConfig(Frozen):
     """How an adapter is kept out of the directions that earlier adapters use.
@@ -86,6 +88,8 @@ class MethodConfig(Frozen):
     def _not_empty(cls, value: list[str] | str) -> list[str] | str:
         if not value or any(not name for name in value):
             raise ValueError("name at least one module, for instance [output.dense]")
+        if isinstance(value, str):
+            check_regex(value)
         return value
 
     def check_installed(self) -> None:
@@ -129,13 +133,20 @@ class MethodConfig(Frozen):
 
 
 def check_regexes(patterns: dict[str, Any]) -> dict[str, Any]:
-    """Returns the patterns. Raises ValueError if a key is not a regex."""
+    """Returns the patterns. Raises ValueError if a key is not a regex, or a long one."""
     for key in patterns:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise ValueError(f"{key!r} is not a regex: {error}") from None
+        check_regex(key)
     return patterns
+
+
+def check_regex(pattern: str) -> None:
+    """Raises ValueError if a pattern is not a regex, or a long one."""
+    if len(pattern) > MOST_REGEX:
+        raise ValueError(f"{pattern[:40]!r}… has {len(pattern):,} characters; use at most {MOST_REGEX:,}")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{pattern!r} is not a regex: {error}") from None
 
 
 class AdapterConfig(MethodConfig, Grown):

@@ -9,12 +9,14 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, Discriminator
 from pydantic_core import ErrorDetails
 
-from cluster.words import did_you_mean
+from cluster.errors import MOST_CHARACTERS, ConfigError
+from cluster.words import brief, did_you_mean, printable
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -24,18 +26,25 @@ Annotation: TypeAlias = "TypeForm[object] | None"
 LiteralValue = bool | int | str | None
 Yaml = None | bool | int | float | str | bytes | datetime.date | Set[str] | Sequence["Yaml"] | Mapping[str, "Yaml"]
 
-SHOWN_CHARS = 60
+SHOWN_CHARS, LINE_CHARS, LISTED = 60, 500, 50
+MOST_BITS = 63  # of a whole number
+USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")  # the beginning of a URL that names a user
+IN_URL = re.compile(r"://[^/?#\s\"]*@")
+THEIR_OWN = ("store", "mlflow")  # keys whose models refuse a user in a URL, and say what to set instead
 TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
 WORDS = {  # by pydantic's name of the error, if its own words are not the user's
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "should be a whole number"),
-    **dict.fromkeys(("model_type", "model_attributes_type"), "should be a mapping of keys"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "should be a mapping of keys"),
     **dict.fromkeys(("tuple_type", "list_type"), "should be a list"),
     "path_type": "should be a path",
     "string_pattern_mismatch": "use a-z, 0-9 and . _ -, with a letter or digit first",
     "string_type": "should be a string",
 }
+KINDS = {
+    bool: "true or false", int: "a number", float: "a number", str: "a string", types.NoneType: "null",
+}  # fmt: skip
 
 
 class _Place(NamedTuple):
@@ -48,24 +57,64 @@ class _Place(NamedTuple):
     mixed: bool
 
 
-def described(root: Root, errors: Sequence[ErrorDetails], content: Mapping[str, Yaml]) -> list[str]:
+class Faults(NamedTuple):
+    """The faults of a configuration: one line per place, of at most `LISTED`, and how many more there are."""
+
+    lines: list[str]
+    left_out: int = 0
+
+    def error(self, origin: str) -> ConfigError:
+        """The error that lists them, as many as a message holds; `origin` heads it."""
+        count = len(self.lines) + self.left_out
+        said = [f"{brief(origin, LINE_CHARS)}: {count:,} error{'s' if count > 1 else ''} in the configuration"]
+        room = MOST_CHARACTERS - len(said[0]) - SHOWN_CHARS
+        for line in (brief(printable(each), LINE_CHARS) for each in self.lines):
+            room -= len(line) + len("\n  ")
+            if room < 0:
+                break
+            said.append(line)
+        if left := count + 1 - len(said):
+            said.append(f"and {left:,} more; correct these first")
+        return ConfigError("\n  ".join(said))
+
+
+def described(root: Root, errors: Sequence[ErrorDetails], content: Mapping[str, Yaml]) -> Faults:
     """The faults of `content`, one line per place: pydantic's `errors`, and those that pydantic lets pass."""
     truths = list(_misplaced_truths(root, content))
-    said = [_walk(root, error["loc"]).path for error in truths]
-    others = {tuple(path): error for error in reversed(errors) if (path := _walk(root, error["loc"]).path) not in said}
-    first = [error for path, error in reversed(others.items()) if not any(_below(other, path) for other in others)]
-    return list(dict.fromkeys(_describe(root, error, content) for error in [*first, *truths]))
+    said = {tuple(_walk(root, error["loc"]).path) for error in truths}
+    placed = [(tuple(_walk(root, error["loc"]).path), error) for error in reversed(errors)]
+    others = {path: error for path, error in placed if path not in said}
+    outer = {path[:end] for path in others for end in range(1, len(path))}  # their errors follow from those inside
+    first = [*(error for path, error in reversed(others.items()) if path not in outer), *truths]
+    lines = dict.fromkeys(_describe(root, error, content) for error in first[:LISTED])
+    return Faults([*lines], len(first) - len(first[:LISTED]))
 
 
-def _below(path: Sequence[int | str], other: Sequence[int | str]) -> bool:
-    """Whether a place is inside another. An error of the outer place follows from the one inside."""
-    return len(path) > len(other) > 0 and list(path[: len(other)]) == list(other)
+def refuse_unusable(content: Yaml, origin: str) -> None:
+    """Raises ConfigError if a value would harm whoever reads or stores it: a whole number of more than `MOST_BITS`
+    bits, or a URL with a user in it. Models do not see such values."""
+    lines = [*islice(_unusable(content), LISTED + 1)]
+    if lines:
+        raise Faults(lines[:LISTED], len(lines[LISTED:])).error(origin)
+
+
+def _unusable(value: Yaml, where: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _unusable(inner, f"{where}.{brief(key, SHOWN_CHARS)}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _unusable(inner, f"{where}.{index}")
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        yield f"{where}: a whole number of {value.bit_length():,} bits; use one of at most {MOST_BITS}"
+    elif isinstance(value, str) and where.rpartition(".")[2] not in THEIR_OWN and USERINFO.match(value):
+        yield f"{where}: a URL with a user or a password in it, and configurations are stored; take them out"
 
 
 def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> str:
     """One line per error: path, value, message, and the nearest name if one is near."""
     place, kind, value = _walk(root, error["loc"]), error["type"], error["input"]
-    where = ".".join(str(key) if str(key).isprintable() else shown(key) for key in place.path) or "configuration"
+    where = ".".join(map(_key, place.path)) or "configuration"
     options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
     if kind.startswith("union_tag_"):
         key = next(name for model in _models(place.kinds) for name in TAGS if name in model.model_fields)
@@ -83,21 +132,41 @@ def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> s
         return f"{where}: {shown(_value_at(content, place.path))}: should be {members}"
     if kind == "value_error":
         return _own_words(where, value, error["msg"].removeprefix("Value error, "))
-    message = WORDS.get(kind) or re.sub(r"^(Input|String) ", "", error["msg"])
+    message = WORDS.get(kind) or re.sub(r"^(Input|String|Tuple|List|Dictionary) ", "", error["msg"])
     quote = kind == "string_type" and isinstance(value, int | float | datetime.date)
     listed = kind in ("list_type", "tuple_type") and isinstance(value, str) and (str in place.kinds or value in options)
     return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}{f': [{shown(value)}]' if listed else ''}"
 
 
+def _key(key: int | str) -> str:
+    """A key as messages name it."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= SHOWN_CHARS else shown(text)
+
+
 def _members(place: _Place) -> str:
     """The values that a place with members of different types may hold, in words."""
-    if isinstance(place.path[-1], str) and place.path[-1] in place.owners[0].model_fields:
-        return str(place.owners[0].model_fields[place.path[-1]].annotation).replace(" | ", " or ")
-    words = {bool: "true or false", int: "a number", float: "a number", str: "a string", type(None): "null"}
-    options = [f"{option}" for kind in place.kinds for option in _literals(kind)]
-    known = [words[kind] for kind in place.kinds if isinstance(kind, type) and kind in words]
-    maps = ["a mapping"] if any(typing.get_origin(kind) is dict for kind in place.kinds) else []
-    return " or ".join(dict.fromkeys([*options, *known, *maps]))
+    known = isinstance(place.path[-1], str) and place.path[-1] in place.owners[0].model_fields
+    kinds = [place.owners[0].model_fields[str(place.path[-1])].annotation] if known else place.kinds
+    return " or ".join(dict.fromkeys(word for kind in kinds for word in _in_words(kind)))
+
+
+def _in_words(annotation: Annotation) -> Iterator[str]:
+    """The kinds of values that an annotation allows."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        yield from _in_words(inner[0])
+    elif origin in (typing.Union, types.UnionType):
+        for each in inner:
+            yield from _in_words(each)
+    elif origin is Literal:
+        yield from map(str, inner)
+    elif origin in (list, tuple):
+        yield "a list of strings" if inner[0] is str else "a list"
+    elif origin is dict or _models([annotation]):
+        yield "a mapping"
+    else:
+        yield from (word for kind, word in KINDS.items() if kind is annotation)
 
 
 def _own_words(where: str, value: Yaml, message: str) -> str:
@@ -127,11 +196,11 @@ def _sections(annotation: Annotation) -> list[Root]:
 
 
 def shown(value: Yaml) -> str:
-    """A value in YAML, on one line, at most SHOWN_CHARS characters."""
+    """A value in YAML, on one line, at most SHOWN_CHARS characters, without the user of a URL."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, datetime.date):
         text = str(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+    return brief(IN_URL.sub("://…@", text), SHOWN_CHARS)
 
 
 def _one_of(options: Sequence[str]) -> str:

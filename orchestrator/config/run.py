@@ -1,6 +1,7 @@
 """A run's configuration: YAML → frozen models, every error at once with its path, its value and the likely fix."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,13 +13,14 @@ from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from cluster.schema import Frozen, Grown
 from cluster.storage import DEFAULT_STORE, open_store
-from orchestrator.config.errors import Yaml, described
+from orchestrator.config.errors import Yaml, described, refuse_unusable
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.policies import check_policies
 from orchestrator.sinks.config import TrackingConfig
 from trainers.any_method import AnyMethod
 from trainers.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainers.data.generative.config import AnyTask, GenerativeTask
+from trainers.data.sources import listed
 from trainers.data.tasks import DataConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
@@ -94,10 +96,9 @@ class RunConfig(Grown):
     def _unique_names(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
         if not tasks:
             raise ValueError("name at least one task")
-        names = [task.name for task in tasks]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(task.name for task in tasks).items() if count > 1)
         if repeated:
-            raise ValueError(f"task names must differ; repeated: {', '.join(repeated)}")
+            raise ValueError(f"task names must differ; repeated: {listed(repeated)}")
         return tasks
 
     @model_validator(mode="after")
@@ -223,16 +224,16 @@ def parse_config(content: Mapping[str, Yaml], origin: str) -> RunConfig:
     """Validates a mapping; `origin` heads the error message.
 
     Raises:
-        ConfigError: a key or value is wrong. All errors are listed, one line per error.
+        ConfigError: a key or value is wrong. All errors are listed, one line per error, as many as a message holds.
     """
+    refuse_unusable(content, origin)
     errors: list[ErrorDetails] = []
     config = None
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
-        errors += error.errors()
-    lines = described(RunConfig, errors, content)
-    if config and not lines:
+        errors += error.errors(include_url=False)
+    faults = described(RunConfig, errors, content)
+    if config and not faults.lines:
         return config
-    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration"
-    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
+    raise faults.error(origin)

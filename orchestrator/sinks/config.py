@@ -2,9 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
-from cluster.schema import Frozen
+from cluster.schema import STORED, Frozen
 
 
 class TrackingConfig(Frozen):
@@ -20,11 +20,15 @@ class TrackingConfig(Frozen):
 
     @field_validator("mlflow")
     @classmethod
-    def _no_password(cls, uri: str | None) -> str | None:
-        """The configuration is stored with every version, for all who read the store."""
-        if uri and urlsplit(uri).password:
-            raise ValueError(
-                "holds a password, and configurations are stored; take it out and set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD"
-            )
-        return uri
+    def _no_user(cls, uri: str | None, info: ValidationInfo) -> str | None:
+        """The configuration is stored with every version, for all who read the store. A user that stands in an older
+        one is not passed on."""
+        parts = urlsplit(uri or "")
+        if "@" not in parts.netloc:
+            return uri
+        if info.context == STORED:
+            return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        raise ValueError(
+            "holds a user or a password, and configurations are stored; take it out and set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD"
+        )

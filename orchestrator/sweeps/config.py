@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.schema import WHOLE, Frozen
-from orchestrator.config.errors import Yaml, described
+from orchestrator.config.errors import Faults, Yaml, described, refuse_unusable
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.run import RunConfig, Share
 from orchestrator.sinks.config import TrackingConfig
@@ -176,8 +176,8 @@ class SweepConfig(Frozen):
         try:
             return RunConfig.model_validate(content)
         except ValidationError as error:
-            lines = described(RunConfig, error.errors(), content)
-            raise ConfigError(f"trial {name}: {'; '.join(lines)}") from None
+            faults = described(RunConfig, error.errors(), content)
+            raise ConfigError(f"trial {name}: {'; '.join(faults.lines)}") from None
 
     def first_points(self) -> list[dict[str, Scalar]]:
         """`search.first` as values, each once."""
@@ -250,19 +250,19 @@ def is_base(assignment: str) -> bool:
 
 def parse_sweep(content: Mapping[str, Yaml], origin: str) -> SweepConfig:
     """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, one per line."""
+    refuse_unusable(content, origin)
     errors: list[ErrorDetails] = []
     found = None
     try:
         found = SweepConfig.model_validate(content)
     except ValidationError as error:
-        errors = list(error.errors())
-    lines = described(SweepConfig, errors, content)
-    if found and not lines:
-        lines = found.faults()
-    if found and not lines:
+        errors = error.errors(include_url=False)
+    faults = described(SweepConfig, errors, content)
+    if found and not faults.lines:
+        faults = Faults(found.faults())
+    if found and not faults.lines:
         return found
-    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration"
-    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
+    raise faults.error(origin)
 
 
 def merged(content: Mapping[str, Yaml], changes: Mapping[str, Yaml]) -> dict[str, Yaml]:

@@ -43,7 +43,7 @@ FIXED = (  # what the started workers hold, or what changes no result
 MAPPINGS = {"adapter.rank_pattern": "adapter.max_rank", "adapter.min_rank_pattern": "adapter.min_rank"}  # and instead
 
 
-TASK_KEY = re.compile(rf"tasks\.(0|[1-9]\d*)\.training\.({'|'.join(OwnTraining.model_fields)})")
+TASK_KEY = re.compile(rf"tasks\.(0|[1-9]\d{{0,8}})\.training\.({'|'.join(OwnTraining.model_fields)})")
 
 
 class Parameter(Frozen):
@@ -239,7 +239,7 @@ def unfit(run: RunConfig, key: str, value: Scalar) -> str:
         RunConfig.model_validate(content)
     except ValidationError as error:
         errors = list(error.errors())
-    return "; ".join(described(RunConfig, errors, content))
+    return "; ".join(described(RunConfig, errors, content).lines)
 
 
 def with_values(content: Mapping[str, JsonValue], values: Mapping[str, Scalar]) -> dict[str, JsonValue]:

@@ -5,12 +5,14 @@ from torch import nn
 
 from cluster.errors import ConfigError
 from trainers.config import ModelConfig, TrainConfig
+from trainers.damage import check_has_weights
 from trainers.lowrank_config import AdaloraConfig, EllaConfig, IncrementalLoraConfig, InfloraConfig, OloraConfig
 from trainers.method_config import AdapterConfig, EwcConfig, FullConfig, LoraConfig, MethodConfig, OsftConfig
 from trainers.methods.base import Method
-from trainers.methods.targets import check_patterns
+from trainers.methods.patterns import check_regexes_end
+from trainers.methods.targets import check_patterns, linear_layers
 from trainers.models.checks import checkpoint_activations
-from trainers.models.loading import check_model
+from trainers.models.loading import check_model, resolve_name
 
 
 def method_for(model: nn.Module, config: MethodConfig, dtype: torch.dtype) -> Method:  # noqa: PLR0911  # one each
@@ -75,12 +77,15 @@ def check_method(
 
     Raises:
         ConfigError: as `check_model` and `method_for`, the method needs a package that is not installed, one of its
-            patterns matches no adapted layer, or the model's class has no gradient checkpointing and is to use it.
+            patterns matches no adapted layer or does not end, or the model's class has no gradient checkpointing and is
+            to use it.
     """
     adapter.check_installed()
     model = check_model(config)
+    check_has_weights(config.name, resolve_name(config.name))
     if train is not None and train.gradient_checkpointing:
         checkpoint_activations(model)
+    check_regexes_end(adapter, linear_layers(model))
     method = method_for(model, adapter, getattr(torch, config.dtype))
     for key, patterns in adapter.patterns.items():
         check_patterns(key, patterns, method.modules)

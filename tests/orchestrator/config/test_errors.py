@@ -1,10 +1,11 @@
 """Every error is listed at once, each with its path, its value and the likely fix."""
 
+import re
 from collections.abc import Callable
 
 import pytest
 
-from tests.support.configurations import BASE, TASK, lines
+from tests.support.configurations import BASE, TASK, Load, lines
 
 WRONG = {
     "trian: {epochs: 3}": "trian: unknown key; did you mean 'train'?",
@@ -54,9 +55,11 @@ WRONG_ADAPTERS = {
     "null": "adapter: null: should be a mapping of keys",
     "{target_modules: []}": "adapter.target_modules: name at least one module, for instance [output.dense]",
     "{target_modules: ['']}": "adapter.target_modules: name at least one module, for instance [output.dense]",
-    "{target_modules: 3}": "adapter.target_modules: 3: should be list[str] or str",
-    "{target_modules: [3, a]}": 'adapter.target_modules: [3, "a"]: should be list[str] or str',
-    "{target_modules: {a: 1}}": 'adapter.target_modules: {"a": 1}: should be list[str] or str',
+    "{target_modules: 3}": "adapter.target_modules: 3: should be a list of strings or a string",
+    "{target_modules: [3, a]}": 'adapter.target_modules: [3, "a"]: should be a list of strings or a string',
+    "{target_modules: {a: 1}}": 'adapter.target_modules: {"a": 1}: should be a list of strings or a string',
+    "{target_modules: '('}": "adapter.target_modules: '(' is not a regex: missing ), unterminated subpattern at "
+    "position 0",
     "{target_modules: a, min_rank: 17}": "adapter: min_rank 17 is above max_rank 8; lower min_rank",
     "{target_modules: a, orthogonality: {side: botth}}": 'adapter.orthogonality.side: "botth": use one of output, '
     "input, both, none; did you mean 'both'?",
@@ -166,12 +169,49 @@ def test_all_errors_at_once(refused: Callable[..., str]) -> None:
     ]  # fmt: skip
 
 
-def test_a_long_list_stays_a_line_an_error(refused: Callable[..., str]) -> None:
+def test_of_a_long_list_what_fits_is_listed(refused: Callable[..., str]) -> None:
     unknown = "".join(f"key_{number}: {number}\n" for number in range(60))
-    assert [line.partition(":")[0] for line in lines(refused(BASE + unknown))] == [f"key_{n}" for n in range(60)]
+    heading, *listed, last = refused(BASE + unknown).split("\n")
+    assert heading == "c.yaml: 60 errors in the configuration" and len(listed) > 10
+    assert [line.strip().partition(":")[0] for line in listed] == [f"key_{n}" for n in range(len(listed))]
+    assert last == f"  and {60 - len(listed)} more; correct these first"
 
 
 def test_a_password_is_not_repeated(refused: Callable[..., str]) -> None:
     message = refused(BASE + "store: s3://AKIA123:hunter2@bucket/x")
     assert "hunter2" not in message and "AKIA123" not in message
     assert lines(message) == ["store: a URI with '@' may hold a password and is refused; give AWS_PROFILE instead"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tracking", "{mlflow: 'http://me:hunter2@host'}"), ("tracking", "{mlflow: 'https://hunter2@host/x?y=@'}"),
+        ("tracking", "{jsonl: 's3://hunter2@host/f'}"), ("model", "{name: 'https://me:hunter2@host/base'}"),
+        ("data_dir", "'https://hunter2@host'"), ("cluster", "{address: 'ray://me:hunter2@host:1'}"),
+        ("store", "'http://me:hunter2@host'"),
+    ],
+)  # fmt: skip
+def test_a_user_in_a_url_is_neither_stored_nor_repeated(refused: Callable[..., str], key: str, value: str) -> None:
+    message = refused(BASE + f"{key}: {value}")
+    assert "hunter2" not in message and f"  {key}" in message
+
+
+def test_a_url_without_a_user_stays(load: Load) -> None:
+    assert load(BASE + "tracking: {mlflow: 'http://host/a@b'}").tracking.mlflow == "http://host/a@b"
+
+
+def test_no_message_has_types_of_the_language(refused: Callable[..., str]) -> None:
+    for value in ("3", "{a: 1}", "[[1]]", "null", "2024-01-01", "[null]", "true"):
+        for key in (
+            "adapter", "train", "tasks", "cluster", "model", "guards", "data", "tracking", "evaluate", "deepspeed",
+            "name",
+            "store", "adapter: {rank_pattern", "adapter: {target_modules", "cluster: {num_workers", "train: {replay",
+            "adapter: {method: osft, target_modules: a, effective_rank", "tasks: [{name: a, source: files, train",
+        ):  # fmt: skip
+            closing = "}" * key.count("{") + "]" * key.count("[")
+            without = "\n".join(line for line in BASE.splitlines() if not line.startswith(key.partition(":")[0]))
+            message = refused(f"{without}\n{key}: {value}{closing}\ntrian: 1\n")
+            assert not re.search(r"\b(str|int|float|dict|list\[|tuple|NoneType|bool|Annotated|Mapping)\b", message), (
+                message
+            )

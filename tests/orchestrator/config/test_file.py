@@ -1,5 +1,7 @@
 """What is no YAML file gets one line and no traceback; `--set` changes one key."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,12 @@ NOT_YAML = {
     "a: !tag 3\n": "line 1, column 4: could not determine a constructor for the tag '!tag'",
     "a: !!python/object/apply:os.system ['true']\n": "line 1, column 4: could not determine a constructor for the tag",
     "a: 2024-99-99\n": 'line 1, column 4: "2024-99-99" cannot be read as a number or a date; quote it',
-    f"a: {'9' * 5000}\n": "line 1, column 4: \"9999",
+    f"a: {'9' * 5000}\n": 'line 1, column 4: "9999',
     "a: !!bool maybe\n": 'line 1, column 4: "maybe" cannot be read',
     "a: !!timestamp never\n": 'line 1, column 4: "never" cannot be read',
     "a: b\0c\n": "unacceptable character #x0000",
     f"a: {'[' * 3000}{']' * 3000}\n": "nested too deeply",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", NOT_YAML, ids=lambda text: repr(text[:30]))
@@ -135,3 +137,83 @@ def test_overrides_that_are_refused(refused: Callable[..., str], override: str, 
 def test_an_override_into_an_empty_list(refused: Callable[..., str]) -> None:
     said = refused(BASE, "tasks=[]", "tasks.0.name=x")
     assert said == "--set 'tasks.0.name=x': tasks is an empty list and has no item, not '0'"
+
+
+def nested(levels: int) -> str:
+    """A list whose aliases stand for 10^levels values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+MANY = "more than 50,000 keys and values, aliases included"
+TOO_MUCH = {
+    "aliases of lists": (nested(9), MANY),
+    "aliases of mappings": (
+        "m0: &m0 {a: 1}\n"
+        + "".join(f"m{n}: &m{n} {{{', '.join(f'k{i}: *m{n - 1}' for i in range(20))}}}\n" for n in range(1, 9)),
+        MANY,
+    ),
+    "merged": (
+        "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}\n" for n in range(1, 40)),
+        MANY,
+    ),
+    "unknown keys": ("".join(f"key_{n}: {n}\n" for n in range(20_000)), "20,003 errors in the configuration\n"),
+    "more unknown keys": ("".join(f"key_{n}: {n}\n" for n in range(60_000)), MANY),
+    "tasks": ("tasks:\n" + "- {name: a, source: hub}\n" * 8_000, "8,002 errors"),
+    "more tasks": ("tasks:\n" + "- {name: a, source: hub}\n" * 20_000, MANY),
+    "one value": (f"name: {'x' * 100_000}\nadapter: {{target_modules: a}}\ntasks: []\n", 'name: "xxx'),
+    "one key": (f"? {'x' * 100_000}\n: 1\n", "4 errors"),
+    "a long list": (f"train: [{'1, ' * 30_000}]\n", "train: [1, 1"),
+    "a deep sequence": ("- " * 50_000 + "x", "nested too deeply"),
+    "a deep mapping": ("{a: " * 20_000, "nested too deeply"),
+    "a sexagesimal": (f"train: {{epochs: 1{':1' * 50_000}}}\n", "cannot be read as a number"),
+    "a hexadecimal": (f"train: {{epochs: 0x{'f' * 5_000}}}\n", "cannot be read as a number"),
+    "10^400": (f"train: {{epochs: 1{'0' * 390}}}\n", "train.epochs: a whole number of 1,296 bits; use one of"),
+    "an alias": (f"a: *{'b' * 100_000}\n", "found undefined alias"),
+    "a tag": (f"a: !{'b' * 50_000} 3\n", "not valid YAML"),
+    "a regex": (
+        f"adapter: {{target_modules: '{'(' * 2_000}a{')' * 2_000}'}}\n",
+        "has 4,001 characters; use at most 1,000",
+    ),
+    "a deep regex": (f"adapter: {{target_modules: '{'(' * 490}a{')' * 490}'}}\n", "errors in the configuration"),
+    "a pattern": (f"adapter: {{target_modules: a, rank_pattern: {{'{'a{99999999999}'}': 3}}}}\n", "is not a regex"),
+    "a text": ("x" * (5 << 20), "has more than 4,194,304 characters"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_too_much_is_refused_soon_and_briefly(name: str, refused: Callable[..., str]) -> None:
+    text, told = TOO_MUCH[name]
+    began = time.process_time()
+    message = refused(text)
+    assert time.process_time() - began < 2 and len(message.encode()) <= 2_000 and told in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"tasks.{'9' * 5_000}.name=x", f"name={'x' * 100_000}", f"{'x' * 100_000}=3", ".".join("a" * 50_000) + "=3",
+        f"train={'[' * 5_000}", "train.epochs=" + "9" * 5_000, f"tasks.0.{'x' * 50_000}=1", "train.epochs=\x1b[2J",
+        "tasks.0.name=\udcff",
+    ],
+)  # fmt: skip
+def test_overrides_are_bounded_too(override: str, refused: Callable[..., str]) -> None:
+    began = time.process_time()
+    message = refused(BASE, override)
+    assert time.process_time() - began < 2 and len(message) <= 2_000 and message.replace("\n", "").isprintable()
+
+
+def test_a_configuration_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="expected a mapping of keys at the top, found nothing"):
+        load_config(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="/dev/zero: has more than"):
+        load_config(Path("/dev/zero"))
+    with pytest.raises(ConfigError, match="File name too long"):
+        load_config(Path("x" * 5_000))
+    reader, writer = os.pipe()
+    os.write(writer, BASE.encode())
+    os.close(writer)
+    assert load_config(Path(f"/dev/fd/{reader}")).name == "stream"
+    os.close(reader)

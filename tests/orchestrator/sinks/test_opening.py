@@ -46,9 +46,12 @@ def test_uris(uri: str, known: bool) -> None:
         check_tracking(TrackingConfig(mlflow=uri))
 
 
-def test_a_password_is_not_stored() -> None:
+def test_a_user_is_not_stored() -> None:
     with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
         TrackingConfig(mlflow="https://me:secret@host")
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+        TrackingConfig(mlflow="https://token@host")
+    assert TrackingConfig.stored({"mlflow": "https://me:secret@host:5000/x"}).mlflow == "https://host:5000/x"
 
 
 @pytest.mark.parametrize("key", ["tensorboard", "jsonl"])
