@@ -59,9 +59,9 @@ def download_files(store: Store, prefix: str, records: Sequence[FileRecord], dir
         except OSError as error:
             raise StoreError(f"cannot make {target.parent}: {error.strerror}; choose another folder") from None
         try:
-            record.check(f"{prefix}/{record.path}", *store.download(f"{prefix}/{record.path}", target))
+            record.check(f"{prefix}/{record.path}", *store.download(f"{prefix}/{record.path}", target, record.size))
         except IntegrityError:
-            target.unlink()
+            target.unlink(missing_ok=True)
             raise
 
     spread(receive, records, [record.size for record in records])

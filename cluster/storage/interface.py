@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from cluster.errors import StoreError
+from cluster.errors import IntegrityError, StoreError
 
 Keys = list[str]  # inside classes that have a method `list`
 MAX_KEY_LENGTH = 512
@@ -28,8 +28,11 @@ class Store(Protocol):
 
     uri: str
 
-    def get(self, key: str) -> bytes:
-        """The object's bytes. Raises KeyAbsentError if there is none."""
+    def get(self, key: str, most: int | None = None) -> bytes:
+        """The object's bytes. Raises KeyAbsentError if there is none.
+
+        Raises IntegrityError, without reading them, if it has more than `most` bytes; by default there is no bound.
+        """
 
     def put(self, key: str, data: bytes) -> None:
         """Writes the object, whole or not at all, and replaces an older one."""
@@ -44,10 +47,10 @@ class Store(Protocol):
     def upload(self, key: str, path: Path) -> Content:
         """`put` of a file of any size, read once and streamed. Returns what was sent; the caller compares it."""
 
-    def download(self, key: str, path: Path) -> Content:
+    def download(self, key: str, path: Path, most: int | None = None) -> Content:
         """`get` into the file `path`, made or replaced, streamed. Returns what arrived; the caller compares it.
 
-        Raises KeyAbsentError as `get` does. If it fails, the file is removed.
+        Errors are those of `get`. If it fails, the file is removed.
         """
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:
@@ -59,6 +62,15 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Removes the object; an absent one is removed already. For garbage collection only."""
+
+
+def refuse_larger(uri: str, key: str, size: int, most: int | None) -> None:
+    """Raises IntegrityError if an object of `size` bytes has more than `most`."""
+    if most is not None and size > most:
+        raise IntegrityError(
+            f"store {uri}: {key!r} has more than the {most:,} bytes that are due there; it was changed, so restore it "
+            "from a backup"
+        )
 
 
 def is_key(key: str) -> bool:

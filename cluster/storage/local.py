@@ -2,14 +2,15 @@
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
-from cluster.errors import KeyAbsentError, StoreError
-from cluster.storage.interface import Content, Keys, checked, is_key
+from cluster.errors import IntegrityError, KeyAbsentError, StoreError
+from cluster.storage.interface import Content, Keys, checked, is_key, refuse_larger
 from cluster.storage.retry import PassingError, patiently
 from cluster.storage.transfer import copy, filling, reading
 
@@ -36,9 +37,9 @@ class LocalStore:
         self.root = Path(os.path.normpath(Path(root).absolute()))
         self.uri = str(self.root)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         """See Store."""
-        return patiently(lambda: self._get(checked(key)))
+        return patiently(lambda: self._get(checked(key), most))
 
     def put(self, key: str, data: bytes) -> None:
         """See Store."""
@@ -57,9 +58,9 @@ class LocalStore:
         """See Store. If a network filesystem loses the answer to our own link, our bytes are found there."""
         return patiently(lambda: self._link(checked(key), data))
 
-    def download(self, key: str, path: Path) -> Content:
+    def download(self, key: str, path: Path, most: int | None = None) -> Content:
         """See Store."""
-        return patiently(lambda: self._download(checked(key), path))
+        return patiently(lambda: self._download(checked(key), path, most))
 
     def list(self, prefix: str, limit: int | None = None) -> Keys:
         """See Store."""
@@ -73,9 +74,9 @@ class LocalStore:
         """See Store."""
         patiently(lambda: self._delete(checked(key)))
 
-    def _get(self, key: str) -> bytes:
-        with self._explained("read", key) as path, self._present(key):
-            return path.read_bytes()
+    def _get(self, key: str, most: int | None) -> bytes:
+        with self._explained("read", key) as path, self._present(key), self._opened(path, key, most) as file:
+            return file.read()
 
     def _put(self, key: str, write: Callable[[IO[bytes]], T]) -> T:
         with self._explained("write", key) as path, self._written(path, write) as (temporary, result):
@@ -87,14 +88,37 @@ class LocalStore:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                return path.read_bytes() == data
+                with self._opened(path, key, None) as file:
+                    return file.read() == data
             return True
 
-    def _download(self, key: str, target: Path) -> Content:
+    def _download(self, key: str, target: Path, most: int | None) -> Content:
         with self._explained("read", key) as path, self._present(key):
-            source = path.open("rb", buffering=0)
+            source = self._opened(path, key, most)
         with source, self._explained("read", key), filling(target) as sink:
-            return copy(source, sink.write_at)
+
+            def write(offset: int, chunk: bytes) -> None:
+                refuse_larger(self.uri, key, offset + len(chunk), most)  # it may grow meanwhile
+                sink.write_at(offset, chunk)
+
+            return copy(source, write)
+
+    def _opened(self, path: Path, key: str, most: int | None) -> IO[bytes]:
+        """The file of a key, unbuffered. Of a pipe or a device, which would be waited for, nothing is read."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if not stat.S_ISREG(found.st_mode):
+                raise IntegrityError(
+                    f"store {self.uri}: {key!r} is no regular file; remove it, and restore a backup of it"
+                )
+            refuse_larger(self.uri, key, found.st_size, most)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def _delete(self, key: str) -> None:
         with self._explained("delete", key) as path:
@@ -139,7 +163,7 @@ class LocalStore:
     def _explained(self, action: str, key: str) -> Iterator[Path]:
         """Yields the path of a key, which no link may lead out of the folder, and explains errors of the disk."""
         path = self.root / key
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
             raise StoreError(f"store {self.uri}: {key!r} leads out of the folder through a link; remove the link")
         try:
             yield path

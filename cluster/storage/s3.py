@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cluster.errors import KeyAbsentError, StoreError
-from cluster.storage.interface import Content, Keys, checked, is_key
+from cluster.storage.interface import Content, Keys, checked, is_key, refuse_larger
 from cluster.storage.retry import PassingError, patiently
 from cluster.storage.s3_errors import S3Error, S3PassingError, translated
 from cluster.storage.s3_options import S3Options
@@ -78,9 +78,9 @@ class S3Store:
         )
         return boto3.session.Session().client("s3", config=config)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         """See Store."""
-        return patiently(lambda: self._get(checked(key)))
+        return patiently(lambda: self._get(checked(key), most))
 
     def put(self, key: str, data: bytes) -> None:
         """See Store."""
@@ -113,11 +113,12 @@ class S3Store:
         patiently(lambda: self._put(checked(key), data, self.bulk if size > CHUNK_BYTES else self.client))
         return digest.content()
 
-    def download(self, key: str, path: Path) -> Content:
+    def download(self, key: str, path: Path, most: int | None = None) -> Content:
         """See Store. The object is digested as it arrives. Parts that arrive in parallel are digested from the file."""
         checked(key)
         with filling(path) as target:
             answer, digest = patiently(lambda: self._open(key)), Digest()
+            refuse_larger(self.uri, key, answer["ContentLength"], most)
             with suppress(PassingError):  # what is missing is fetched in parts
                 self._pour(key, answer, target, digest)
             if digest.size < answer["ContentLength"]:
@@ -140,9 +141,12 @@ class S3Store:
 
     # --- one attempt each
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str, most: int | None = None) -> bytes:
         with self._explained("read", key) as target:
-            return bytes(self.client.get_object(**target)["Body"].read())
+            answer = self.client.get_object(**target)
+            with closing(answer["Body"]) as body:
+                refuse_larger(self.uri, key, answer["ContentLength"], most)
+                return bytes(body.read())
 
     def _put(self, key: str, data: bytes, client: Any = None, **condition: str) -> None:
         with self._explained("write", key) as target:

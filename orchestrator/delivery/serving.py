@@ -14,7 +14,7 @@ from cluster.storage import is_key, upload_files
 from orchestrator.delivery.export import Fit, differences, export, learned, published_base
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import SERVE_ROOT, served_prefix
-from orchestrator.track.track import Track
+from orchestrator.track.track import MOST_MANIFEST_BYTES, Track
 from trainers.architecture import settings_in_use
 from trainers.config import ModelConfig
 from trainers.identity import Identity, digests_again, settings_of
@@ -77,7 +77,7 @@ def serve_layout(
 def _stands(track: Track, prefix: str, config: bytes) -> bool:
     """Whether the folder is whole already; raises IntegrityError if it is another adapter."""
     try:
-        there = track.store.get(f"{prefix}/{PEFT_CONFIG}")
+        there = track.store.get(f"{prefix}/{PEFT_CONFIG}", MOST_MANIFEST_BYTES)
     except KeyAbsentError:
         return False
     if there != config:

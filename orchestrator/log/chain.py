@@ -31,6 +31,7 @@ LOG, INDICES, NEWEST_FIRST = "log", "ckpt", 10**9
 READERS, BATCH = 16, 256
 TRIES, BACKOFF_S, MOST_BACKOFF_S = 60, 0.01, 1.0
 INDEX_EVERY = 200  # reading that many entries without an index takes about 0.2 s
+MOST_ENTRY_BYTES, MOST_INDEX_BYTES = 64 << 20, 2 << 30  # no writer makes larger ones; entries have kilobytes
 LOG_NAME, INDEX_NAME = (re.compile(rf"(\d{{10}})\.{suffix}") for suffix in ("json", "parquet"))
 logger = logging.getLogger("orthoplex.log")
 
@@ -198,9 +199,9 @@ class Log:
         """The content of the index. None if the log names another digest, since it cannot be relied on then."""
         named = [event.index_sha256 for _, event in well_formed(tail, Index) if event.upto == upto]
         try:
-            data = self.store.get(self.index_key(upto))
+            data = self.store.get(self.index_key(upto), MOST_INDEX_BYTES)
             found = decode(data) if digest(data) in named else Indexed()
-        except (KeyAbsentError, ValueError):
+        except (KeyAbsentError, IntegrityError, ValueError):
             return None
         whole = len(found.digests) == upto and found.digests[-1] == tail[0].prev_sha256
         return found if whole else None
@@ -269,7 +270,7 @@ class Log:
 
     def _read(self, seq: int) -> Entry:
         try:
-            entry = parse_entry(self.store.get(self._key(seq)))
+            entry = parse_entry(self.store.get(self._key(seq), MOST_ENTRY_BYTES))
         except KeyAbsentError:
             raise self._broken(seq, "is missing") from None
         except (ValueError, RecursionError) as error:

@@ -89,7 +89,7 @@ def cached(track: Track, record: FileRecord) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        found = track.store.download(record.path, temporary)
+        found = track.store.download(record.path, temporary, record.size)
         record.check(record.path, *found)
         temporary.chmod(0o444)
         temporary.replace(kept)

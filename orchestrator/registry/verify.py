@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord
 from orchestrator.log import index
+from orchestrator.log.chain import MOST_INDEX_BYTES
 from orchestrator.log.entry import Entry, digest
 from orchestrator.log.event import Index, parse, well_formed
 from orchestrator.track.events import MOVES, Abort, Commit, skipped
@@ -69,7 +70,7 @@ def _file_fault(track: Track, folder: Path, file: tuple[str, FileRecord]) -> str
     key, record = file
     path = folder / digest(key.encode())
     try:
-        record.check(key, *track.store.download(key, path))
+        record.check(key, *track.store.download(key, path, record.size))
     except IntegrityError as error:
         return str(error)
     except KeyAbsentError:
@@ -103,8 +104,11 @@ def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
             continue
         key = track.index_key(named.upto)
         try:
-            data = track.store.get(key)
+            data = track.store.get(key, MOST_INDEX_BYTES)
         except KeyAbsentError:
+            continue
+        except IntegrityError as error:
+            yield str(error)
             continue
         if digest(data) != named.index_sha256:
             yield f"{key}: was changed; remove it, the log has all it holds"

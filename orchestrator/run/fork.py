@@ -9,7 +9,7 @@ from orchestrator.track import events
 from orchestrator.track.events import Commit
 from orchestrator.track.layout import manifest_key
 from orchestrator.track.state import RunState, replay
-from orchestrator.track.track import Track, manifest_files
+from orchestrator.track.track import MOST_MANIFEST_BYTES, Track, manifest_files
 from trainers.method_config import AdapterConfig, FunctionalConfig, MethodConfig, OrthogonalityConfig
 
 
@@ -127,7 +127,7 @@ def copied(fork: Fork, state: RunState, index: int, target: Track) -> Commit:
     prefix = target.fresh_prefix()
     for path in manifest_files(manifest):
         target.store.put(f"{prefix}/{path}", fork.source.read_file(commit.prefix, manifest, path))
-    target.store.put(manifest_key(prefix), fork.source.store.get(manifest_key(commit.prefix)))
+    target.store.put(manifest_key(prefix), fork.source.store.get(manifest_key(commit.prefix), MOST_MANIFEST_BYTES))
     target.read_manifest(prefix, commit.manifest_sha256)
     shared = {"validation", "test", "zero_shot", "union"} & commit.model_fields_set
     scores = {split: getattr(commit, split)[: fork.tasks] for split in shared}  # later tasks may be others here

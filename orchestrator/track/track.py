@@ -26,6 +26,7 @@ from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, ab
 from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
 
 FORMAT_VERSION = 1
+MOST_MANIFEST_BYTES = 64 << 20  # those that are written have kilobytes
 _OF_A_COMMIT = {
     "version": "int32", "task": "string", "active_parameters": "int64", "stored_bytes": "int64", "overlap": "float64",
     "prefix": "string",
@@ -141,7 +142,7 @@ class Track(Log):
         """
         if not (is_key(prefix) and prefix.startswith(f"{self.version_root}/")):
             raise IntegrityError(f"{self.label}: the version's place {prefix!r} is not in the track; do not use it")
-        data = self._get(layout.manifest_key(prefix))
+        data = self._get(layout.manifest_key(prefix), MOST_MANIFEST_BYTES)
         if digest(data) != sha256:
             raise IntegrityError(f"{prefix}/{MANIFEST}: was changed; its sha256 is {digest(data)}, not {sha256}")
         return parse_manifest(data, layout.manifest_key(prefix))
@@ -161,13 +162,13 @@ class Track(Log):
         record = manifest_files(manifest).get(path)
         if record is None:
             raise KeyAbsentError(f"{prefix}: its manifest lists no file {path!r}")
-        data = self._get(f"{prefix}/{path}")
+        data = self._get(f"{prefix}/{path}", record.size)
         record.check(f"{prefix}/{path}", len(data), digest(data))
         return data
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str, most: int) -> bytes:
         try:
-            return self.store.get(key)
+            return self.store.get(key, most)
         except KeyAbsentError:
             raise IntegrityError(f"store {self.store.uri}: {key} is missing; restore it from a backup") from None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.errors import ConfigError, KeyAbsentError
-from cluster.storage.interface import Content, Keys, checked, is_key
+from cluster.storage.interface import Content, Keys, checked, is_key, refuse_larger
 from cluster.storage.opening import SCHEMES
 from cluster.storage.transfer import filling, reading
 from orchestrator.log.entry import digest
@@ -25,11 +25,13 @@ class MemoryStore:
     def objects(self) -> dict[str, bytes]:
         return OBJECTS.setdefault(self.name, {})
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         try:
-            return self.objects[checked(key)]
+            data = self.objects[checked(key)]
         except KeyError:
             raise KeyAbsentError(f"store {self.uri}: no object {key!r}") from None
+        refuse_larger(self.uri, key, len(data), most)
+        return data
 
     def put(self, key: str, data: bytes) -> None:
         with LOCK:
@@ -47,8 +49,8 @@ class MemoryStore:
         self.put(key, data)
         return Content(len(data), digest(data))
 
-    def download(self, key: str, path: Path) -> Content:
-        data = self.get(key)
+    def download(self, key: str, path: Path, most: int | None = None) -> Content:
+        data = self.get(key, most)
         with filling(path) as target:
             target.write_at(0, data)
         return Content(len(data), digest(data))

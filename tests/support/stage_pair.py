@@ -28,7 +28,7 @@ from trainers.models.loading import weights_digest
 class Away:
     """A store that cannot be reached."""
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         raise StoreError(f"{key} is out of reach")
 
 

@@ -5,11 +5,12 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.errors import KeyAbsentError
+from cluster.errors import IntegrityError, KeyAbsentError
 from cluster.storage import (
     PROBE_KEY,
     Store,
@@ -120,3 +121,14 @@ def test_copies_reopen(store: Store, shared: Callable[[Store], Store]) -> None:
     for twin in (pickle.loads(pickle.dumps(store)), copy.deepcopy(store), open_store(store.uri)):
         assert twin.uri == store.uri and "client" not in vars(twin)
         assert shared(twin).get("k") == b"v"
+
+
+def test_nothing_larger_than_what_is_due_is_read(store: Store, tmp_path: Path) -> None:
+    store.put("k", b"12345")
+    assert store.get("k", 5) == b"12345" and store.download("k", tmp_path / "k", 5).size == 5
+    for call in (lambda: store.get("k", 4), lambda: store.download("k", tmp_path / "l", 4)):
+        with pytest.raises(IntegrityError, match="'k' has more than the 4 bytes that are due there"):
+            call()
+    assert not (tmp_path / "l").exists()
+    with pytest.raises(KeyAbsentError):
+        store.get("absent", 4)

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import KeyAbsentError, StoreError
-from cluster.storage import LocalStore, probe
+from cluster.errors import IntegrityError, KeyAbsentError, StoreError
+from cluster.storage import FileRecord, LocalStore, download_files, probe
 
 
 def test_reading_a_folder_changes_nothing(tmp_path: Path) -> None:
@@ -92,3 +93,46 @@ def test_errors_of_the_filesystem(
     with pytest.raises(StoreError, match=expected):
         store.put_if_absent("x", b"")
     assert list((tmp_path / ".tmp").iterdir()) == [] and store.list("") == []
+
+
+def irregular(folder: Path, kind: str) -> Path:
+    """Something at `folder`/x that is no regular file."""
+    path = folder / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        path.symlink_to("x")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "a link to itself"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    store, out = LocalStore(tmp_path / "s"), tmp_path / "out"
+    store.put("y", b"whole")
+    irregular(tmp_path / "s", kind)
+    for call in (
+        lambda: store.get("x"), lambda: store.download("x", out), lambda: store.put_if_absent("x", b"1"),
+        lambda: store.get("x", 3),
+    ):  # fmt: skip
+        with pytest.raises(StoreError, match=r"x'? (is no regular file|leads out)|cannot (read|write) "):
+            call()
+    assert not out.exists() and store.list_folders("") == []
+    (tmp_path / "s/x").unlink()
+    assert store.list("") == ["y"] and store.put_if_absent("x", b"1")
+
+
+def test_a_file_that_grew_is_not_read(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "s")
+    store.put("v/f", b"abc")
+    os.truncate(tmp_path / "s/v/f", 20 << 30)
+    record = FileRecord("f", 3, "0" * 64)
+    for call in (lambda: store.get("v/f", 3), lambda: download_files(store, "v", [record], tmp_path / "out")):
+        with pytest.raises(IntegrityError, match="'v/f' has more than the 3 bytes that are due there; it was changed"):
+            call()
+    assert not (tmp_path / "out/f").exists()

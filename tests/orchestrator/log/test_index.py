@@ -54,9 +54,9 @@ def track(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
 def gets(track: Track, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys, get = list[str](), track.store.get
 
-    def noted(key: str) -> bytes:
+    def noted(key: str, most: int | None = None) -> bytes:
         keys.append(key)
-        return get(key)
+        return get(key, most)
 
     monkeypatch.setattr(track.store, "get", noted)
     return keys

@@ -38,9 +38,9 @@ def fetched(track: Track, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that are downloaded from now on."""
     keys, download = list[str](), track.store.download
 
-    def noted(key: str, path: Path) -> Any:
+    def noted(key: str, path: Path, most: int | None = None) -> Any:
         keys.append(key)
-        return download(key, path)
+        return download(key, path, most)
 
     monkeypatch.setattr(track.store, "download", noted)
     return keys
@@ -80,11 +80,11 @@ def test_a_pull_that_was_cut_goes_on(track: Track, tmp_path: Path, monkeypatch: 
     commit = parse(track.entries()[0], Commit)
     download = track.store.download
 
-    def cut(key: str, path: Path) -> Any:
+    def cut(key: str, path: Path, most: int | None = None) -> Any:
         if key.endswith("parquet"):
             path.write_bytes(b"ha")
             raise StoreError("the connection broke off")
-        return download(key, path)
+        return download(key, path, most)
 
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="broke off"):
         patch.setattr(track.store, "download", cut)

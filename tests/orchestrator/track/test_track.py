@@ -78,7 +78,9 @@ def test_a_changed_file_is_refused(track: Track, version: tuple[str, str], chang
     else:
         track.store.put(f"{prefix}/adapter.safetensors", change)
     path = "sub/log.parquet" if change is None else "adapter.safetensors"
-    with pytest.raises(IntegrityError, match=r"sub/log.parquet is missing|adapter.safetensors: differs"):
+    with pytest.raises(
+        IntegrityError, match=r"sub/log.parquet is missing|adapter.safetensors(: differs|' has more than the 3 bytes)"
+    ):
         track.read_file(prefix, manifest, path)
     with pytest.raises(KeyAbsentError, match="lists no file"):
         track.read_file(prefix, manifest, "manifest.json")
