@@ -1,7 +1,8 @@
 """What a job takes to a cluster: a command, the files of a working directory, variables, pinned packages.
 
-Secrets never travel: whoever may look at a job sees its command and its variables in plain text. They are put on the
-cluster itself (docs/operations.md), and only variables whose names are not those of secrets are passed on.
+Secrets never travel: whoever may look at a job sees its command, its variables and its files in plain text. They are
+put on the cluster itself (docs/operations.md). What looks like a secret (`cluster.secrets`) stays here unless it is
+allowed by name.
 """
 
 import os
@@ -10,25 +11,20 @@ import shlex
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.errors import ConfigError
+from cluster.secrets import is_secret, secret_files
 from cluster.session import QUIET
 
-EXCLUDED = (
-    ".git", ".venv/", "venv/", ".orthoplex/", "__pycache__/", ".*_cache/", "*.egg-info/",
-    ".env", ".env.*", ".netrc", ".aws/", ".ssh/", "*.pem", "*.key",
-)  # fmt: skip
+EXCLUDED = (".git", ".venv/", "venv/", ".orthoplex/", "__pycache__/", ".*_cache/", "*.egg-info/")
 PASSED = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 PASSED_PREFIX = "ORTHOPLEX_"
 STAYS = ("ORTHOPLEX_STATE",)  # a folder of this machine
-SECRET_WORDS = {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "KEY", "AUTH"}
-PLACE_WORDS = {"FILE", "PATH", "DIR"}  # the last word of a name that names a secret's place, not the secret
 OURS = {*QUIET, "DS_ACCELERATOR", "RAY_ADDRESS", "RAY_JOB_STOP_WAIT_TIME_S"}
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 GROUP_START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -38,11 +34,13 @@ SUBMISSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Package:
-    """A zip of a working directory: its path, the files in it relative to the directory, its size."""
+    """A zip of a working directory: its path, the files in it relative to the directory, its size, and the files that
+    were left out since they look like secrets."""
 
     path: Path
     files: frozenset[str]
     size_bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,28 +79,43 @@ def submission_id(run: str, name: str | None = None) -> str:
 
 
 def job_environment(
-    asked: Sequence[str], environ: Mapping[str, str], grace_s: int, pip: bool = False
+    asked: Sequence[str],
+    environ: Mapping[str, str],
+    grace_s: int,
+    pip: bool = False,
+    allowed: Collection[str] = (),
 ) -> dict[str, str]:
     """The job's variables: those asked for, those of PASSED and ORTHOPLEX_* that are set here without STAYS, and Ray's.
 
     `asked` has `NAME`, whose value is taken from `environ`, and `NAME=VALUE`. After a stop the job has `grace_s`
-    seconds to keep its state before Ray kills it.
+    seconds to keep its state before Ray kills it. Names in `allowed` are of no secrets, whatever they look like.
 
     Raises:
-        ConfigError: a name is unset, is a secret's or Orthoplex's own, or a value is a URL with a password. No message
-            holds a value.
+        ConfigError: a name is unset or Orthoplex's own, or name or value look like a secret. No message holds a value.
     """
-    known = [name for name in environ if name in PASSED or (name.startswith(PASSED_PREFIX) and name not in STAYS)]
-    chosen = {name: environ[name] for name in sorted(known) if not is_secret(name, environ[name])}
+    held = withheld(environ, allowed)
+    chosen = {name: environ[name] for name in sorted(environ) if is_passed(name) and name not in held}
     for each in asked:
         name, given, value = each.partition("=")
-        chosen[name] = checked(name, value if given else environ.get(name))
+        chosen[name] = checked(name, value if given else environ.get(name), allowed)
     if pip:
         chosen.setdefault(GROUP_START, str(PIP_START_S))
     return {**chosen, STOP_WAIT: str(grace_s)}
 
 
-def checked(name: str, value: str | None) -> str:
+def is_passed(name: str) -> bool:
+    """Whether a variable that is set here is passed on unasked."""
+    return name in PASSED or (name.startswith(PASSED_PREFIX) and name not in STAYS)
+
+
+def withheld(environ: Mapping[str, str], allowed: Collection[str] = ()) -> list[str]:
+    """The names of those variables that would be passed on, but look like secrets."""
+    return sorted(
+        name for name, value in environ.items() if is_passed(name) and name not in allowed and is_secret(name, value)
+    )
+
+
+def checked(name: str, value: str | None, allowed: Collection[str] = ()) -> str:
     """The value of a variable that was asked for. Raises ConfigError as `job_environment` says."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ConfigError("--env: expected NAME or NAME=VALUE, with letters, digits and '_' in the name")
@@ -110,22 +123,13 @@ def checked(name: str, value: str | None) -> str:
         raise ConfigError(f"--env {name}: is set by Orthoplex itself; leave it out")
     if value is None:
         raise ConfigError(f"--env {name}: not set here; set it, or give --env {name}=VALUE")
-    if is_secret(name, value):
+    if name not in allowed and is_secret(name, value):
         raise ConfigError(
             f"--env {name}: looks like a secret, and whoever sees the job would read it; put it on the cluster's "
-            'nodes, as a mounted file or in their environment: see "Secrets" in docs/operations.md'
+            'nodes, as a mounted file or in their environment: see "Secrets" in docs/operations.md. If it is none, add '
+            f"--allow {name}"
         )
     return value
-
-
-def is_secret(name: str, value: str) -> bool:
-    """Whether a variable seems to hold a secret: by the words of its name, or a URL with a user in its value."""
-    words = name.upper().split("_")
-    try:
-        user = "@" in urlsplit(value).netloc
-    except ValueError:
-        user = "@" in value
-    return user or (words[-1] not in PLACE_WORDS and bool(SECRET_WORDS & set(words)))
 
 
 def pinned(requirements: Sequence[str]) -> tuple[str, ...]:
@@ -163,30 +167,46 @@ def exact(line: str) -> str:
 
 
 @contextmanager
-def packaged(directory: Path, excluded: Sequence[str] = EXCLUDED) -> Iterator[Package]:
-    """Zips a directory as Ray does for a job, without what .gitignore, .rayignore and `excluded` name.
+def packaged(directory: Path, excluded: Sequence[str] = EXCLUDED, allowed: Collection[str] = ()) -> Iterator[Package]:
+    """Zips a directory as Ray does for a job, without what .gitignore, .rayignore and `excluded` name, and without what
+    looks like a secret and is not `allowed` by its path or name.
 
     Raises:
         ConfigError: there is no such directory, or the zip is larger than what Ray takes.
     """
-    import logging
-
     from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     if not directory.is_dir():
         raise ConfigError(f"--working-dir {directory}: no such folder")
     gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    names = [*get_runtime_env_default_excludes(), *excluded]
-    quiet = logging.Logger("orthoplex.package", logging.ERROR)
+    root, names = directory.resolve(), [*get_runtime_env_default_excludes(), *excluded]
+    found = travelling(root, names, gitignore)
+    held = {*secret_files(root, found, allowed)}
     with tempfile.TemporaryDirectory(prefix="orthoplex-submit-") as folder:
-        path = Path(folder) / f"{directory.resolve().name or 'working_dir'}.zip"
-        create_package(str(directory.resolve()), path, include_gitignore=gitignore, excludes=names, logger=quiet)
-        with zipfile.ZipFile(path) as archive:
+        path = Path(folder) / f"{root.name or 'working_dir'}.zip"
+        with zipfile.ZipFile(path, "w", strict_timestamps=False) as archive:
+            for name in found:
+                if name not in held:
+                    archive.write(root / name, name)
             entries = archive.infolist()
         if path.stat().st_size > GCS_STORAGE_MAX_SIZE:
             raise ConfigError(too_large(directory, path.stat().st_size, GCS_STORAGE_MAX_SIZE, entries))
-        yield Package(path, frozenset(entry.filename for entry in entries), path.stat().st_size)
+        files = frozenset(entry.filename for entry in entries)
+        yield Package(path, files, path.stat().st_size, tuple(sorted(held)))
+
+
+def travelling(root: Path, excluded: Sequence[str], gitignore: bool) -> list[str]:
+    """The files and empty folders below `root` that Ray would take, relative to it, with slashes."""
+    import logging
+
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    found: list[Path] = []
+    quiet = logging.Logger("orthoplex.package", logging.ERROR)
+    _dir_travel(root, [_get_excludes(root, list(excluded))], found.append, gitignore, quiet)
+    taken = (path for path in found if path.is_file() or (path.is_dir() and not any(path.iterdir())))
+    return [path.relative_to(root).as_posix() for path in taken if path != root]
 
 
 def too_large(directory: Path, size: int, limit: int, entries: Sequence[zipfile.ZipInfo]) -> str:

@@ -82,7 +82,7 @@ VERBS = {
     ],
     "sweep": ["config", "--set", "--show", "--output", "--json"],
     "submit": [
-        "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--pip", "--grace",
+        "config", "--address", "--set", "--follow", "--name", "--working-dir", "--env", "--allow", "--pip", "--grace",
     ],
     "jobs": [],
     "jobs list": ["--address", "--json"],

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ConfigError, Interrupted, OrthoplexError
-from cluster.words import as_options
+from cluster.words import as_options, brief
 from orchestrator.cli.common import AnyStore, AsJson, ConfigPath, Overrides, tell
 from orchestrator.console.volume import volume
 
@@ -33,6 +33,12 @@ Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="show the log
 Environment = Annotated[
     list[str], typer.Option("--env", metavar="NAME[=VALUE]", help="pass a variable on; no secrets; repeatable")
 ]
+Allowed = Annotated[
+    list[str],
+    typer.Option(
+        "--allow", metavar="NAME", help="send this file or variable though it looks like a secret; repeatable"
+    ),
+]
 Pins = Annotated[
     list[str],
     typer.Option("--pip", metavar="PIN", help="install NAME==VERSION, or a file of such lines, on the nodes"),
@@ -42,6 +48,8 @@ JobName = Annotated[
     str | None, typer.Option("--name", metavar="ID", help="the job's id; default: the run's name and a suffix")
 ]
 Grace = Annotated[int, typer.Option("--grace", min=1, metavar="SECONDS", help="time to keep its state after a stop")]
+
+LEFT_OUT_CHARS = 1_500  # of names that a note lists
 
 
 def register(app: typer.Typer) -> None:
@@ -112,6 +120,7 @@ def submit(
     name: JobName = None,
     working_dir: WorkingDir = Path(),
     environment: Environment = [],  # noqa: B006
+    allow: Allowed = [],  # noqa: B006
     pip: Pins = [],  # noqa: B006
     grace: Grace = 60,
 ) -> None:
@@ -119,12 +128,13 @@ def submit(
     from cluster.jobs import job_client
     from cluster.jobs import submit as start
     from cluster.names import refuse_taken
-    from cluster.submit import Submission, job_environment, packaged, pinned, submission_id
+    from cluster.submit import Submission, job_environment, packaged, pinned, submission_id, withheld
 
     work = work_of(config, overrides)
     refuse_taken(working_dir, "a job's processes import from its working directory")
-    variables, pins = job_environment(environment, os.environ, grace, bool(pip)), pinned(pip)
-    with packaged(working_dir) as package:
+    variables, pins = job_environment(environment, os.environ, grace, bool(pip), allow), pinned(pip)
+    with packaged(working_dir, allowed=allow) as package:
+        tell_left_out([*withheld(os.environ, allow), *package.left_out])
         written = place_of(config, working_dir, package.files)
         options = as_options(work.shipped_overrides(working_dir, package.files))
         check_paths(work, working_dir, package.files, variables)
@@ -151,6 +161,14 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
+def tell_left_out(names: Sequence[str]) -> None:
+    """A note on files and variables that stay here."""
+    if names:
+        tell(
+            f"left out, for they look like secrets: {brief(', '.join(names), LEFT_OUT_CHARS)}; `--allow NAME` sends one"
+        )
+
+
 def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
     """The configuration's path within the uploaded folder.
 
@@ -166,7 +184,9 @@ def place_of(config: Path, working_dir: Path, shipped: frozenset[str]) -> str:
             "there, or give another --working-dir"
         )
     if written not in shipped:
-        raise ConfigError(f"{config}: left out of the upload by .gitignore or .rayignore; take it out of there")
+        raise ConfigError(
+            f"{config}: left out of the upload by .gitignore or .rayignore, or as a secret (--allow); mend that"
+        )
     return written
 
 

@@ -116,6 +116,10 @@ def judge_path(key: str, path: str, directory: Path, shipped: Collection[str]) -
         fix = "move it inside, or use an absolute path that the cluster mounts"
         return PathFinding("refuse", f"{key} {path}: leads out of the working directory {directory}; {fix}")
     if within not in shipped and not any(name.startswith(f"{within}/") for name in shipped):
-        state = "is left out by .gitignore or .rayignore" if (directory / within).exists() else "does not exist"
+        state = (
+            "is left out by .gitignore or .rayignore, or as a secret (--allow)"
+            if (directory / within).exists()
+            else "does not exist"
+        )
         return PathFinding("refuse", f"{key} {path}: {state}, so the job would not have it; see --working-dir")
     return None

@@ -1,20 +1,22 @@
 """What travels with a job, and what must not."""
 
+import os
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import ConfigError
+from cluster.secrets import is_secret
 from cluster.submit import (
     Package,
     Submission,
     inside,
-    is_secret,
     job_environment,
     packaged,
     pinned,
     submission_id,
+    withheld,
 )
 
 
@@ -121,8 +123,6 @@ def test_package_leaves_out_what_is_ignored(tmp_path: Path) -> None:
 
 
 def test_package_too_large_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     from ray._private.runtime_env import packaging
 
     monkeypatch.setattr(packaging, "GCS_STORAGE_MAX_SIZE", 1000)
@@ -152,3 +152,24 @@ def test_inside(tmp_path: Path) -> None:
     assert inside(tmp_path / "in", tmp_path / "in/sub/../a.yaml") == "a.yaml"
     assert inside(tmp_path / "in", tmp_path / "out.yaml") is None
     assert inside(tmp_path / "in", tmp_path / "in/link.yaml") is None
+
+
+def test_secrets_are_left_out_and_allowed_by_name(tmp_path: Path) -> None:
+    for name in ("a.yaml", "sub/credentials.json", ".ssh/id_rsa", "notes.txt", "keys.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("AKIAIOSFODNN7EXAMPLE" if name == "notes.txt" else "content")
+    os.mkfifo(tmp_path / "pipe")
+    with packaged(tmp_path) as package:
+        assert package.files == {"a.yaml", "keys.py"}
+        assert package.left_out == (".ssh/id_rsa", "notes.txt", "sub/credentials.json")
+    with packaged(tmp_path, allowed=["credentials.json", "notes.txt"]) as package:
+        assert package.files == {"a.yaml", "keys.py", "notes.txt", "sub/credentials.json"}
+
+
+def test_variables_are_allowed_by_name() -> None:
+    here = {"ORTHOPLEX_TOKEN": "x", "ORTHOPLEX_STATE": "/s", "ORTHOPLEX_DATA_DIR": "/d", "SHA": "a1b2c3d4" * 5}
+    assert withheld(here) == ["ORTHOPLEX_TOKEN"] and withheld(here, ["ORTHOPLEX_TOKEN"]) == []
+    with pytest.raises(ConfigError, match=r"--env SHA: looks like a secret.* add --allow SHA"):
+        job_environment(["SHA"], here, 60)
+    sent = job_environment(["SHA"], here, 60, allowed=["SHA", "ORTHOPLEX_TOKEN"])
+    assert {"SHA", "ORTHOPLEX_TOKEN", "ORTHOPLEX_DATA_DIR"} < sent.keys()
