@@ -21,6 +21,7 @@ from cluster.storage import Store, open_store
 from orchestrator.delivery.tables import join, part_form, replacing, rows_in
 from orchestrator.log.entry import JsonLike
 from trainers.data.files import S3, named
+from trainers.data.sources import at_home
 
 JOB, LOCK = "job.json", "lock"
 
@@ -186,6 +187,6 @@ def placed(output: str, scratch: Path) -> tuple[Path, Mirror | None]:
     """Where an output is written: at its path, or below `scratch` if it is one in a bucket. Raises ConfigError as
     `Mirror.of`."""
     if not output.startswith(S3):
-        return Path(output).expanduser(), None
+        return at_home(output), None
     mirror = Mirror.of(output)
     return scratch / S3.rstrip("/") / output.removeprefix(S3), mirror

@@ -18,7 +18,7 @@ from orchestrator.log.entry import JsonLike
 from trainers.data.cleaning import encodes
 from trainers.data.files import S3, copied, matching, named, within
 from trainers.data.generative.reading import read_file
-from trainers.data.sources import FORMS, absent, form_of
+from trainers.data.sources import FORMS, absent, at_home, form_of, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,9 +37,12 @@ def found(patterns: Sequence[str], option: str, scratch: Path) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        there = objects(pattern, option, scratch) if pattern.startswith(S3) else matching(pattern)
+        try:
+            there = objects(pattern, option, scratch) if pattern.startswith(S3) else matching(pattern)
+        except (OSError, ValueError) as error:  # as of a path that is too long
+            raise DataError(f"{option} {quoted(pattern)}: cannot be read ({error}); correct the path") from None
         if not there:
-            raise DataError(f"{option} {pattern!r}: {absent(Path(pattern).expanduser())}; correct the path")
+            raise DataError(f"{option} {pattern!r}: {absent(at_home(pattern))}; correct the path")
         for each in (file for path in there for file in within(path) or [path]):
             if form_of(each) is None or not each.is_file():
                 raise DataError(

@@ -1,11 +1,14 @@
 """Reading a dataset of a CL_Benchmark checkout."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
-from trainers.data.sources import ClBenchmarkTask, RawTask, Split, did_you_mean, shown
+from cluster.text_files import NotUtf8, in_utf8
+from trainers.data.formats import shallow
+from trainers.data.sources import ClBenchmarkTask, RawTask, Split, at_home, did_you_mean, listed, shown
 
 
 def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:
@@ -16,8 +19,9 @@ def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:
             f"{where} is read from data_dir, which is not set; use --set data_dir=PATH or the environment variable "
             "ORTHOPLEX_DATA_DIR, with the path of a CL_Benchmark checkout"
         )
-    root = data_dir.expanduser()
-    available = sorted({path.parent.relative_to(root).as_posix() for path in root.glob("*/*/*.json")})
+    root, available = at_home(data_dir), list[str]()
+    with suppress(OSError):
+        available = sorted({path.parent.relative_to(root).as_posix() for path in root.glob("*/*/*.json")})
     if not available:
         raise DataError(
             f"{where}: data_dir {str(root)!r} holds no <category>/<dataset>/train.json; "
@@ -25,12 +29,12 @@ def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:
         )
     if task.dataset not in available:
         hint = did_you_mean(task.dataset, available)
-        raise DataError(f"{where} is not under data_dir {str(root)!r}; available: {', '.join(available)}{hint}")
+        raise DataError(f"{where} is not under data_dir {str(root)!r}; available: {listed(available)}{hint}")
     folder = root / task.dataset
     labels = read_json_list(task, folder / "labels.json")
     if not all(isinstance(label, str) for label in labels):
         raise DataError(
-            f"task {task.name}: {folder / 'labels.json'}: {labels!r} holds more than strings; quote each label"
+            f"task {task.name}: {folder / 'labels.json'}: {shown(labels)} holds more than strings; quote each label"
         )
     return RawTask(
         tuple(labels), benchmark_split(task, folder / "train.json"), None, benchmark_split(task, folder / "test.json")
@@ -55,9 +59,13 @@ def read_json_list(task: ClBenchmarkTask, path: Path) -> list[Any]:
     if not path.is_file():
         raise DataError(f"task {task.name}: {path} is absent; complete the CL_Benchmark checkout")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"task {task.name}: {path} is not readable JSON ({error}); repair the file") from None
+        with in_utf8(path):
+            text = path.read_text(encoding="utf-8-sig")
+        content = shallow(json.loads(text), text.count("[") + text.count("{"))
+    except (OSError, ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        fix = "save it as UTF-8" if isinstance(error, NotUtf8) else "repair the file"
+        raise DataError(f"task {task.name}: {path} is not readable JSON ({said}); {fix}") from None
     if not isinstance(content, list):
         raise DataError(f"task {task.name}: {path} holds {shown(content)}; it must be a JSON list")
     return content

@@ -33,7 +33,7 @@ class DataConfig(Grown):
     test_sample: Literal["first", "random"] = "first"
 
 
-WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # a whole number as programs write it, be it as a fraction
+WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")  # a whole number as programs write it, be it as a fraction
 TRUTH = ("False", "True")  # as Python and pandas write booleans, in the order of their values
 
 

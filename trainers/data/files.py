@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from cluster.errors import DataError
 from cluster.storage import open_store
-from trainers.data.sources import FORMS, absent, form_of, listed
+from trainers.data.sources import FORMS, at_home, form_of, lacking, listed, quoted
 
 S3 = "s3://"
 OF_PATTERNS = re.compile(r"[*?\[]")
@@ -14,7 +14,7 @@ OF_PATTERNS = re.compile(r"[*?\[]")
 
 def matching(name: str | Path) -> list[Path]:
     """What is at a path; if nothing is, what it matches as a pattern such as `new/*.csv`, in the order of names."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.exists():
         return [path]
     return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
@@ -34,19 +34,18 @@ def data_files(task: str, key: str, names: Sequence[str | Path]) -> list[tuple[P
 def files_at(task: str, key: str, name: str | Path) -> list[Path]:
     """The files that one path or pattern names. Raises DataError as `data_files`."""
     try:
-        there = matching(name) or [Path(name).expanduser()]
+        there = matching(name) or [at_home(name)]
         found = [each for path in there for each in within(path)]
-        empty = [each for each in found if not each.is_file() or not each.stat().st_size]
+        empty = [each for each in found if lacking(each)]
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"task {task}: {key} {str(name)!r} cannot be read ({said}); correct the path under `{key}`"
+            f"task {task}: {key} {quoted(name)} cannot be read ({said}); correct the path under `{key}`"
         ) from None
     if not found:
         raise DataError(f"task {task}: {key} {str(name)!r} holds no file that ends in {', '.join(FORMS)}; add one")
     if empty:
-        state = "is empty" if empty[0].is_file() else absent(empty[0])
-        raise DataError(f"task {task}: {key} {str(empty[0])!r} {state}; correct the path under `{key}`")
+        raise DataError(f"task {task}: {key} {quoted(empty[0])} {lacking(empty[0])}; correct the path under `{key}`")
     if other := next((each for each in found if form_of(each) is None), None):
         raise DataError(
             f"task {task}: {key} {str(other)!r} ends in {other.suffix!r}; use a folder, or one of {', '.join(FORMS)}"

@@ -4,27 +4,26 @@ A value is what the file says: a string from CSV; a string, number, boolean, nul
 value of its type from Parquet. Text is UTF-8, with or without a byte order mark. Text files may be compressed.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.text_files import check_regular, in_utf8, opened, undecodable
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 END_OF_FILE = "\0end of file\0"  # a line of our own after the last, which an open quote swallows
 SEPARATORS = {"csv": ",", "tsv": "\t"}  # of fields, by form
-WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # byte order marks
 BLANK = re.compile(r"[ \t\r\n]*")
+MOST_DEPTH = 100  # of lists and objects in each other
 
 
 @dataclass
@@ -66,39 +65,8 @@ def read(path: Path, form: str, wanted: Sequence[str], separator: str | None = N
     """
     if form == "parquet":
         return read_parquet(path, wanted)
-    with closing(opened(path)) as file:
+    with in_utf8(path), closing(opened(path)) as file:
         return read_json(file, wanted) if form == "json" else read_csv(file, wanted, separator or SEPARATORS[form])
-
-
-# ---------------------------------------------------------------- text
-
-
-def opened(path: Path) -> io.TextIOWrapper:
-    """The text of a file, unpacked if it is compressed by gzip, bzip2, xz or Zstandard, whatever its name says.
-
-    Raises:
-        ValueError: it is no UTF-8 by its first bytes.
-    """
-    openers: dict[bytes, Callable[[Path], Any]] = {
-        b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": zstandard,
-    }  # fmt: skip
-    with path.open("rb") as file:
-        head = file.read(8)
-    way = next((opener for magic, opener in openers.items() if head.startswith(magic)), None)
-    stream = io.BufferedReader(way(path) if way else path.open("rb", buffering=0))
-    head = stream.peek(4)[:4]
-    wide = WIDE.get(head[:2]) or ("UTF-16" if head[:2].count(0) == 1 else None)
-    if head.startswith(b"PK\x03\x04") or wide:
-        stream.close()
-        raise ValueError(f"it is {wide}; save it as UTF-8" if wide else "it is a zip archive; unpack it")
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-
-
-def zstandard(path: Path) -> Any:
-    """A file compressed by Zstandard."""
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(str(path), "zstd")
 
 
 # ---------------------------------------------------------------- CSV
@@ -250,7 +218,7 @@ def json_rows(file: io.TextIOBase, decoder: json.JSONDecoder = DECODER) -> Itera
             continue
         number += 1
         try:
-            row = decoder.decode(line)
+            row = shallow(decoder.decode(line), line.count("[") + line.count("{"))
         except RecursionError:
             raise ValueError(f"row {number} is nested too deeply") from None
         except ValueError as error:
@@ -264,7 +232,9 @@ def json_rows(file: io.TextIOBase, decoder: json.JSONDecoder = DECODER) -> Itera
 def as_one(text: str, error: ValueError, decoder: json.JSONDecoder = DECODER) -> Any:
     """The one value of a file whose first line alone is none; `error` is why."""
     try:
-        return decoder.decode(text)
+        return shallow(decoder.decode(text), MOST_DEPTH + 1)
+    except RecursionError:
+        raise ValueError("row 1 is nested too deeply") from None
     except ValueError:
         raise ValueError(f"row 1: {error}") from None
 
@@ -276,13 +246,14 @@ def json_list(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
     while text[place : place + 1] != "]" or number:
         number += 1
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, after = decoder.raw_decode(text, place)
+            shallow(value, text.count("[", place, after) + text.count("{", place, after))
         except RecursionError:
             raise ValueError(f"row {number} is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"row {number}: {error}") from None
         yield value
-        place = skip_blank(text, place)
+        place = skip_blank(text, after)
         if text[place : place + 1] == "]":
             break
         if text[place : place + 1] != ",":
@@ -290,6 +261,18 @@ def json_list(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
         place = skip_blank(text, place + 1)
     if skip_blank(text, place + 1) < len(text):
         raise ValueError("something follows the list")
+
+
+def shallow(value: Any, brackets: int) -> Any:
+    """The value, in whose text at most so many lists and objects begin. Raises RecursionError if it is nested deeper
+    than MOST_DEPTH, so that whoever walks it does not fail."""
+    level = [value] if brackets > MOST_DEPTH else []
+    for _ in range(MOST_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for some in inner for each in some]
+    if any(isinstance(each, dict | list) for each in level):
+        raise RecursionError
+    return value
 
 
 def skip_blank(text: str, place: int) -> int:
@@ -309,15 +292,31 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Columns:
     """
     import pyarrow.parquet as pq
 
+    check_regular(path)
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         check_once(schema.names, wanted)
         there = [name for name in wanted if name in schema.names]
         values: dict[str, list[Any]] = {name: [] for name in there}
+        number = 0
         for batch in file.iter_batches(columns=there) if there else ():
-            for name in there:
-                values[name] += python_values(batch.column(name))
+            with in_rows(batch, number):
+                for name in there:
+                    values[name] += python_values(batch.column(name))
+            number += batch.num_rows
     return Columns(tuple(schema.names), values, class_names(schema, there))
+
+
+@contextmanager
+def in_rows(batch: "pa.RecordBatch", before: int) -> Iterator[None]:
+    """Says in which row of a batch, which so many rows stand before, a text is not UTF-8. Raises NotUtf8."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            with undecodable(f"row {before + number + 1}"):
+                batch.slice(number, 1).to_pylist()
+        raise
 
 
 def python_values(column: "pa.Array") -> list[Any]:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import DataError
+from cluster.text_files import NotUtf8, check_regular
 from trainers.data.files import data_files, joint_name
 from trainers.data.formats import Columns, read
 from trainers.data.sources import (
@@ -63,7 +64,7 @@ def read_hub(task: HubTask) -> RawTask:
                 if (saved := saved_split(task, split)) is not None:
                     tables[key] = [(where, columns_of(saved, wanted(task)))]
                     continue
-                dataset = dataset or HubDataset.found(task, scratch if task.is_folder else None)
+                dataset = dataset or HubDataset.found(task, wanted(task), scratch if task.is_folder else None)
                 tables[key] = [(where, dataset.columns(split))]
         return table_task(task, tables)
 
@@ -117,7 +118,7 @@ def check_columns(task: ColumnsTask, where: str, found: Columns) -> None:
 def class_name(value: Any, names: tuple[str, ...]) -> Any:
     """The name of a class index, which CSV holds as a string; any other value as it is."""
     if isinstance(value, str):
-        index = -1 if value in names or not value.isdecimal() else int(value)
+        index = -1 if value in names or not value.isdecimal() or len(value) > 9 else int(value)
     else:
         index = value if isinstance(value, int) else -1
     return names[index] if 0 <= index < len(names) else value
@@ -130,20 +131,21 @@ def class_name(value: Any, names: tuple[str, ...]) -> Any:
 class HubDataset:
     """A dataset as `datasets` finds it, and the columns of those of its splits that were read already."""
 
-    task: HubTask
+    task: HubData
+    names: tuple[str, ...]  # of the columns that are read
     builder: "DatasetBuilder"
     cache: str | None
     form: str | None  # of the files that `formats` reads; None leaves them to `datasets`
     read: dict[str, Columns] = field(default_factory=dict)
 
     @classmethod
-    def found(cls, task: HubTask, cache: str | None) -> "HubDataset":
+    def found(cls, task: HubData, names: tuple[str, ...], cache: str | None) -> "HubDataset":
         """Looks the dataset up; `cache` replaces the user's for a local folder."""
         from datasets import load_dataset_builder
 
         builder = load_dataset_builder(task.dataset, task.config_name, cache_dir=cache)
         form = plain_form(builder)
-        return cls(task, builder, cache, None if form == "parquet" and cache is None else form)
+        return cls(task, names, builder, cache, None if form == "parquet" and cache is None else form)
 
     def columns(self, split: str) -> Columns:
         """The rows of a split, which may be put together of slices: `train[:80%]`, `train+validation`."""
@@ -159,23 +161,28 @@ class HubDataset:
     def whole(self, name: str) -> Columns:
         """All rows of one split's files, downloaded if need be."""
         if name not in self.read:
-            from datasets import DownloadConfig, DownloadManager
-
-            source = self.builder
-            config = DownloadConfig(cache_dir=self.cache, token=source.token, storage_options=source.storage_options)
-            manager = DownloadManager(source.dataset_name, download_config=config)
-            found, separator = Columns(), getattr(source.config, "sep", None)
-            for path in manager.iter_files(manager.download_and_extract(list(source.config.data_files[name]))):
-                found.add(read(Path(path), self.form or "", wanted(self.task), separator))
-            found.classes |= named_classes(source.info.features, found.values)
+            found, separator = Columns(), getattr(self.builder.config, "sep", None)
+            for path in self.files(name):
+                found.add(read(path, self.form or "", self.names, separator))
+            found.classes |= named_classes(self.builder.info.features, found.values)
             self.read[name] = found
         return self.read[name]
+
+    def files(self, name: str) -> list[Path]:
+        """The files of one split, downloaded if need be."""
+        from datasets import DownloadConfig, DownloadManager
+
+        source = self.builder
+        config = DownloadConfig(cache_dir=self.cache, token=source.token, storage_options=source.storage_options)
+        manager = DownloadManager(source.dataset_name, download_config=config)
+        fetched = manager.download_and_extract(list(source.config.data_files[name]))
+        return [Path(path) for path in manager.iter_files(fetched)]
 
     def loaded(self, split: str) -> Columns:
         """The rows as `datasets` gives them; CSV as strings."""
         from datasets import load_dataset
 
-        columns, options = list(wanted(self.task)), {}
+        columns, options = list(self.names), {}
         if is_csv(self.builder):
             options = {"usecols": columns, "features": as_strings(self.builder, columns), "na_filter": False}
         task = self.task
@@ -185,9 +192,12 @@ class HubDataset:
 
 def saved_split(task: HubData, split: str) -> Any:
     """A split of a folder that `save_to_disk` of `datasets` wrote; None if it is no such folder. Raises ValueError if
-    it has no split of that name."""
+    it has no split of that name, or a folder, of whichever kind, holds a pipe or a device."""
     from datasets import DatasetDict, load_from_disk
 
+    for path in Path(task.dataset).rglob("*") if task.is_folder else ():
+        if path.exists() and not path.is_dir():
+            check_regular(path)
     if not any((Path(task.dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
     saved = load_from_disk(task.dataset)
@@ -271,5 +281,5 @@ def as_data_error(task: TaskBase, where: str, fix: str) -> Iterator[None]:
         raise
     except Exception as error:
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        fix = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else fix
+        fix = "save it as UTF-8" if isinstance(error, UnicodeDecodeError | NotUtf8) else fix
         raise DataError(f"task {task.name}: {where} cannot be read ({lines[0]}); {fix}") from None

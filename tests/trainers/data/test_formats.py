@@ -60,7 +60,7 @@ def test_csv_of_another_separator(tmp_path):
         ('text,"label\na,b', "row 0 opens a quote"),
         ("text,label\na,b\nc,d,e\n", "row 2 has 3 fields, the header 2; quote texts"),
         ("text,label,text\na,b,c\n", "two columns 'text'; rename one"),
-        ("text,label\n\xff,b\n".encode("latin-1"), "utf-8"),
+        ("text,label\n\xff,b\n".encode("latin-1"), "line 2: byte 0xff is not UTF-8, and 'ÿ' in Windows-1252"),
         ("text,label\na,b\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         ("text,label\na,b\n".encode("utf-16-be"), "it is UTF-16"),
         (gzip.compress("text,label\na,b\n".encode("utf-16-le"), mtime=0), "it is UTF-16"),
@@ -129,7 +129,7 @@ def test_keys_that_a_row_lacks_are_null(tmp_path):
         ('{"text": "a"} {"text": "b"}', "row 1: Extra data"),
         ('{\n"text": ["a",\n', "row 1: "),
         ('{"text": "a"}\n'.encode("utf-16"), "it is UTF-16"),
-        (b'{"text": "\xff"}', "utf-8"),
+        (b'{"text": "\xff"}', "line 1: byte 0xff is not UTF-8"),
     ],
 )
 def test_json_that_is_refused(tmp_path, content, complaint):

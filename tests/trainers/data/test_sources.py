@@ -94,7 +94,7 @@ def test_a_changed_file_is_read_again(tmp_path):
         ("x.json", "[{]", r"train '.*x\.json' cannot be read"),
         ("x.parquet", "no parquet", r"train '.*x\.parquet' cannot be read"),
         ("x.csv", 'text,label\n"a,b\n', r"train '.*x\.csv' cannot be read"),
-        ("x.csv", b"text,label\n\xff,b\n", r"train '.*x\.csv' cannot be read .*utf-8"),
+        ("x.csv", b"text,label\n\xff,b\n", r"train '.*x\.csv' cannot be read .*UTF-8"),
         ("x.csv", "text,label\na,b\nc,d,e\n", r"row 2 has 3 fields, the header 2; quote texts"),
         ("x.csv", "text,label\nHello, world,b\n", r"row 1 has 3 fields, the header 2; quote texts"),
         ("x.csv", "text,label\n", "has no rows; add some"),

@@ -257,7 +257,7 @@ def test_compressed_files_by_name(tmp_path):
     ("name", "content", "complaint"),
     [
         ("x.csv", "text,label\na,b\n".encode("utf-16"), r"cannot be read \(it is UTF-16; save it as UTF-8\)"),
-        ("x.csv", b"text,label\n\xe9,b\n", r"utf-8.*; save it as UTF-8"),
+        ("x.csv", b"text,label\n\xe9,b\n", r"is not UTF-8.*; save it as UTF-8"),
         ("x.jsonl", b"\n \n", "x.jsonl' has no rows; add some"),
         ("x.jsonl", gzip.compress(b"", mtime=0), "x.jsonl' has no rows; add some"),
         ("x.csv", b"text,label,text\na,b,c\n", r"two columns 'text'; rename one of them\); repair the file"),

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
 from trainers.data.generative.rows import ROLES, RowFault, Turn, Values
-from trainers.data.sources import did_you_mean, shown
+from trainers.data.sources import at_home, did_you_mean, lacking, shown
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -31,10 +30,10 @@ def find_template(task: str, name: str | None, tokenizer: Any) -> str | None:
     known = {**NAMED, **own}
     if name in known:
         return str(known[name])
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = at_home(name)
+    if lacking(path):
         raise ConfigError(
-            f"task {task}: chat_template {name!r} is neither a file nor one of {', '.join(known)}"
+            f"task {task}: chat_template {shown(name)} is neither a file nor one of {', '.join(known)}"
             f"{did_you_mean(name, known)}"
         )
     try:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
+from cluster.text_files import in_utf8
 from trainers.data.docstring_answers import answer_rows
 from trainers.data.docstrings import draw
 from trainers.data.generative.config import DocstringAnswersTask, SuperniTask, TraceTask
 from trainers.data.generative.reading import Rows, Source, parsed, readable
-from trainers.data.sources import did_you_mean, listed, shown
+from trainers.data.sources import at_home, did_you_mean, listed, shown
 
 SUPERNI_TEST_ROWS, SUPERNI_TEST_SHARE = 100, 0.2  # of a task in one file, whichever is less
 TRACE_FILES = {"train": "train.json", "validation": "eval.json", "test": "test.json"}
@@ -20,13 +21,13 @@ TRACE_FILES = {"train": "train.json", "validation": "eval.json", "test": "test.j
 
 def data_root(task: SuperniTask | TraceTask, data_dir: Path | None) -> Path:
     """The task's own data_dir, else the run's. Raises DataError if there is none."""
-    root = Path(task.data_dir).expanduser() if task.data_dir else data_dir
+    root = at_home(task.data_dir) if task.data_dir else data_dir
     if root is None:
         raise DataError(
             f"task {task.name}: path {task.path!r} is read below data_dir, which is not set; set the task's data_dir, "
             "or use --set data_dir=PATH or the environment variable ORTHOPLEX_DATA_DIR"
         )
-    return root.expanduser()
+    return at_home(root)
 
 
 def no_task(task: SuperniTask | TraceTask, root: Path, wanted: str) -> DataError:
@@ -44,7 +45,7 @@ def no_task(task: SuperniTask | TraceTask, root: Path, wanted: str) -> DataError
 def content(task: str, path: Path) -> tuple[Any, str, int]:
     """What a JSON file holds, its digest and its size."""
     where = f"{str(path)!r}"
-    with readable(task, where):
+    with readable(task, where), in_utf8(path):
         data = path.read_bytes()
         return parsed(task, where, data.decode("utf-8-sig")), hashlib.sha256(data).hexdigest(), len(data)
 

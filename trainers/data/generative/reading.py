@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError, StoreError
+from cluster.text_files import NotUtf8, check_regular, in_utf8, opened
 from trainers.data import formats
 from trainers.data.files import copied, data_files, joint_name, named
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
 from trainers.data.sources import FORMS, HUB_FIX, as_list, form_of, listed, quiet, suffix_of
-from trainers.data.tables import as_data_error, saved_split
+from trainers.data.tables import HubDataset, as_data_error, saved_split
 
 PARQUET_ROWS = 1_000  # read at once
 Rows = Iterator[tuple[str, int, Any]]
@@ -95,7 +96,7 @@ def read_file(task: str, where: str, path: Path) -> Rows:
     """(where, number, row) of each row of a file. Raises DataError if the file is not what its name says."""
     readers: dict[str, Callable[..., Iterator[Any]]] = {"json": json_rows, "parquet": parquet_rows}
     readers |= {form: partial(csv_rows, separator=separator) for form, separator in formats.SEPARATORS.items()}
-    with readable(task, where):
+    with readable(task, where), in_utf8(path):
         for number, row in enumerate(readers[form_of(path) or ""](task, where, path), start=1):
             yield where, number, row
 
@@ -107,9 +108,8 @@ def readable(task: str, where: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except UnicodeDecodeError as error:
-        found = f"{where} is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})"
-        raise DataError(f"task {task}: {found}; save it as UTF-8") from None
+    except NotUtf8 as error:
+        raise DataError(f"task {task}: {where} cannot be read ({error}); save it as UTF-8") from None
     except Exception as error:  # pyarrow, csv and the disk raise many kinds
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"task {task}: {where} cannot be read ({said[:200]}); repair the file") from None
@@ -118,7 +118,7 @@ def readable(task: str, where: str) -> Iterator[None]:
 def parsed(task: str, where: str, text: str) -> Any:
     """A JSON text. Raises DataError if it is none."""
     try:
-        return formats.STRICT.decode(text)
+        return formats.shallow(formats.STRICT.decode(text), text.count("[") + text.count("{"))
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"task {task}: {where} is not readable JSON ({said}); repair the file") from None
@@ -127,7 +127,7 @@ def parsed(task: str, where: str, text: str) -> Any:
 def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG001
     """The rows that `formats` finds; of a file of one mapping, which holds one list and that no conversation, the
     values of the list."""
-    with closing(formats.opened(path)) as file:
+    with closing(opened(path)) as file:
         rows = formats.json_rows(file, formats.STRICT)
         first = [*islice(rows, 2)]
         if len(first) == 1 and isinstance(first[0], dict) and len(first[0]) == 1:
@@ -138,7 +138,7 @@ def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG0
 
 def csv_rows(task: str, where: str, path: Path, separator: str) -> Iterator[Any]:
     """Rows by the header, every value as it is written; a row that is cut short is filled up with empty strings."""
-    with closing(formats.opened(path)) as file, formats.long_fields():
+    with closing(opened(path)) as file, formats.long_fields():
         rows = formats.csv_rows(file, separator)
         header, number = next(rows, []), 0
         formats.check_once(header, header)
@@ -154,9 +154,12 @@ def parquet_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: A
     """Rows of a Parquet file."""
     import pyarrow.parquet as pq
 
+    check_regular(path)
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-            yield from batch.to_pylist()
+        for index, batch in enumerate(file.iter_batches(batch_size=PARQUET_ROWS)):
+            with formats.in_rows(batch, index * PARQUET_ROWS):
+                rows = batch.to_pylist()
+            yield from rows
 
 
 # ---------------------------------------------------------------- through `datasets`
@@ -172,23 +175,54 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
     with quiet():
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
-                found[key] = table_source(where, loaded(task, split, str(scratch) if task.is_folder else None))
+                found[key] = hub_source(task, where, split, str(scratch) if task.is_folder else None)
     return found
 
 
-def loaded(task: GenerativeHubTask, split: str, cache: str | None) -> Any:
-    """A split as `datasets` has it, also of a folder that its `save_to_disk` wrote."""
+def hub_source(task: GenerativeHubTask, where: str, split: str, cache: str | None) -> Source:
+    """A split as `datasets` has it, also of a folder that its `save_to_disk` wrote. JSON is read as it is written, not
+    by pyarrow, which ends the process at a file whose first value is null."""
     from datasets import load_dataset
 
-    saved = saved_split(task, split)
-    return load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache) if saved is None else saved
+    if (saved := saved_split(task, split)) is not None:
+        return table_source(task.name, where, saved)
+    dataset = HubDataset.found(task, (), cache)
+    if dataset.form == "json":
+        return json_source(task.name, where, split, dataset)
+    return table_source(task.name, where, load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache))
 
 
-def table_source(where: str, table: Any) -> Source:
+def json_source(task: str, where: str, split: str, dataset: HubDataset) -> Source:
+    """A split, which may be put together of slices, of a data set whose files hold JSON."""
+    from datasets import ReadInstruction
+
+    named = map(str, dataset.builder.config.data_files)
+    paths = {name: dataset.files(name) for name in named if name in split}
+
+    def of(name: str) -> Iterator[Any]:
+        return chain.from_iterable(json_rows(task, where, path) for path in paths[name])
+
+    parts: list[tuple[str, int, int | None]] = [(split, 0, None)]
+    if split not in paths:
+        sizes = {name: sum(1 for _ in of(name)) for name in paths}
+        found = ReadInstruction.from_spec(split).to_absolute(sizes)
+        parts = [(part.splitname, part.from_, part.to) for part in found]
+
+    def rows() -> Rows:
+        with readable(task, where):
+            every = chain.from_iterable(islice(of(name), start, stop) for name, start, stop in parts)
+            yield from ((where, number, row) for number, row in enumerate(every, start=1))
+
+    files = [path for each in paths.values() for path in each]
+    return Source(where, rows, f"{file_digest(files)} {parts}", sum(path.stat().st_size for path in files))
+
+
+def table_source(task: str, where: str, table: Any) -> Source:
     """A split that `datasets` has loaded."""
 
     def rows() -> Rows:
-        return ((where, number, row) for number, row in enumerate(table, start=1))
+        with readable(task, where):
+            yield from ((where, number, row) for number, row in enumerate(table, start=1))
 
     return Source(
         where, rows, f"{table._fingerprint} {len(table)} {listed(table.column_names)}", int(table.data.nbytes)

@@ -133,7 +133,11 @@ def test_a_saved_data_set(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(b'{"prompt": 1}')[:-9], "cannot be read"),
         ("a.csv", b"PK\x03\x04", "it is a zip archive; unpack it"),
         ("a.json", "[]".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
-        ("a.jsonl", b'{"prompt": "\xff"}', "is not UTF-8 text (byte 0xff at 12); save it as UTF-8"),
+        (
+            "a.jsonl",
+            b'{"prompt": "\xff"}',
+            "line 1: byte 0xff is not UTF-8, and 'ÿ' in Windows-1252); save it as UTF-8",
+        ),
         ("a.csv", b"prompt,completion\na,b,c\n", "row 1 has 3 fields, the header 2"),
         ("a.parquet", b"PAR1", "cannot be read"),
         ("folder", None, "does not exist"),
