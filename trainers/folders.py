@@ -30,12 +30,20 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is at a path, be it one that no file can have."""
+    try:
+        return Path(path).is_dir()
+    except OSError:  # as of a name that is too long
+        return False
+
+
 def model_folder(name: str) -> Path | None:
     """The folder that `model.name` means, absolute; None for a model of SHIPPED, a hub id, or any other name that is no
     folder here. Call it before Ray is connected: nodes on one machine share a job's copy, and the second node unpacks
     it anew."""
     folder = expanded(name).absolute()
-    return folder if name not in SHIPPED and folder.is_dir() else None
+    return folder if name not in SHIPPED and is_folder(folder) else None
 
 
 def for_workers(folder: Path | None) -> str | None:

