@@ -10,6 +10,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.words import brief
+
+PATH_CHARS = 300  # of a path in a message
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # byte order marks
 
 
@@ -80,3 +83,16 @@ def zstandard(path: Path) -> Any:
     import pyarrow as pa
 
     return pa.CompressedInputStream(str(path), "zstd")
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with its `~` resolved; as it is if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def quoted(path: str | Path) -> str:
+    """A path in quotation marks, as messages name it."""
+    return brief(repr(str(path)), PATH_CHARS)

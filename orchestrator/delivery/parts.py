@@ -18,10 +18,10 @@ from pathlib import Path
 
 from cluster.errors import ConfigError
 from cluster.storage import Store, open_store
+from cluster.text_files import at_home
 from orchestrator.delivery.tables import join, part_form, replacing, rows_in
 from orchestrator.log.entry import JsonLike
 from trainers.data.files import S3, named
-from trainers.data.sources import at_home
 
 JOB, LOCK = "job.json", "lock"
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError, DataError, StoreError
 from cluster.finite import finite
+from cluster.text_files import at_home, quoted
 from orchestrator.log.entry import JsonLike
 from trainers.data.cleaning import encodes
 from trainers.data.files import S3, copied, matching, named, within
 from trainers.data.generative.reading import read_file
-from trainers.data.sources import FORMS, absent, at_home, form_of, quoted
+from trainers.data.sources import FORMS, absent, form_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.text_files import NotUtf8, check_regular, in_utf8, opened
+from cluster.text_files import NotUtf8, at_home, check_regular, in_utf8, opened, quoted
 
 PACKERS: tuple[Callable[[bytes], bytes], ...] = (bytes, gzip.compress, bz2.compress, lzma.compress)
 
@@ -54,3 +54,8 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
                 call(path)
     (tmp_path / "x").touch()
     check_regular(tmp_path / "x")
+
+
+def test_homes_and_long_paths() -> None:
+    assert at_home("~") == Path.home() and at_home("~nosuchuser/x") == Path("~nosuchuser/x")
+    assert quoted("a b") == "'a b'" and len(quoted("x" * 5_000)) == 300

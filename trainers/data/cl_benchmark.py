@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
-from cluster.text_files import NotUtf8, in_utf8
+from cluster.text_files import NotUtf8, at_home, in_utf8
 from trainers.data.formats import shallow
-from trainers.data.sources import ClBenchmarkTask, RawTask, Split, at_home, did_you_mean, listed, shown
+from trainers.data.sources import ClBenchmarkTask, RawTask, Split, did_you_mean, listed, shown
 
 
 def read_cl_benchmark(task: ClBenchmarkTask, data_dir: Path | None) -> RawTask:

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from cluster.errors import DataError
 from cluster.storage import open_store
-from trainers.data.sources import FORMS, at_home, form_of, lacking, listed, quoted
+from cluster.text_files import at_home, quoted
+from trainers.data.sources import FORMS, form_of, lacking, listed
 
 S3 = "s3://"
 OF_PATTERNS = re.compile(r"[*?\[]")

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.resources import TaskResources
 from cluster.schema import Frozen, Grown
-from cluster.words import brief, nearest
+from cluster.words import nearest
 from trainers.config import OwnTraining, Positive, Tokens
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
@@ -23,7 +23,6 @@ TEST_SHARE = 0.1  # of the training rows, if no test rows are given
 HUB_FIX = "check the id, config_name and split, or download it on a machine that has network access"
 Share = Annotated[float, Field(gt=0, le=0.5)]
 LISTED = 12  # how many names an error message lists
-PATH_CHARS = 300
 NO_ROWS = (  # of a task that was imported with its adapter
     "was imported without rows, and each task of a run is scored; name some of its rows: source: files, with train and "
     "test"
@@ -338,19 +337,6 @@ def lacking(path: Path) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return "is a folder" if stat.S_ISDIR(found.st_mode) else "is no regular file, but a pipe or a device"
     return None if found.st_size else "is empty"
-
-
-def at_home(path: str | Path) -> Path:
-    """The path with its `~` resolved; as it is if there is no such home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def quoted(path: str | Path) -> str:
-    """A path in quotation marks, as messages name it."""
-    return brief(repr(str(path)), PATH_CHARS)
 
 
 def shown(value: object) -> str:

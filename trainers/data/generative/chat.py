@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.text_files import at_home
 from trainers.data.generative.rows import ROLES, RowFault, Turn, Values
-from trainers.data.sources import at_home, did_you_mean, lacking, shown
+from trainers.data.sources import did_you_mean, lacking, shown
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

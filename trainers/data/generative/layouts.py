@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
-from cluster.text_files import in_utf8
+from cluster.text_files import at_home, in_utf8
 from trainers.data.docstring_answers import answer_rows
 from trainers.data.docstrings import draw
 from trainers.data.generative.config import DocstringAnswersTask, SuperniTask, TraceTask
 from trainers.data.generative.reading import Rows, Source, parsed, readable
-from trainers.data.sources import at_home, did_you_mean, listed, shown
+from trainers.data.sources import did_you_mean, listed, shown
 
 SUPERNI_TEST_ROWS, SUPERNI_TEST_SHARE = 100, 0.2  # of a task in one file, whichever is less
 TRACE_FILES = {"train": "train.json", "validation": "eval.json", "test": "test.json"}
