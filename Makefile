@@ -81,7 +81,7 @@ test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's p
 test-package: install-dev  ## build wheel and sdist, install each alone, try init, plan and run: under two minutes
 	PYTHONPATH=. $(BIN)/python -m tests.package_checks
 
-test-standalone: install-dev  ## compare an exported predict.py with `orthoplex predict`, with transformers and peft alone (2 GB, fetched once)
+test-standalone: install-dev  ## compare an exported predict.py with `orthoplex predict`, with transformers and peft alone (1.2 GB, fetched once)
 	PYTHONPATH=. $(BIN)/python -m tests.package_checks --standalone
 
 lint: install-dev  ## check formatting, style, types, import directions

@@ -5,6 +5,7 @@ import csv
 import importlib
 import inspect
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def first_lines(modules: Sequence[str]) -> Iterator[str]:
 
 def main() -> None:
     """Writes data/TASK_train.csv and data/TASK_test.csv, shuffled by a fixed seed, at most 160 rows per label."""
+    warnings.simplefilter("ignore")  # of what members of modules are deprecated
     Path("data").mkdir(exist_ok=True)
     for task, labels in TASKS.items():
         rows = []
