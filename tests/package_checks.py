@@ -109,40 +109,20 @@ def alone() -> Path:
     return python
 
 
-def answers_of(printed: str) -> list[dict[str, object]]:
-    """A JSON list, or a JSON object a line."""
-    found: list[dict[str, object]] = (
-        json.loads(printed) if printed.startswith("[") else [*map(json.loads, printed.splitlines())]
-    )
-    return found
-
-
 def standing_alone(bin_folder: Path, folder: Path, tasks: Sequence[str]) -> int:
     """Compares labels of exported folders with those of `orthoplex predict`; how many were compared."""
-    python, compared = alone(), 0
-    for form in ("peft", "merged"):
-        export = folder / form
-        run(
-            bin_folder / "orthoplex",
-            "adapters",
-            "export",
-            "quickstart@v4",
-            "--format",
-            form,
-            "--output",
-            export,
-            cwd=folder,
-        )
-        base = ("--base", base_folder(bin_folder)) if form == "peft" else ()
-        for task in tasks:
-            own = answers_of(run(python, export / "predict.py", "--task", task, *base, *TEXTS, cwd=export))
-            asked = ("predict", "quickstart@v4", "--task", task, "--format", "json", *TEXTS)
-            ours = answers_of(run(bin_folder / "orthoplex", *asked, cwd=folder))
-            assert len(own) == len(ours) == len(TEXTS)
-            for text, one, other in zip(TEXTS, own, ours, strict=True):
-                assert one["label"] == other["label"], (form, task, text, one, other)
-                assert abs(float(str(one["probability"])) - float(str(other["probability"]))) < 1e-4, (one, other)
-                compared += 1
+    python, orthoplex, compared = alone(), bin_folder / "orthoplex", 0
+    exports = {form: folder / form for form in ("peft", "merged")}
+    for form, export in exports.items():
+        run(orthoplex, "adapters", "export", "quickstart@v4", "--format", form, "--output", export, cwd=folder)
+    for task in tasks:
+        asked = ("predict", "quickstart@v4", "--task", task, "--format", "json", *TEXTS)
+        ours = [json.loads(line)["label"] for line in run(orthoplex, *asked, cwd=folder).splitlines()]
+        for form, export in exports.items():
+            base = ("--base", base_folder(bin_folder)) if form == "peft" else ()
+            printed = run(python, export / "predict.py", "--task", task, *base, *TEXTS, cwd=export)
+            assert [json.loads(line) for line in printed.splitlines()] == ours, (form, task, ours, printed)
+            compared += len(ours)
     return compared
 
 
