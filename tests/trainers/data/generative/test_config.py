@@ -132,7 +132,7 @@ def test_training_of_a_task() -> None:
 
 
 def test_the_table_of_keys_in_the_readme_is_whole() -> None:
-    text = (Path(__file__).parents[4] / "README.md").read_text("utf-8").partition("| key | default | |\n")[2]
+    text = (Path(__file__).parents[4] / "docs/data.md").read_text("utf-8").partition("| key | default | |\n")[2]
     rows = [line.split("|")[1] for line in text.partition("\n\n")[0].splitlines()]
     told = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     known = {key for kind in get_args(AnyGenerative) for key in kind.model_fields}
