@@ -10,7 +10,7 @@ import torch
 from cluster.errors import ConfigError, DataError
 from cluster.storage import open_store
 from orchestrator.config.run import parse_config
-from orchestrator.delivery.export import export
+from orchestrator.delivery.export import export, load_base
 from orchestrator.delivery.importing import Told as Wanted
 from orchestrator.delivery.importing import import_lora
 from orchestrator.delivery.load import load
@@ -150,6 +150,11 @@ def test_oa_goes_on_from_w0_and_ba(place: Path, monkeypatch: pytest.MonkeyPatch)
         wanted_logits = expected(ids).logits
         torch.testing.assert_close(loaded(ids).logits, wanted_logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(peft_of(place, "onward")(ids).logits, wanted_logits, rtol=1e-4, atol=1e-4)
+        shared = load_base(state.completed().model, version)
+        beside = Predictor(version, base=shared).base.model(ids).logits
+        torch.testing.assert_close(beside, wanted_logits, rtol=1e-4, atol=1e-4)
+    imported = Predictor(resolve(open_store(store), "team/qa@v1"), base=shared)
+    assert [each.answer for each in imported.generate(PROMPTS)] == said_by_peft(place)
     before = Predictor("team/onward@v1", store=store)
     assert [each.answer for each in before.generate(PROMPTS, task="qa")] == said_by_peft(place)
 
