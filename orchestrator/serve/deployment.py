@@ -1,4 +1,4 @@
-"""The Ray Serve application: `serve run orchestrator.serve.deployment:application adapters=…`, or `serve.run`.
+"""The Ray Serve application: `serve run orchestrator.serve.deployment:application adapters=a/b@live,a/c@v1`.
 
     applications:
       - name: orthoplex

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cluster.errors import ConfigError
 from cluster.schema import Frozen
@@ -17,6 +17,11 @@ from trainers.data.generative.config import GenerativeTask
 KEYS = "ORTHOPLEX_API_KEYS"
 LEAST_KEY = 16  # characters of a key
 Count = Annotated[int, Field(ge=1)]
+
+
+def _names(value: object) -> object:
+    """Names with commas between them as a list: the arguments of `serve run` are strings."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 class ServeSettings(Frozen):
@@ -37,7 +42,7 @@ class ServeSettings(Frozen):
         open: serve without API keys, if nothing but this machine or a trusted network reaches the port.
     """
 
-    adapters: Annotated[tuple[str, ...], Field(min_length=1)]
+    adapters: Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]
     store: str = Field(default_factory=lambda: os.environ.get("ORTHOPLEX_STORE") or DEFAULT_STORE)
     model: str | None = None
     device: str | None = None

@@ -22,11 +22,20 @@ def test_it_is_built_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY not in str(deployment.init_args) and len(deployment.init_args[1]) == 1
 
 
+def test_arguments_of_the_command_line_are_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `serve run IMPORT_PATH KEY=VALUE` gives them."""
+    monkeypatch.delenv(KEYS, raising=False)
+    made: Any = application({"adapters": "a/b@live, a/c@v1", "open": "true", "max_concurrent": "5", "refresh_s": "0.5"})
+    settings = made._bound_deployment.init_args[0]
+    assert settings["adapters"] == ["a/b@live", "a/c@v1"] and settings["max_concurrent"] == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"adapters": ["a/b@c"]}, "ORTHOPLEX_API_KEYS is not set"),
         ({}, "adapters: Field required"),
+        ({"adapters": " , "}, "adapters: "),
         ({"adapters": ["a/b@c"], "opne": True}, "opne: Extra inputs"),
         ({"adapters": ["a/b@c"], "max_tokens": 0}, "max_tokens"),
     ],
