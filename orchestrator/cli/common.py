@@ -34,7 +34,10 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file;
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="a run's name, or team/name", autocompletion=completion.runs)
 ]
-Tasks = Annotated[list[str], typer.Option("--task", metavar="NAME", help="only this task; repeatable")]
+Tasks = Annotated[
+    list[str],
+    typer.Option("--task", metavar="NAME", help="only this task; repeatable", autocompletion=completion.tasks),
+]
 Module = Annotated[
     str | None, typer.Option("--module", metavar="PATTERN", help="only layers whose names contain or match it")
 ]

@@ -59,6 +59,12 @@ def adapters(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{name}@" for name in runs(ctx, incomplete)]
 
 
+def tasks(ctx: typer.Context) -> list[str]:
+    """The tasks of the run that is named. Behind an option without its value, the line is not parsed further."""
+    name = ctx.params.get("name") or next(iter(ctx.args), "")
+    return in_time(lambda store: task_names(store, name), ctx)
+
+
 def in_time(find: "Callable[[Store], list[str]]", ctx: typer.Context) -> list[str]:
     """What is found in the store of the command line within PATIENCE_S; nothing if it cannot be read."""
     found: list[str] = []
@@ -87,6 +93,15 @@ def names(store: "Store", incomplete: str) -> Iterator[str]:
         shown = name if alone and "/" not in incomplete else f"{team}/{name}"
         if shown.startswith(incomplete):
             yield shown
+
+
+def task_names(store: "Store", name: str) -> list[str]:
+    """The names of a run's tasks."""
+    from orchestrator.registry.references import find_track
+    from orchestrator.track.state import replay
+
+    track = find_track(store, name)
+    return [task.name for task in replay(track.team, track.name, track.entries()).tasks]
 
 
 def versions(store: "Store", name: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli import completion
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, print_json_rows, tell
 from orchestrator.console.volume import volume
 
@@ -23,7 +24,10 @@ ALIVE = "renew"  # the operation of entries that say no more than that a driver 
 def logs(
     name: RunName,
     store: StoreUri = DEFAULT_STORE,
-    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="only what is about this task")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="NAME", help="only what is about this task", autocompletion=completion.tasks),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="go on until its driver leaves")] = False,
     as_json: AsJson = False,
 ) -> None:

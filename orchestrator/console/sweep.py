@@ -9,6 +9,7 @@ from rich.table import Table
 
 from orchestrator.console.scores import number, percent
 from orchestrator.console.screen import out, print_table
+from orchestrator.console.volume import volume
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Chosen
 from orchestrator.sweeps.results import PICTURE, RECOMMENDED, how_it_stands
@@ -24,7 +25,7 @@ def print_sweep(config: SweepConfig, state: SweepState, folder: Path) -> None:
     out.print(f"\n{config.run.team}/{config.name}: {state.status}; trials: {counts or 'none ended'}", markup=False)
     if told := state.driving.told:
         out.print(f"  {told}", markup=False)
-    for entry in state.skipped:
+    for entry in () if volume.quiet else state.skipped:
         out.print(f"note: entry {entry.seq} ({entry.op}) was written by a newer Orthoplex; skipped", markup=False)
     if not state.trials:
         return
@@ -48,7 +49,12 @@ def print_recommended(config: SweepConfig, trial: SweepTrial, reason: str, folde
         f"\nrecommended: trial {trial.number} ({shown_values(trial.values)})\n"
         f"  {reason}\n"
         f"  configuration  {folder / RECOMMENDED}\n"
-        f"  picture        {folder / PICTURE}\n"
+        f"  picture        {folder / PICTURE}",
+        markup=False,
+    )
+    if volume.quiet:
+        return
+    out.print(
         "\nNext:\n"
         f"  orthoplex run {path}        train it anew, all its tasks\n"
         f"  orthoplex run {path} --set name={trial.run}        go on from the tasks that the trial has trained\n"

@@ -53,6 +53,12 @@ def test_names_of_adapters(store: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert offered(monkeypatch, capsys, "eval", "nobody@") == []
 
 
+def test_names_of_tasks(store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert offered(monkeypatch, capsys, "status", "stream", "--task", "") == ["a", "b"]
+    assert offered(monkeypatch, capsys, "logs", "stream", "--task", "b") == ["b"]
+    assert offered(monkeypatch, capsys, "curves", "nobody", "--task", "") == []
+
+
 def test_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"status", "submit", "sweep"} <= {*offered(monkeypatch, capsys, "s")}
     assert offered(monkeypatch, capsys, "adapters", "rol") == ["rollback"]
