@@ -96,6 +96,8 @@ def messages(ask: Ask) -> Iterator[str]:
         try:
             text = message(ask)
         except EOFError:
+            if ask is typed:
+                typer.echo()  # Ctrl-D leaves the cursor behind the prompt
             return
         except KeyboardInterrupt:
             if ask is not typed:

@@ -1,7 +1,7 @@
 """Brings a LoRA that PEFT has written into a store, as the one task of a track: `orthoplex adapters import`."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cluster.storage import open_store, upload_files
 from orchestrator.config.errors import Yaml
 from orchestrator.config.file import read_mapping
 from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.delivery.exported import exported
 from orchestrator.log.entry import digest
 from orchestrator.log.event import Unchanged
 from orchestrator.track.events import AnswersTold, Commit, Import, Learned, TaskDescription
@@ -23,6 +24,7 @@ from trainers.data.generative.chat import find_template
 from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.encoding import turn_end
 from trainers.data.prompts import prompt_for
+from trainers.data.sources import listed
 from trainers.methods.base import Stream
 from trainers.methods.export import PEFT_CONFIG, PEFT_WEIGHTS
 from trainers.methods.foreign import ForeignLora, as_task, fitted, read_folder
@@ -39,10 +41,12 @@ SECTIONS = ("model", "task")  # of the YAML file that says what a PEFT folder do
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """What a PEFT folder does not say of the task that its LoRA has learned: sections `model` and `task` as in a run's
-    configuration, in which options stand above the file."""
+    configuration, in which options stand above the file. `answers` and `names` are those of `Exported`."""
 
     model: Mapping[str, Yaml]
     task: Mapping[str, Yaml]
+    answers: AnswersTold | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -64,8 +68,26 @@ class Told:
         given = ({key: value for key, value in each.items() if value is not None} for each in (model, task))
         held = [{**content.get(name, {}), **options} for name, options in zip(SECTIONS, given, strict=True)]
         if max_new_tokens is not None:
-            held[1]["decoding"] = {**(held[1].get("decoding") or {}), "max_new_tokens": max_new_tokens}
+            held[1]["decoding"] = above({"max_new_tokens": max_new_tokens}, held[1].get("decoding"))
         return cls(model=held[0], task=held[1])
+
+    def beside(self, folder: Path) -> "Told":
+        """This, above what the folder itself says of its tasks if Orthoplex has exported it; as it is if it says what
+        the task answers with. Raises ConfigError as `exported`."""
+        if {"labels", "format", "source"} & self.task.keys():
+            return self
+        found = exported(folder, self.task.get("name"))
+        decoding = above(self.task.get("decoding"), found.task.get("decoding"))
+        task = {**found.task, **self.task, **({"decoding": decoding} if decoding else {})}
+        answers = None if "chat_template" in self.task else found.answers
+        return Told(model={**found.model, **self.model}, task=task, answers=answers, names=found.names)
+
+
+def above(given: Yaml | None, other: Yaml | None) -> Yaml | None:
+    """The keys of two mappings; of one that both have, the value that is given. What is given if they are none."""
+    if isinstance(given, Mapping) and isinstance(other, Mapping):
+        return {**other, **given}
+    return given or other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +111,7 @@ def import_lora(folder: Path, team: str, run: str, store: str, told: Told) -> Im
         ConfigError: something about the task or the base is not said, or the track exists. DataError: what is in the
             folder is no plain LoRA, or not of this base; see `trainers.methods.foreign`.
     """
-    lora = read_folder(folder)
+    lora, told = read_folder(folder), told.beside(folder)
     config = configured(folder, lora, {"name": run, "team": team, "store": store}, told)
     track = Track(open_store(config.store), team, run)
     begun = replay(team, run, track.entries())
@@ -99,7 +121,7 @@ def import_lora(folder: Path, team: str, run: str, store: str, told: Told) -> Im
     stream, targets = fitted(lora, base.model)
     config = config.model_copy(update={"adapter": config.adapter.model_copy(update={"target_modules": targets})})
     method_for(base.model, config.adapter, getattr(torch, config.model.dtype))
-    description, notes = described(config, base)
+    description, notes = described(config, base, told.answers)
     event = Import(
         config=config.model_dump(mode="json"), task=description, origin=origin_of(folder, lora),
         files={name: digest((folder / name).read_bytes()) for name in (PEFT_CONFIG, PEFT_WEIGHTS)},
@@ -127,7 +149,7 @@ def configured(folder: Path, lora: ForeignLora, place: Mapping[str, str], told: 
         model["revision"] = None
     model = {key: value for key, value in {**model, **told.model}.items() if value is not None}
     task = {"source": "imported", **told.task}
-    if lacking := [*not_said(model, task)]:
+    if lacking := [*not_said(model, task, told.names)]:
         raise ConfigError("\n  ".join([f"{folder}: what it holds does not say all; say it too:", *lacking]))
     first = next(iter(lora.updates.values()))
     adapter = {
@@ -138,14 +160,16 @@ def configured(folder: Path, lora: ForeignLora, place: Mapping[str, str], told: 
     return parse_config({**place, **content}, str(folder))
 
 
-def not_said(model: Mapping[str, Any], task: Mapping[str, Any]) -> list[str]:
-    """What is needed and not given, one line each, with the option that gives it."""
+def not_said(model: Mapping[str, Any], task: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """What is needed and not given, one line each, with the option that gives it. `names` are those of the tasks that
+    the folder itself describes."""
     language = model.get("task_type") in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
     kinds = {"labels", "format"} & task.keys() or task["source"] in ("superni", "trace")
     wanted = {
         "the base: --model FOLDER_OR_HUB_ID": "name" in model,
         "what the base is: --task-type CAUSAL_LM, SEQ_2_SEQ_LM or LABEL_EMBEDDING": "task_type" in model,
-        "the task's name: --task NAME": "name" in task,
+        f"the task's name: --task NAME{f' (the folder says how to ask {listed(names)})' if names else ''}": "name"
+        in task,
         "what the task answers with: --labels WORD,WORD,… for a label, or --format messages or prompt_completion for "
         "a text": bool(kinds),
         "what stands around a text that is to get a label: --prompt $'Review: {text}\\nAnswer:'": (
@@ -164,12 +188,14 @@ def load_base(config: RunConfig, lora: ForeignLora, told: Told) -> Backbone:
         raise ConfigError(f"{error}{named}; say where the base is with --model") from None
 
 
-def described(config: RunConfig, base: Backbone) -> tuple[TaskDescription, tuple[str, ...]]:
+def described(
+    config: RunConfig, base: Backbone, exported: AnswersTold | None
+) -> tuple[TaskDescription, tuple[str, ...]]:
     """The task as a log describes it, without rows, and notes on what was assumed. Raises ConfigError if the base
     cannot tell its labels apart, or its template is not there."""
     (task,) = config.tasks
     if isinstance(task, GenerativeTask):
-        answers, notes = answering(task, base)
+        answers, notes = answering(task, base, exported)
         return TaskDescription(name=task.name, answers=answers), notes
     words = label_words(task)
     base.check_labels(words, prompt_for(config.model.prompt, task, words))
@@ -184,10 +210,14 @@ def label_words(task: AnyTask) -> tuple[str, ...]:
     return words
 
 
-def answering(task: GenerativeTask, base: Backbone) -> tuple[AnswersTold, tuple[str, ...]]:
+def answering(
+    task: GenerativeTask, base: Backbone, exported: AnswersTold | None
+) -> tuple[AnswersTold, tuple[str, ...]]:
     """How the task is answered, and a note if the length of answers is not said."""
     assert isinstance(base, TextToText)
     said = task.decoding.max_new_tokens if task.decoding else None
+    if exported and said:
+        return exported.model_copy(update={"max_new_tokens": said}), ()
     positions = None if base.closes_text else most_positions(base.model)
     most = said or min(USUAL_TOKENS, (positions or 2 * USUAL_TOKENS) // 2)
     end = None if base.closes_text else turn_end(task, base.tokenizer)
