@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save
 
 from cluster.errors import IntegrityError
-from trainers.methods.oa.artifact import dump, parse
+from trainers.methods.base import Lora
+from trainers.methods.oa.artifact import dump, dump_start, parse
 
 TENSORS = {"m.W1": torch.ones(2, 3), "m.W2": torch.ones(3, 2), "m.gamma": torch.ones(2)}
 BASES = {"m.Q": torch.eye(3)[:, :2].contiguous(), "m.singular_values": torch.ones(2)}
@@ -124,3 +125,30 @@ def test_what_lost_the_tensor_that_it_is_found_by(lost: str) -> None:
     tensors, bases = ({k: v for k, v in each.items() if k != lost} for each in (TENSORS, {**BASES, **FELT}))
     with pytest.raises(IntegrityError, match=r"'m\.\w+' belongs to nothing in its file; do not use this version"):
         parse(save(tensors), save(bases))
+
+
+def a_start() -> dict[str, Lora]:
+    draw = torch.Generator().manual_seed(0)
+    return {"m": Lora(torch.randn(2, 5, generator=draw), torch.randn(3, 2, generator=draw), scaling=0.3)}
+
+
+def test_a_lora_from_elsewhere_is_read_back_exactly() -> None:
+    """Q spans what s B A writes, and its singular values are those of s B A."""
+    files, start = dump_start(a_start()), a_start()["m"]
+    found = parse(files["adapter.safetensors"], files["bases.safetensors"])
+    assert not found.modules and found.adapts == ["m"] and found.start["m"].scaling == 0.3
+    assert torch.equal(found.start["m"].a_RK, start.a_RK) and torch.equal(found.start["m"].b_DR, start.b_DR)
+    written, update = found.written["m"], 0.3 * start.b_DR @ start.a_RK
+    torch.testing.assert_close(written.columns_DH @ (written.columns_DH.T @ update), update, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(written.spectrum_H, torch.linalg.svdvals(update)[:2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["base_model.model.m.lora_A.weight", "base_model.model.n.lora_B.weight"])
+def test_a_lora_from_elsewhere_that_is_not_whole(name: str) -> None:
+    """A tensor is missing, or belongs to nothing."""
+    stream = {f"base_model.model.m.lora_{key}.weight": torch.ones(2, 2) for key in "AB"}
+    stream = (
+        {**stream, name: torch.ones(2, 2)} if name not in stream else {k: v for k, v in stream.items() if k != name}
+    )
+    with pytest.raises(IntegrityError, match="do not use this version"):
+        parse(save(stream, {"scaling": "1.0"}), save(BASES))

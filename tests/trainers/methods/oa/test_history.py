@@ -19,10 +19,11 @@ from cluster.errors import IntegrityError
 from tests.support.oa_streams import SMALL, WIDTH, bert, history_of, kept_of, outputs, settings, trained
 from trainers.method_config import OrthogonalityConfig
 from trainers.methods.base import Artifact
-from trainers.methods.oa import artifact
+from trainers.methods.oa import artifact, export
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
-from trainers.methods.targets import match_modules
+from trainers.methods.targets import input_width, linear_layers, match_modules
+from trainers.methods.updates import fresh
 
 
 def test_off_dimensions_drop_without_a_change_in_output() -> None:
@@ -205,3 +206,62 @@ def test_a_stream_taken_over_at_once_is_that_of_task_by_task(kind: str, saturati
     x = torch.arange(24).reshape(2, 12)
     with torch.no_grad():
         assert torch.equal(one(input_ids=x)[0], other(input_ids=x)[0])
+
+
+def started(history: History) -> artifact.TaskAdapter:
+    """A LoRA from elsewhere on all layers of a history, read back from its files."""
+    stream = fresh(history.modules, 3, 0.5, 0)
+    draw = torch.Generator().manual_seed(4)
+    for lora in stream.values():
+        lora.b_DR.normal_(generator=draw)
+    files = artifact.dump_start(stream)
+    return artifact.parse(files[artifact.ADAPTER_FILE], files[artifact.BASES_FILE])
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_a_stream_may_begin_at_w0_and_a_lora(kind: str) -> None:
+    """(I + U)((W0 + s B A) x + b) in the layers, as one LoRA on the base and in its weights; and back bit for bit."""
+    model = (
+        bert() if kind == "linear" else GPT2LMHeadModel(GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, vocab_size=40))
+    )
+    targets = ("output.dense",) if kind == "linear" else ("mlp.c_proj",)
+    original, base = copy.deepcopy(model.state_dict()), copy.deepcopy(model)
+    history = history_of(model, targets=targets)
+    history.extend(first := started(history))
+    history.extend(second := kept_of(trained(history, settings(), seed=1), history))
+    loras, layers = export.loras(base, [first, second]), linear_layers(base)
+    export.merge(merged := copy.deepcopy(base), [first, second], "nearest")
+    for name, linear in history.modules.items():
+        x = torch.randn(5, input_width(linear), generator=torch.Generator().manual_seed(9))
+        lora, part = first.start[name], second.modules[name]
+        h = layers[name](x) + lora.scaling * x @ lora.a_RK.T @ lora.b_DR.T
+        expected = h + ((h @ part.w1_RD.T) * part.gamma_R) @ part.w2_DR.T
+        torch.testing.assert_close(linear(x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(merged.get_submodule(name)(x), expected, rtol=1e-4, atol=1e-4)
+        made = loras[name]
+        assert made.rank == 3 + part.rank and made.shift_D is not None
+        update = x @ made.a_RK.T @ made.b_DR.T + made.shift_D
+        torch.testing.assert_close(layers[name](x) + update, expected, rtol=1e-4, atol=1e-4)
+    assert angles([first], second)[0]["mean"] < 90
+    history.restore()
+    assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
+
+
+def test_where_a_lora_cannot_stand_in_a_stream() -> None:
+    history = history_of(bert())
+    start = started(history)
+    history.extend(kept_of(trained(history, settings(), seed=1), history))
+    with pytest.raises(IntegrityError, match="only the first task of a stream"):
+        history.extend(start)
+    with pytest.raises(IntegrityError, match="only the first task of a stream"):
+        history_of(bert(), settings(history="concatenated")).extend(start)
+    other = history_of(bert(), targets=("encoder.layer.0.output.dense",))
+    with pytest.raises(IntegrityError, match=r"no target layer of this run; name it in adapter\.target_modules"):
+        other.extend(start)
+    name, lora = next(iter(start.start.items()))
+    for wrong in (
+        dataclasses.replace(lora, a_RK=lora.a_RK[:, 1:]),
+        dataclasses.replace(lora, b_DR=lora.b_DR * torch.nan),
+    ):
+        with pytest.raises(IntegrityError, match="should be"):
+            history_of(bert()).extend(dataclasses.replace(start, start={name: wrong}))
