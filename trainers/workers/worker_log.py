@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from cluster.finite import finite
-from trainers.messages import Event, Failed, Lost, Progress, Saved, Started, TaskDone
+from trainers.messages import Checkpointed, Event, Failed, Lost, Progress, Said, Saved, Started, TaskDone
 
 KEPT: dict[type, tuple[str, ...]] = {
     TaskDone: ("index", "prefix", "overlap", "active_parameters", "cost")
@@ -41,5 +41,6 @@ class WorkerLog:
 
 
 NAMES = {
-    Started: "started", Progress: "progress", Saved: "saved", TaskDone: "done", Lost: "lost", Failed: "failed",
+    Started: "started", Progress: "progress", Checkpointed: "checkpoint", Said: "said", Saved: "saved",
+    TaskDone: "done", Lost: "lost", Failed: "failed",
 }  # fmt: skip

@@ -2,9 +2,14 @@
 
 import io
 import json
+from typing import get_args
 
-from trainers.messages import Lost, Progress, Score, Started, TaskDone
-from trainers.workers.worker_log import WorkerLog
+from trainers.messages import Event, Lost, Progress, Score, Started, TaskDone
+from trainers.workers.worker_log import NAMES, WorkerLog
+
+
+def test_every_event_has_a_name() -> None:
+    assert {*NAMES} == {*get_args(Event)} and len({*NAMES.values()}) == len(NAMES)
 
 
 def test_each_line_names_run_task_and_rank() -> None:
