@@ -241,7 +241,8 @@ def status(
     if as_json:
         print_json(status_view(state))
         return
-    from orchestrator.console.run import out, print_status
+    from orchestrator.console.run import print_status
+    from orchestrator.console.screen import out
     from orchestrator.console.views import View
 
     view = View(tasks, module)

@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli import completion
 from orchestrator.cli.answering import BatchSize, Device
 from orchestrator.cli.common import DEFAULT_STORE, Model, StoreUri, only_our_output, tell
 
 
 def serve(
     references: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER…", help="team/run@ALIAS, which is followed; or @vN; of one base")
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER…",
+            help="team/run@ALIAS, which is followed; or @vN; of one base",
+            autocompletion=completion.adapters,
+        ),
     ],
     *,
     address: Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="where to listen")] = "127.0.0.1:8000",

@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # what a plan needs to be made takes seconds to import
     from orchestrator.run.plan import Plan, PlannedAnswers, PlannedTask
     from orchestrator.run.reckoning import Reckoned
 
-__all__ = ["out", "print_table"]  # for modules that take them from here
 GIB, MOST_FELT = 2**30, 6
 OTHER_BUDGETS = {"threshold": 0.3, "rank": 4}  # a value to try of the key that decides it, in whichever method has it
 

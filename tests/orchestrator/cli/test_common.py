@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.common import only_our_output
-from orchestrator.console.run import out as screen
+from orchestrator.console.screen import out as screen
 from tests.support.command_line import Orthoplex
 
 

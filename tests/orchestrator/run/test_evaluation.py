@@ -9,7 +9,8 @@ import pytest
 from cluster.errors import GuardStop
 from cluster.storage import LocalStore
 from orchestrator.config.run import RunConfig, parse_config
-from orchestrator.console.run import out, print_status
+from orchestrator.console.run import print_status
+from orchestrator.console.screen import out
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.verify import verify
 from orchestrator.run.changes import HARMLESS, without
