@@ -21,6 +21,7 @@ from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, on_gpu
 
 MISSING = "serve: Ray Serve is not installed: pip install 'orthoplex[serve]' -c constraints.txt"
 Say = Callable[[str], None]
+LOOK_S = 10.0  # that a replica has to say which versions answer
 Standing = dict[str, tuple[str | None, str | None]]  # by adapter, the version that answers and what is wrong, if so
 
 
@@ -122,7 +123,7 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], 
             serve.shutdown()
             raise OrthoplexError(f"serve: it did not start: {reason(os.linesep.join([str(error), *told]))}") from None
         try:
-            yield lambda: handle.standing.remote().result()
+            yield lambda: handle.standing.remote().result(timeout_s=LOOK_S)
         finally:
             serve.shutdown()
 
@@ -149,16 +150,26 @@ def until_told(look: Callable[[], Standing], say: Say, every_s: float) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     known: Standing = {}
+    fault: str | None = None
     try:
         while not told.is_set():
-            now = look()
-            for line in changes(known, now):
+            was = fault
+            now, fault = looked(look, known)
+            for line in [*changes(known, now), *([fault] if fault and fault != was else [])]:
                 say(line)
             known = now
             told.wait(every_s)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def looked(look: Callable[[], Standing], known: Standing) -> tuple[Standing, str | None]:
+    """What answers now; if nobody says it, what is known, and why. A replica that has died is started again by Ray."""
+    try:
+        return look(), None
+    except Exception as error:
+        return known, f"the replica does not answer ({type(error).__name__}); Ray Serve starts it again if it has ended"
 
 
 def changes(known: Standing, now: Standing) -> list[str]:

@@ -96,6 +96,24 @@ def test_a_signal_ends_it(number: int) -> None:
     assert said == ["a → v1", "a → v2"] and signal.getsignal(number) is before
 
 
+def test_a_replica_that_is_away_is_told_of_once() -> None:
+    said: list[str] = []
+    looks = iter([{"a": ("v1", None)}, None, None, {"a": ("v1", None)}, None, "end"])
+
+    def look() -> Standing:
+        found: Any = next(looks)
+        if found == "end":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {"a": ("v2", None)}
+        if found is None:
+            raise TimeoutError
+        return dict(found)
+
+    until_told(look, said.append, 0.01)
+    away = "the replica does not answer (TimeoutError); Ray Serve starts it again if it has ended"
+    assert said == ["a → v1", away, away, "a → v2"]
+
+
 def test_a_ray_of_its_own_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that nobody else has; unless the user has said how, or Ray is there already."""
     monkeypatch.delitem(sys.modules, "ray", raising=False)
