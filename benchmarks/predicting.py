@@ -1,18 +1,18 @@
 """Rows per second of `orthoplex predict` beside a plain loop over transformers, on made-up rows, as a ratio.
 
-    python -m benchmarks.predicting ADAPTER TASK [--rows 20000] [--store S] [--workers N …] [--turns 3]
+    python -m benchmarks.predicting ADAPTER TASK [--rows 20000] [--words 16] [--turns 5] [--store S] [--workers N …]
 
-By an encoder's adapter. All label the same rows of 4 to 40 words, 64 a pass. The loop has the stream in the weights
+By an encoder's adapter. All label the same rows of 4 words or more, 64 a pass. The loop has the stream in the weights
 (`orthoplex.load`), tokenises batch by batch in the order of the file, and keeps nothing; `predict` reads a file, writes
 parts and joins them to another, in this process and, if `--workers` is given, with so many on Ray, whose start and
-loading count. They take turns. Printed: the rows per second of each turn without loading this process's models, the
-median ratio to the loop, the share of equal labels, and the peak memory of this process.
+loading count. They take turns, each over a slice of the rows, so that other load of the machine meets all. Printed:
+the rows per second of each turn, without loading this process's models, and of all; the ratio to the loop, with the
+least and the greatest of a turn; the share of equal labels, and the peak memory of this process.
 """
 
 import argparse
 import csv
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,10 +38,10 @@ BATCH = 64
 WORDS = ["return", "mean", "of", "an", "array", "open", "file", "socket", "index", "column", "tensor", "shape", "path"]
 
 
-def texts(rows: int) -> list[str]:
-    """Rows of words that docstrings have."""
+def texts(rows: int, most: int) -> list[str]:
+    """Rows of 4 to `most` words that docstrings have."""
     draw = np.random.default_rng(0)
-    return [" ".join(draw.choice(WORDS, draw.integers(4, 41))) for _ in range(rows)]
+    return [" ".join(draw.choice(WORDS, draw.integers(4, most + 1))) for _ in range(rows)]
 
 
 @torch.no_grad()
@@ -90,17 +90,19 @@ class Predict:
 
     predictor: orthoplex.Predictor
     task: str
-    path: Path
+    folder: Path
     store: str
     workers: int = 1
 
-    def __call__(self, _: list[str]) -> list[str]:
+    def __call__(self, rows: list[str]) -> list[str]:
         """The labels in the file that it writes."""
-        output = self.path.with_name("out.csv")
+        path, output = self.folder / "in.csv", self.folder / "out.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in rows)])
         output.unlink(missing_ok=True)
         work = Predicting(
             asking=Asking(known=self.predictor.repertoire.tasks[self.task]), reference=self.predictor.reference,
-            manifest_sha256="", inputs=[self.path], output=output, form="csv",
+            manifest_sha256="", inputs=[path], output=output, form="csv",
         )  # fmt: skip
         work.check(replace=False)
         if self.workers == 1:
@@ -114,20 +116,24 @@ class Predict:
 
 def measured(ways: dict[str, Callable[[list[str]], list[str]]], rows: list[str], turns: int) -> None:
     """Runs the ways in turns, the first of which is what others are compared with, and prints what they took."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    took: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns):
-        labels: list[str] = []
+        part, labels = rows[turn::turns], list[str]()
         for name, way in ways.items():
             started = time.perf_counter()
-            found = way(rows)
-            rates[name].append(len(rows) / (time.perf_counter() - started))
+            found = way(part)
+            took[name].append(time.perf_counter() - started)
             labels = labels or found
             same = np.mean([one == other for one, other in zip(found, labels, strict=True)])
-            print(f"turn {turn + 1}, {name}: {rates[name][-1]:,.0f} rows a second; same label {same:.2%}", flush=True)
-    first, *others = rates
-    for name in others:
-        ratio = statistics.median(mine / loop for mine, loop in zip(rates[name], rates[first], strict=True))
-        print(f"{name}: {ratio:.2f} × the {first} (median of {turns})")
+            rate = len(part) / took[name][-1]
+            print(f"turn {turn + 1}, {name}: {rate:,.0f} rows a second; same label {same:.2%}", flush=True)
+    first = next(iter(ways))
+    for name, mine in took.items():
+        ratios = [loop / each for loop, each in zip(took[first], mine, strict=True)]
+        print(
+            f"{name}: {len(rows) / sum(mine):,.0f} rows a second, {sum(took[first]) / sum(mine):.2f} × the {first} "
+            f"({min(ratios):.2f} to {max(ratios):.2f} in {turns} turns)"
+        )
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
@@ -139,20 +145,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--store")
     parser.add_argument("--workers", type=int, nargs="*", default=[])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--words", type=int, default=16, help="of a row at most")
+    parser.add_argument("--turns", type=int, default=5)
     given = parser.parse_args()
     predictor = orthoplex.Predictor(given.adapter, store=given.store, batch_size=BATCH)
-    print(describe(provenance(torch.device(predictor.base.device), rows=given.rows, batch=BATCH)))
-    asked, store = texts(given.rows), open_store(store_uri(given.store)).uri
+    print(describe(provenance(torch.device(predictor.base.device), rows=given.rows, words=given.words, batch=BATCH)))
+    store = open_store(store_uri(given.store)).uri
     with tempfile.TemporaryDirectory(prefix="orthoplex-benchmark-") as folder:
-        path = Path(folder) / "in.csv"
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([["text"], *([text] for text in asked)])
         ways: dict[str, Callable[[list[str]], list[str]]] = {"plain loop": loop_of(predictor, given.task, given.store)}
         for workers in (1, *given.workers):
             name = "predict" if workers == 1 else f"predict --workers {workers}"
-            ways[name] = Predict(predictor, given.task, path, store, workers)
-        measured(ways, asked, given.turns)
+            ways[name] = Predict(predictor, given.task, Path(folder), store, workers)
+        measured(ways, texts(given.rows, given.words), given.turns)
 
 
 if __name__ == "__main__":
