@@ -7,7 +7,9 @@ one process answers it, and is kept under the same name, so that a prediction ma
 """
 
 import logging
+import os
 import pickle
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from cluster import errors
 from cluster.errors import ConfigError, TrainingError
 from cluster.resources import RAY_STEP, ClusterConfig
-from cluster.session import debugging, here, inherited, ray_session
-from orchestrator.delivery.predicting import Done, Part, Predicting, Told
+from cluster.session import debugging, ray_session
+from orchestrator.delivery.predicting import Counted, Done, Part, Predicting, Told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from orchestrator.delivery.predictor import Predictor
 
 WAITING = 2  # parts of an actor, with the one that it answers
-SILENT = {"RAY_BACKEND_LOG_LEVEL": "error"}  # Ray Data's own actors are warned of on standard error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,14 @@ class Spread:
         """As `Predicting.run`, with no more processes than parts are missing. Raises TrainingError if one fails."""
         with ExitStack() as stack:
 
-            def found(there: Container[int], _: object) -> Iterator[Part]:
+            def found(there: Container[int], done: Counted) -> Iterator[Part]:
                 needed = sum(1 for _ in islice(work.missing(there), self.workers))
                 if needed:
                     cluster = ClusterConfig(address=self.address, num_workers=needed)  # type: ignore[arg-type]
-                    stack.enter_context(inherited({} if debugging() else SILENT))
+                    stack.enter_context(python_alone_on_stderr())
                     stack.enter_context(ray_session(cluster))
                     stack.enter_context(quiet())
+                    done(0)
                     yield from answered(work, opening, there, workers=needed, device=self.device)
 
             return work.filled(found, told)
@@ -75,8 +77,9 @@ def answered(
     """The parts that are not there, in the order in which the processes have them."""
     import ray
 
+    this_node = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     parts = ray.data.from_items([{"start": 0}], override_num_blocks=1).map_batches(
-        Reading(work, there), batch_size=1, batch_format="pyarrow", num_cpus=0, scheduling_strategy=here()
+        Reading(work, there), batch_size=1, batch_format="pyarrow", num_cpus=0, label_selector=this_node
     )
     answers = parts.map_batches(
         Answering, fn_constructor_args=(work, opening), batch_size=1, batch_format="pyarrow",
@@ -130,6 +133,25 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def python_alone_on_stderr() -> Iterator[None]:
+    """Within the block what Ray's native code writes to standard error is dropped, unless debugging: it warns of the
+    actors that Ray Data makes. What Python writes there stays."""
+    if debugging():
+        yield
+        return
+    before, kept, nothing = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(kept, "w", buffering=1) as stream:
+        sys.stderr = stream if before is sys.__stderr__ else before
+        os.dup2(nothing, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(nothing)
+            sys.stderr = before
 
 
 # ---------------------------------------------------------------- in other processes

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,17 @@ def test_what_is_wrong_arrives_word_for_word(labels: Predictor, tmp_path: Path) 
 )
 def test_what_each_process_gets(cpus: list[float], gpus: float, workers: int, expected: dict[str, float]) -> None:
     assert share(cpus, gpus, workers) == expected
+
+
+def test_native_code_is_silent_and_python_is_not(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom orchestrator.delivery.spread import python_alone_on_stderr\n"
+        "with python_alone_on_stderr():\n    os.write(2, b'native ')\n    print('python', file=sys.stderr)\n"
+        "os.write(2, b'after')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == "python\nafter"
 
 
 @pytest.mark.slow

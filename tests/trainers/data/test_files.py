@@ -98,6 +98,13 @@ def test_a_test_share_is_carved_by_label_and_seed(tmp_path: Path) -> None:
     assert load(train=path).fingerprint == found.fingerprint
 
 
+def test_a_dataset_without_test_rows(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", many(40, "row"))
+    entry = {"name": "t", "source": "hub", "dataset": str(tmp_path), "test_share": 0.2}
+    found = load_task(PARSE(entry), NO_LIMITS, None, 0)
+    assert len(found.test) == 8 and found.fingerprint == load(train=tmp_path, test_share=0.2).fingerprint
+
+
 def test_what_is_stored_of_an_entry() -> None:
     """A share that was not given is stored, so that another default would change no run; what names its test rows is
     stored as before."""
