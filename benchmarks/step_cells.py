@@ -218,7 +218,12 @@ def new_bank(bench: Bench, past: int) -> tuple[dict[str, Any], AdapterBank]:
     }
     written = {name: bases[d] for name, d in widths.items()}
     read = {name: torch.zeros(d, 0, device=bench.device) for name, d in widths.items()}
-    config = AdapterConfig(target_modules=list(bench.shape.targets), max_rank=RANK)
+    config = AdapterConfig.model_validate(
+        {
+            "target_modules": list(bench.shape.targets), "max_rank": RANK,
+            "orthogonality": {"weight": 5.0}, "functional": {"weight": 0.0},
+        }
+    )  # fmt: skip
     return modules, AdapterBank(widths, config, torch.Generator().manual_seed(0), written, read).to(bench.device)
 
 

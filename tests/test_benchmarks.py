@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import nn
 
+from tests.support.command_line import HAS_MINILM
 from tests.support.task_files import many, write_jsonl
 from tests.support.tiny_models import save_tiny
 
@@ -176,3 +177,40 @@ def test_rounding(tmp_path: Path) -> None:
     assert rows["none"]["MiB"] > rows["nearest"]["MiB"] and rows["none"]["host MiB"] == rows["nearest"]["host MiB"]
     for row in rows.values():
         assert 0 < row["change"] < 0.01 and 0 <= row["untrained"] <= 100 and 0 <= row["AA"] <= 100 and row["ms"] > 0
+
+
+def test_steps_with_and_without_penalties_are_made_in_turn() -> None:
+    """Every step in every round, in all orders; what is printed are ratios to the plain step of the same round."""
+    from benchmarks.functional_cost import PENALTIES, WARM_UP, durations, row
+
+    made: list[str] = []
+    found = durations({name: partial(made.append, name) for name in PENALTIES}, 9)
+    rounds = [made[start : start + 3] for start in range(0, len(made), 3)]
+    assert len(rounds) == WARM_UP + 9 and all({*each} == {*PENALTIES} for each in rounds)
+    assert len({tuple(each) for each in rounds}) == 6 and {len(times) for times in found.values()} == {9}
+    times = {"none": [10.0, 20.0, 40.0], "functional": [11.0, 22.0, 44.0], "orthogonality": [5.0, 10.0, 20.0]}
+    assert row(3, times) == ["3", "20", "1.100 (1.100 to 1.100)", "0.500 (0.500 to 0.500)"]
+
+
+@pytest.mark.skipif(not HAS_MINILM, reason="needs the `offline` extra")
+@pytest.mark.parametrize("past", [0, 2])
+def test_a_step_computes_the_penalty_that_it_is_named_after_alone(monkeypatch: pytest.MonkeyPatch, past: int) -> None:
+    from benchmarks.functional_cost import PENALTIES, settings, step_of
+    from trainers.config import ModelConfig
+    from trainers.methods.oa import bank
+    from trainers.methods.oa.layers import attach
+    from trainers.methods.targets import match_modules
+    from trainers.models.loading import load_backbone
+
+    called: list[str] = []
+    for key, name in (("functional_penalty", "functional"), ("penalty", "orthogonality")):
+        right = getattr(bank, key)
+        monkeypatch.setattr(bank, key, lambda *parts, right=right, name=name: [called.append(name), right(*parts)][1])
+    backbone = load_backbone(ModelConfig(), CPU)
+    attach(match_modules(backbone.model, settings("none").target_modules))
+    found = {}
+    for penalty in PENALTIES:
+        step_of(penalty, backbone, 4, past)()
+        found[penalty] = called.copy()
+        called.clear()
+    assert found == {name: [name] if past and name != "none" else [] for name in PENALTIES}
