@@ -49,14 +49,19 @@ TOGETHER = {  # files, and folders, of one group: what they share for the whole 
     ),
     "nodes": ("e2e/",),
     "pair": ("trainers/training/test_checkpoint.py", "trainers/training/test_engine.py"),
+    "ranks": (
+        "trainers/methods/lowrank/test_two_ranks.py", "trainers/methods/weights/test_ranks.py",
+        "trainers/training/test_mixing.py",
+    ),
     "exports": ("trainers/methods/test_export.py", "trainers/methods/oa/test_export.py"),
-}
+}  # fmt: skip
 RAY = ("here", "nodes")  # a Ray of a command's or the process's own; a cluster that the tests of `nodes` share
 GROUP_OF = {
     "local_ray": "here",
     "nodes": "nodes",
     "pair": "pair",
     "references": "pair",
+    "two_ranks": "ranks",
     "cases": "exports",
 }  # by fixture
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,11 +1,7 @@
-"""Streams of two tasks by each method with low-rank updates, under ZeRO 0 to 2; run as one of two processes by
-test_two_ranks.py.
-
-Usage: python -m tests.support.methods_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, and the base
-in FOLDER/base. Rank 0 writes FOLDER/STAGE-METHOD-TASK.safetensors.
+"""Streams of two tasks by each method with low-rank updates, under ZeRO 0 to 2; a part of
+`ranks_pair`. The base is in FOLDER/base. Rank 0 writes FOLDER/STAGE-METHOD-TASK.safetensors.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from trainers.any_method import AnyMethod
 from trainers.methods.registry import method_for
 from trainers.methods.updates import FILE
 
+FAMILY = "gpt2"
 COMMON = {"target_modules": ["c_attn"], "rank": 2, "alpha": 4.0, "dropout": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "incremental_lora": {},
@@ -39,15 +36,8 @@ def streamed(folder: Path, stage: int, method: str) -> list[bytes]:
     return [stream.learn(index).files[FILE] for index in range(2)]
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
+def work(folder: Path) -> None:
     for stage, method in CASES:
         for task, data in enumerate(streamed(folder, stage, method)):
             if dist.get_rank() == 0:
                 (folder / f"{stage}-{method}-{task}.safetensors").write_bytes(data)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

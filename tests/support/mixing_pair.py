@@ -1,11 +1,10 @@
-"""Tasks trained on rows of others too, under ZeRO 2 and 3; run as one of two processes by test_mixing.py.
+"""Tasks trained on rows of others too, under ZeRO 2 and 3; a part of `ranks_pair`.
 
-Usage: python -m tests.support.mixing_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, and the base
-in FOLDER/base. Rank 0 writes FOLDER/CASE-TASK.safetensors, and FOLDER/CASE.json with what each commit would say.
+The base is in FOLDER/base. Rank 0 writes FOLDER/CASE-TASK.safetensors, and FOLDER/CASE.json with what each commit
+would say.
 """
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from trainers.method_config import AdapterConfig
 from trainers.methods.oa.files import ADAPTER_FILE
 from trainers.workers.worker import Worker
 
+FAMILY = "gpt2"
 CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "decoder-3": (3, "CAUSAL_LM", {"replay": {"share": 0.2}}),
     "encoder-2": (2, "LABEL_EMBEDDING", {"replay": {"share": 0.2}}),
@@ -58,17 +58,10 @@ def streamed(folder: Path, name: str) -> tuple[list[bytes], list[dict[str, Any]]
     return files, told
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
+def work(folder: Path) -> None:
     for name in CASES:
         files, told = streamed(folder, name)
         for index, data in enumerate(files):
             (folder / f"{name}-{index}.safetensors").write_bytes(data)
         if dist.get_rank() == 0:
             (folder / f"{name}.json").write_text(json.dumps(told))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,12 +1,9 @@
-"""Trains the base's own weights under ZeRO 0, 1 and 2; run as one of two processes (or one) for tests of
-`trainers.methods.weights`.
+"""Trains the base's own weights under ZeRO 0, 1 and 2; a part of `ranks_pair`.
 
-Usage: python -m tests.support.weights_pair FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. The second
-of two tasks is left after four updates and resumed under the next stage. Rank 0 writes both tasks' files to
-FOLDER/METHOD_STAGE/TASK/.
+The base is in FOLDER/base. The second of two tasks is left after four updates and resumed under the next stage. Rank 0
+writes both tasks' files to FOLDER/METHOD_STAGE/TASK/.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from tests.support.method_stream import MethodStream
-from tests.support.tiny_models import save_tiny
 from trainers.any_method import AnyMethod
 from trainers.config import DeepSpeedConfig, TrainConfig
 from trainers.method_config import EwcConfig, OsftConfig
@@ -23,6 +19,7 @@ from trainers.methods.base import Artifact
 from trainers.methods.registry import method_for
 from trainers.training.stage import Leaving, TaskTraining
 
+FAMILY = "llama"
 TARGETS = ["q_proj", "k_proj", "down_proj"]
 LEFT_AT = 4
 TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 5, "max_grad_norm": 0.1}
@@ -60,20 +57,10 @@ def tasks(base: Path, method: str, stage: int, store: Path) -> list[Artifact]:
     return [first, training(other, 1, (stage + 1) % 3).run().artifact]
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
-    if dist.get_rank() == 0:
-        save_tiny("llama", folder / "llama")
-    dist.barrier()
+def work(folder: Path) -> None:
     for method, stage in CASES:
         place = folder / f"{method}_{stage}"
-        for number, artifact in enumerate(tasks(folder / "llama", method, stage, place / "store")):
+        for number, artifact in enumerate(tasks(folder / "base", method, stage, place / "store")):
             if dist.get_rank() == 0:
                 (place / str(number)).mkdir()
                 artifact.write(place / str(number))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

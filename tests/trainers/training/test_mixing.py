@@ -15,8 +15,7 @@ from orchestrator.run.controller import Controller
 from orchestrator.track.view import status_view
 from tests.support import mixing_pair
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
-from tests.support.launching import launch
-from tests.support.tiny_models import save_tiny
+from tests.support.ranks_pair import folder_of
 from trainers.config import ReplayConfig, TrainConfig
 from trainers.data.prompts import Prompt
 from trainers.messages import Order, TaskDone, TaskRows
@@ -89,11 +88,8 @@ def test_what_the_commit_says() -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mixing")
-    save_tiny("gpt2", folder / "base")
-    launch(folder, 2, "tests.support.mixing_pair")
-    return folder
+def two(two_ranks: Path) -> Path:
+    return folder_of(two_ranks, mixing_pair)
 
 
 @pytest.mark.slow

@@ -6,23 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.launching import launch
+from tests.support import methods_pair
 from tests.support.methods_pair import CASES, METHODS, streamed
-from tests.support.tiny_models import save_tiny
+from tests.support.ranks_pair import folder_of
 from trainers.methods.updates import parse
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Iterator[Path]:
-    made = tmp_path_factory.mktemp("ranks")
-    save_tiny("gpt2", made / "base")
-    launch(made, 2, "tests.support.methods_pair")
+def folder(two_ranks: Path, one_process: None) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}.items():
             patch.setenv(name, str(value))
-        yield made
+        yield folder_of(two_ranks, methods_pair)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.support.launching import launch
+from tests.support import weights_pair
+from tests.support.ranks_pair import folder_of
 from tests.support.weights_pair import CASES, METHODS, stream_of, training
 from trainers.methods.base import Artifact
 
@@ -15,10 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    launch(folder, 2, "tests.support.weights_pair")
-    return folder
+def two(two_ranks: Path) -> Path:
+    return folder_of(two_ranks, weights_pair)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def alone(two: Path, bases: Path) -> dict[str, list[Artifact]]:
     """The same tasks by one process, undisturbed."""
     found: dict[str, list[Artifact]] = {}
     for method in METHODS:
-        stream = stream_of(two / "llama", method, two / "alone" / method)
+        stream = stream_of(two / "base", method, two / "alone" / method)
         for index in range(2):
             stream.take([training(stream, index, 0).run().artifact])
         found[method] = stream.committed
