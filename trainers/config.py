@@ -15,6 +15,7 @@ Tokens = Annotated[int, Field(ge=4, le=1_000_000)]  # what a row is cut at
 FIELDS = ("text", "labels", "instruction", "category", "dataset", "task")
 OPTIONS = "Option: {labels} \n"
 BENCHMARK = "{instruction}" + OPTIONS + "{text}\nAnswer:"
+AT_ONCE = "all tasks at once"  # what people are told is trained with `train.joint`, in the place of a task
 NAMED = {"cl_benchmark": BENCHMARK, "cl_benchmark_prefix": "Task:{category}\nDataset:{dataset}\n" + BENCHMARK}
 
 

@@ -19,8 +19,10 @@ class OrthogonalityConfig(Frozen):
 
     Output side: W2 is kept out of the directions that they write, by L_orth times `weight`, or exactly
     (`mode: projection`). Input side: the rows of W1 are kept exactly out of the directions that carry a share `energy`
-    of what their layers gave in earlier tasks. With `side: none` neither is. A basis may fill a share `max_occupancy`
-    of its layer's width. Beyond that, `saturation` stops the stream or drops the directions of least singular value.
+    of what their layers gave in earlier tasks. With `side: none` neither is. A basis that adapters are kept out of may
+    fill a share `max_occupancy` of its layer's width. Beyond that, `saturation` stops the stream or drops the
+    directions of least singular value. With neither `weight` nor `projection`, what earlier adapters write only
+    measures the overlap; if it fills a layer, the overlap there is 1 whatever is learned, and the stream goes on.
     """
 
     weight: NonNegative = 0.0
@@ -33,7 +35,7 @@ class OrthogonalityConfig(Frozen):
     @property
     def penalises(self) -> bool:
         """Whether L_orth is part of the loss."""
-        return self.side in ("output", "both") and self.mode == "penalty"
+        return self.side in ("output", "both") and self.mode == "penalty" and self.weight > 0
 
     @property
     def projects_output(self) -> bool:
@@ -48,7 +50,7 @@ class OrthogonalityConfig(Frozen):
     @property
     def protects_output(self) -> bool:
         """Whether W2 is kept out of Q, by a penalty or exactly."""
-        return self.side in ("output", "both") and (self.weight > 0 or self.mode == "projection")
+        return self.penalises or self.projects_output
 
 
 class FunctionalConfig(Frozen):
@@ -208,7 +210,7 @@ class AdapterConfig(MethodConfig, Grown):
         """W2, W1, and what layers give on earlier tasks; or that nothing does."""
         ways, functional = self.orthogonality, self.functional
         parts = {
-            f"W2 by a penalty (orthogonality.weight {ways.weight:g})": ways.penalises and ways.weight > 0,
+            f"W2 by a penalty (orthogonality.weight {ways.weight:g})": ways.penalises,
             "W2 exactly (orthogonality.mode projection)": ways.projects_output,
             f"W1 exactly (orthogonality.side {ways.side}, energy {ways.energy:g})": ways.projects_input,
             f"outputs on earlier tasks by a penalty (functional.weight {functional.weight:g}, metric "

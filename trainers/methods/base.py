@@ -16,13 +16,14 @@ are a section of `trainers.any_method`; `trainers.methods.registry` makes it fro
 Shape suffixes: D output width, K input width, R rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainers.config import TrainConfig
@@ -84,6 +85,11 @@ class Summary:
     active_parameters: int
     overlap: float | None = None
     angles: list[dict[str, float]] = field(default_factory=list)
+
+
+def without_threshold(ranks: Mapping[str, float], most: Mapping[str, float]) -> Shares:
+    """`Summary.budget` of layers with these ranks, of those that they had at the start, if no threshold chose them."""
+    return {name: {"rank": rank, "max_rank": most[name], "tau": 0.0} for name, rank in ranks.items()}
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,11 @@ class Reader(Protocol):
     def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
         """Mean of (∂ℓ/∂v)² over the rows, or over `most` of them, ℓ the sum of a row's loss terms: float32, by name.
         `values` are leaves that the model computes with."""
+
+
+def of_rank_0(reader: Reader, rank: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `make` gives on rank 0, on all ranks; `rank` is this process's. Collective."""
+    return load(reader.shared(b"" if rank else save(make())))
 
 
 class Attached(Protocol):

@@ -31,6 +31,7 @@ from trainers.methods.base import (
     Stream,
     Summary,
     TaskContext,
+    without_threshold,
 )
 from trainers.methods.targets import dense, device_of, input_width, is_transposed, match_modules, width
 from trainers.methods.updates import FILE, check_fits, dump, finite, fresh, parse, update_norm
@@ -225,7 +226,8 @@ class LoraAttached:
             raise NotFinite
         new = self.method.config.needs_task or not self.method.tasks  # a sequential adapter is counted once
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
-        budget = {name: {"rank": lora.rank, "max_rank": lora.rank, "tau": 0.0} for name, lora in stream.items()}
+        ranks = {name: lora.rank for name, lora in stream.items()}
+        budget = without_threshold(ranks, ranks)
         return Artifact({FILE: dump(stream)}, Summary(budget=budget, active_parameters=parameters if new else 0))
 
     def detach(self) -> None:

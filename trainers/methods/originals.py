@@ -1,13 +1,14 @@
 """The target layers' parameters as they were given, to put back bit for bit after a method has written them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from trainers.methods.oa.rounding import Change, Rounding
 from trainers.methods.targets import Layer
 from trainers.models.packed import line_offset, placed
-from trainers.zero import hold, local
+from trainers.zero import gathered, hold, local
 
 
 class Originals:
@@ -47,6 +48,19 @@ class Originals:
                 hold(parameter, copied(original).to(held.device))
             if exact and original.dtype != torch.float32:
                 module.__dict__["narrow"] = original.dtype
+
+    @torch.no_grad()
+    def rewrite(self, name: str, rounding: Rounding, write: Callable[[], Change]) -> dict[str, Change]:
+        """Has `write` change a layer as it was given, in float32 if `rounding` is `none`. Collective under ZeRO 3,
+        where the layer is whole within `write`.
+
+        Returns {name: what of the change is in the layer}; empty for float32, which takes the change as it is.
+        """
+        module = self.modules[name]
+        self.put_back(name, exact=rounding == "none")
+        with gathered(module.parameters(), write=True):
+            change = write()
+            return {} if module.get_parameter("weight").dtype == torch.float32 else {name: change}
 
 
 def copied(held: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainers.config import TrainConfig
+from trainers.config import AT_ONCE, TrainConfig
 from trainers.data.batching import drawn
 from trainers.objectives.base import EncodedSplit
 
@@ -35,6 +35,11 @@ def own_and_mixed(tasks: Sequence[Splits], index: int, train: TrainConfig) -> tu
     own: a method that protects what was learned is to read all of them."""
     own, mixed = tasks[index]["train"], mixed_in(tasks, index, train)
     return (own.with_rows(mixed), []) if train.joint and mixed else (own, mixed)
+
+
+def title(names: Sequence[str], index: int, train: TrainConfig) -> str:
+    """What people are told is trained as task `index`."""
+    return AT_ONCE if train.joint else names[index]
 
 
 def counts(names: Sequence[str], tasks: Sequence[Splits], index: int, train: TrainConfig) -> dict[str, int]:

@@ -3,7 +3,7 @@
 Shape suffixes: D output width of a layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -35,6 +35,7 @@ from trainers.zero import release
 
 Report = Callable[[Any], None]
 EVIDENCE_ROWS = 10
+BETA_1 = 0.9  # of AdamW, as torch has it
 PIECE_BYTES = 2**26  # at once on a device, of what rank 0 shares
 
 
@@ -154,8 +155,15 @@ class TaskTraining:
     @cached_property
     def engine(self) -> Any:
         """The DeepSpeed engine over `attached`."""
+        self.check_rates()
         model = TaskModel(self.backbone, self.attached)
         return build_engine(model, self.config, self.job.deepspeed.zero_stage, dist.get_world_size(), self.steps)
+
+    def check_rates(self) -> None:
+        """Raises TrainingError if float32 does not hold AdamW's first step, a rate / (1 − β1), of some parameters."""
+        fastest = max(group.learning_rate for group in self.attached.groups())
+        if fastest > (1 - BETA_1) * torch.finfo(torch.float32).max:
+            raise self.diverged(f"a rate of {fastest:g} is beyond the numbers of float32 at step 1", 1)
 
     def batches(self) -> Iterator[np.ndarray]:
         """The effective batch of each step, as row indices: epoch after epoch, each in an order of its own, until all
@@ -203,7 +211,9 @@ class TaskTraining:
         """Second moments of what these layers give or read over the task, see `trainers.training.second_moments`."""
         at_once = max(1, self.config.batch_size // self.config.gradient_accumulation_steps)  # as is known to fit
         with during("moments"), evaluating(self.backbone.model):
-            return second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
+            found = second_moments(self.backbone, modules, self.split, at_once, inputs=inputs)
+        self.check_moments(found.values())
+        return found
 
     def loss_moments(self, modules: Mapping[str, nn.Module]) -> LossMoments:
         """Second moments of what adapters read and of the loss's gradient, see `trainers.training.loss_moments`."""
@@ -214,7 +224,14 @@ class TaskTraining:
         with during("moments"), evaluating(self.backbone.model):
             found = loss_moments(self.backbone, modules, self.split, at_once, self.seed)
         release(self.backbone.model)
+        self.check_moments(chain.from_iterable(found.values()))
         return found
+
+    def check_moments(self, moments: Iterable[Tensor]) -> None:
+        """Raises TrainingError if a moment is not finite: on all ranks, over which moments are summed."""
+        if not all(bool(moment.isfinite().all()) for moment in moments):
+            step = self.log.last["step"] if self.log.rows else 0
+            raise self.diverged(f"what its layers give on its rows is not finite after step {step}", step)
 
     def squared_gradients(self, values: Mapping[str, Tensor], most: int | None) -> dict[str, Tensor]:
         """Squared gradients of single rows' losses, see `trainers.training.squared_gradients`."""

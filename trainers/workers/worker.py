@@ -28,7 +28,7 @@ from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.known import OBJECTIVES
-from trainers.training.mixing import counts, own_and_mixed
+from trainers.training.mixing import counts, own_and_mixed, title
 from trainers.training.stage import Leaving, Report, TaskTraining, Trained
 from trainers.workers.group import SETTLE_S
 from trainers.workers.scoring import Scoring
@@ -100,7 +100,7 @@ class Line:
         self.log.run, self.task = job.run, f"task {order.index + 1}"
         with during("take"):
             worker.take(job)
-        self.log.tasks, self.task = worker.names, f"task {worker.names[order.index]!r}"
+        self.log.tasks, self.task = worker.names, f"task {title(worker.names, order.index, job.train)!r}"
         with during("catch up"):
             worker.catch_up(order)
         return worker.run(order)
@@ -353,8 +353,8 @@ class Worker:
         index, store = order.index, open_store(self.job.store_uri)
         rows, mixed = own_and_mixed(self.splits, index, self.job.train)
         return TaskTraining(
-            self.job, order, self.names[index], self.backbone, self.method, rows, store, self.report,
-            self.leaving, mixed=mixed,
+            self.job, order, title(self.names, index, self.job.train), self.backbone, self.method, rows, store,
+            self.report, self.leaving, mixed=mixed,
         )  # fmt: skip
 
     def scoring(self, order: Order) -> Scoring:

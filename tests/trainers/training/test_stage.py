@@ -25,10 +25,12 @@ from trainers.messages import Checkpointed, Said, Saved
 from trainers.method_config import AdapterConfig
 from trainers.methods.oa import bank
 from trainers.methods.registry import method_for
+from trainers.training import stage
 from trainers.training.checkpoint import Checkpoint
+from trainers.training.loss_moments import loss_moments
 from trainers.training.stage import Leaving, TaskTraining
 
-OA = {"target_modules": ["c_attn"], "max_rank": 3, "threshold": 0.3}
+OA = {"target_modules": ["c_attn"], "max_rank": 3, "threshold": 0.3, "orthogonality": {"weight": 1.0}}
 New = Callable[..., MethodStream]
 
 
@@ -179,6 +181,41 @@ def test_a_task_that_diverges_names_the_rate_that_is_its_own(new: New) -> None:
     assert "lower its training.learning_rate (now 0.01)" in said
     said = str(new(1).training(0, own=OwnTraining(epochs=9)).diverged("the loss is nan", 3))
     assert "lower train.learning_rate (now 0.02)" in said
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (1e38, r"a rate of 1e\+38 is beyond the numbers of float32 at step 1"),
+        (3e37, r"the loss is (nan|inf) at step \d"),
+        (1e18, "what its layers give on its rows is not finite after step 6"),
+    ],
+)
+def test_a_learning_rate_beyond_reason_ends_in_an_error_that_names_it(
+    new: New, monkeypatch: pytest.MonkeyPatch, rate: float, said: str
+) -> None:
+    """The gates are slow, and stay open: at such rates they would close, and nothing would be learned."""
+    stream = new(0, functional={"weight": 1.0})
+    wild = {"learning_rate": rate, "budget_learning_rate_factor": 1e-3 / rate}
+    monkeypatch.setattr(method_stream, "TRAIN", method_stream.TRAIN.model_copy(update=wild))
+    named = rf"^task 'task 0': ({said}); what was committed stands\. .* lower train\.learning_rate \(now {rate:.0e}\)"
+    with pytest.raises(TrainingError, match=named.replace("e+", r"e\+")):
+        stream.training(0).run()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_moments_that_are_not_finite_end_the_task(new: New, monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """Of what layers give, and of gradients; after training."""
+
+    def spoilt(*args: object) -> dict[str, tuple[Tensor, Tensor]]:
+        found = loss_moments(*args)
+        for pair in found.values():
+            pair[which][0, 0] = torch.inf
+        return found
+
+    monkeypatch.setattr(stage, "loss_moments", spoilt)
+    with pytest.raises(TrainingError, match=r"^task 'task 0': what its layers give .* is not finite after step 6; "):
+        new(1, functional={"weight": 1.0}).training(0).run()
 
 
 # --- which checkpoint a task goes on from

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainers.lowrank_config import AdaloraConfig
-from trainers.methods.base import Attached, Footprint, Lora, ParamGroup, Row, Shares, TaskContext
+from trainers.methods.base import Attached, Footprint, Lora, ParamGroup, Row, Shares, TaskContext, without_threshold
 from trainers.methods.lowrank.method import LowRankAttached, LowRankMethod
 from trainers.methods.lowrank.triplets import Triplets
 from trainers.methods.targets import input_width, width
@@ -103,8 +103,8 @@ class AdaloraAttached(LowRankAttached):
 
     def budget(self) -> Shares:
         """See LowRankAttached."""
-        first = float(self.config.initial_rank)
-        return {name: {"rank": float(r), "max_rank": first, "tau": 0.0} for name, r in self.triplets.ranks().items()}
+        ranks = {name: float(rank) for name, rank in self.triplets.ranks().items()}
+        return without_threshold(ranks, dict.fromkeys(ranks, float(self.config.initial_rank)))
 
 
 def last_choice(config: AdaloraConfig, steps: int) -> int:

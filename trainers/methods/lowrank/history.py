@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainers.methods.base import Lora
-from trainers.methods.oa.rounding import Change, Rounding, rounded
+from trainers.methods.oa.rounding import Change, Rounding, write
 from trainers.methods.targets import Layer, dense
 
 
@@ -25,16 +25,9 @@ def added(weight_DK: Tensor, updates: Sequence[Lora]) -> Tensor:
 
 
 def write_sum(module: Layer, updates: Sequence[Lora], rounding: Rounding, name: str) -> Change:
-    """Writes W0 + Σ c_s B_s A_s into an unadapted layer, rounded once to its dtype; `name` is the layer's.
-
-    Returns what of the change is in the layer then. It is not measured for float32, which takes the change as it is.
-    """
-    old_DK, _ = dense(module)
-    new_DK = added(old_DK, updates)
-    stored_DK = rounded(new_DK, old_DK.dtype, rounding, f"{name}.weight")
-    change = Change() if old_DK.dtype == torch.float32 else Change.of(old_DK, new_DK, stored_DK)
-    old_DK.copy_(stored_DK)  # a view of the parameter
-    return change
+    """Writes W0 + Σ c_s B_s A_s into an unadapted layer, see `rounding.write`; `name` is the layer's."""
+    weight_DK, _ = dense(module)
+    return write(weight_DK, added(weight_DK, updates), rounding, f"{name}.weight")
 
 
 def stacked(updates: Sequence[Lora]) -> Lora:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cluster.errors import IntegrityError, TrainingError
 from trainers.lowrank_config import InfloraConfig, LowRankConfig
 from trainers.method_config import MethodConfig
-from trainers.methods.base import Artifact, Files, Footprint, Reader, Shares, Stream, TaskContext
+from trainers.methods.base import Artifact, Files, Footprint, Reader, Shares, Stream, TaskContext, of_rank_0
 from trainers.methods.lowrank.method import LowRankMethod
 from trainers.methods.lowrank.pairs import Pairs
 from trainers.methods.oa.files import BASES_FILE
@@ -66,11 +66,12 @@ class InfloraMethod(LowRankMethod):
         """A of every layer, from the task's rows; the same on all ranks."""
         assert task.reader is not None
         moments = task.reader.second_moments(self.modules, inputs=True)
-        found = {}
-        if task.rank == 0:
-            basis = {name: self.read[name].columns_DH for name in self.modules}
-            found = {name: first_rows(basis[name], moments[name].cpu(), self.config.rank) for name in self.modules}
-        return load(task.reader.shared(save(found)))
+
+        def first() -> dict[str, Tensor]:
+            rank, bases = self.config.rank, self.read.items()
+            return {name: first_rows(basis.columns_DH, moments[name].cpu(), rank) for name, basis in bases}
+
+        return of_rank_0(task.reader, task.rank, first)
 
     def files(self, stream: Stream, reader: Reader) -> Files:
         """See LowRankMethod: also the directions that M gains."""

@@ -13,6 +13,7 @@ Shape suffixes: D output width, K input width, R rank.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from trainers.methods.base import (
     Stream,
     Summary,
     TaskContext,
+    without_threshold,
 )
 from trainers.methods.lowrank.history import stacked, write_sum
 from trainers.methods.lowrank.layers import Updated
@@ -44,7 +46,6 @@ from trainers.methods.oa.rounding import Change, share_kept
 from trainers.methods.originals import Originals
 from trainers.methods.targets import input_width, match_modules, width
 from trainers.methods.updates import FILE, check_fits, dump, finite, fresh, parse
-from trainers.zero import gathered
 
 
 class LowRankMethod:
@@ -177,16 +178,11 @@ class LowRankMethod:
         found = {name: [stream[name] for stream in streams if name in stream] for name in self.modules}
         return {name: updates for name, updates in found.items() if updates}
 
-    @torch.no_grad()
     def _fold(self, name: str) -> None:
         """Writes the sum of all tasks into a layer."""
-        module = self.modules[name]
-        self.originals.put_back(name, exact=self.config.rounding == "none")
         updates = [stream[name] for stream in self.tasks if name in stream]
-        with gathered(module.parameters(), write=True):
-            change = write_sum(module, updates, self.config.rounding, name)
-            if module.get_parameter("weight").dtype != torch.float32:
-                self.changes[name] = change
+        write = partial(write_sum, self.modules[name], updates, self.config.rounding, name)
+        self.changes |= self.originals.rewrite(name, self.config.rounding, write)
 
 
 class LowRankAttached:
@@ -221,8 +217,8 @@ class LowRankAttached:
 
     def budget(self) -> Shares:
         """See `methods.base.Summary`: all layers have the same rank."""
-        rank = float(self.method.config.rank)
-        return {name: {"rank": rank, "max_rank": rank, "tau": 0.0} for name in self.module.names}
+        ranks = dict.fromkeys(self.module.names, float(self.method.config.rank))
+        return without_threshold(ranks, ranks)
 
     @torch.no_grad()
     def finish(self, reader: Reader) -> Artifact:

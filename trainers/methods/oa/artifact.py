@@ -12,7 +12,7 @@ what it writes.
 A module with r_eff = 0 is absent and loads as the identity. Shape suffixes: R active rank, D output width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +52,11 @@ class ModuleAdapter:
         """Active parameters r_eff · (2 D + 1): rows of W1, columns of W2, and γ."""
         return self.w1_RD.numel() + self.w2_DR.numel() + self.gamma_R.numel()
 
+    def shapes(self, width: int) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Each tensor with the shape that it has on a layer so wide."""
+        r = self.rank
+        return [(self.w1_RD, (r, width)), (self.w2_DR, (width, r)), (self.gamma_R, (r,))]
+
     @property
     def written_DR(self) -> Tensor:
         """W2 Γ (D, R), whose columns span what the adapter writes."""
@@ -82,6 +87,16 @@ class TaskAdapter:
     def writes_DR(self, name: str) -> Tensor:
         """The columns (D, R) that span what it writes in a layer that it adapts."""
         return self.start[name].b_DR if name in self.start else self.modules[name].written_DR
+
+
+def check_shapes(where: str, shapes: Iterable[tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raises IntegrityError unless all tensors have these shapes, and are finite; `where` says whose they are."""
+    for tensor, expected in shapes:
+        if tuple(tensor.shape) != expected or not tensor.isfinite().all():
+            raise IntegrityError(
+                f"{where}: a tensor of shape {tuple(tensor.shape)} should be {expected} and finite; the files are not "
+                "of this model, or damaged"
+            )
 
 
 def extract(

@@ -16,7 +16,7 @@ from torch import nn
 from cluster.errors import IntegrityError
 from trainers.methods import updates
 from trainers.methods.base import Lora
-from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, check_shapes
 from trainers.methods.oa.history import concatenate, write_fold
 from trainers.methods.oa.rounding import Rounding
 from trainers.methods.targets import dense, linear_layers, width
@@ -77,19 +77,8 @@ def streams(model: nn.Module, tasks: Sequence[TaskAdapter]) -> dict[str, list[Mo
                     f"export: task {number} adapts {name!r}, which is no linear layer of this model; name the model "
                     "that the stream was trained on"
                 )
-            check_fits(f"export: task {number}, layer {name!r}", adapter, width(layers[name]))
+            check_shapes(f"export: task {number}, layer {name!r}", adapter.shapes(width(layers[name])))
     updates.check_fits("export: task 1", starts_of(tasks), layers, every=False)
     found = {name: [task.modules[name] for task in tasks if name in task.modules] for name in layers}
     starts = starts_of(tasks)
     return {name: each for name, each in found.items() if name in starts or any(adapter.rank for adapter in each)}
-
-
-def check_fits(where: str, adapter: ModuleAdapter, d: int) -> None:
-    """Raises IntegrityError unless W1 is (R, D), W2 (D, R) and γ (R,) for a layer `d` wide, and all are finite."""
-    r = adapter.rank
-    for tensor, expected in ((adapter.w1_RD, (r, d)), (adapter.w2_DR, (d, r)), (adapter.gamma_R, (r,))):
-        if tuple(tensor.shape) != expected or not tensor.isfinite().all():
-            raise IntegrityError(
-                f"{where}: a tensor of shape {tuple(tensor.shape)} should be {expected} and finite; the files are not "
-                "of this model, or damaged"
-            )

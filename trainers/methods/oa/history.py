@@ -12,6 +12,7 @@ K input width, R rank of one task, C of all, H of a basis.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -20,13 +21,12 @@ from torch import Tensor
 from cluster.errors import IntegrityError
 from trainers.method_config import AdapterConfig
 from trainers.methods.base import Lora
-from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter
+from trainers.methods.oa.artifact import ModuleAdapter, TaskAdapter, check_shapes
 from trainers.methods.oa.functional import Kept, joined
-from trainers.methods.oa.rounding import Change, Rounding, rounded
+from trainers.methods.oa.rounding import Change, Rounding, write
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.originals import Originals
 from trainers.methods.targets import Layer, dense, input_width, width
-from trainers.zero import gathered
 
 
 def fold(
@@ -53,19 +53,12 @@ def fold(
 def write_fold(
     module: Layer, stream: Iterable[ModuleAdapter], rounding: Rounding, name: str, start: Lora | None = None
 ) -> Change:
-    """Writes F_t W0 and F_t b into an unadapted layer, rounded once to its dtype; `name` is the layer's.
-
-    Returns what of the change is in the layer then. It is not measured for float32, which takes the change as it is.
-    """
+    """Writes F_t W0 and F_t b into an unadapted layer, see `rounding.write`; `name` is the layer's."""
     change = Change()
     folded = fold(*dense(module), stream, start)
     for kind, old, new in zip(("weight", "bias"), dense(module), folded, strict=True):
-        if old is None or new is None:
-            continue
-        stored = rounded(new, old.dtype, rounding, f"{name}.{kind}")
-        if old.dtype != torch.float32:
-            change += Change.of(old, new, stored)
-        old.copy_(stored)  # a view of the parameter
+        if old is not None and new is not None:
+            change += write(old, new, rounding, f"{name}.{kind}")
     return change
 
 
@@ -188,15 +181,10 @@ class History:
             if felt := adapter.felt.get(name):
                 shapes += [(each.columns_DK, (d, each.values_K.numel())) for each in (felt.read, felt.loss)]
             if part := adapter.modules.get(name):
-                shapes += [(part.w1_RD, (part.rank, d)), (part.w2_DR, (d, part.rank)), (part.gamma_R, (part.rank,))]
+                shapes += part.shapes(d)
             if lora := adapter.start.get(name):
                 shapes += [(lora.a_RK, (lora.rank, input_width(self.modules[name]))), (lora.b_DR, (d, lora.rank))]
-            for tensor, expected in shapes:
-                if tuple(tensor.shape) != expected or not tensor.isfinite().all():
-                    raise IntegrityError(
-                        f"history: task {number}, layer {name!r}: a tensor of shape {tuple(tensor.shape)} should be "
-                        f"{expected} and finite; the files are not of this model, or damaged"
-                    )
+            check_shapes(f"history: task {number}, layer {name!r}", shapes)
 
     def _drop(self) -> None:
         """Keeps the bases within `max_occupancy` by dropping the directions of least singular value."""
@@ -217,12 +205,9 @@ class History:
             down_CD, up_DC = (part.to(device, self.dtype) for part in concatenate(stream, width(module)))
             module.__dict__["history"] = down_CD, up_DC
             return
-        self.originals.put_back(name, exact=self.config.rounding == "none")
-        with gathered(module.parameters(), write=True):
-            start = self.tasks[0].start.get(name)
-            change = write_fold(module, stream, self.config.rounding, name, start)
-            if module.weight.dtype != torch.float32:
-                self.changes[name] = change
+        start = self.tasks[0].start.get(name)
+        write_into = partial(write_fold, module, stream, self.config.rounding, name, start)
+        self.changes |= self.originals.rewrite(name, self.config.rounding, write_into)
 
     def _no_directions(self) -> dict[str, Basis]:
         return {name: Basis.empty(width(module)) for name, module in self.modules.items()}

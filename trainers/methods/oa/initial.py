@@ -7,10 +7,9 @@ which takes a layer's inputs and freezes the directions.
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trainers.methods.base import Reader
+from trainers.methods.base import Reader, of_rank_0
 
 NOTHING = 1e-9  # a direction with less of a moment's trace is rounding
 
@@ -28,9 +27,7 @@ def leading_rows(
         rank: this process's.
     """
     moments = reader.second_moments(modules)
-    if rank:
-        return load(reader.shared(b""))
-    return load(reader.shared(save({n: directions(moments[n].cpu(), read[n], most[n]) for n in modules})))
+    return of_rank_0(reader, rank, lambda: {n: directions(moments[n].cpu(), read[n], most[n]) for n in modules})
 
 
 def directions(moment_DD: Tensor, basis_DH: Tensor, most: int) -> Tensor:

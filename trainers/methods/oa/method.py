@@ -177,12 +177,13 @@ class OaAttached:
         ]
 
     def penalties(self) -> dict[str, Penalty]:
-        """See Attached: L_orth, L_budget and, if it has a weight, L_f. Also gives the layers their current matrices."""
+        """See Attached: L_budget and, each if it has a weight, L_orth and L_f. Also gives the layers their current
+        matrices."""
         functional, orthogonality, budget = self._put_on()
-        found = {
-            "orthogonality": Penalty(self.config.orthogonality.weight, orthogonality),
-            "budget": Penalty(self.config.budget_weight, budget),
-        }
+        found = {}
+        if self.config.orthogonality.penalises:
+            found["orthogonality"] = Penalty(self.config.orthogonality.weight, orthogonality)
+        found["budget"] = Penalty(self.config.budget_weight, budget)
         if weight := self.config.functional.weight:
             found["functional"] = Penalty(weight, functional)
         return found
@@ -291,11 +292,8 @@ class OaAttached:
 
 
 def on_cpu(moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The moments on the CPU. Raises NotFinite if a value is not finite."""
-    found = {name: moment_DD.cpu() for name, moment_DD in moments.items()}
-    if not all(moment_DD.isfinite().all() for moment_DD in found.values()):
-        raise NotFinite
-    return found
+    """The moments on the CPU."""
+    return {name: moment_DD.cpu() for name, moment_DD in moments.items()}
 
 
 def parse(stored: Artifact) -> TaskAdapter:

@@ -91,6 +91,17 @@ class Change:
         return self.held / self.asked if self.asked else 1.0
 
 
+def write(old: Tensor, new: Tensor, rounding: Rounding, name: str) -> Change:
+    """Writes `new` in float32 over `old`, a view of a parameter, rounded once to its dtype; `name` is the parameter's.
+
+    Returns what of the change is there then. It is not measured for float32, which takes the change as it is.
+    """
+    stored = rounded(new, old.dtype, rounding, name)
+    change = Change() if old.dtype == torch.float32 else Change.of(old, new, stored)
+    old.copy_(stored)
+    return change
+
+
 def total(changes: Mapping[str, Change]) -> Change:
     """All layers' changes as one."""
     return sum(changes.values(), Change())

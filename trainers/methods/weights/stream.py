@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigError, IntegrityError
 from trainers.method_config import MethodConfig
-from trainers.methods.base import Artifact, Shares, Summary
+from trainers.methods.base import Artifact, Shares, Summary, without_threshold
 from trainers.methods.targets import input_width, linear_layers, match_modules, width
 from trainers.methods.updates import LARGEST, sound
 from trainers.models.packed import line_offset, placed
@@ -133,9 +133,7 @@ class WeightsMethod:
     def summary(self, ranks: Mapping[str, int]) -> Summary:
         """What the log says of a task that gave the layers an update of these ranks. The weights are counted once, in
         the first task, since later ones replace them."""
-        budget = {
-            name: {"rank": rank, "max_rank": full_rank(self.modules[name]), "tau": 0.0} for name, rank in ranks.items()
-        }
+        budget = without_threshold(ranks, {name: full_rank(self.modules[name]) for name in ranks})
         return Summary(budget=budget, active_parameters=0 if self.tasks else count(self.weights.values()))
 
     @torch.no_grad()
