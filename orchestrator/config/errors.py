@@ -9,10 +9,11 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, Discriminator
+from pydantic import BaseModel, Discriminator, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.errors import MOST_CHARACTERS, ConfigError
@@ -31,12 +32,13 @@ MOST_BITS = 63  # of a whole number
 USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")  # the beginning of a URL that names a user
 IN_URL = re.compile(r"://[^/?#\s\"]*@")
 THEIR_OWN = ("store", "mlflow")  # keys whose models refuse a user in a URL, and say what to set instead
+WHOLE = "configuration"  # the path of an error that is about no key alone
 TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
 WORDS = {  # by pydantic's name of the error, if its own words are not the user's
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "should be a whole number"),
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "should be a mapping of keys"),
+    "dict_type": "should be a mapping of keys",
     **dict.fromkeys(("tuple_type", "list_type"), "should be a list"),
     "path_type": "should be a path",
     "string_pattern_mismatch": "use a-z, 0-9 and . _ -, with a letter or digit first",
@@ -114,7 +116,7 @@ def _unusable(value: Yaml, where: str = "") -> Iterator[str]:
 def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> str:
     """One line per error: path, value, message, and the nearest name if one is near."""
     place, kind, value = _walk(root, error["loc"]), error["type"], error["input"]
-    where = ".".join(map(_key, place.path)) or "configuration"
+    where = ".".join(map(_key, place.path)) or WHOLE
     options = [str(option) for annotation in place.kinds for option in _literals(annotation)]
     if kind.startswith("union_tag_"):
         key = next(name for model in _models(place.kinds) for name in TAGS if name in model.model_fields)
@@ -131,11 +133,21 @@ def _describe(root: Root, error: ErrorDetails, content: Mapping[str, Yaml]) -> s
         members = _members(place)
         return f"{where}: {shown(_value_at(content, place.path))}: should be {members}"
     if kind == "value_error":
-        return _own_words(where, value, error["msg"].removeprefix("Value error, "))
+        sections = _models(place.kinds) if place.path else [root]
+        return _own_words(sections, where, value, error["msg"].removeprefix("Value error, "))
+    listed = isinstance(value, str) and (str in place.kinds or value in options)
+    return f"{where}: {shown(value)}: {_expected(place, error, listed)}"
+
+
+def _expected(place: _Place, error: ErrorDetails, listed: bool) -> str:
+    """What a value should be, and how to write it; `listed` tells if it is fit for a list."""
+    kind, value = error["type"], error["input"]
+    if kind in ("model_type", "model_attributes_type"):
+        return _as_mapping(_models(place.kinds), value)
     message = WORDS.get(kind) or re.sub(r"^(Input|String|Tuple|List|Dictionary) ", "", error["msg"])
-    quote = kind == "string_type" and isinstance(value, int | float | datetime.date)
-    listed = kind in ("list_type", "tuple_type") and isinstance(value, str) and (str in place.kinds or value in options)
-    return f"{where}: {shown(value)}: {message}{'; quote it' if quote else ''}{f': [{shown(value)}]' if listed else ''}"
+    if kind == "string_type" and isinstance(value, int | float | datetime.date):
+        return f"{message}; quote it"
+    return f"{message}: [{shown(value)}]" if listed and kind in ("list_type", "tuple_type") else message
 
 
 def _key(key: int | str) -> str:
@@ -169,10 +181,28 @@ def _in_words(annotation: Annotation) -> Iterator[str]:
         yield from (word for kind, word in KINDS.items() if kind is annotation)
 
 
-def _own_words(where: str, value: Yaml, message: str) -> str:
-    """The message of one of our validators, with path and value if it lacks them. It never repeats a secret."""
+def _as_mapping(models: Sequence[Root], value: Yaml) -> str:
+    """What to write in place of a value that is no mapping of keys: of a section with one key that must be given, that
+    key with the value, if it takes it."""
+    required = [[key for key, field in model.model_fields.items() if field.is_required()] for model in models]
+    if len(required) != 1 or len(required[0]) != 1:
+        return "should be a mapping of keys"
+    (key,) = required[0]
+    with suppress(ValidationError):
+        if not isinstance(value, bool):
+            models[0].model_validate({key: value})
+            return f"should be a mapping of keys; write {{{key}: {shown(value)}}}"
+    return f"should be a mapping of keys, with the key {key}"
+
+
+def _own_words(sections: Sequence[Root], where: str, value: Yaml, message: str) -> str:
+    """The message of one of our validators, with path and value if it lacks them. It never repeats a secret. One over
+    several keys of a section begins with the path of a key below it."""
+    about = re.match(r"(\w+)[.:]", message)
     if message.startswith(where):
         return message
+    if about and any(about[1] in section.model_fields for section in sections):
+        return message if where == WHOLE else f"{where}.{message}"
     told = not isinstance(value, str) or repr(value) in message
     return f"{where}: {message}" if told else f"{where}: {shown(value)}: {message}"
 

@@ -57,6 +57,12 @@ def check_joint(config: "RunConfig") -> None:
 
 def check_union(config: "RunConfig", generative: Sequence[bool]) -> None:
     """What holds if tasks are scored among the labels of all of them."""
+    if config.adapter.needs_task:
+        raise ValueError(
+            f"evaluate.labels both: adapter.method {config.adapter.method} answers each task with an adapter of its "
+            "own, so the task of a text is known, and with it the labels; use evaluate.labels: own, or a method that "
+            "answers all tasks alike"
+        )
     if all(generative):
         raise ValueError(
             "evaluate.labels both: generative tasks are answered with any text, and have no labels; use "

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
-from cluster.schema import Frozen, Grown
+from cluster.schema import STORED, Frozen, Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.errors import Yaml, described, refuse_unusable
 from orchestrator.config.file import override, read_mapping
@@ -164,8 +164,9 @@ class RunConfig(Grown):
         return self
 
     @model_validator(mode="after")
-    def _policies_fit(self) -> "RunConfig":
-        check_policies(self)
+    def _policies_fit(self, info: ValidationInfo) -> "RunConfig":
+        if info.context != STORED:  # a run that was begun before there was one of these rules stays readable
+            check_policies(self)
         return self
 
     @property
@@ -176,10 +177,12 @@ class RunConfig(Grown):
 
     def trained_rows(self, sizes: Sequence[int], index: int) -> int:
         """The rows that are trained on in stage `index`; `sizes` are the training rows of each task."""
-        if self.train.joint:
-            return sum(sizes)
+        return sum(sizes) if self.train.joint else sizes[index] + self.replayed_rows(sizes, index)
+
+    def replayed_rows(self, sizes: Sequence[int], index: int) -> int:
+        """The rows of earlier tasks among them, if a share of them is replayed."""
         replay = self.train.replay
-        return sizes[index] + sum(replay.rows(size) for size in sizes[:index] if replay)
+        return sum(replay.rows(size) for size in sizes[:index] if replay)
 
     def training_of(self, index: int) -> TrainConfig:
         """The `train` section with the own values of task `index`."""

@@ -6,7 +6,7 @@ from statistics import fmean
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.console.scores import number
+from orchestrator.console.scores import number, task_title
 from orchestrator.console.screen import fits, out, print_table
 from orchestrator.console.views import ALL, View
 from orchestrator.track.events import Committed, ModuleBudget
@@ -25,9 +25,9 @@ def print_budgets(state: RunState, view: View = ALL) -> None:
     rows = view.rows(module for commit in commits for module in commit.budget)
     if not rows:
         return
-    table = budget_table(commits, rows)
+    table = budget_table(state, commits, rows)
     if not (view.tasks or fits(table)):
-        print_table(brief_table(commits, [layer for layers in rows.values() for layer in layers]))
+        print_table(brief_table(state, commits, [layer for layers in rows.values() for layer in layers]))
         out.print(
             "  a row per task, since a column per task does not fit; --task NAME shows a task's layers, --json all"
         )
@@ -37,12 +37,12 @@ def print_budgets(state: RunState, view: View = ALL) -> None:
         out.print(f"  {FEWER}")
 
 
-def budget_table(commits: Sequence[Committed], rows: Mapping[str, Sequence[str]]) -> Table:
+def budget_table(state: RunState, commits: Sequence[Committed], rows: Mapping[str, Sequence[str]]) -> Table:
     """r_eff of modules (rows) for tasks (columns)."""
     table = Table(title=CHOSEN, title_justify="left")
     table.add_column("module")
     for commit in commits:
-        table.add_column(escape(commit.task), justify="right")
+        table.add_column(escape(task_title(state, commit)), justify="right")
     for row, layers in rows.items():
         table.add_row(escape(row), *(chosen_rank([*budgets(commit, layers)]) for commit in commits))
     return table
@@ -61,7 +61,7 @@ def chosen_rank(found: Sequence[ModuleBudget]) -> str:
     return f"{rank:.0f}/{most:.0f}" if len(found) == 1 else f"{rank:.1f}/{most:g}"
 
 
-def brief_table(commits: Sequence[Committed], layers: Sequence[str]) -> Table:
+def brief_table(state: RunState, commits: Sequence[Committed], layers: Sequence[str]) -> Table:
     """A row per task: r_eff over its layers, how many are off, how many at their ceiling."""
     table = Table(title=f"{CHOSEN}, over {len(layers)} layers", title_justify="left")
     for column in ("task", "mean r_eff", "least", "most", "layers at 0", "layers full"):
@@ -71,8 +71,9 @@ def brief_table(commits: Sequence[Committed], layers: Sequence[str]) -> Table:
         ranks = [each.rank for each in found]
         full, empty = sum(each.rank >= each.max_rank for each in found), sum(rank == 0 for rank in ranks)
         table.add_row(
-            escape(commit.task), chosen_rank(found), f"{min(ranks):.0f}", f"{max(ranks):.0f}", f"{empty}", f"{full}"
-        )
+            escape(task_title(state, commit)), chosen_rank(found), f"{min(ranks):.0f}", f"{max(ranks):.0f}",
+            f"{empty}", f"{full}",
+        )  # fmt: skip
     return table
 
 
@@ -99,7 +100,7 @@ def print_explanation(state: RunState, logs: Sequence[Logged], view: View = ALL)
     why = WHY.format(**settings.model_dump()) if isinstance(settings, AdapterConfig) else given
     out.print(f"{state.label}: {why}", markup=False)
     for commit, log in explained:
-        title, rows = f"{commit.task} ({state.reference(commit)})", view.rows(commit.budget)
+        title, rows = f"{task_title(state, commit)} ({state.reference(commit)})", view.rows(commit.budget)
         print_table(
             choice_table(title, commit, log, rows, settings.threshold)
             if isinstance(settings, AdapterConfig)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from statistics import fmean
 
 from orchestrator.console.budgets import Logged, numbers
-from orchestrator.console.scores import number
+from orchestrator.console.scores import number, task_title
 from orchestrator.console.screen import out
 from orchestrator.log.entry import JsonLike
 from orchestrator.track.events import Committed
@@ -52,8 +52,9 @@ def curves_of(state: RunState, commit: Committed, log: Logged) -> Curves | None:
     train = state.completed().training_of(commit.version - 1)
     ordered = {key: figures[key] for key in [*TITLES, *figures] if key in figures}
     return Curves(
-        task=commit.task, ref=state.reference(commit), steps=steps, figures={**ordered, RATE: rates(train, steps)}
-    )
+        task=task_title(state, commit), ref=state.reference(commit), steps=steps,
+        figures={**ordered, RATE: rates(train, steps)},
+    )  # fmt: skip
 
 
 def rates(train: TrainConfig, steps: Sequence[int]) -> list[float | None]:

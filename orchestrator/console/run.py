@@ -15,14 +15,14 @@ from rich.table import Table
 from cluster.errors import ConfigError
 from orchestrator.console.budgets import print_budgets
 from orchestrator.console.notes import learned_nothing, notes
-from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far
+from orchestrator.console.scores import floors_line, number, percent, scores, scores_so_far, task_title
 from orchestrator.console.screen import out, print_table
 from orchestrator.console.views import ALL, View
 from orchestrator.console.volume import volume
 from orchestrator.track.events import Committed, Floors
 from orchestrator.track.spending import spent
 from orchestrator.track.state import SPLITS, RunState
-from trainers.config import GREEDY
+from trainers.config import AT_ONCE, GREEDY
 from trainers.data.generative.config import GenerativeTask
 from trainers.messages import Progress
 
@@ -92,7 +92,7 @@ class RunReporter:
         left = f"; about {duration(seconds)} left" if seconds else ""
         took = f"{commit.cost.train_s:.0f} s training" if commit.cost else "not trained here"
         self.say(
-            f"[{state.learned}/{self.tasks}] {commit.task}: committed as {state.reference(commit)}; "
+            f"[{state.learned}/{self.tasks}] {task_title(state, commit)}: committed as {state.reference(commit)}; "
             f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}"
         )
         for note in {*learned_nothing(state)} - {*learned_nothing(state.upto(commit.version - 1))}:
@@ -100,10 +100,11 @@ class RunReporter:
 
 
 def figures(progress: Progress) -> str:
-    """What a step of training measured; the functional penalty if there is one."""
-    felt = "" if math.isnan(progress.functional) else f"functional {number(progress.functional, '.2e')}  "
+    """What a step of training measured; of the penalties those that there are."""
+    penalties = {"penalty": progress.orthogonality, "functional": progress.functional}
+    felt = "".join(f"{name} {number(each, '.2e')}  " for name, each in penalties.items() if not math.isnan(each))
     return (
-        f"loss {number(progress.loss, '.3f')}  penalty {number(progress.orthogonality, '.2e')}  {felt}"
+        f"loss {number(progress.loss, '.3f')}  {felt}"
         f"overlap {number(progress.overlap, '.1%')}  r_eff {number(progress.mean_rank, '.1f')}"
     )
 
@@ -170,7 +171,7 @@ def print_felt(commits: Sequence[Committed]) -> None:
 def print_running(state: RunState, heard: str) -> None:
     """Who drives a run, what it trains, and how long that may take."""
     if at := state.driving.progress:
-        name = "all at once" if state.joint else state.tasks[at.index].name
+        name = AT_ONCE if state.joint else state.tasks[at.index].name
         place = f"[{at.index + 1}/{len(state.tasks)}] {name}"
         felt = "" if at.functional is None else f"  functional {number(at.functional, '.2e')}"
         out.print(f"  {place}: {at.phase} {at.step}/{at.total_steps}{felt}", markup=False)
@@ -200,7 +201,7 @@ def print_outcome(state: RunState, store: str, answers: "Sequence[Sample]" = ())
     print_striking(answers)
     out.print(f"\nAdapters, in {store}:", markup=False)
     for commit in state.commits:
-        out.print(f"  {state.reference(commit)}  {commit.task}  {store}/{commit.prefix}", markup=False)
+        out.print(f"  {state.reference(commit)}  {task_title(state, commit)}  {store}/{commit.prefix}", markup=False)
     flag = f" --store {shlex.quote(store)}"
     keys = type(state.completed().adapter).model_fields
     other = [f"adapter.{key}={value}" for key, value in OTHER_BUDGETS.items() if key in keys]
@@ -229,27 +230,19 @@ def print_plan(plan: "Plan") -> None:
     workers = plan.workers if isinstance(plan.workers, int) else "{min} to {max}".format(**plan.workers)
     noun = "worker" if workers == 1 else "workers"
     out.print(f"{plan.name}: {state}; {workers} {noun}, ZeRO-{plan.zero_stage}; store {plan.store}", markup=False)
-    table = Table(title="Tasks", title_justify="left")
-    for column in ("task", "state", "labels", "train", "validation", "test", "steps"):
-        table.add_column(column, justify="left" if column in ("task", "state") else "right")
-    for task, steps in zip(plan.tasks, plan.steps, strict=True):
-        sizes = (task["rows"][split] for split in ("train", "validation", "test"))
-        labels = f"{len(task['labels']):,}" if task["labels"] else "·"
-        table.add_row(escape(task["name"]), task["state"], labels, *(f"{n:,}" for n in (*sizes, steps)))
-    print_table(table)
-    if 0 in plan.steps:
-        out.print("all tasks are trained at once, in the steps of the last one (train.joint)")
+    print_table(plan_table(plan))
     for task in plan.tasks:
         print_rows(task)
     protected = f"; earlier tasks are protected: {'; '.join(plan.protected)}" if plan.protected else ""
     out.print(f"method: {plan.method}{protected}", markup=False)
+    per = f"of {AT_ONCE}" if plan.joint else "per task"
     out.print(f"adapted layers: {len(plan.modules)}")
     for line in layer_lines(plan.modules):
         out.print(f"  {line}", markup=False)
     out.print(
         f"base parameters: {plan.base_parameters:,}\n"
-        f"trainable parameters per task: {plan.trained_parameters:,}; "
-        f"kept parameters per task: at most {plan.most_kept_parameters:,}"
+        f"trainable parameters {per}: {plan.trained_parameters:,}; "
+        f"kept parameters {per}: at most {plan.most_kept_parameters:,}"
     )
     print_evaluation(plan)
     if "pending" in (task["state"] for task in plan.tasks):
@@ -263,6 +256,23 @@ def print_plan(plan: "Plan") -> None:
     out.print("will write:")
     for line in plan.writes:
         out.print(f"  {line}", markup=False)
+
+
+def plan_table(plan: "Plan") -> Table:
+    """A row per task, and one of all of them if they are trained at once. Replayed rows are those of earlier tasks."""
+    sizes, replays = ("train", "validation", "test"), any(plan.replayed)
+    table = Table("task", "state", title="Tasks", title_justify="left")
+    for column in ("labels", "train", *["replayed"] * replays, "validation", "test", "steps"):
+        table.add_column(column, justify="right")
+    for task, replayed, steps in zip(plan.tasks, plan.replayed, plan.steps, strict=True):
+        labels = f"{len(task['labels']):,}" if task["labels"] else "·"
+        train, *rest = (f"{task['rows'][split]:,}" for split in sizes)
+        also, taken = [f"{replayed:,}"] * replays, "·" if plan.joint else f"{steps:,}"
+        table.add_row(escape(task["name"]), task["state"], labels, train, *also, *rest, taken)
+    if plan.joint:
+        sums = (f"{sum(task['rows'][split] for task in plan.tasks):,}" for split in sizes)
+        table.add_row(AT_ONCE, plan.tasks[-1]["state"], "·", *sums, f"{plan.steps[-1]:,}")
+    return table
 
 
 def layer_lines(widths: Mapping[str, int]) -> list[str]:

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from orchestrator.console.screen import fits
 from orchestrator.console.views import ALL, View
-from orchestrator.track.events import Floors
+from orchestrator.track.events import Committed, Floors
 from orchestrator.track.state import Matrix, RunState
 from orchestrator.track.union import union_metrics
+from trainers.config import AT_ONCE
 
 Form = Callable[[float | None], str]  # a value as people read it
 
@@ -19,6 +20,11 @@ Form = Callable[[float | None], str]  # a value as people read it
 def number(value: float | None, form: str) -> str:
     """A number in the given form, without −0; a dot for None."""
     return "·" if value is None or math.isnan(value) else format(value, f"z{form}")
+
+
+def task_title(state: RunState, commit: Committed) -> str:
+    """What a commit was trained on: its task, or all at once."""
+    return AT_ONCE if state.joint else commit.task
 
 
 def percent(value: float | None) -> str:
@@ -181,7 +187,7 @@ def matrix_table(
         table.add_column(escape(name))
         columns.append(cells)
     names = [escape(task.name) for task in state.tasks]
-    rows = [*[""] * (len(names) - 1), "all at once"] if state.joint else names
+    rows = [*[""] * (len(names) - 1), AT_ONCE] if state.joint else names
     empty = {"", *(["(floor)"] * (not any(state.tasks[task].floors for task in tasks)))}
     empty |= {"(macro F1)"} if all(newest_f1(state, task) is None for task in tasks) else set()
     for label, *row in zip(["(floor)", "(untrained)", *rows, "(macro F1)"], *columns, strict=True):

@@ -161,7 +161,7 @@ class Story:
             return f"is to learn {few([task.name for task in event.tasks])}{settings(event.config)}"
         changed = differences(without_tasks(before), without_tasks(event.config))
         added = [task.name for task in event.tasks[len(named) :]]
-        parts = [f"{key}: {old!r} → {new!r}" for key, old, new in changed[:MOST_NAMES]]
+        parts = [f"{key}: {old!r} → {new!r}" for key, old, new, _ in changed[:MOST_NAMES]]
         parts += [f"{len(changed) - MOST_NAMES} more keys"] * (len(changed) > MOST_NAMES)
         parts += [f"{few(added)} added"] * bool(added)
         return f"goes on with changes: {'; '.join(parts) or 'of what is said of its data'}"

@@ -5,7 +5,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
 
 from cluster.errors import ConfigError
 from cluster.schema import WHOLE, Frozen
@@ -17,16 +19,34 @@ from orchestrator.track.state import RunState
 from trainers.data.sources import TaskBase
 from trainers.identity import Identity
 
+Given = tuple[str, JsonLike]  # dotted path, value
 
-def differences(old: JsonLike, new: JsonLike, path: str = "") -> list[tuple[str, JsonLike, JsonLike]]:
-    """Leaves where two configurations differ, as (dotted path, old value, new value); an absent one is None."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+
+class Difference(NamedTuple):
+    """A leaf where two configurations differ, with both values, None for one that is absent; `had` tells if the old one
+    had the key."""
+
+    path: str
+    before: JsonLike
+    after: JsonLike
+    had: bool = True
+
+
+def differences(
+    old: JsonLike, new: JsonLike, path: str = "", section: object = None, *, had: bool = True
+) -> list[Difference]:
+    """Leaves where two configurations differ. `section` is the new one as it is read, if it can be: a mapping in it
+    whose keys the user chose, as `rank_pattern`, is one leaf."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and not isinstance(section, Mapping):
+        inside = f"{path}." if path else ""
         return [
             found
             for key in sorted({*old, *new})
-            for found in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            for found in differences(
+                old.get(key), new.get(key), f"{inside}{key}", getattr(section, key, None), had=key in old
+            )
         ]
-    return [] if old == new else [(path, old, new)]
+    return [] if old == new else [Difference(path, old, new, had)]
 
 
 Kind = TypeVar("Kind", bound=Frozen)
@@ -64,11 +84,18 @@ def learned_jointly(tasks: Sequence[TaskBase]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Objection:
     """Why a run cannot go on, in a `line`. A new run may begin with the first `kept` of its committed tasks all the
-    same. `back` is what would have to be as it was, None if nothing can be put back."""
+    same. `back` is what would have to be as it was, None if nothing can be put back. `default` is a key that has its
+    default now, with its value before: a new default may be all that changed."""
 
     line: str
     kept: int
     back: str | None = "the configuration"
+    default: Given | None = None
+
+    @staticmethod
+    def to(change: Difference, kept: int, now: Frozen | None) -> "Objection":
+        """The objection to a change of the configuration, which is now `now`."""
+        return Objection(told(change, now), kept, default=default_before(change, now))
 
 
 def forbidden_changes(
@@ -81,8 +108,8 @@ def forbidden_changes(
     appended. What is learned, on which data and in which order may not.
     """
     found = [
-        Objection(told(*change, now), 0 if within(change[0], NO_FORK) else committed)
-        for change in differences(without(old, ["tasks"]), without(new, ["tasks"]))
+        Objection.to(change, 0 if within(change[0], NO_FORK) else committed, now)
+        for change in differences(without(old, ["tasks"]), without(new, ["tasks"]), section=now)
         if not within(change[0], HARMLESS)
     ]
     before, after = old["tasks"], new["tasks"]
@@ -92,19 +119,55 @@ def forbidden_changes(
         line = f"tasks: had {len(before)}, now {len(after)}; tasks may only be appended"
         found.append(Objection(line, min(len(after), committed)))
     for index, (a, b) in enumerate(zip(before, after, strict=False)):
-        changed = differences(without(a, ["resources"]), without(b, ["resources"]), f"tasks.{index}")
-        found += [Objection(told(*change, now), min(index, committed)) for change in changed]
+        task = now.tasks[index] if isinstance(now, RunConfig) else None
+        changed = differences(without(a, ["resources"]), without(b, ["resources"]), f"tasks.{index}", task)
+        found += [Objection.to(change, min(index, committed), now) for change in changed]
     return found
 
 
-def told(path: str, before: JsonLike, after: JsonLike, now: Frozen | None = None) -> str:
-    """A change in words. If the key has its default in the configuration `now`, a new default may be all that changed,
-    so the line says how to put the old one back."""
-    line = f"{path}: was {before!r}, is now {after!r}"
-    if not has_default(now, path.split(".")):
-        return line
-    value = json.dumps(before, ensure_ascii=False)  # YAML does not read JSON's pairs of escapes
-    return f"{line}, which is the default; put it back with --set {shlex.quote(f'{path}={value}')}"
+def told(change: Difference, now: Frozen | None = None) -> str:
+    """A change in words; it says if the key has its default in the configuration `now`."""
+    default = ", which is the default" if has_default(now, change.path.split(".")) else ""
+    return f"{change.path}: was {change.before!r}, is now {change.after!r}{default}"
+
+
+def default_before(change: Difference, now: Frozen | None) -> Given | None:
+    """The key and its value before, if there was one, and the key has its default in the configuration `now`."""
+    return (change.path, change.before) if change.had and has_default(now, change.path.split(".")) else None
+
+
+def put_back(defaults: Sequence[Given]) -> str:
+    """How keys that have their defaults get the values that they had: a line of options, and lines of YAML; empty if
+    there are none."""
+    if not defaults:
+        return ""
+    values = [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in defaults]  # YAML cannot read \ud83d
+    return "\n".join(
+        [
+            "If the defaults are all that changed, go on with these options",
+            f"  {' '.join(f'--set {shlex.quote(value)}' for value in values)}",
+            "or, without them at each start, with these lines in the file:",
+            *(f"  {line}" for line in as_yaml(defaults)),
+        ]
+    )
+
+
+def as_yaml(values: Sequence[Given]) -> list[str]:
+    """Values as lines of YAML; those of an item of a list below a comment that names it."""
+    items: dict[str, dict[str, Any]] = {}
+    for path, value in values:
+        keys = path.split(".")
+        inside = max((number for number, key in enumerate(keys, start=1) if key.isdecimal()), default=0)
+        *above, last = keys[inside:]
+        section = items.setdefault(".".join(keys[:inside]), {})
+        for key in above:
+            section = section.setdefault(key, {})
+        section[last] = value
+    lines: list[str] = []
+    for item, content in items.items():
+        lines += [f"# in {item}:"] * bool(item)
+        lines += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10**6).splitlines()
+    return lines
 
 
 def has_default(section: object, keys: Sequence[str]) -> bool:
@@ -170,7 +233,7 @@ def objections(
 
 
 def way_on(state: RunState, found: Sequence[Objection]) -> str:
-    """What helps against these objections, in a sentence; empty if there are none."""
+    """What helps against these objections: a sentence, and how defaults are put back; empty if there are none."""
     if not found:
         return ""
     kept, back = min(each.kept for each in found), [*dict.fromkeys(each.back for each in found)]
@@ -183,7 +246,8 @@ def way_on(state: RunState, found: Sequence[Objection]) -> str:
         later = f" --from-task {kept + 1}" if kept < len(state.commits) else ""
         ways.append(f"go on from {tasks} in a new run, with --fork NAME{later}{same}")
     sentence = ", or ".join(ways)
-    return sentence[0].upper() + sentence[1:]
+    defaults = put_back([each.default for each in found if each.default]) if None not in back else ""
+    return "\n".join(filter(None, [sentence[0].upper() + sentence[1:], defaults]))
 
 
 def read(config: Json, kind: type[Kind]) -> Kind | None:

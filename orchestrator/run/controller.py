@@ -39,6 +39,7 @@ from orchestrator.track.provenance import code_version
 from orchestrator.track.scores import Score as StoredScore
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
+from trainers.config import AT_ONCE
 from trainers.identity import Identity, other_base
 from trainers.messages import Job, Order, Score, TaskDone, Vouched
 from trainers.workers.group import WorkersLost
@@ -180,7 +181,8 @@ class Controller:
         Raises:
             TrainingError: the policy gives up.
         """
-        watch = Watch(self._trained_task(order.index).name, group.cluster, self.reporter, self.log)
+        name = AT_ONCE if self.config.train.joint else self.state.tasks[order.index].name
+        watch = Watch(name, group.cluster, self.reporter, self.log)
         while True:
             try:
                 return group.train(replace(order, accumulation=self.accumulation, **self._vouched()), watch)

@@ -62,7 +62,9 @@ class PlannedAnswers(TypedDict):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything `orthoplex plan` prints. Sizes are in bytes per worker if the name says so. `protected` says how the
-    method protects earlier tasks, if its name does not. `rounding` is None if no weight is rounded."""
+    method protects earlier tasks, if its name does not. `steps` and `replayed` are per task: optimizer steps, and rows
+    of earlier tasks that it is trained on, too. If all tasks are trained at once (`joint`), the last one has the steps,
+    and others 0. `rounding` is None if no weight is rounded."""
 
     name: str
     state: str
@@ -74,7 +76,9 @@ class Plan:
     base_parameters: int
     trained_parameters: int
     most_kept_parameters: int
+    joint: bool
     steps: list[int]
+    replayed: list[int]
     evaluation: Cost
     workers: int | dict[str, int]
     zero_stage: int
@@ -102,7 +106,7 @@ def make_plan(config: RunConfig) -> Plan:
     model, method = check_method(config.model, config.adapter, config.train)
     reader, tasks = check_tasks(config, data, model)
     seen = [preview(reader, task) for task in tasks]
-    base = sum(parameter.numel() for parameter in model.parameters())
+    base, rows = sum(parameter.numel() for parameter in model.parameters()), [len(task.train) for task in data]
     cost = method.footprint(len(config.stages))
     descriptions = describe_tasks(config, data)
     sizes = [size(*pair) for pair in zip(descriptions, tasks, strict=True)]
@@ -126,7 +130,9 @@ def make_plan(config: RunConfig) -> Plan:
         base_parameters=base,
         trained_parameters=cost.trained,
         most_kept_parameters=cost.kept,
-        steps=planned_steps(config, [len(task.train) for task in data]),
+        joint=config.train.joint,
+        steps=planned_steps(config, rows),
+        replayed=[config.replayed_rows(rows, index) for index in range(len(rows))],
         evaluation=evaluated,
         workers=config.cluster.model_dump()["num_workers"],
         zero_stage=config.deepspeed.zero_stage,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import ConfigError
 from cluster.storage import open_store, probe
 from orchestrator.log.event import events
-from orchestrator.run.changes import going_on
+from orchestrator.run.changes import default_before, going_on, put_back
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load_tasks
 from orchestrator.sinks.opening import check_tracking
@@ -16,7 +16,7 @@ from orchestrator.sweeps.capacity import spent
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import KNOWN, PoolSize
 from orchestrator.sweeps.pool_session import session
-from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_log, sweep_objections
+from orchestrator.sweeps.sweep_state import SweepState, replay_sweep, sweep_changes, sweep_log, sweep_objections
 from orchestrator.track.events import Finish, Open, TaskDescription
 from orchestrator.track.provenance import code_version
 from orchestrator.track.state import replay
@@ -137,11 +137,10 @@ class Sweep:
 
     def _check(self, tasks: Sequence[TaskDescription] = (), more: Sequence[str] = ()) -> None:
         if faults := [*sweep_objections(self.state, self.content, tasks, self.config), *more]:
-            shown = "\n".join(f"  {fault}" for fault in faults)
-            raise ConfigError(
-                f"the sweep {self.config.name!r} was begun otherwise:\n{shown}\nPut these back, or give the sweep "
-                "another `name`"
-            )
+            changes = sweep_changes(self.state, self.content, self.config)
+            defaults = put_back([each for change in changes if (each := default_before(change, self.config))])
+            lines = [f"  {fault}" for fault in faults] + ["Put these back, or give the sweep another `name`", defaults]
+            raise ConfigError("\n".join([f"the sweep {self.config.name!r} was begun otherwise:", *filter(None, lines)]))
 
     def _complete(self) -> bool:
         """Whether the budget, as it is now, leaves nothing to do."""

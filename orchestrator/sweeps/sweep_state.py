@@ -9,7 +9,7 @@ from cluster.storage import Store
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Json, decided, parse
-from orchestrator.run.changes import comparable, differences, told, within
+from orchestrator.run.changes import Difference, comparable, differences, told, within
 from orchestrator.sweeps.events import KINDS, KNOWN, Chosen, Outcome, Point, Row, Scalar, TrialStatus
 from orchestrator.track.driving import Driving, counted, driving
 from orchestrator.track.driving import Status as SweepStatus
@@ -121,6 +121,16 @@ def with_evaluate(config: Json) -> Json:
     return {**config, "run": {"evaluate": {}, **run}} if isinstance(run, dict) else config
 
 
+def sweep_changes(state: SweepState, config: Json, now: Frozen | None = None) -> list[Difference]:
+    """What is not as the sweep was begun, of what must be; nothing before its first trial. `now` is the configuration
+    as it is read."""
+    if not state.trials:
+        return []
+    stored, given = comparable(state.config, config, type(now)) if now else (state.config, config)
+    found = differences(with_evaluate(stored), with_evaluate(given), section=now)
+    return [change for change in found if not within(change[0], HARMLESS)]
+
+
 def sweep_objections(
     state: SweepState, config: Json, tasks: Sequence[TaskDescription], now: Frozen | None = None
 ) -> list[str]:
@@ -128,12 +138,7 @@ def sweep_objections(
     the configuration as it is read."""
     if not state.trials:
         return []
-    stored, given = comparable(state.config, config, type(now)) if now else (state.config, config)
-    changed = [
-        told(*change, now)
-        for change in differences(with_evaluate(stored), with_evaluate(given))
-        if not within(change[0], HARMLESS)
-    ]
+    changed = [told(change, now) for change in sweep_changes(state, config, now)]
     pairs = zip(state.tasks, tasks, strict=False)
     data = [old.name for old, new in pairs if old.fingerprint != new.fingerprint]
     return changed + [f"task {name!r}: its rows differ from those the sweep was begun with" for name in data]

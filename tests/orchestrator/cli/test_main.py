@@ -175,6 +175,16 @@ def test_plan(orthoplex: Orthoplex, config: Path) -> None:
     assert "one per task: adapter.safetensors" in out
     joint = orthoplex("plan", config, "--set", "train.joint=true", "--set", "cluster.num_workers=1")[1]
     assert "not begun; 1 worker, ZeRO" in joint and "one for all tasks: adapter.safetensors" in joint
+    rows = [line.split("│")[1:-1] for line in joint.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["a", "pending", "2", "11", "1", "12", "·"], ["b", "pending", "2", "11", "1", "12", "·"],
+        ["all tasks at once", "pending", "·", "22", "2", "24", "3"],
+    ]  # fmt: skip
+    assert "trainable parameters of all tasks at once: " in joint
+    replay = orthoplex("plan", config, "--set", "train.replay.share=0.2")[1]
+    (title,) = [line for line in replay.splitlines() if line.startswith("┃")]
+    assert "".join(title.split()) == "┃task┃state┃labels┃train┃replayed┃validation┃test┃steps┃"
+    assert [line.split("│")[5].strip() for line in replay.splitlines() if line.startswith("│")] == ["0", "2"]
     assert "evaluation: 10 passes over splits, 76 rows beside 66 trained rows; evaluate.tasks, every and" in out
     assert "kept answers" not in out
     assert out.count("over all 24 rows; 0 (0.0%) cut at max_length 128") == out.count("  as tokens: [CLS] | ") == 2

@@ -133,11 +133,20 @@ WRONG_TASKS = {
         "tasks.0.training.max_steps: true: should be a whole number",
     ],
     "tasks: [{name: a, source: docstrings, task: area, training: {min_steps: 9, max_steps: 8}}]": [
-        "configuration: tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps, or raise max_steps"
+        "tasks.0.training: min_steps 9 is above max_steps 8; lower min_steps, or raise max_steps"
     ],
     "train: {min_steps: 9}\ntasks: [{name: a, source: docstrings, task: area, training: {max_steps: 8}}]": [
-        "configuration: tasks.0.training: min_steps 9 of `train` is above max_steps 8; lower min_steps, "
+        "tasks.0.training: min_steps 9 of `train` is above max_steps 8; lower min_steps, "
         "or raise max_steps"
+    ],
+    "train: {replay: 0.1}\ntasks: [{name: a, source: docstrings, task: area}]": [
+        "train.replay: 0.1: should be a mapping of keys; write {share: 0.1}"
+    ],
+    "train: {replay: 3}\ntasks: [{name: a, source: docstrings, task: area}]": [
+        "train.replay: 3: should be a mapping of keys, with the key share"
+    ],
+    "train: {joint: true}\ntasks: [{name: a, source: docstrings, task: area}]": [
+        "train.joint: one task has nothing to be joined with; remove train.joint, or add a task"
     ],
     "tasks: [{name: a, source: docstrings, task: area, training: 3, max_length: 2}]": [
         "tasks.0.max_length: 2: should be greater than or equal to 4",

@@ -35,6 +35,7 @@ REPLAY, JOINT, BOTH = {"replay": {"share": 0.02}}, {"joint": True}, {"labels": "
         (content(GENERATIVE, model=LANGUAGE, evaluate=BOTH), "evaluate.labels both: generative tasks"),
         (content(model={**LANGUAGE, "scoring": "generation"}, evaluate=BOTH), "labels both: with model.scoring"),
         *((content(train=train, adapter=PER_TASK), "adapter of its own") for train in (REPLAY, JOINT)),
+        (content(adapter=PER_TASK, evaluate=BOTH), "labels both: adapter.method lora .* the task of a text is known"),
         (content(train={"replay": {"share": 0}}), "train.replay.share"),
         (content(train={"replay": {"share": 1.5}}), "train.replay.share"),
     ],
@@ -56,6 +57,12 @@ def test_what_goes_together() -> None:
         assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+def test_a_stored_run_stays_readable_whatever_is_refused_since() -> None:
+    made = content(adapter=PER_TASK)
+    stored = RunConfig.model_validate(made).model_dump(mode="json") | {"evaluate": {"labels": "both"}}
+    assert RunConfig.stored(stored).evaluate.labels == "both"
+
+
 def test_stages_and_their_rows(tmp_path: Any) -> None:
     sizes = [100, 10, 40]
     plain, replay, joint = (
@@ -65,6 +72,8 @@ def test_stages_and_their_rows(tmp_path: Any) -> None:
     assert [plain.trained_rows(sizes, i) for i in range(3)] == sizes
     assert [replay.trained_rows(sizes, i) for i in range(3)] == [100, 20, 51]
     assert joint.trained_rows(sizes, 2) == 150
+    assert [replay.replayed_rows(sizes, i) for i in range(3)] == [0, 10, 11]
+    assert [plain.replayed_rows(sizes, 2), joint.replayed_rows(sizes, 2)] == [0, 0]
 
 
 def test_what_is_stored_without_them_is_as_before(tmp_path: Any) -> None:

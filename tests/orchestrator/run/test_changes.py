@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.schema import WHOLE
 from orchestrator.config.errors import key_paths
 from orchestrator.config.file import override
 from orchestrator.config.run import RunConfig, load_config, parse_config
-from orchestrator.run.changes import Objection, differences, going_on, has_default, learned_as, objections
+from orchestrator.run.changes import (
+    Objection,
+    as_yaml,
+    differences,
+    going_on,
+    has_default,
+    learned_as,
+    objections,
+    put_back,
+    way_on,
+)
 from orchestrator.run.changes import forbidden_changes as objected
 from orchestrator.sweeps.config import merged
 from orchestrator.track.state import RunState
@@ -108,8 +119,10 @@ def test_one_configuration_read_on_two_machines(begun: dict[str, Any]) -> None:
 
 def test_differences() -> None:
     old = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": 1}
-    new = {"a": 1, "b": {"c": [1, 3], "d": None, "e": False}, "new": None}
-    assert differences(old, new) == [("b.c", [1, 2], [1, 3]), ("b.e", None, False), ("gone", 1, None)]
+    new = {"a": 1, "b": {"c": [1, 3], "d": None, "e": False}, "new": 2}
+    assert differences(old, new) == [
+        ("b.c", [1, 2], [1, 3], True), ("b.e", None, False, False), ("gone", 1, None, True), ("new", None, 2, False),
+    ]  # fmt: skip
     assert differences(old, old) == []
 
 
@@ -164,8 +177,7 @@ def test_a_run_from_before_the_functional_penalty_goes_on_without_it(tmp_path: P
     assert as_written().adapter.functional.weight == 10 and state.completed().adapter.functional.weight == 0
     assert refused(state) == []
     assert refused(state, "adapter.functional.weight=10.0") == [
-        "adapter.functional.weight: was 0.0, is now 10.0, which is the default; put it back with --set "
-        "adapter.functional.weight=0.0"
+        "adapter.functional.weight: was 0.0, is now 10.0, which is the default"
     ]
 
 
@@ -183,28 +195,49 @@ def test_a_stored_run_keeps_the_defaults_that_its_keys_had_and_goes_on(
     assert given.model_dump(mode="json")["adapter"]["rounding"] == "nearest"  # a new run's log says it
     explicit = as_written("adapter.rounding=nearest")
     (found,) = objections(state, going_on(explicit, state.config).model_dump(mode="json"), [])
-    assert found.line == (
-        "adapter.rounding: was 'stochastic', is now 'nearest', which is the default; put it back with --set "
-        "'adapter.rounding=\"stochastic\"'"
-    )
+    assert found.line == "adapter.rounding: was 'stochastic', is now 'nearest', which is the default"
+    assert found.default == ("adapter.rounding", "stochastic")
     assert objections(state, as_written('adapter.rounding="stochastic"').model_dump(mode="json"), []) == []
 
 
-def test_the_default_of_an_old_key_that_changed_is_put_back_by_what_the_refusal_names(tmp_path: Path) -> None:
-    """The file leaves three keys out. The run has other values of them, as if they had been the defaults then."""
-    old = {"adapter": {"min_rank": 1, "orthogonality": {"mode": "projection"}}, "train": {"max_grad_norm": 2.0}}
+def test_old_defaults_are_put_back_by_one_line_or_by_lines_of_the_file(tmp_path: Path) -> None:
+    """The file leaves some keys out. The run has other values of them, as if they had been the defaults then."""
+    ceilings = {"layer.0.output.dense": 4, "q": 2}
+    old = {
+        "adapter": {"min_rank": 1, "rank_pattern": ceilings, "orthogonality": {"mode": "projection"}},
+        "train": {"max_grad_norm": 2.0},
+    }
     state = stored_run(tmp_path, old)
     lines = refused(state)
     assert lines == [
-        "adapter.min_rank: was 1, is now 0, which is the default; put it back with --set adapter.min_rank=1",
-        "adapter.orthogonality.mode: was 'projection', is now 'penalty', which is the default; put it back with --set "
-        "'adapter.orthogonality.mode=\"projection\"'",
-        "train.max_grad_norm: was 2.0, is now 1.0, which is the default; put it back with --set "
-        "train.max_grad_norm=2.0",
+        "adapter.min_rank: was 1, is now 0, which is the default",
+        "adapter.orthogonality.mode: was 'projection', is now 'penalty', which is the default",
+        f"adapter.rank_pattern: was {ceilings!r}, is now {{}}, which is the default",
+        "train.max_grad_norm: was 2.0, is now 1.0, which is the default",
     ]
-    named = [shlex.split(line.partition("--set ")[2])[0] for line in lines]
-    assert refused(state, *named) == []
+    config = going_on(as_written(), state.config)
+    advice, say, options, or_, *yaml_lines = way_on(
+        state, objections(state, config.model_dump(mode="json"), [])
+    ).splitlines()
+    assert advice.startswith("Put the configuration back, or") and "these options" in say and "in the file:" in or_
+    words = shlex.split(options)
+    assert words[::2] == ["--set"] * 4 and refused(state, *words[1::2]) == []
+    written = (GOLDEN / "grown.yaml").read_text()
+    changed = merged(yaml.safe_load(written), yaml.safe_load("\n".join(yaml_lines)))
+    assert changed["adapter"]["rank_pattern"] == ceilings
+    config = going_on(parse_config(changed, "t"), state.config)
+    assert objections(state, config.model_dump(mode="json"), []) == []
     assert "adapter.threshold: was 0.4, is now 0.1" in refused(state, "adapter.threshold=0.1")  # no default
+
+
+def test_lines_of_a_list_say_of_which_item_they_are() -> None:
+    found = as_yaml(
+        [("train.epochs", 2), ("tasks.1.training.epochs", None), ("tasks.1.max_length", 9), ("data.x", "y: z")]
+    )
+    assert found == [
+        "train:", "  epochs: 2", "data:", "  x: 'y: z'",
+        "# in tasks.1:", "training:", "  epochs: null", "max_length: 9",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("path", "is_default"), [
@@ -224,6 +257,7 @@ def test_the_set_of_a_refusal_gives_back_what_is_no_ascii() -> None:
     old, now = (parse_config({**given, **more}, "t") for more in ({"model": {"prompt": "\U0001f600 é {text}"}}, {}))
     before, after = (each.model_dump(mode="json", context=WHOLE) for each in (old, now))
     (found,) = objected(before, after, 1, now)
-    (assignment,) = shlex.split(found.line.partition("--set ")[2])
+    assert found.default
+    _, assignment = shlex.split(put_back([found.default]).splitlines()[1])
     override(given, assignment)
     assert parse_config(given, "t") == old

@@ -121,6 +121,8 @@ def test_a_full_basis_stops_what_would_need_it(
         ({"side": "both"}, "the read directions of b fill 100% of its width, and what a further task learns there is"),
         ({"side": "output", "mode": "projection"}, "the written directions of b fill 100%"),
         ({"side": "output"}, ""),  # a penalty leaves something
+        ({"side": "output", "weight": 0.0}, ""),  # nothing is kept out
+        ({"side": "none"}, ""),
     ],
 )
 def test_a_layer_without_a_direction_left_stops_also_where_all_may_be_filled(
@@ -128,7 +130,7 @@ def test_a_layer_without_a_direction_left_stops_also_where_all_may_be_filled(
 ) -> None:
     run = fake_run("a", "b", "c")
     run.commit([0.9, 0.2, 0.2], occupancy=filled(1.0, 1.0))
-    orthogonality = OrthogonalityConfig(weight=5.0, saturation=saturation, max_occupancy=1.0, **settings)
+    orthogonality = OrthogonalityConfig(**{"weight": 5.0, "saturation": saturation, "max_occupancy": 1.0, **settings})
     said = stops(GuardConfig(), orthogonality, run.state, 1)
     assert said.startswith(why) and bool(said) == bool(why)
     assert stops(GuardConfig(), orthogonality, run.state, 0) == ""

@@ -55,7 +55,9 @@ def test_one_order_and_one_commit_for_all_tasks(tmp_path: Path, capsys: pytest.C
     print_status(run.state)
     shown = capsys.readouterr().out
     assert run.state.of_other_rows("test") == []
-    assert "finished, 3 of 3 tasks" in shown and "all at once" in shown and "60.0" in shown
+    assert (
+        "finished, 3 of 3 tasks" in shown and "all tasks at once" in shown and "60.0" in shown and "joint" not in shown
+    )
     assert [*row_scores(run.track)] == ["a", "b", "c"]
     (listed,) = rows_of("default/stream", run.track.entries())
     assert listed["average_accuracy"] == pytest.approx(0.6) and verify(run.track).faults == []
@@ -92,7 +94,9 @@ def test_nothing_can_follow_or_be_changed(tmp_path: Path) -> None:
     ):
         joint(tmp_path, "abcd")[0].run()
     config = run_config(tmp_path, "abc")
-    with pytest.raises(ConfigError, match=r"train\.joint: was True, is now False, .* --set train.joint=true"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)train\.joint: was True, is now False, which .*  --set train.joint=true\n"
+    ):
         Controller(config, Told(), workers=FakeWorkers(config)).run()
     with pytest.raises(ConfigError, match=r"--fork: default/stream learned all its tasks at once"):
         plan_fork(run.track, None)
