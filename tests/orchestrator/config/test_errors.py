@@ -52,7 +52,7 @@ def test_a_wrong_key_or_value(refused: Callable[..., str], text: str) -> None:
 
 WRONG_ADAPTERS = {
     "{}": "adapter.target_modules: required, but not given",
-    "null": "adapter: null: should be a mapping of keys",
+    "null": "adapter: null: should be a mapping of keys, with the key target_modules",
     "{target_modules: []}": "adapter.target_modules: name at least one module, for instance [output.dense]",
     "{target_modules: ['']}": "adapter.target_modules: name at least one module, for instance [output.dense]",
     "{target_modules: 3}": "adapter.target_modules: 3: should be a list of strings or a string",

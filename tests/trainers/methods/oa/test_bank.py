@@ -42,7 +42,7 @@ def basis(bank: AdapterBank, kind: str, name: str) -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["penalty", "projection"])
 @pytest.mark.parametrize("side", ["output", "input", "both"])
 def test_one_call_gives_what_each_module_alone_would(mode: str, side: str) -> None:
-    bank = bank_of(config(orthogonality={"mode": mode, "side": side}))
+    bank = bank_of(config(orthogonality={"mode": mode, "side": side, "weight": 1.0}))
     outputs = bank(torch.float32)
     pairs, *_ = bank.pairs(outputs), outputs
     total, pull = 0.0, []
