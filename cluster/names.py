@@ -1,5 +1,6 @@
 """Folders of users that have the name of one of Orthoplex's packages, and would be imported in its place."""
 
+from importlib import invalidate_caches
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def taken(folder: Path) -> Path | None:
     """
     if folder.resolve() == HOME or (folder / "orthoplex" / "__init__.py").is_file():
         return None
+    invalidate_caches()  # of folders as they were a moment ago
     for name in PACKAGES:
         spec = PathFinder.find_spec(name, [str(folder)])
         if spec and spec.origin:

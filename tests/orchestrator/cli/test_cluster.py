@@ -88,6 +88,9 @@ def test_nothing_travels_where_something_is_wrong(server: Server, tmp_path: Path
     assert "train.epochs" in refused("sub/my.yaml", "--set", "train.epochs=0")
     assert "looks like a secret" in refused("sub/my.yaml", "--env", "HF_TOKEN=hunter2")
     assert "exact version" in refused("sub/my.yaml", "--pip", "transformers")
+    (tmp_path / "cluster.py").touch()
+    assert "cluster.py: has the name of a package of Orthoplex" in refused("sub/my.yaml")
+    (tmp_path / "cluster.py").unlink()
     (tmp_path / ".rayignore").write_text("sub/\n")
     assert "left out of the upload" in refused("sub/my.yaml")
     assert server.requests == []
