@@ -5,7 +5,8 @@
 
 A part appears whole. When all are there they are joined to OUTPUT, which appears whole too, and the folder is removed,
 the job first: parts without a job are what was left of a finished prediction. Of an output in a bucket all of this
-stands in the bucket, and is worked on in a folder of this machine.
+stands in the bucket, and is worked on in a folder of this machine. Processes of one machine are kept from writing the
+same parts; two machines that do so in a bucket do all work twice, and end with one whole output.
 """
 
 import fcntl

@@ -124,3 +124,26 @@ def test_scores_of_a_file(orthoplex: Orthoplex, store: Path) -> None:
     assert code == 2 and "no column 'label', only t, l; name yours: --columns label=COLUMN" in err
     code, out, err = orthoplex("eval", "run", "--data", "c.csv", "--union", "--text-column", "t", "--label-column", "l")
     assert code == 0 and "all tasks, 1 rows" in out
+
+
+def test_from_a_bucket_to_a_bucket(orthoplex: Orthoplex, s3_bucket: str) -> None:
+    """Also to score; nothing is left on this machine, nor in the bucket but the output."""
+    from cluster.storage import open_store
+
+    bucket = open_store(f"s3://{s3_bucket}")
+    rows = labelled(WORDS[0], 9, "new")
+    for name, part in (("a.csv", rows[:4]), ("b.csv", rows[4:])):
+        bucket.upload(f"new/{name}", write_csv(Path(name), part))
+        Path(name).unlink()
+    uri = f"s3://{s3_bucket}/new"
+    words = ("predict", "team/run@v2", "--input", f"{uri}/*.csv", "--task", "a", "--prefix", "p_")
+    code, out, err = orthoplex(*words, "--output", f"{uri}/out.jsonl")
+    assert (code, err, out) == (0, "", f"wrote {uri}/out.jsonl: 9 rows answered by team/run@v2\n")
+    written = [json.loads(line) for line in bucket.get("new/out.jsonl").splitlines()]
+    assert [row["text"] for row in written] == [row["text"] for row in rows] and not [*Path().iterdir()]
+    assert bucket.list("") == ["new/a.csv", "new/b.csv", "new/out.jsonl"]
+    code, out, err = orthoplex(*words, "--output", f"{uri}/out.jsonl")
+    assert code == 2 and f"--output '{uri}/out.jsonl': exists already" in err
+    code, out, err = orthoplex("eval", "run", "--data", f"{uri}/*.csv", "--union", "--json")
+    made = json.loads(out)
+    assert made["rows"] == 9 and all(each["where"].startswith(f"'{uri}/") for each in made["worst"])

@@ -250,3 +250,17 @@ def test_one_process_writes_an_output(labels: Predictor, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="another process has finished, or removed it; start again"):
         second.run(lambda: labels)
     assert len(output.read_text().splitlines()) == 9
+
+
+def test_the_benchmark_labels_as_a_plain_loop_over_transformers(
+    labels: Predictor, labels_run: Run, tmp_path: Path, capsys: Any
+) -> None:
+    """Which reads no code of ours but the fold of the stream."""
+    from benchmarks.predicting import Predict, loop_of, measured
+
+    store = str(labels_run[1] / "store")
+    ways: Any = {"loop": loop_of(labels, "a", store), "predict": Predict(labels, "a", tmp_path, store)}
+    measured(ways, [row["text"] for row in rows_of(11)], turns=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:4]] == [f"turn {n}, {way}" for n in (1, 2) for way in ways]
+    assert all("same label 100.00%" in line for line in lines[:4]) and " × the loop (" in lines[5]
