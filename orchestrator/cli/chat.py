@@ -140,7 +140,9 @@ class Screen:
                         break
                 else:
                     self.answered(text.removeprefix("/") if text.startswith("//") else text)
-            except ConfigError as error:
+            except Interrupted:
+                raise
+            except OrthoplexError as error:
                 self.failed(error)
         return 0 if self.terminal else self.code
 

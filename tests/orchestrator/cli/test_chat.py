@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import StoreError
 from orchestrator.cli import chat as cli_chat
 from orchestrator.cli.chat import message
 from tests.support.command_line import Result, here
@@ -76,6 +77,19 @@ def test_commands(chat: Callable[..., Result]) -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 2 and ["error" in row for row in rows] == [False, True, False]
     assert "its turns fill max_length 96" in rows[1]["error"] and "/reset forgets" in err
+
+
+def test_a_store_that_is_away_ends_no_chat(chat: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cli_chat.repertoire
+
+    def away(reference: str, store: str) -> Any:
+        if reference.endswith("v1"):
+            raise StoreError("the store is away")
+        return real(reference, store)
+
+    monkeypatch.setattr(cli_chat, "repertoire", away)
+    code, out, err = chat("/adapter @v1\nhello\n", "team/run@v2")
+    assert code == 1 and len(out.splitlines()) == 1 and "orthoplex: the store is away" in err
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(

@@ -286,3 +286,22 @@ def test_the_commands_that_tell_of_it(place: Path, monkeypatch: pytest.MonkeyPat
     ):  # fmt: skip
         code, out, err = here(monkeypatch, capsys, *words, "--store", place / "store")
         assert code == 0 and said in out, (words, out, err)
+
+
+def test_an_encoder_decoder(tmp_path: Path) -> None:
+    """Against PEFT's own answers."""
+    import transformers
+    from peft import PeftModel
+
+    base, auto = save_tiny("t5", tmp_path / "base"), "AutoModelForSeq2SeqLM"
+    how = {"target_modules": ["q", "v", "wo"], "task_type": "SEQ_2_SEQ_LM"}
+    save_peft(base, tmp_path / "lora", auto, **how)
+    import_lora(tmp_path / "lora", "t", "t5", str(tmp_path / "store"), wanted())
+    found = [each.answer for each in Predictor("t/t5@v1", store=str(tmp_path / "store")).generate(PROMPTS)]
+    model = PeftModel.from_pretrained(getattr(transformers, auto).from_pretrained(base), tmp_path / "lora").eval()
+    words, expected = transformers.AutoTokenizer.from_pretrained(base), []
+    for prompt in PROMPTS:
+        ids = words(prompt, return_tensors="pt")["input_ids"]
+        made = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
+        expected.append(words.decode(made[0, 1:], skip_special_tokens=True))
+    assert found == expected and len({*found}) > 1
