@@ -14,7 +14,7 @@ OrthoplexError              1   base of everything raised on purpose
 
 from typing import Any
 
-from cluster.words import brief, printable
+from cluster.words import brief, printable, without_user
 
 MOST_CHARACTERS = 2_000  # of a message
 
@@ -23,15 +23,15 @@ class OrthoplexError(Exception):
     """Base class; its message names the key, the value and the fix. `evidence`, JSON, goes into the log of the run or
     sweep that it ends.
 
-    What a message quotes may come from anyone. As a string it has at most `MOST_CHARACTERS` characters, and none that a
-    terminal would obey.
+    What a message quotes may come from anyone. As a string it has at most `MOST_CHARACTERS` characters, none that a
+    terminal would obey, and no user of a URL.
     """
 
     exit_code = 1
     evidence: dict[str, Any] = {}  # noqa: RUF012
 
     def __str__(self) -> str:
-        return brief(printable(super().__str__()[: MOST_CHARACTERS + 1]), MOST_CHARACTERS)
+        return brief(printable(without_user(super().__str__()[: MOST_CHARACTERS + 1])), MOST_CHARACTERS)
 
 
 class ConfigError(OrthoplexError):

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
+from cluster.words import OF_URL
+
 WORDS = {  # of a variable's name, or its last letters
     "SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWORDS", "PASSWD", "PASSPHRASE", "PASSCODE", "PASS", "PWD", "PSWD",
     "CREDENTIAL", "CREDENTIALS", "CREDS", "CRED", "KEY", "KEYS", "APIKEYS", "AUTH", "AUTHORIZATION", "JWT", "BEARER",
@@ -37,7 +39,6 @@ SPOKEN = re.compile(  # what a value may say of itself
     r"(?:password|passwd|pwd|secret|token|api_?key|access_?key|account_?key|signature|\bsig)\s*[=:]\s*[^\s;&,]{4,}",
     re.IGNORECASE,
 )
-OF_URL = re.compile(r"://[^/?#\s]*@")  # the user of a URL
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 PLACES = ("/", "~/", "./", "../", "s3://", "file://")  # how paths begin, whose parts may be drawn at random
 LONG, CHANGES, BITS = 16, 0.25, 3.0  # of what is drawn at random: characters, changes of kind per character, entropy

@@ -1,8 +1,10 @@
 """Words that people type, and what they may have meant."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
+OF_URL = re.compile(r"://[^/?#\s\"']*@")  # the user of a URL
 CUTOFF = 0.5  # of difflib's ratio: below it a word is no misspelling
 LONGEST = 200  # characters of a word
 
@@ -27,6 +29,11 @@ def as_options(assignments: Sequence[str]) -> list[str]:
 def brief(text: str, most: int) -> str:
     """The text, cut to `most` characters, the last of them "…" if it is longer."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def without_user(text: str) -> str:
+    """The text without the users and passwords of URLs in it."""
+    return OF_URL.sub("://…@", text)
 
 
 def printable(text: str) -> str:

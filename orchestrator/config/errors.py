@@ -17,7 +17,7 @@ from pydantic import BaseModel, Discriminator, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.errors import MOST_CHARACTERS, ConfigError
-from cluster.words import brief, did_you_mean, printable
+from cluster.words import brief, did_you_mean, printable, without_user
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -30,7 +30,6 @@ Yaml = None | bool | int | float | str | bytes | datetime.date | Set[str] | Sequ
 SHOWN_CHARS, LINE_CHARS, LISTED = 60, 500, 50
 MOST_BITS = 63  # of a whole number
 USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")  # the beginning of a URL that names a user
-IN_URL = re.compile(r"://[^/?#\s\"]*@")
 THEIR_OWN = ("store", "mlflow")  # keys whose models refuse a user in a URL, and say what to set instead
 WHOLE = "configuration"  # the path of an error that is about no key alone
 TAGS = ("source", "method")  # the keys that say which member of a union a mapping is
@@ -230,7 +229,7 @@ def shown(value: Yaml) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, datetime.date):
         text = str(value)
-    return brief(IN_URL.sub("://…@", text), SHOWN_CHARS)
+    return brief(without_user(text), SHOWN_CHARS)
 
 
 def _one_of(options: Sequence[str]) -> str:

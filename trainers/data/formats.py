@@ -218,7 +218,9 @@ def json_rows(file: io.TextIOBase, decoder: json.JSONDecoder = DECODER) -> Itera
             continue
         number += 1
         try:
-            row = shallow(decoder.decode(line), line.count("[") + line.count("{"))
+            row = decoder.decode(line)
+            if (brackets := line.count("[") + line.count("{")) > MOST_DEPTH:  # seldom, and asked of each line
+                shallow(row, brackets)
         except RecursionError:
             raise ValueError(f"row {number} is nested too deeply") from None
         except ValueError as error:
@@ -266,13 +268,18 @@ def json_list(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
 def shallow(value: Any, brackets: int) -> Any:
     """The value, in whose text at most so many lists and objects begin. Raises RecursionError if it is nested deeper
     than MOST_DEPTH, so that whoever walks it does not fail."""
-    level = [value] if brackets > MOST_DEPTH else []
-    for _ in range(MOST_DEPTH):
-        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [each for some in inner for each in some]
-    if any(isinstance(each, dict | list) for each in level):
+    if brackets > MOST_DEPTH and deeper([value], MOST_DEPTH):
         raise RecursionError
     return value
+
+
+def deeper(level: list[Any], most: int) -> bool:
+    """Whether values hold lists and objects more than `most` deep in each other."""
+    for _ in range(most):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        if not (level := [each for some in inner for each in some]):
+            return False
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def skip_blank(text: str, place: int) -> int:
