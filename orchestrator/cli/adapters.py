@@ -14,6 +14,7 @@ from orchestrator.cli.common import (
     AsJson,
     Model,
     StoreUri,
+    echo,
     only_our_output,
     print_json,
     print_json_rows,
@@ -54,7 +55,7 @@ def list_adapters(
     if as_json:
         print_json_rows(rows)
     else:
-        typer.echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
+        echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
 
 
 def listing_line(row: "Row") -> str:
@@ -102,7 +103,7 @@ def show_adapter(
     found = read_version(f"{reference}@{alias}" if alias else reference, store, at)
     if as_tree:
         content = tree(found.state, found.entries)
-        print_json(content) if as_json else typer.echo("\n".join(tree_lines(content)))
+        print_json(content) if as_json else echo("\n".join(tree_lines(content)))
         return
     manifest = found.track.manifest_of(found.commit)
     halves = found.state.upto(found.commit.version).half_widths("test")
@@ -115,20 +116,18 @@ def show_adapter(
 
 def print_manifest(row: "Row", manifest: dict[str, Any], halves: Mapping[str, float | None]) -> None:
     """One adapter, for people."""
-    typer.echo(
-        f"ref: {row['ref']}\ntask: {row['task']}\ncommitted_at: {row['committed_at']}\nlocation: {row['location']}"
-    )
+    echo(f"ref: {row['ref']}\ntask: {row['task']}\ncommitted_at: {row['committed_at']}\nlocation: {row['location']}")
     if row["aliases"]:
-        typer.echo(f"aliases: {', '.join(row['aliases'])}")
+        echo(f"aliases: {', '.join(row['aliases'])}")
     overlap = "not measured" if row["overlap"] is None else f"{row['overlap']:.2%}"
-    typer.echo(f"test accuracy of the tasks up to it: {shown_accuracy(row, halves)}")
-    typer.echo(f"parameters: {shown_count(row)}; overlap with earlier tasks: {overlap}")
+    echo(f"test accuracy of the tasks up to it: {shown_accuracy(row, halves)}")
+    echo(f"parameters: {shown_count(row)}; overlap with earlier tasks: {overlap}")
     if base := manifest.get("base_model", {}).get("name"):
-        typer.echo(f"base: {base} sha256 {manifest.get('base_digest', 'not known')}")
+        echo(f"base: {base} sha256 {manifest.get('base_digest', 'not known')}")
     if commit := manifest.get("code", {}).get("git_commit"):
-        typer.echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")
+        echo(f"code: {commit}{' and changes to it' if manifest['code']['git_changed'] else ''}")
     for record in manifest["files"]:
-        typer.echo(f"  {record['path']}  {record['size']:,} bytes  sha256 {record['sha256']}")
+        echo(f"  {record['path']}  {record['size']:,} bytes  sha256 {record['sha256']}")
 
 
 @adapters.command("promote")
@@ -144,7 +143,7 @@ def promote_adapter(
 
     found = read_version(reference, store)
     entry = promote(found.track, found.commit.version, alias, expect=expect, why=why)
-    typer.echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
+    echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
 
 
 @adapters.command("rollback")
@@ -166,7 +165,7 @@ def rollback_alias(
         raise ConfigError(f"ALIAS {reference!r}: expected RUN@ALIAS, as in quickstart@production")
     track = find_track(open_store(store), name)
     entry = rollback(track, alias, expect=expect, why=why)
-    typer.echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
+    echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
 
 
 @adapters.command("pull")
@@ -184,7 +183,7 @@ def pull_adapter(
     found = read_version(reference, store)
     versions = {f"v{each.version:08d}": each for each in found.stream} if stream else {"": found.commit}
     size = pull(found.track, versions, directory)
-    typer.echo(f"{directory}: {found.reference}, {size:,} bytes")
+    echo(f"{directory}: {found.reference}, {size:,} bytes")
 
 
 def read_base_of(reference: str, store: str) -> "Version":
@@ -227,11 +226,11 @@ def export_adapter(
     held = f"{len(ranks)} layers, ranks {min(ranks)} to {max(ranks)}" if ranks else "no layer adapted"
     count = lora_parameters(made.parameters, found) if made.parameters else ""
     before = "" if found.state.completed().adapter.needs_task else " with all tasks before it"
-    typer.echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
+    echo(f"wrote {output}: {found.reference}{before} as {form}; {held}{count}")
     for path, size in made.sizes_bytes.items():
-        typer.echo(f"  {path}  {size:,} bytes")
+        echo(f"  {path}  {size:,} bytes")
     for note in made.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
 
 
 @adapters.command("serve-layout")
@@ -259,8 +258,8 @@ def serve_layout(
         fit = None if max_rank is None and tolerance is None else Fit(max_rank=max_rank, tolerance=tolerance)
         made = write(found, root=root, base=base, model=model, fit=fit)
     for note in made.notes:
-        typer.echo(note)
-    typer.echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{made.place}")
+        echo(note)
+    echo(f"{found.reference} is at {found.track.store.uri.partition('?')[0]}/{made.place}")
 
 
 @adapters.command("import")
@@ -308,13 +307,13 @@ def import_adapter(
             max_new_tokens=max_new_tokens,
         )
         made = import_lora(folder, team, run, store, told)
-    typer.echo(
+    echo(
         f"imported {folder} as {made.reference}, task {made.task}: {made.layers} layers, rank {made.rank}, "
         f"{made.parameters:,} parameters\nbase: {made.base} sha256 {made.base_digest}"
     )
     for note in made.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(
+        echo(f"note: {note}")
+    echo(
         f'Next:\n  orthoplex predict {made.reference} "A TEXT"\n  orthoplex run CONFIG --fork NAME        go on from '
         f"it: CONFIG has name {run}, team {team}, and {made.task}, with some of its rows, as its first task"
     )

@@ -13,6 +13,7 @@ import typer
 
 from cluster.finite import finite
 from cluster.storage import DEFAULT_STORE
+from cluster.words import printable
 from orchestrator.cli import completion
 from orchestrator.console.volume import volume
 
@@ -109,7 +110,7 @@ def worth_telling(record: logging.LogRecord) -> bool:
 def tell(note: str, kind: str = "note") -> None:
     """A note, or a warning, on standard error; none under `-q`."""
     if not volume.quiet:
-        typer.echo(f"{kind}: {note}", err=True)
+        typer.echo(printable(f"{kind}: {note}"), err=True)
 
 
 def read_log(state: "RunState", commit: "Committed", store: str) -> Logged:
@@ -129,12 +130,22 @@ def read_log(state: "RunState", commit: "Committed", store: str) -> Logged:
     return columns
 
 
+def echo(text: str, *, nl: bool = True) -> None:
+    """Prints what may come from a log, with escapes for what a terminal would obey."""
+    typer.echo(printable(text), nl=nl)
+
+
+def echo_json(text: str) -> None:
+    """Prints JSON, which stays what it is: such characters stand in its strings alone, and get JSON's escapes."""
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
 def print_json(value: "JsonLike | Shown | Tree") -> None:
     """Indented JSON on standard output; NaN and infinity, which JSON lacks, become null."""
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    echo_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_json_rows(rows: "Iterable[Row | Mapping[str, JsonLike]]") -> None:
     """A JSON list on standard output, one row per line. Raises ValueError for NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    typer.echo(f"[\n  {lines}\n]" if lines else "[]")
+    echo_json(f"[\n  {lines}\n]" if lines else "[]")

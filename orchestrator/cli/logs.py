@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import completion
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, print_json_rows, tell
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, echo, echo_json, print_json_rows, tell
 from orchestrator.console.volume import volume
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def show(told: "Iterable[Told]", *, as_json: bool) -> None:
     """Entries for people, or as a JSON object per line. What this version does not know becomes a note."""
     for each in told:
         if as_json:
-            typer.echo(json.dumps(each.shown(), ensure_ascii=False, allow_nan=False))
+            echo_json(json.dumps(each.shown(), ensure_ascii=False, allow_nan=False))
         elif each.known:
-            typer.echo("\n".join(each.lines))
+            echo("\n".join(each.lines))
         else:
             tell(f"entry {each.seq} is {each.text}")
 

@@ -11,7 +11,7 @@ import typer
 
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.cli.adapters import Team, Why, adapters
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, print_json, tell
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, echo, print_json, tell
 
 if TYPE_CHECKING:
     from orchestrator.track.track import Track
@@ -36,7 +36,7 @@ def verify_tracks(
         tell(note)
     for report in reports if not as_json else ():
         held = f"{report.entries} entries, {report.versions} versions, {report.files} files, {report.bytes:,} bytes"
-        typer.echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
+        echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
     if faults := [fault for report in reports for fault in report.faults]:
         raise IntegrityError("\n  ".join([f"{len(faults)} faults found", *faults]))
 
@@ -63,7 +63,7 @@ def collect_garbage(
     period, tracks = duration(grace), open_tracks(track, store, team)
     if delete is not None and track is None:
         raise ConfigError(f"--delete {delete}: needs TRACK; name the run whose versions are to be deleted")
-    say = (lambda _: None) if as_json else typer.echo
+    say = (lambda _: None) if as_json else echo
     found = list[Collected]()
     for each in tracks:
         found.append(collected(each, period, delete, why, yes))
@@ -117,7 +117,7 @@ def collected_lines(found: Collected, done: bool, grace: str) -> Iterator[str]:
 def write_indices(track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None) -> None:
     """Write an index of each log. It makes listing fast; publishing writes one every 200 entries by itself."""
     for each in open_tracks(track, store, team):
-        typer.echo(f"{each.label}: {each.write_index()} entries")
+        echo(f"{each.label}: {each.write_index()} entries")
 
 
 @adapters.command("rules")
@@ -146,7 +146,7 @@ def change_rules(
     revision, before = log.current()
     rules = trusting_what_is_there(log.store, team, before, parse_rules(read_mapping(path), str(path)))
     entry = log.change(rules, expect=revision if expect is None else expect, why=why)
-    typer.echo(f"{team}: revision {entry.seq} of the rules holds now")
+    echo(f"{team}: revision {entry.seq} of the rules holds now")
 
 
 def print_rules(team: str, revision: int, rules: dict[str, Any], as_json: bool) -> None:
@@ -156,8 +156,8 @@ def print_rules(team: str, revision: int, rules: dict[str, Any], as_json: bool) 
     if as_json:
         print_json({"revision": revision, "rules": rules})
         return
-    typer.echo(f"# rules of {team}, revision {revision}")
-    typer.echo(yaml.safe_dump(rules, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    echo(f"# rules of {team}, revision {revision}")
+    echo(yaml.safe_dump(rules, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 @adapters.command("policy")

@@ -12,6 +12,7 @@ import yaml
 
 from cluster.errors import GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.storage import LocalStore
+from orchestrator.cli.common import echo, print_json
 from orchestrator.config.run import load_config
 from orchestrator.run.controller import Controller
 from orchestrator.track.state import RunState, replay
@@ -56,7 +57,7 @@ def test_wrong_configurations(refused: Callable[..., tuple[int, str]], config: P
         2,
         f"{config}: 3 errors in the configuration\n"
         "  train.epoch: unknown key; did you mean 'epochs'?\n"
-        '  tasks.1.source: "file": use one of docstrings, cl_benchmark, files, hub, superni, trace; '
+        '  tasks.1.source: "file": use one of docstrings, cl_benchmark, files, hub, imported, superni, trace; '
         "did you mean 'files'?\n"
         "  train.batch_size: false: should be a whole number",
     )
@@ -403,3 +404,12 @@ def test_the_track_reads_what_was_written(begun: Any) -> None:
     """The fixtures above are runs as the registry knows them."""
     track = Track(LocalStore(begun.root), "default", "stream")
     assert replay("default", "stream", track.entries()) == begun.state
+
+
+def test_nothing_that_is_printed_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2J\x9b\u202eb\x7f"
+    echo(evil)
+    assert capsys.readouterr().out == "a\\x1b[2J\\x9b\\u202eb\\x7f\n"
+    print_json({"a": evil, "b": ["ü τ"]})
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and json.loads(said) == {"a": evil, "b": ["ü τ"]}

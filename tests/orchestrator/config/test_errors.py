@@ -72,7 +72,7 @@ def test_a_wrong_adapter(refused: Callable[..., str], value: str) -> None:
     assert lines(refused(BASE.replace("{target_modules: [output.dense]}", value))) == [WRONG_ADAPTERS[value]]
 
 
-SOURCES = "docstrings, cl_benchmark, files, hub, superni, trace"
+SOURCES = "docstrings, cl_benchmark, files, hub, imported, superni, trace"
 
 
 WRONG_TASKS = {
