@@ -49,9 +49,8 @@ def file_sources(task: GenerativeFilesTask, scratch: Path) -> dict[str, Source]:
 def file_source(task: GenerativeFilesTask, key: str, names: Sequence[str], scratch: Path) -> Source:
     """One split: the files that are named, one after the other."""
     where = joint_name([f"{key} {name!r}" for name in names])
-    paths: Named = []
-    for number, name in enumerate(names):
-        paths += named_files(task.name, key, name, scratch / str(number))
+    found = [named_files(task.name, key, name, scratch / str(number)) for number, name in enumerate(names)]
+    paths: Named = [*dict.fromkeys(chain.from_iterable(found))]
 
     def rows() -> Rows:
         for path, shown_as in paths:

@@ -165,7 +165,7 @@ def test_patterns_lists_and_tabs(s3_bucket: str, tmp_path: Path) -> None:
     first = tmp_path / "a.tsv"
     first.write_text("prompt\tcompletion\n" + "".join(f"{row['prompt']}\t{row['completion']}\n" for row in flat[:2]))
     store.upload("new/b.jsonl", write(tmp_path / "b.jsonl", flat[2:]))
-    names = [str(tmp_path / "*.tsv"), f"s3://{s3_bucket}/new/*.jsonl"]
+    names = [str(tmp_path / "*.tsv"), str(first), f"s3://{s3_bucket}/new/*.jsonl"]
     found = sources(tmp_path / "scratch", train=names, test=str(first))["train"]
     rows = [*found.rows()]
     assert [row for *_, row in rows] == flat
