@@ -99,17 +99,18 @@ def answered(
 def resources(workers: int, device: str | None) -> dict[str, float]:
     """What each process gets of the cluster. Raises ConfigError if it has no GPU and one is asked for."""
     import ray
+    import ray._private.state
 
-    nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-    gpus = sum(each.get("GPU", 0) for each in nodes)
+    gpus = ray.cluster_resources().get("GPU", 0)
     if (device or "").startswith("cuda") and gpus < 1:
         raise ConfigError(f"--device {device}: the cluster has no GPU; leave it out, or say cpu")
-    return share([each.get("CPU", 0) for each in nodes], 0 if device == "cpu" else gpus, workers)
+    free = ray._private.state.available_resources_per_node().values()
+    return share([each.get("CPU", 0) for each in free], 0 if device == "cpu" else gpus, workers)
 
 
 def share(cpus: Sequence[float], gpus: float, workers: int) -> dict[str, float]:
     """What one of the processes gets: CPUs, as many as there are for all on the nodes, and a GPU, or the same part of
-    one as others if there are fewer. `cpus` has those of each node."""
+    one as others if there are fewer. `cpus` has those of each node that nobody holds."""
     most = max(1, int(max(cpus, default=1)))
     fit = (count for count in range(most, 1, -1) if sum(node // count for node in cpus) >= workers)
     if gpus < 1:
