@@ -11,15 +11,18 @@ from trainers.method_config import AdapterConfig, OrthogonalityConfig
 @pytest.mark.parametrize(
     ("section", "penalises", "projects_output", "projects_input"),
     [
-        ({}, True, False, False),
+        ({}, False, False, False),
+        ({"weight": 1}, True, False, False),
         ({"mode": "projection"}, False, True, False),
         ({"side": "input"}, False, False, True),
-        ({"side": "both"}, True, False, True),
+        ({"side": "both"}, False, False, True),
+        ({"side": "both", "weight": 1}, True, False, True),
+        ({"side": "none", "weight": 1}, False, False, False),
         ({"side": "both", "mode": "projection"}, False, True, True),
     ],
 )
 def test_each_side_is_protected_in_one_way(
-    section: dict[str, str], penalises: bool, projects_output: bool, projects_input: bool
+    section: dict[str, object], penalises: bool, projects_output: bool, projects_input: bool
 ) -> None:
     made = OrthogonalityConfig.model_validate(section)
     found = (made.penalises, made.projects_output, made.projects_input)
