@@ -1,13 +1,15 @@
 """What penalties add to a training step: steps with and without them, in turn, in one process.
 
-    PYTHONPATH=. python benchmarks/functional_cost.py [--past 0,3,13] [--rounds 40] [--tokens 64] [--threads 2]
+    PYTHONPATH=. python benchmarks/functional_cost.py [--past 0,3,13] [--rounds 40] [--tokens 64] [--threads 1]
 
 MiniLM on a CPU, with the adapters of configs/cl_benchmark/minilm_order1.yaml: rank 8 on 12 layers of width 384, 32 rows
 per step. A round makes one step each without a penalty, with the functional one (24 directions per task) and with the
 paper's, in an order that changes from round to round, so that what else the machine does meets all of them alike. A
-step is the gates, the forward pass, its gradients, clipping and AdamW; DeepSpeed would add to all alike. Printed are
-medians over rounds of a step's milliseconds, and of the ratio to the step without a penalty in the same round, with
-quartiles.
+step is the gates, the forward pass, its gradients, clipping and AdamW; DeepSpeed would add to all alike. Time is that
+of the process on the CPU, which other work lengthens less than the clock's; with several threads it is the sum of
+theirs. Printed are medians over rounds: a step's milliseconds; those that a penalty adds to the adapters and their
+gradients alone, which tell more exactly; and, with quartiles, the ratio to the step without a penalty in the same
+round.
 """
 
 import argparse
@@ -25,12 +27,13 @@ from trainers.method_config import AdapterConfig
 from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.functional import Felt, Kept, Metric
 from trainers.methods.oa.layers import attach, use
-from trainers.methods.targets import match_modules, width
+from trainers.methods.targets import Layer, match_modules, width
 from trainers.models.base import Backbone
 from trainers.models.loading import load_backbone
 
 ROWS, LABELS, PAST_RANK, WARM_UP = 32, ("yes", "no", "perhaps"), 5, 3
 PENALTIES = {"none": (0.0, 0.0), "functional": (10.0, 0.0), "orthogonality": (0.0, 5.0)}  # weights of L_f and L_orth
+COLUMNS = ("earlier tasks", "ms per step", "ms of L_f", "× with L_f", "ms of L_orth", "× with L_orth")
 Step = Callable[[], None]
 
 
@@ -64,20 +67,43 @@ def earlier(widths: Mapping[str, int], past: int, pairs: int) -> tuple[dict[str,
     return written, felt
 
 
-def step_of(penalty: str, backbone: Backbone, tokens: int, past: int) -> Step:
-    """One update of new adapters on the model."""
+def bank_of(penalty: str, widths: Mapping[str, int], past: int) -> AdapterBank:
+    """New adapters after so many tasks, under one penalty or none."""
     config = settings(penalty)
-    modules = match_modules(backbone.model, config.target_modules)
-    widths = {name: width(module) for name, module in modules.items()}
     written, felt = earlier(widths, past, config.functional.directions)
     read = {name: torch.zeros(d, 0) for name, d in widths.items()}
     felt = felt if config.functional.weight else []
-    bank = AdapterBank(widths, config, torch.Generator().manual_seed(1), written, read, felt=felt)
+    return AdapterBank(widths, config, torch.Generator().manual_seed(1), written, read, felt=felt)
+
+
+def targets_of(backbone: Backbone) -> dict[str, Layer]:
+    """The adapted layers."""
+    return match_modules(backbone.model, settings("none").target_modules)
+
+
+def alone(penalty: str, backbone: Backbone, past: int) -> Step:
+    """The adapters and their gradients, without a model."""
+    bank = bank_of(penalty, {name: width(module) for name, module in targets_of(backbone).items()}, past)
+    weights = (*PENALTIES[penalty], bank.config.budget_weight)
+
+    def step() -> None:
+        outputs = bank(torch.float32)
+        loss = torch.stack([output.sum() for output in outputs[:-3]]).sum()
+        (loss + sum(weight * value for weight, value in zip(weights, outputs[-3:], strict=True))).backward()
+        bank.zero_grad(set_to_none=True)
+
+    return step
+
+
+def step_of(penalty: str, backbone: Backbone, tokens: int, past: int) -> Step:
+    """One update of new adapters on the model."""
+    modules = targets_of(backbone)
+    bank = bank_of(penalty, {name: width(module) for name, module in modules.items()}, past)
     optimizer = torch.optim.AdamW(bank.parameters(), lr=1e-4)
     draw = torch.Generator().manual_seed(2)
     ids, targets = torch.randint(1000, 20_000, (ROWS, tokens), generator=draw).tolist(), torch.arange(ROWS) % 3
     labels = backbone.encode_labels(LABELS)
-    batch, weights = backbone.batch(ids, targets.numpy(), labels), (*PENALTIES[penalty], config.budget_weight)
+    batch, weights = backbone.batch(ids, targets.numpy(), labels), (*PENALTIES[penalty], bank.config.budget_weight)
 
     def step() -> None:
         outputs = bank(torch.float32)
@@ -92,24 +118,25 @@ def step_of(penalty: str, backbone: Backbone, tokens: int, past: int) -> Step:
 
 
 def durations(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each step, round by round."""
+    """Milliseconds of each step on the CPU, round by round."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     orders = itertools.cycle(itertools.permutations(steps))
     for number, order in zip(range(WARM_UP + rounds), orders, strict=False):
         for name in order:
-            started = time.perf_counter()
+            started = time.process_time()
             steps[name]()
             if number >= WARM_UP:
-                found[name].append(1e3 * (time.perf_counter() - started))
+                found[name].append(1e3 * (time.process_time() - started))
     return found
 
 
-def row(past: int, found: Mapping[str, list[float]]) -> list[str]:
-    """One line of the table."""
+def row(past: int, found: Mapping[str, list[float]], apart: Mapping[str, list[float]]) -> list[str]:
+    """One line of the table, from whole steps and from adapters alone."""
     plain, cells = found["none"], []
     for name in ("functional", "orthogonality"):
+        added = median(ms - base for ms, base in zip(apart[name], apart["none"], strict=True))
         low, middle, high = quantiles([ms / base for ms, base in zip(found[name], plain, strict=True)], n=4)
-        cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
+        cells += [f"{added:.1f}", f"{middle:.3f} ({low:.3f} to {high:.3f})"]
     return [str(past), f"{median(plain):.0f}", *cells]
 
 
@@ -119,19 +146,20 @@ def main() -> None:
     parser.add_argument("--past", default="0,3,13", help="numbers of earlier tasks, with commas")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=64, help="of each row")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cpu")
     backbone = load_backbone(ModelConfig(max_length=max(128, options.tokens)), device)
     backbone.model.train()
-    attach(match_modules(backbone.model, settings("none").target_modules))
+    attach(targets_of(backbone))
     print(describe(provenance(device, rows=ROWS, tokens=options.tokens, rounds=options.rounds)))
-    rows = []
+    print("\n" + markdown(COLUMNS, []), flush=True)
     for past in map(int, options.past.split(",")):
         steps = {penalty: step_of(penalty, backbone, options.tokens, past) for penalty in PENALTIES}
-        rows.append(row(past, durations(steps, options.rounds)))
-    print("\n" + markdown(["earlier tasks", "ms per step", "× functional", "× orthogonality"], rows))
+        apart = {penalty: alone(penalty, backbone, past) for penalty in PENALTIES}
+        cells = row(past, durations(steps, options.rounds), durations(apart, 5 * options.rounds))
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

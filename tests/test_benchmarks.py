@@ -189,17 +189,17 @@ def test_steps_with_and_without_penalties_are_made_in_turn() -> None:
     assert len(rounds) == WARM_UP + 9 and all({*each} == {*PENALTIES} for each in rounds)
     assert len({tuple(each) for each in rounds}) == 6 and {len(times) for times in found.values()} == {9}
     times = {"none": [10.0, 20.0, 40.0], "functional": [11.0, 22.0, 44.0], "orthogonality": [5.0, 10.0, 20.0]}
-    assert row(3, times) == ["3", "20", "1.100 (1.100 to 1.100)", "0.500 (0.500 to 0.500)"]
+    apart = {"none": [1.0, 2.0, 9.0], "functional": [1.5, 2.5, 9.5], "orthogonality": [1.0, 3.0, 11.0]}
+    assert row(3, times, apart) == ["3", "20", "0.5", "1.100 (1.100 to 1.100)", "1.0", "0.500 (0.500 to 0.500)"]
 
 
 @pytest.mark.skipif(not HAS_MINILM, reason="needs the `offline` extra")
 @pytest.mark.parametrize("past", [0, 2])
 def test_a_step_computes_the_penalty_that_it_is_named_after_alone(monkeypatch: pytest.MonkeyPatch, past: int) -> None:
-    from benchmarks.functional_cost import PENALTIES, settings, step_of
+    from benchmarks.functional_cost import PENALTIES, alone, step_of, targets_of
     from trainers.config import ModelConfig
     from trainers.methods.oa import bank
     from trainers.methods.oa.layers import attach
-    from trainers.methods.targets import match_modules
     from trainers.models.loading import load_backbone
 
     called: list[str] = []
@@ -207,10 +207,9 @@ def test_a_step_computes_the_penalty_that_it_is_named_after_alone(monkeypatch: p
         right = getattr(bank, key)
         monkeypatch.setattr(bank, key, lambda *parts, right=right, name=name: [called.append(name), right(*parts)][1])
     backbone = load_backbone(ModelConfig(), CPU)
-    attach(match_modules(backbone.model, settings("none").target_modules))
-    found = {}
+    attach(targets_of(backbone))
     for penalty in PENALTIES:
         step_of(penalty, backbone, 4, past)()
-        found[penalty] = called.copy()
+        alone(penalty, backbone, past)()
+        assert called == ([penalty, penalty] if past and penalty != "none" else [])
         called.clear()
-    assert found == {name: [name] if past and name != "none" else [] for name in PENALTIES}

@@ -1,5 +1,6 @@
 """The tables as Markdown: one per group of streams, then what tuning chose, and what is missing. In points."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from benchmarks.harness import markdown
@@ -118,18 +119,30 @@ def values(found: Mapping[str, object]) -> str:
 
 
 def absent(plan: Plan, lines: Mapping[str, Line], asked: Asked = ALL) -> str:
-    """What is missing, a line per method and stream; empty if nothing is."""
+    """What is missing, a line per method and reason, with the streams that lack the same seeds; empty if nothing is."""
     found = missing(plan, lines, asked)
-    listed = [f"{cell.method} on {cell.stream}, seed {cell.seed}: not measured" for cell in found.ready]
-    listed += [f"{method} on {stream}, seed {seed}: waits for tuning" for method, stream, seed in found.waiting]
+    listed = [(cell.method, cell.stream, cell.seed, "not measured") for cell in found.ready]
+    listed += [(*each, "waits for tuning") for each in found.waiting]
+    listed += [(cell.method, cell.stream, cell.seed, f"cannot be run: {fault}") for cell, fault in found.faulty]
     listed += [
-        f"{cell.method} on {cell.stream}, seed {cell.seed}: cannot be run: {fault}" for cell, fault in found.faulty
+        (each["method"], each["stream"], each["seed"], f"failed: {each['error']}") for each in failed(plan, lines)
     ]
-    listed += [
-        f"{line['method']} on {line['stream']}, seed {line['seed']}: failed: {line['error']}"
-        for line in failed(plan, lines)
-    ]
-    return "\n".join(f"- {line}" for line in listed)
+    seeds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for method, stream, seed, why in listed:
+        seeds[method, why, stream].append(seed)
+    streams: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (method, why, stream), numbers in seeds.items():
+        streams[method, why, in_words(numbers)].append(stream)
+    return "\n".join(
+        f"- {method} on {', '.join(names)}, {numbers}: {why}" for (method, why, numbers), names in streams.items()
+    )
+
+
+def in_words(seeds: Sequence[int]) -> str:
+    """Seeds of cells of one method on one stream, and how many settings there are if several share a seed."""
+    different = sorted({*seeds})
+    settings = f" ({len(seeds)} settings)" if len(different) < len(seeds) else ""
+    return f"seed{'s' * (len(different) > 1)} {', '.join(map(str, different))}{settings}"
 
 
 def failed(plan: Plan, lines: Mapping[str, Line]) -> Sequence[Line]:
