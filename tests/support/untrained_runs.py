@@ -89,8 +89,10 @@ def process_group() -> Iterator[None]:
         yield
         return
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def finished(content: Mapping[str, Any]) -> RunState:

@@ -86,7 +86,7 @@ def test_what_is_usual(form: str, trained_on: str, scored_by: str) -> None:
         ({"format": "messages", "training": {"epoch": 1}}, "training.epoch: unknown key; did you mean 'epochs'?"),
         ({"train_on": "all"}, "train_on belongs to a generative task; name the format of its rows, one of messages"),
         ({"source": "superni"}, "tasks.0.path: required, but not given"),
-        ({"source": "trac"}, "use one of docstrings, cl_benchmark, files, hub, superni, trace; did you mean 'trace'?"),
+        ({"source": "trac"}, "files, hub, imported, superni, trace; did you mean 'trace'?"),
     ],
 )  # fmt: skip
 def test_wrong_entries(keys: dict[str, Any], message: str) -> None:
