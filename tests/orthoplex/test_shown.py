@@ -105,7 +105,7 @@ def test_a_plan_and_a_sweep_have_a_form_for_notebooks(tmp_path: Path) -> None:
         name="<n>", state="absent", store="s", tasks=[], method="oa", protected=[], modules={"layer": 4},
         base_parameters=7, trained_parameters=5, most_kept_parameters=5, steps=[], evaluation=Cost(**cost),
         workers=1, zero_stage=2, memory_per_worker_bytes={"weights": 2**30}, rounding=None, writes=["x"],
-        objections=[], way_on="", notes=[], time=None,
+        objections=[], way_on="", notes=[], time=None, joint=False, replayed=[],
     )  # fmt: skip
     html = of(Planned, plan)._repr_html_()
     assert "&lt;n&gt;: not begun; 1 worker" in html and "<caption>Tasks</caption>" in html
