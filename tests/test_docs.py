@@ -124,4 +124,6 @@ def test_every_example_is_a_configuration() -> None:
     for name in examples():
         path = folder() / f"{name}.yaml"
         assert (load_sweep(path) if name.startswith("sweeps/") else load_config(path)).name
-    assert load_config(ROOT / "docs/examples/tutorial.yaml").tasks[0].name == "library"
+    tutorial = ROOT / "docs/examples/tutorial.yaml"
+    assert load_config(tutorial).tasks[0].name == "library"
+    assert f"```yaml\n{tutorial.read_text()}```\n" in (ROOT / "docs/tutorial.md").read_text()

@@ -63,7 +63,7 @@ def predict(
     ] = [],  # noqa: B006
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="FILE", help=".jsonl, .csv or .parquet, or s3://; goes on if it was cut"),
+        typer.Option("--output", metavar="FILE", help=".jsonl, .csv or .parquet, s3://, or -; goes on if it was cut"),
     ] = None,
     task: TaskName = None,
     union: Union = False,
@@ -88,6 +88,7 @@ def predict(
     ] = None,
 ) -> None:
     """Answer new texts with an adapter. A label with its probability, or a generated text; from files to a file."""
+    output = None if output == "-" else output
     check_usage(texts, inputs, output, form, spread=workers > 1 or address is not None)
     from orchestrator.delivery.predicting import Asking, check_columns
 

@@ -1,6 +1,7 @@
 """Takes a stream of adapters out of the store, as a PEFT LoRA or a whole model: `orthoplex adapters export`."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +135,8 @@ def alone(
         asked.kinds, auto=FAMILIES[origin.task_type][1], dtype=dtype_of(base.model), merged=form == "merged",
         plain=asked.plain,
     ).encode()  # fmt: skip
+    if form == "peft" and origin.place != origin.base and Path(origin.place).is_dir():
+        notes += (f"predict.py asks the hub for the base; the one on this machine: --base {shlex.quote(origin.place)}",)
     if form == "merged" and asked.vectors:
         beside["labels/embedded.safetensors"] = save(dict(asked.vectors))
     return beside, notes

@@ -32,7 +32,10 @@ how = TOLD["tasks"][asked.task]
 torch.set_grad_enabled(False)
 ''')
 PEFT = Template("""revision = TOLD["revision"] if asked.base == TOLD["base"] else None
-base = $auto.from_pretrained(asked.base, revision=revision, dtype=torch.$dtype)
+try:
+    base = $auto.from_pretrained(asked.base, revision=revision, dtype=torch.$dtype)
+except OSError as error:
+    parser.error(f"--base {asked.base!r} cannot be loaded; say where the base is, a folder or hub id\\n{error}")
 tokenizer = AutoTokenizer.from_pretrained(HERE, config=base.config)
 $greedy
 model = PeftModel.from_pretrained(base, HERE).eval()

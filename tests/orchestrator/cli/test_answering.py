@@ -53,8 +53,9 @@ def test_files_to_a_file_and_to_standard_output(orthoplex: Orthoplex, monkeypatc
     assert [row["body"] for row in written] == [row["body"] for row in rows] and {*written[0]} == {
         "body", "label", "p_label", "p_probability", "p_scores",
     }  # fmt: skip
-    code, out, err = orthoplex(*words)
-    assert code == 0 and [json.loads(line) for line in out.splitlines()] == written
+    for end in ((), ("--output", "-")):
+        code, out, err = orthoplex(*words, *end)
+        assert code == 0 and [json.loads(line) for line in out.splitlines()] == written
     code, out, err = orthoplex(*words, "--output", "out.jsonl")
     assert code == 2 and "exists already; choose another, or replace it with --force" in err
     assert orthoplex(*words, "--output", "out.jsonl", "--force").code == 0

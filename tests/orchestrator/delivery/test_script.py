@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from bisect import bisect_right
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from cluster.errors import ConfigError
 from cluster.storage import LocalStore
@@ -175,3 +177,17 @@ def test_every_script_is_short_and_has_no_line_without_use(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     encoder = script(["nearest"], auto="AutoModel", dtype="float32", merged=False, plain=True)
     assert len([line for line in encoder.splitlines() if line.strip()]) <= 45
+
+
+def test_a_base_that_cannot_be_loaded_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = script(["nearest"], auto="AutoModel", dtype="float32", merged=False, plain=True)
+    (tmp_path / "predict.py").write_text(text)
+    told = {"base": "some/model", "revision": None, "tasks": {"t": {"kind": "nearest"}}}
+    (tmp_path / "tasks.json").write_text(json.dumps(told))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--base", str(tmp_path / "none"), "a text"])
+    with torch.no_grad(), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tmp_path / "predict.py"))
+    assert ended.value.code == 2
+    assert f"--base {str(tmp_path / 'none')!r} cannot be loaded; say where the base is" in capsys.readouterr().err
