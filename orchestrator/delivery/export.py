@@ -135,8 +135,8 @@ def alone(
         asked.kinds, auto=FAMILIES[origin.task_type][1], dtype=dtype_of(base.model), merged=form == "merged",
         plain=asked.plain,
     ).encode()  # fmt: skip
-    if form == "peft" and origin.place != origin.base and Path(origin.place).is_dir():
-        notes += (f"predict.py asks the hub for the base; the one on this machine: --base {shlex.quote(origin.place)}",)
+    if form == "peft" and origin.where != origin.base and Path(origin.where).is_dir():
+        notes += (f"predict.py asks the hub for the base; the one on this machine: --base {shlex.quote(origin.where)}",)
     if form == "merged" and asked.vectors:
         beside["labels/embedded.safetensors"] = save(dict(asked.vectors))
     return beside, notes
