@@ -23,8 +23,7 @@ from trainers.workers.worker import Worker
 FAMILY = "gpt2"
 CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "decoder-3": (3, "CAUSAL_LM", {"replay": {"share": 0.2}}),
-    "encoder-2": (2, "LABEL_EMBEDDING", {"replay": {"share": 0.2}}),
-    "encoder-3": (3, "LABEL_EMBEDDING", {"joint": True}),
+    "encoder-2": (2, "LABEL_EMBEDDING", {"joint": True}),
 }
 
 
