@@ -245,7 +245,8 @@ def print_plan(plan: "Plan") -> None:
         f"kept parameters {per}: at most {plan.most_kept_parameters:,}"
     )
     print_evaluation(plan)
-    if "pending" in (task["state"] for task in plan.tasks):
+    pending = "pending" in (task["state"] for task in plan.tasks)
+    if pending:
         out.print(time_line(plan.time), markup=False)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in plan.memory_per_worker_bytes.items())
     out.print(f"estimated memory per worker: {sum(plan.memory_per_worker_bytes.values()) / GIB:.2f} GiB ({parts})")
@@ -253,8 +254,8 @@ def print_plan(plan: "Plan") -> None:
         out.print(f"rounding: {plan.rounding}", markup=False)
     for note in plan.notes:
         out.print(f"note: {note}", markup=False)
-    out.print("will write:")
-    for line in plan.writes:
+    out.print("will write:" if pending else "all tasks are done: nothing is left to run")
+    for line in plan.writes if pending else ():
         out.print(f"  {line}", markup=False)
 
 
@@ -297,9 +298,11 @@ def time_line(time: "Reckoned | None") -> str:
 
 
 def bill(gpu_hours: float, money: float | None, currency: str | None) -> str:
-    """GPU-hours and their price, behind a time; nothing without GPUs."""
+    """GPU-hours and their price, behind a time; without GPUs, that there is none to pay if a price is known."""
+    if not gpu_hours:
+        return "; no GPUs, so `cost` counts nothing" if currency else ""
     priced = "" if money is None else f", {money:,.2f} {currency}"
-    return f"; {gpu_hours:,.2f} GPU-hours{priced}" if gpu_hours else ""
+    return f"; {gpu_hours:,.2f} GPU-hours{priced}"
 
 
 def print_evaluation(plan: "Plan") -> None:

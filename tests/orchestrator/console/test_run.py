@@ -201,7 +201,8 @@ def test_the_time_of_a_plan() -> None:
         "time: about 75 min of training and evaluation (60 s to 2.5 h), as 3 earlier tasks took per row "
         "(t/a, t/b, t/c, …); 5.00 GPU-hours, 12.50 EUR"
     )
-    assert time_line(replace(known, gpu_hours=0.0, money=None)).endswith("(t/a, t/b, t/c, …)")
+    assert time_line(replace(known, gpu_hours=0.0, money=None, currency=None)).endswith("(t/a, t/b, t/c, …)")
+    assert time_line(replace(known, gpu_hours=0.0, money=None)).endswith("…); no GPUs, so `cost` counts nothing")
     assert time_line(None).startswith(
         "time: not known, since no run of the team in this store has trained on this base"
     )
