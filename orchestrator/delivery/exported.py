@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.text_files import check_regular
 from orchestrator.track.events import AnswersTold
 
 FILE = "tasks.json"
@@ -27,6 +28,7 @@ def exported(folder: Path, name: object) -> Exported:
     """What a folder says of the task `name`, or of its only task if that is None. Raises ConfigError if its tasks.json
     is malformed."""
     try:
+        check_regular(folder / FILE)
         tasks = json.loads((folder / FILE).read_text("utf-8"))["tasks"]
         names = tuple(map(str, tasks))
         chosen = names[0] if name is None and len(names) == 1 else name

@@ -71,6 +71,20 @@ class Mirror:
             self.store.delete(key)
 
 
+def read_job(path: Path) -> dict[str, JsonLike]:
+    """The job of parts. Raises ConfigError if it is damaged."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if isinstance(found, dict):
+            return found
+        raise ValueError("it is no mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{named(path)!r}: cannot be read ({error}), so nobody knows what its parts answer; remove the folder, or "
+            "choose another --output"
+        ) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """The parts of one output of a form, which is a file of this machine, or a copy of one in a bucket."""
@@ -138,7 +152,7 @@ class Parts:
             ConfigError: they are of another job.
         """
         mine, path = json.loads(json.dumps(job)), self.folder / JOB
-        theirs = json.loads(path.read_text("utf-8")) if path.exists() else None
+        theirs = read_job(path) if path.exists() else None
         if theirs is None:
             self._clear()
         if theirs is None or not self._files():

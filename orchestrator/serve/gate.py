@@ -68,7 +68,7 @@ class Gate:
         if self.at_work >= self.settings.max_concurrent:
             raise too_many(self.settings.max_concurrent)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.settings.max_body_bytes:
+        if length.isdigit() and (len(length) > 18 or int(length) > self.settings.max_body_bytes):
             raise too_large(self.settings.max_body_bytes)
 
 

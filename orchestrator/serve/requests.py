@@ -13,6 +13,7 @@ from cluster.schema import Frozen
 from orchestrator.delivery.repertoire import Asked
 from orchestrator.serve.problems import Problem, malformed
 from trainers.config import DecodingConfig
+from trainers.data.cleaning import encodes
 
 Zero = Annotated[float, Field(ge=0, le=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -71,6 +72,8 @@ class WriteBody(Body):
         stops = [value] if isinstance(value, str) else value or []
         if not all(stops) or len(stops) > 16:
             raise ValueError("at most 16 strings, none of them empty")
+        if not all(map(encodes, stops)):
+            raise ValueError("has half a character; repair it")
         return value
 
     @property

@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError, DataError
+from cluster.text_files import check_regular
 from cluster.words import did_you_mean
 from trainers.data.sources import absent, listed, shown
 from trainers.methods.base import Files, Lora, Stream
 from trainers.methods.export import PEFT_CONFIG, PEFT_TASK_TYPES, PEFT_WEIGHTS
 from trainers.methods.oa.artifact import dump_start
+from trainers.methods.patterns import MOST_S, REPEATS, ends
 from trainers.methods.targets import by_pattern, input_width, linear_layers, match_modules, width
 from trainers.methods.updates import HEAD, A, B, fresh
 
@@ -88,7 +90,7 @@ def read_folder(folder: Path) -> ForeignLora:
         revision=_string(config, "revision"),
         task_type=task_type_of(folder, config.get("task_type")),
         dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else 0.0,
-        targets=config.get("target_modules"),
+        targets=targets_in(config.get("target_modules")),
         peft_version=_string(config, "peft_version"),
     )
 
@@ -99,6 +101,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise DataError(f"PEFT_FOLDER {str(folder)!r}: {'is no folder' if folder.exists() else absent(folder)}")
     path = folder / PEFT_CONFIG
     try:
+        check_regular(path)
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{folder}: has no {PEFT_CONFIG}; name the folder that PEFT's save_pretrained wrote") from None
@@ -156,7 +159,26 @@ def updates_of(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
     names = sorted({name[len(HEAD) : -len(end)] for end in (A, B) for name in tensors if name.endswith(end)})
     if not names:
         raise DataError(f"{folder / PEFT_WEIGHTS}: holds no LoRA matrix; copy the folder anew")
+    check_regexes(folder, config, names)
     return {name: update_of(folder, config, tensors, name) for name in names}
+
+
+def check_regexes(folder: Path, config: Mapping[str, Any], names: list[str]) -> None:
+    """Raises DataError if a regex of the settings takes longer than `MOST_S` on the layers `names`."""
+    patterns = [config.get(key) for _, key in SCALES]
+    asked = [each for held in patterns if isinstance(held, Mapping) for each in held if REPEATS.search(each)]
+    if asked and not ends(asked, names):
+        raise DataError(
+            f"{folder / PEFT_CONFIG}: rank_pattern or alpha_pattern holds a regex that takes more than {MOST_S:.0f} s "
+            "on the names of the layers; write it with fewer repeats inside of repeats"
+        )
+
+
+def targets_in(given: object) -> list[str] | str | None:
+    """`target_modules` if they are of a form that PEFT has, else None: the names of the tensors tell the layers."""
+    if isinstance(given, list) and all(isinstance(each, str) for each in given):
+        return given
+    return given if isinstance(given, str) else None
 
 
 def check_tensor(folder: Path, name: str, tensor: Tensor) -> None:
@@ -173,7 +195,7 @@ def check_tensor(folder: Path, name: str, tensor: Tensor) -> None:
         )
     if not tensor.is_floating_point():
         raise DataError(f"{where} holds {tensor.dtype}, not floating-point numbers; save it unquantised")
-    if not tensor.isfinite().all():
+    if not tensor.float().isfinite().all():  # float8 knows no isfinite
         raise DataError(f"{where} holds NaN or infinity; train it again, or take an earlier checkpoint")
 
 
@@ -192,9 +214,14 @@ def update_of(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
             "not belong together"
         )
     scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return Lora(a_RK.float().contiguous(), b_DR.float().contiguous(), scaling=scaling)
+    a_RK, b_DR = a_RK.float().contiguous(), b_DR.float().contiguous()
+    if not (scaling * b_DR.abs().max() * a_RK.abs().max() * rank).isfinite():
+        raise DataError(f"{where}: its values times alpha / r, {scaling:g}, {BEYOND}")
+    return Lora(a_RK, b_DR, scaling=scaling)
 
 
+BEYOND = "are beyond what 32 bits hold; correct lora_alpha and alpha_pattern, or take an earlier checkpoint"
+MOST = 1e38  # of r and alpha
 SCALES = (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"))
 
 
@@ -206,8 +233,11 @@ def _number(folder: Path, config: Mapping[str, Any], key: str, pattern: str, nam
         raise DataError(
             f"{folder / PEFT_CONFIG}: {pattern} {shown(config[pattern])} is no mapping of regexes"
         ) from None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
-        raise DataError(f"{folder / PEFT_CONFIG}: {key} of layer {name!r} is {shown(found)}, not a number above 0")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < MOST:
+        raise DataError(
+            f"{folder / PEFT_CONFIG}: {key} of layer {name!r} is {shown(found)}, not a number above 0 and below "
+            f"{MOST:g}"
+        )
     return found
 
 
@@ -241,6 +271,8 @@ def fitted(lora: ForeignLora, model: nn.Module) -> tuple[dict[str, Lora], list[s
         given, rank = filled[name], update.rank
         given.a_RK[:rank] = update.a_RK
         given.b_DR[:, :rank] = update.b_DR if update.scaling == scaling else update.b_DR * (update.scaling / scaling)
+        if not given.b_DR.isfinite().all():
+            raise DataError(f"layer {name!r}: its values times its scaling, {update.scaling:g}, {BEYOND}")
     return filled, targets_of(lora, model, [*updates])
 
 
@@ -272,6 +304,8 @@ def targets_of(lora: ForeignLora, model: nn.Module, names: list[str]) -> list[st
         ConfigError: a layer shares its weight with an embedding.
     """
     own = sorted(lora.targets) if isinstance(lora.targets, list) else lora.targets
+    if isinstance(own, str) and REPEATS.search(own) and not ends([own], linear_layers(model)):
+        own = None
     for given in (own, names):
         try:
             if given and [*match_modules(model, given)] == names:

@@ -22,6 +22,7 @@ from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
 from trainers.config import DecodingConfig
 
+COLDEST = 1e-30  # by less logits are not divided: 32 bits would not hold them
 TAIL = 8  # tokens beyond the bytes of a stop string that are read again after each token
 UNFINISHED = "\ufffd"  # what a tokenizer writes of a character whose last bytes are still to come
 JOINED = 3  # words at most that a tokenizer makes one of
@@ -52,7 +53,7 @@ class Drawn(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(B, V) logits → 0 at the first token whose cumulated probability is beyond the row's number, else −∞."""
-        kept_BV = self.cuts(input_ids, scores.float() / self.how.temperature)
+        kept_BV = self.cuts(input_ids, scores.float() / max(self.how.temperature, COLDEST))
         total_BV = kept_BV.double().softmax(-1).cumsum(-1)
         drawn_B1 = torch.tensor([[each.random()] for each in self.generators], dtype=torch.float64).to(scores.device)
         beyond_BV = total_BV > drawn_B1.clamp_max(1 - 1e-12) * total_BV[:, -1:]

@@ -36,6 +36,19 @@ def test_parts_of_a_job_are_gone_on_with_and_joined_in_order(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.parquet"]
 
 
+@pytest.mark.parametrize("held", ["", "{", "[1]", "\udcff"])
+def test_a_damaged_job_is_refused(tmp_path: Path, held: str) -> None:
+    """Its parts stay."""
+    parts = Parts(output=tmp_path / "out.jsonl", form="jsonl")
+    parts.check(replace=False)
+    parts.begin(JOB_A)
+    filled(parts, 0)
+    (parts.folder / JOB).write_bytes(held.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match="remove the folder"):
+        parts.begin(JOB_A)
+    assert parts.there() == {0: 2}
+
+
 def test_parts_without_a_job_are_what_was_left_of_a_finished_prediction(tmp_path: Path) -> None:
     """As after a kill while the parts were removed."""
     parts = Parts(output=tmp_path / "out.jsonl", form="jsonl")

@@ -47,6 +47,8 @@ def test_a_body_beyond_the_limit(labels_run: Run) -> None:
     for content in (b"x" * 101, iter([b"x" * 60, b"x" * 60])):
         answer = client(service).post("/v1/classify", content=content)
         assert answer.status_code == 413 and "100 bytes" in answer.json()["error"]["message"]
+    answer = client(service).post("/v1/classify", content=b"x", headers={"content-length": "9" * 5000})
+    assert answer.status_code == 413
     assert client(service).post("/v1/classify", json={"input": "x"}).status_code == 200
     service.close()
 

@@ -47,7 +47,9 @@ def test_what_openais_clients_send_is_taken() -> None:
     assert CompletionBody.model_validate(content).include_usage
 
 
-@pytest.mark.parametrize("change", [{"n": 2}, {"frequency_penalty": 0.1}, {"logit_bias": {"1": 2.0}}, {"echo": True}])
+@pytest.mark.parametrize(
+    "change", [{"stop": "\ud800"}, {"n": 2}, {"frequency_penalty": 0.1}, {"logit_bias": {"1": 2.0}}, {"echo": True}]
+)
 def test_what_would_change_an_answer_is_refused(change: dict[str, Any]) -> None:
     import json
 

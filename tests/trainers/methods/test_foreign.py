@@ -1,6 +1,7 @@
 """A LoRA of PEFT is read as PEFT computes it, and what is no plain LoRA is refused by name."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainers.methods.targets import match_modules
 
 DOWN = "model.layers.0.mlp.down_proj"
 HEAD = "base_model.model."
+SLOW = "(([a-z_.0-9])*)*!"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,9 @@ def tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
         ({"task_type": "SEQ_CLS"}, "task_type SEQ_CLS: it answers through a head of its own"),
         ({"r": None}, "r of layer '.*' is None"), ({"r": 5}, r"A has rank 4, and adapter_config.json says 5"),
         ({"lora_alpha": -1}, "lora_alpha of layer"), ({"rank_pattern": {"(": 3}}, "rank_pattern"),
-        ({"rank_pattern": [3]}, "is no mapping of regexes"),
+        ({"rank_pattern": [3]}, "is no mapping of regexes"), ({"r": 10**400}, "below 1e"),
+        ({"lora_alpha": 10**400}, "below 1e"), ({"lora_alpha": 1e37, "alpha_pattern": {"o_proj": 1e308}}, "below 1e"),
+        ({"rank_pattern": {SLOW: 4}}, "takes more than 1 s"),
     ],
     ids=str,
 )  # fmt: skip
@@ -131,6 +135,33 @@ def put(name: str, tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], 
 def test_tensors_that_are_no_plain_loras(folder: Path, change: Any, message: str) -> None:
     tensors(folder, change)
     with pytest.raises(DataError, match=message):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("targets", [[1, "a"], [None], 5, {"a": 1}, "(", SLOW], ids=str)
+def test_targets_that_peft_does_not_write(plain: Path, folder: Path, targets: Any) -> None:
+    """The tensors tell the layers."""
+    edit(folder, target_modules=targets)
+    base = tiny("llama")
+    stream, found = fitted(read_folder(folder), base)
+    assert [*match_modules(base, found)] == [*stream] == [*fitted(read_folder(plain), base)[0]]
+
+
+def test_values_that_32_bits_do_not_hold(folder: Path) -> None:
+    """Float8 is read; a layer's own scaling must fit into its B."""
+    tensors(folder, lambda held: held.update({name: each.to(torch.float8_e4m3fn) for name, each in held.items()}))
+    edit(folder, lora_alpha=1e-30, alpha_pattern={"down_proj": 1e30})
+    with pytest.raises(DataError, match="32 bits"):
+        fitted(read_folder(folder), tiny("llama"))
+    tensors(folder, lambda held: held.update({name: each.float() * 1e19 for name, each in held.items()}))
+    with pytest.raises(DataError, match="32 bits"):
+        read_folder(folder)
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "adapter_config.json").unlink()
+    os.mkfifo(folder / "adapter_config.json")
+    with pytest.raises(DataError, match="no regular file"):
         read_folder(folder)
 
 

@@ -85,6 +85,11 @@ def test_a_cold_sample_is_the_greedy_answer() -> None:
     assert base.generate(asked(base), MOST, (), DecodingConfig(temperature=1e-4)) == base.generate(asked(base), MOST)
 
 
+def test_a_temperature_that_32_bits_do_not_hold_is_cold() -> None:
+    drawn = Drawn([[1]], DecodingConfig(temperature=1e-300), 1)
+    assert drawn(torch.tensor([[1]]), torch.tensor([[1.0, 300.0, -2.0, 0.0]])).argmax() == 1
+
+
 @pytest.mark.parametrize("base", [docs_lm, t5], ids=["docs-lm", "t5"])
 def test_beams_are_those_of_transformers_row_by_row(base: Any) -> None:
     backbone = base()
