@@ -17,7 +17,7 @@ from cluster.finite import finite
 from cluster.text_files import at_home, quoted
 from orchestrator.log.entry import JsonLike
 from trainers.data.cleaning import encodes
-from trainers.data.files import S3, copied, matching, named, within
+from trainers.data.files import S3, copied, matching, named, once, within
 from trainers.data.generative.reading import read_file
 from trainers.data.sources import FORMS, absent, form_of
 
@@ -36,7 +36,7 @@ def found(patterns: Sequence[str], option: str, scratch: Path) -> list[Path]:
     Raises:
         DataError: a path names nothing, or a file that is no table; `option` is what it was given as.
     """
-    files: dict[Path, None] = {}
+    files: list[Path] = []
     for pattern in patterns:
         try:
             there = objects(pattern, option, scratch) if pattern.startswith(S3) else matching(pattern)
@@ -49,8 +49,8 @@ def found(patterns: Sequence[str], option: str, scratch: Path) -> list[Path]:
                 raise DataError(
                     f"{option} {named(each)!r}: is no file that ends in {', '.join(FORMS)}; name such files"
                 )
-            files[each] = None
-    return [*files]
+            files.append(each)
+    return once(files)
 
 
 def objects(uri: str, option: str, scratch: Path) -> list[Path]:

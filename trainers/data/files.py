@@ -1,7 +1,7 @@
 """Which files an entry of `tasks`, or an option of a command, names: paths, patterns, folders, and `s3://` of these."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import DataError
@@ -14,11 +14,13 @@ OF_PATTERNS = re.compile(r"[*?\[]")
 
 
 def matching(name: str | Path) -> list[Path]:
-    """What is at a path; if nothing is, what it matches as a pattern such as `new/*.csv`, in the order of names."""
+    """What is at a path; if nothing is, what it matches as a pattern such as `new/*.csv`, in the order of names. As in
+    shells, a star stands for no dot at the beginning of a name."""
     path = at_home(name)
     if path.exists():
         return [path]
-    return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    there = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    return there if path.name.startswith(".") else [each for each in there if not each.name.startswith(".")]
 
 
 def data_files(task: str, key: str, names: Sequence[str | Path]) -> list[tuple[Path, str]]:
@@ -28,7 +30,7 @@ def data_files(task: str, key: str, names: Sequence[str | Path]) -> list[tuple[P
     Raises:
         DataError: nothing is there, or a file is empty or no data file.
     """
-    found = dict.fromkeys(path for name in names for path in files_at(task, key, name))
+    found = once(path for name in names for path in files_at(task, key, name))
     return [(path, f"{key} {str(path)!r}") for path in found]
 
 
@@ -55,8 +57,18 @@ def files_at(task: str, key: str, name: str | Path) -> list[Path]:
 
 
 def within(path: Path) -> list[Path]:
-    """The data files of a folder in the order of their names; of anything else the path itself."""
-    return sorted(each for each in path.iterdir() if form_of(each)) if path.is_dir() else [path]
+    """The data files of a folder that are not hidden, in the order of their names; of anything else the path itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.iterdir() if form_of(each) and not each.name.startswith("."))
+
+
+def once(paths: Iterable[Path]) -> list[Path]:
+    """The paths, without those that are an earlier one, written otherwise."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.parent.resolve() / path.name, path)
+    return [*first.values()]
 
 
 def joint_name(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import DataError
 from tests.support.task_files import NO_LIMITS, PARSE, many, rows_of, texts, write_jsonl
-from trainers.data.files import data_files, keys_at, named
+from trainers.data.files import data_files, keys_at, matching, named, once, within
 from trainers.data.tasks import TaskData, load_task
 
 
@@ -137,3 +137,21 @@ def test_what_an_entry_may_not_say(entry: dict[str, object], complaint: str) -> 
 
     with pytest.raises(ValidationError, match=complaint):
         PARSE({"name": "t", "source": "files", "train": "a.csv", **entry})
+
+
+def test_hidden_files_are_asked_for_by_name_alone(tmp_path: Path) -> None:
+    """As the ones that macOS writes beside each file."""
+    for name in ("a.csv", "._a.csv"):
+        (tmp_path / name).write_text("x")
+    assert within(tmp_path) == matching(tmp_path / "*.csv") == [tmp_path / "a.csv"]
+    assert matching(tmp_path / "._a.csv") == matching(tmp_path / "._*.csv") == [tmp_path / "._a.csv"]
+
+
+def test_a_file_that_is_written_in_two_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to it is another: caches link different names to one file."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    monkeypatch.chdir(tmp_path)
+    spelt = [Path("a.csv"), tmp_path / "a.csv", Path("sub/../a.csv"), Path("b.csv")]
+    assert once(spelt) == [Path("a.csv"), Path("b.csv")]
