@@ -10,10 +10,12 @@ from cluster.errors import ConfigError
 from cluster.words import brief
 from trainers.method_config import MethodConfig
 
-MOST_S = 1.0  # for all layers of a model; what people write takes milliseconds
+MOST_S = 1  # of processor time, for all layers of a model; what people write takes milliseconds
+WAIT_S = 60  # on a busy machine
 REPEATS = re.compile(r"[*+{]")  # a regex without any of these visits a name a bounded number of times
-TRY = """
-import json, re, sys
+TRY = f"""
+import json, re, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({MOST_S}, {MOST_S}))
 patterns, names = json.load(sys.stdin)
 for pattern in patterns:
     for name in names:
@@ -31,7 +33,7 @@ def check_regexes_end(adapter: MethodConfig, names: Collection[str]) -> None:
         return
     key, pattern = next((each for each in repeating if not ends([each[1]], names)), repeating[0])
     raise ConfigError(
-        f"{key}: {brief(repr(pattern), 300)} takes more than {MOST_S:.0f} s on the names of the layers; write it with "
+        f"{key}: {brief(repr(pattern), 300)} takes more than {MOST_S} s on the names of the layers; write it with "
         "fewer repeats inside of repeats, or name the layers"
     )
 
@@ -41,10 +43,10 @@ def ends(patterns: Collection[str], names: Collection[str]) -> bool:
     anything after it. One that is no regex is: whoever uses it says so."""
     tried = [form for each in patterns for form in (each, rf"(.*\.)?({each})", rf"(.*\.)?({each}.*)")]
     try:
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", TRY], input=json.dumps([tried, [*names]]), check=False,
-            capture_output=True, text=True, timeout=MOST_S,
+            capture_output=True, text=True, timeout=WAIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False
-    return True
+    return done.returncode >= 0  # a signal ends what has used up its time

@@ -53,6 +53,12 @@ def by_hand(stream: MethodStream, index: int, weights: dict[str, torch.nn.Parame
     stream.backbone.model.eval()
 
 
+def felt(name: str, value: Tensor) -> Tensor:
+    """A parameter without the biases of keys, which change no attention: their gradients are nothing but rounding, and
+    AdamW makes whole steps of these."""
+    return torch.cat(value.chunk(3)[::2]) if name.endswith("c_attn.bias") else value
+
+
 def test_it_is_adamw_on_the_weights(new: New) -> None:
     """Task after task, as a loop over the model's own parameters gives it."""
     learner, other = new("gpt2", FullConfig, **SECTION), new("gpt2", FullConfig, **SECTION)
@@ -62,7 +68,8 @@ def test_it_is_adamw_on_the_weights(new: New) -> None:
         by_hand(other, index, other.method.weights)
         assert values.keys() == other.method.weights.keys()
         for name, value in values.items():
-            torch.testing.assert_close(value, other.method.weights[name].detach(), rtol=1e-3, atol=1e-4)
+            expected = other.method.weights[name].detach()
+            torch.testing.assert_close(felt(name, value), felt(name, expected), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], "all"])
