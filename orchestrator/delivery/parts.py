@@ -87,10 +87,12 @@ def read_job(path: Path) -> dict[str, JsonLike]:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of one output of a form, which is a file of this machine, or a copy of one in a bucket."""
+    """The parts, of `size` rows each but for the last, of one output of a form, which is a file of this machine, or a
+    copy of one in a bucket."""
 
     output: Path
     form: str
+    size: int
     mirror: Mirror | None = None
 
     @property
@@ -166,8 +168,12 @@ class Parts:
             )
 
     def there(self) -> dict[int, int]:
-        """The number of each part that is there, and how many rows it has."""
-        return {int(path.stem): rows_in(path) for path in self._files()}
+        """The number of each part that is there, and how many rows it has. One that cannot be read, or has too few rows
+        though others follow it, is not: it is answered again."""
+        counts = {int(path.stem): rows_in(path) for path in self._files()}
+        return {
+            number: rows for number, rows in counts.items() if rows == self.size or (rows and number == max(counts))
+        }
 
     def put(self, number: int, data: bytes) -> None:
         """Writes a part."""

@@ -216,7 +216,7 @@ class Predicting:
     @property
     def parts(self) -> Parts:
         """What is answered so far."""
-        return Parts(output=self.output, form=self.form, mirror=self.mirror)
+        return Parts(output=self.output, form=self.form, size=self.rows_at_once, mirror=self.mirror)
 
     @cached_property
     def job(self) -> dict[str, JsonLike]:

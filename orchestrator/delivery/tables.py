@@ -129,11 +129,15 @@ def part_of(form: str, rows: Sequence[Row]) -> bytes:
 
 
 def rows_in(part: Path) -> int:
-    """How many rows a part has."""
+    """How many rows a part has; none if it is damaged."""
     if part.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return int(pq.read_metadata(part).num_rows)
+        try:
+            return int(pq.read_metadata(part).num_rows)
+        except (pa.ArrowException, OSError):
+            return 0
     with part.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(partial(file.read, CHUNK_BYTES), b""))
 

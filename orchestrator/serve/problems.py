@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError
-from cluster.words import did_you_mean
+from cluster.words import brief, did_you_mean
 
 INVALID = "invalid_request_error"
+MOST = 2_000  # characters of a message, however long what it quotes is
 
 
 class Problem(Exception):
@@ -23,8 +24,10 @@ class Problem(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = brief(message, MOST)
         super().__init__(message)
-        self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
+        self.status, self.message, self.kind, self.code = status, message, kind, code
+        self.param = param and brief(param, MOST)
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, dict[str, str | None]]:

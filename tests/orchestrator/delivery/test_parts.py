@@ -21,7 +21,7 @@ def filled(parts: Parts, *numbers: int) -> None:
 
 def test_parts_of_a_job_are_gone_on_with_and_joined_in_order(tmp_path: Path) -> None:
     for form in ("jsonl", "parquet"):
-        parts = Parts(output=tmp_path / f"out.{form}", form=form)
+        parts = Parts(output=tmp_path / f"out.{form}", form=form, size=2)
         parts.check(replace=False)
         parts.begin(JOB_A)
         filled(parts, 1)
@@ -36,10 +36,23 @@ def test_parts_of_a_job_are_gone_on_with_and_joined_in_order(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.parquet"]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_part_that_is_cut_is_answered_again(tmp_path: Path, form: str) -> None:
+    parts = Parts(output=tmp_path / "out", form=form, size=2)
+    parts.check(replace=False)
+    parts.begin(JOB_A)
+    filled(parts, 0, 1)
+    whole = parts.part(0).read_bytes()
+    parts.part(0).write_bytes(whole[: len(whole) // 2])
+    assert parts.there() == {1: 1}
+    parts.part(1).write_bytes(b"")
+    assert parts.there() == {}
+
+
 @pytest.mark.parametrize("held", ["", "{", "[1]", "\udcff"])
 def test_a_damaged_job_is_refused(tmp_path: Path, held: str) -> None:
     """Its parts stay."""
-    parts = Parts(output=tmp_path / "out.jsonl", form="jsonl")
+    parts = Parts(output=tmp_path / "out.jsonl", form="jsonl", size=2)
     parts.check(replace=False)
     parts.begin(JOB_A)
     filled(parts, 0)
@@ -51,7 +64,7 @@ def test_a_damaged_job_is_refused(tmp_path: Path, held: str) -> None:
 
 def test_parts_without_a_job_are_what_was_left_of_a_finished_prediction(tmp_path: Path) -> None:
     """As after a kill while the parts were removed."""
-    parts = Parts(output=tmp_path / "out.jsonl", form="jsonl")
+    parts = Parts(output=tmp_path / "out.jsonl", form="jsonl", size=2)
     parts.check(replace=False)
     parts.begin(JOB_A)
     filled(parts, 0, 1)
@@ -67,7 +80,7 @@ def test_parts_without_a_job_are_what_was_left_of_a_finished_prediction(tmp_path
 def test_an_output_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
     """Another machine goes on; in the end there is the output alone."""
     uri, store = f"s3://{s3_bucket}/new/out.jsonl", open_store(f"s3://{s3_bucket}")
-    first, second = (Parts(output=path, form="jsonl", mirror=mirror) for path, mirror in (
+    first, second = (Parts(output=path, form="jsonl", size=2, mirror=mirror) for path, mirror in (
         placed(uri, tmp_path / name) for name in "ab"
     ))  # fmt: skip
     first.check(replace=False)
