@@ -48,10 +48,12 @@ class Hung(BaseException):
 
 
 def fuzz(fuzzer: Fuzzer, seconds: float, seed: int, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Tries cases for that long, or until there are no more. `say` is told each before it is tried."""
-    report, end = Report(), time.monotonic() + seconds
+    """Tries cases for that long from the first one on, or until there are no more. `say` is told each before it is
+    tried."""
+    report, end = Report(), None
     with tempfile.TemporaryDirectory(prefix="orthoplex-fuzz-") as folder:
         for case in fuzzer(random.Random(seed), Path(folder)):
+            end = end or time.monotonic() + seconds
             if time.monotonic() > end:
                 break
             say(case.says)
