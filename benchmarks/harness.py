@@ -123,14 +123,14 @@ def attempt(measure: Callable[[], Row], device: torch.device, limit_s: float) ->
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the main thread once the time is over."""
+def time_limit(seconds: float, error: type[BaseException] = TimeoutError) -> Iterator[None]:
+    """Raises `error` in the main thread once the time is over."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def over(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
+        raise error(f"no end after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError
-from orchestrator.delivery.export import load_base
+from orchestrator.delivery.export import base_of, gpu_or_cpu, load_base
 from orchestrator.delivery.predictor import Predictor
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, generative
 from orchestrator.registry.references import Version
@@ -56,12 +55,10 @@ class Shelf:
 
     def base_of(self, version: Version) -> Backbone:
         """The version's base, which is loaded unless another version stands on it."""
-        place = {} if self.model is None else {"name": self.model, "revision": None}
-        config = version.state.completed().model.model_copy(update=place)
+        config = base_of(version, self.model)
         key = config.model_dump_json(exclude={"prompt", "scoring", "max_length"})
         if key not in self.bases:
-            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self.bases[key] = load_base(config, version, device)
+            self.bases[key] = load_base(config, version, gpu_or_cpu(self.device))
         return self.bases[key]
 
 

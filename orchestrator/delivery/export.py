@@ -153,10 +153,20 @@ def ends_of(base: Backbone, tasks: Sequence[AnyTask]) -> dict[str, int]:
     return {base.tokenizer.convert_ids_to_tokens(end): end for end in sorted(found)}
 
 
-def published_base(version: Version, model: str | None) -> ModelConfig:
-    """The run's base as it was published, not quantised. `model` is its place, if it has moved."""
-    config = version.state.completed().model.model_copy(update={"quantization": None})
+def base_of(version: Version, model: str | None) -> ModelConfig:
+    """The run's base. `model` is its place, if it has moved."""
+    config = version.state.completed().model
     return config if model is None else config.model_copy(update={"name": model, "revision": None})
+
+
+def published_base(version: Version, model: str | None) -> ModelConfig:
+    """The run's base as it was published, not quantised; see `base_of`."""
+    return base_of(version, model).model_copy(update={"quantization": None})
+
+
+def gpu_or_cpu(device: str | None) -> str:
+    """The device that is asked for; without one, a GPU if there is one."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def learned(version: Version) -> tuple[list[Committed], list[Artifact]]:

@@ -10,7 +10,7 @@ import torch
 
 from cluster.errors import ConfigError, DataError
 from cluster.storage import open_store
-from orchestrator.delivery.export import load_base, refuse_other
+from orchestrator.delivery.export import base_of, gpu_or_cpu, load_base, refuse_other
 from orchestrator.delivery.load import store_uri, warn_of_skipped
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, columns_of, generative, source_row, version_of
 from orchestrator.registry.references import Version
@@ -86,15 +86,14 @@ class Predictor:
             (say or warnings.warn)(version.state.not_compared)
         self._writers: dict[str, Writer] = {}
         if base is None:
-            self._own_base(version, model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._own_base(version, model, gpu_or_cpu(device))
         else:
             self._view_of(base, version)
 
     def _own_base(self, version: Version, model: str | None, device: str) -> None:
         """Loads the base, and puts the tasks into it as training has it."""
         run = self.repertoire.run
-        place = {} if model is None else {"name": model, "revision": None}
-        self.base = load_base(run.model.model_copy(update=place), version, device)
+        self.base = load_base(base_of(version, model), version, device)
         method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
         method.reset(run.adapter)
         self._of_the_base_alone()

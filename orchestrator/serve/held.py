@@ -12,10 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-import torch
-
 from cluster.errors import ConfigError, OrthoplexError
-from orchestrator.delivery.export import load_base
+from orchestrator.delivery.export import base_of, gpu_or_cpu, load_base
 from orchestrator.delivery.predictor import Predictor
 from orchestrator.registry.references import Version, parse_reference
 from orchestrator.serve.problems import Problem
@@ -60,10 +58,8 @@ class Adapters:
         """
         self.settings, self.say = settings, say
         versions = versions_of(settings)
-        self.first, run = versions[0], versions[0].state.completed()
-        place = {} if settings.model is None else {"name": settings.model, "revision": None}
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.base: Backbone = load_base(run.model.model_copy(update=place), self.first, device)
+        self.first = versions[0]
+        self.base: Backbone = load_base(base_of(self.first, settings.model), self.first, gpu_or_cpu(settings.device))
         self.loaded: WeakValueDictionary[str, Predictor] = WeakValueDictionary()
         self.held = [
             Held(name, version.track, alias_of(name), self.predictor(version))

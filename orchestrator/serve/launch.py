@@ -114,10 +114,10 @@ def serving(settings: ServeSettings, address: Address) -> Iterator[Callable[[], 
     asked = {"num_workers": 1, "cpus_per_worker": settings.cpus, "use_gpu": on_gpu(settings.device)}
     with ray_session(ClusterConfig.model_validate(asked)):
         settings = on_what_there_is(settings, ray.cluster_resources())
-        serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
         try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
             handle = serve.run(application(settings.model_dump(mode="json")), name=NAME, route_prefix="/")
-        except RuntimeError as error:
+        except (RuntimeError, ray.exceptions.RayError) as error:
             applications = serve.status().applications.values()
             told = [each.message for one in applications for each in one.deployments.values()]
             serve.shutdown()

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from orchestrator.serve.bodies import Envelope, Json, usage
+from orchestrator.serve.problems import Problem
 from orchestrator.serve.ways import Text
 from trainers.models.decoding import UnheardError
 
+LOG = logging.getLogger("orthoplex.serve")
 DONE = "data: [DONE]\n\n"
 
 
@@ -66,9 +69,8 @@ async def events(
         try:
             (text,) = answer.result()
         except Exception:
-            yield event(
-                {"error": {"message": "the answer failed", "type": "server_error", "param": None, "code": None}}
-            )
+            LOG.exception("a stream failed")
+            yield event(Problem(500, "the answer failed", kind="server_error").body())
             return
         yield event(envelope.piece(text.text.removeprefix(sent), text.finish_reason))
         if with_usage:

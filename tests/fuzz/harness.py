@@ -7,16 +7,14 @@ had again.
 """
 
 import random
-import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
+from benchmarks.harness import time_limit
 from cluster.errors import OrthoplexError
 
 MOST_CHARACTERS, MOST_S = 2_000, 2.0
@@ -66,7 +64,7 @@ def try_one(case: Case, report: Report) -> None:
     report.cases += 1
     before, error = time.process_time(), None
     try:
-        with alarm():
+        with time_limit(HANGS_S, Hung):
             case.work()
     except OrthoplexError as refusal:
         report.refused += 1
@@ -87,19 +85,3 @@ def misshapen(message: str) -> str | None:
         return f"{len(message)} characters"
     moving = sorted({each for each in message if not each.isprintable()} - {"\n"})
     return f"control characters ({''.join(moving)!r})" if moving else None
-
-
-@contextmanager
-def alarm() -> Iterator[None]:
-    """Raises `Hung` in the block after `HANGS_S` seconds."""
-
-    def ring(_: int, __: FrameType | None) -> None:
-        raise Hung(f"no end after {HANGS_S:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, HANGS_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

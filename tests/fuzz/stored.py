@@ -4,8 +4,10 @@ what was changed, and of all that follows in the log, are made right again, so t
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,13 +61,7 @@ def log_bodies(draw: random.Random, folder: Path) -> Iterator[Case]:
         verb = tuple(word.format(run=root.rpartition("/")[2]) for word in draw.choice(verbs))
         must = f"entry {at + 1}" if kind and not taken(kind, entries[at]) else None
 
-        def work(root: str = root, entries: Any = entries, verb: Any = verb, must: str | None = must) -> None:
-            write_log(folder / "store" / root, entries)
-            try:
-                call(recorded, verb, must)
-            finally:
-                put_back(folder, whole, root)
-
+        work = partial(judged, recorded, folder, root, entries, verb=verb, must=must)
         yield Case(f"{root}: entry {at + 1} ({entries[at]['op']}): {said}: {' '.join(verb)}", work)
 
 
@@ -85,15 +81,22 @@ def manifests(draw: random.Random, folder: Path) -> Iterator[Case]:
             data, said = data.replace(b"1", b"NaN", 1), f"{said}, and a NaN"
         commit["manifest_sha256"] = digest(data)
 
-        def work(key: str = key, data: bytes = data, entries: Any = entries, verb: Any = verb) -> None:
-            (folder / "store" / key).write_bytes(data)
-            write_log(folder / "store" / root, entries)
-            try:
-                call(recorded, verb, None)
-            finally:
-                put_back(folder, whole, root)
-
+        work = partial(judged, recorded, folder, root, entries, verb=verb, must=None, files={key: data})
         yield Case(f"manifest of stream@v1: {said}: {' '.join(verb)}", work)
+
+
+def judged(
+    recorded: Recorded, folder: Path, root: str, entries: list[dict[str, Any]], *, verb: tuple[str, ...],
+    must: str | None, files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Writes a log, and files by key, calls a command (see `call`), and puts all back."""
+    for key, data in files.items():
+        (folder / "store" / key).write_bytes(data)
+    write_log(folder / "store" / root, entries)
+    try:
+        call(recorded, verb, must)
+    finally:
+        put_back(folder, folder / "whole", root)
 
 
 # --- what is changed

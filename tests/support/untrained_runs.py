@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from orchestrator.run.workers import OwnWorkers
 from orchestrator.track.state import RunState
 from tests.support.fake_workers import Told
 from tests.support.readers import KnownReader
+from tests.support.tiny_models import save_tiny
 from trainers.config import TrainConfig
 from trainers.messages import Job, Order, TaskDone
 from trainers.methods.base import TaskContext
@@ -166,6 +168,27 @@ def generative(folder: Path, name: str, form: str, **keys: Any) -> dict[str, Any
         write_lines(folder / f"{name}-{kind}.jsonl", make(count, kind)) for kind, count in (("train", 20), ("test", 9))
     )
     return {"name": name, "source": "files", "format": form, "train": str(train), "test": str(test), **keys}
+
+
+def decoder_run_of(
+    folder: Path, metrics: Sequence[str], chat: Mapping[str, Any] = MappingProxyType({}), **sections: Any
+) -> RunState:
+    """A decoder that chooses labels (a), answers prompts (qa, by these metrics) and turns of conversations (chat, with
+    these keys)."""
+    template = folder / "turns.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role }} : {{ m.content }} [SEP] {% endfor %}"
+        "{% if add_generation_prompt %}assistant : {% endif %}"
+    )
+    tasks = [
+        classification(folder, "a", WORDS[0]),
+        generative(folder, "qa", "prompt_completion", metrics=[*metrics]),
+        generative(folder, "chat", "messages", metrics=["rouge_l"], chat_template=str(template), **chat),
+    ]
+    base = save_tiny("llama", folder / "base")
+    model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
+    adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
+    return run_of(folder, model, tasks, adapter=adapter, **sections)
 
 
 def run_of(folder: Path, model: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], **sections: Any) -> RunState:

@@ -146,10 +146,24 @@ class ColumnsTask(LabelledTask):
         return value
 
 
-class FilesTask(ColumnsTask):
+class FilesData(Frozen):
+    """What is asked of the keys `train`, `test` and `validation`, which name files. Without `test`, a `test_share` of
+    the training rows are the test set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tested(cls, value: Any) -> Any:
+        return with_test_share(value, "test")
+
+    @field_validator("train", "test", "validation", mode="before", check_fields=False)
+    @classmethod
+    def _known_suffix(cls, value: Any) -> Any:
+        return check_named(value)
+
+
+class FilesTask(FilesData, ColumnsTask):
     """Local .jsonl, .json, .csv, .tsv or .parquet files, folders of them, patterns, and lists of these, read anew each
-    time. Text files may be compressed, as .jsonl.gz. Without `test`, a `test_share` of the training rows are the test
-    set."""
+    time. Text files may be compressed, as .jsonl.gz."""
 
     added: ClassVar[tuple[str, ...]] = (*ColumnsTask.added, "test_share")
 
@@ -158,16 +172,6 @@ class FilesTask(ColumnsTask):
     test: Path | tuple[Path, ...] | None = None
     validation: Path | tuple[Path, ...] | None = None
     test_share: Share | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tested(cls, value: Any) -> Any:
-        return with_test_share(value, "test")
-
-    @field_validator("train", "test", "validation", mode="before")
-    @classmethod
-    def _known_suffix(cls, value: Any) -> Any:
-        return check_named(value)
 
 
 class HubData(Frozen):

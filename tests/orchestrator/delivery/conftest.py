@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.delivery.predictor import Predictor
 from orchestrator.track.state import RunState
-from tests.support.tiny_models import save_encoder, save_tiny
-from tests.support.untrained_runs import WORDS, classification, generative, run_of
+from tests.support.tiny_models import save_encoder
+from tests.support.untrained_runs import WORDS, classification, decoder_run_of, run_of
 
 EVALUATE = {"keep_answers": 4, "macro_f1": True}
 
@@ -25,26 +25,10 @@ def labels_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path
 
 @pytest.fixture(scope="session")
 def texts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunState, Path]:
-    """A decoder that chooses labels (a), answers prompts (qa) and drawn turns of conversations (chat)."""
+    """See `decoder_run_of`. Turns are drawn."""
     folder = tmp_path_factory.mktemp("texts")
-    base = save_tiny("llama", folder / "base")
-    template = folder / "turns.jinja"
-    template.write_text(
-        "{% for m in messages %}{{ m.role }} : {{ m.content }} [SEP] {% endfor %}"
-        "{% if add_generation_prompt %}assistant : {% endif %}"
-    )
-    chat = {
-        "chat_template": str(template),
-        "decoding": {"temperature": 1.5, "seed": 3, "max_new_tokens": 3, "stop": ["a"]},
-    }
-    tasks = [
-        classification(folder, "a", WORDS[0]),
-        generative(folder, "qa", "prompt_completion", metrics=["token_f1", "nll"]),
-        generative(folder, "chat", "messages", metrics=["rouge_l"], **chat),
-    ]
-    model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
-    adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
-    return run_of(folder, model, tasks, adapter=adapter, evaluate=EVALUATE), folder
+    chat = {"decoding": {"temperature": 1.5, "seed": 3, "max_new_tokens": 3, "stop": ["a"]}}
+    return decoder_run_of(folder, ["token_f1", "nll"], chat, evaluate=EVALUATE), folder
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from orchestrator.registry.aliases import promote
 from orchestrator.serve.app import Service
 from tests.support.served import Run, service_of, track_of
-from tests.support.tiny_models import save_encoder, save_tiny
-from tests.support.untrained_runs import WORDS, classification, generative, run_of
+from tests.support.tiny_models import save_encoder
+from tests.support.untrained_runs import WORDS, classification, decoder_run_of, run_of
 
 
 @pytest.fixture(scope="session")
@@ -23,22 +23,9 @@ def labels_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A decoder that chooses labels (a), answers prompts (qa) and turns of conversations (chat)."""
+    """See `decoder_run_of`."""
     folder = tmp_path_factory.mktemp("texts")
-    base = save_tiny("llama", folder / "base")
-    template = folder / "turns.jinja"
-    template.write_text(
-        "{% for m in messages %}{{ m.role }} : {{ m.content }} [SEP] {% endfor %}"
-        "{% if add_generation_prompt %}assistant : {% endif %}"
-    )
-    tasks = [
-        classification(folder, "a", WORDS[0]),
-        generative(folder, "qa", "prompt_completion", metrics=["token_f1"]),
-        generative(folder, "chat", "messages", metrics=["rouge_l"], chat_template=str(template)),
-    ]
-    model = {"name": str(base), "task_type": "CAUSAL_LM", "prompt": "text : {text} answer :"}
-    adapter = {"target_modules": ["o_proj", "down_proj"], "max_rank": 4, "threshold": 0.0, "budget_weight": 0.0}
-    return run_of(folder, model, tasks, adapter=adapter), folder
+    return decoder_run_of(folder, ["token_f1"]), folder
 
 
 @pytest.fixture

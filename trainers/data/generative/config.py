@@ -11,15 +11,14 @@ from trainers.data.sources import (
     REQUIRED,
     ClBenchmarkTask,
     DocstringsTask,
+    FilesData,
     FilesTask,
     HubData,
     HubTask,
     ImportedTask,
     Share,
     TaskBase,
-    check_named,
     did_you_mean,
-    with_test_share,
 )
 
 Format = Literal["prompt_completion", "messages", "text", "alpaca", "sharegpt"]
@@ -165,10 +164,9 @@ class FormatTask(GenerativeTask):
         return self
 
 
-class GenerativeFilesTask(FormatTask):
+class GenerativeFilesTask(FilesData, FormatTask):
     """.jsonl, .json, .csv, .tsv or .parquet files, folders of them, patterns, `s3://bucket/key` of any of these, and
-    lists of all of them. Text files may be compressed, as .jsonl.gz. Without `test`, a `test_share` of the training
-    rows are the test set."""
+    lists of all of them. Text files may be compressed, as .jsonl.gz."""
 
     tag: ClassVar[str] = "files with format"
     added: ClassVar[tuple[str, ...]] = (*FormatTask.added, "test_share")
@@ -178,16 +176,6 @@ class GenerativeFilesTask(FormatTask):
     test: str | tuple[str, ...] | None = None
     validation: str | tuple[str, ...] | None = None
     test_share: Share | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tested(cls, value: Any) -> Any:
-        return with_test_share(value, "test")
-
-    @field_validator("train", "test", "validation", mode="before")
-    @classmethod
-    def _known_suffix(cls, value: Any) -> Any:
-        return check_named(value)
 
 
 class GenerativeHubTask(HubData, FormatTask):
