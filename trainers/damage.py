@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.text_files import quoted
 from cluster.words import brief
 from trainers.architecture import CONFIG
 from trainers.data.formats import shallow
@@ -79,7 +80,7 @@ def check_has_weights(name: str, where: str) -> None:
 def refuse(name: str, faults: Iterator[str]) -> None:
     """Raises ConfigError with the first fault, if there is one."""
     for fault in faults:
-        raise ConfigError(f"model.name: {brief(repr(name), 300)}: {fault}")
+        raise ConfigError(f"model.name: {quoted(name)}: {fault}")
 
 
 def _small_faults(folder: Path, whole: bool) -> Iterator[str]:
@@ -139,10 +140,10 @@ def _weight_faults(folder: Path, whole: bool) -> Iterator[str]:
     name = next((each for each in WEIGHTS if os.path.lexists(folder / each)), None)
     if name is None:
         return
-    if fault := file_fault(folder / name):
-        yield f"{name} {fault}; {AGAIN}"
     names = [name]
     if name.endswith(".index.json"):
+        if fault := file_fault(folder / name):
+            yield f"{name} {fault}; {AGAIN}"
         try:
             named = json.loads((folder / name).read_text("utf-8"))["weight_map"].values()
             names = sorted({each for each in named if Path(each).name == each})

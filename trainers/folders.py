@@ -17,17 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.session import here
+from cluster.text_files import at_home
 from trainers.config import ModelConfig
 
 SHIPPED = ("minilm", "docs-lm")  # names of models that come with an installation, not folders
-
-
-def expanded(path: str) -> Path:
-    """The path with `~` replaced by the user's home; unchanged if there is no such home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -42,7 +35,7 @@ def model_folder(name: str) -> Path | None:
     """The folder that `model.name` means, absolute; None for a model of SHIPPED, a hub id, or any other name that is no
     folder here. Call it before Ray is connected: nodes on one machine share a job's copy, and the second node unpacks
     it anew."""
-    folder = expanded(name).absolute()
+    folder = at_home(name).absolute()
     return folder if name not in SHIPPED and is_folder(folder) else None
 
 

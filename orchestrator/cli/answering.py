@@ -106,7 +106,7 @@ def predict(
         if output is None:
             print_rows(opened(knows, **how), asking, paths)
         else:
-            run, options = how_answered(knows, store, how, workers, address), {**asked, "model": model}
+            run, options = how_answered(knows, how, workers, address), {**asked, "model": model}
             write_rows(run, asking, knows, paths, output=output, form=form, force=force, options=options)
 
 
@@ -205,18 +205,17 @@ def print_rows(predictor: "Callable[[], Predictor]", asking: "Asking", paths: Se
 
 
 def how_answered(
-    knows: "Repertoire", store: str, how: Mapping[str, Any], workers: int, address: str | None
+    knows: "Repertoire", how: Mapping[str, Any], workers: int, address: str | None
 ) -> "Callable[[Predicting, Told], Done]":
     """What answers the rows of files: this process, or several on Ray."""
     if workers == 1 and address is None:
         predictor = opened(knows, **how)
         return lambda work, told: work.run(predictor, told)
-    from cluster.storage import open_store
     from orchestrator.delivery.spread import Opening, Spread
 
     if knows.version.state.not_compared:
         tell(knows.version.state.not_compared)
-    opening = Opening(reference=knows.reference, store=open_store(store).uri, how=how)
+    opening = Opening(reference=knows.reference, store=knows.version.track.store.uri, how=how)
     spread = Spread(workers=workers, address=address, device=how["device"])
     return lambda work, told: spread.run(work, opening, told)
 

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,9 +89,9 @@ def names(store: "Store", incomplete: str) -> Iterator[str]:
     from orchestrator.track.layout import list_tracks
 
     tracks = list_tracks(store)
+    having = Counter(name for _, name in tracks)
     for team, name in tracks:
-        alone = sum(other == name for _, other in tracks) == 1
-        shown = name if alone and "/" not in incomplete else f"{team}/{name}"
+        shown = name if having[name] == 1 and "/" not in incomplete else f"{team}/{name}"
         if shown.startswith(incomplete):
             yield shown
 

@@ -73,7 +73,8 @@ def scores(state: RunState, view: View = ALL) -> Iterator[tuple[Table, list[str]
     """The matrix of accuracies and that of losses, each if there are tasks of its kind, with lines of its metrics. A
     matrix of so many tasks that it does not fit is a row per task instead."""
     asked = view.indices(state)
-    by_loss = [task for task in asked if task in state.of_loss]
+    of_loss = state.of_loss
+    by_loss = [task for task in asked if task in of_loss]
     others = [task for task in asked if task not in by_loss]
     if others:
         measured = state.metrics("test")
@@ -109,7 +110,8 @@ def brief_scores(
     its 95% interval, how much the newest differs, and its macro F1 if there is one."""
     table = Table(title=kind.title, title_justify="left")
     table.add_column("task")
-    with_f1 = any(newest_f1(state, task) is not None for task in tasks)
+    f1 = newest_f1(state)
+    with_f1 = any(f1[task] is not None for task in tasks)
     titles = ["(floor)", "(untrained)", "after its training", "now", "change", *["macro F1"] * with_f1]
     for title in titles:
         table.add_column(title, justify="right")
@@ -125,7 +127,7 @@ def brief_scores(
             f"{kind.form(first)}{half_shown(kind, first, halves[own][task])}",
             f"{kind.form(now)}{half_shown(kind, now, halves[last][task])}",
             kind.form(change),
-            *[kind.form(newest_f1(state, task))] * with_f1,
+            *[kind.form(f1[task])] * with_f1,
         )
     return table
 
@@ -177,29 +179,29 @@ def matrix_table(
     95% intervals: AA and BWT are made of these."""
     table = Table(title=kind.title, title_justify="left")
     table.add_column("after training")
-    halves, last, columns = state.halves("test"), state.whole("test") - 1, []
+    halves, last, f1, columns = state.halves("test"), state.whole("test") - 1, newest_f1(state), []
     for task in tasks:
         description, shown = state.tasks[task], {task, last} - {*range(task)}
         spreads = [halves[i][task] if i in shown else None for i in range(len(matrix))]
         floor = description.floors.best if description.floors else None
-        values = [floor, zero_shot[task], *(row[task] for row in matrix), newest_f1(state, task)]
+        values = [floor, zero_shot[task], *(row[task] for row in matrix), f1[task]]
         name, *cells = column(kind, description.name, values, [None, None, *spreads, None])
         table.add_column(escape(name))
         columns.append(cells)
     names = [escape(task.name) for task in state.tasks]
     rows = [*[""] * (len(names) - 1), AT_ONCE] if state.joint else names
     empty = {"", *(["(floor)"] * (not any(state.tasks[task].floors for task in tasks)))}
-    empty |= {"(macro F1)"} if all(newest_f1(state, task) is None for task in tasks) else set()
+    empty |= {"(macro F1)"} if all(f1[task] is None for task in tasks) else set()
     for label, *row in zip(["(floor)", "(untrained)", *rows, "(macro F1)"], *columns, strict=True):
         if label not in empty:
             table.add_row(label, *row)
     return table
 
 
-def newest_f1(state: RunState, task: int) -> float | None:
-    """The macro F1 of a task after the last of the tasks after which all were scored; None if it was not asked for."""
+def newest_f1(state: RunState) -> Sequence[float | None]:
+    """The macro F1 per task after the last of the tasks after which all were scored; None if it was not asked for."""
     last = state.whole("test") - 1
-    return state.f1("test")[last][task] if last >= 0 else None
+    return state.f1("test")[last] if last >= 0 else [None] * len(state.tasks)
 
 
 def column(kind: Kind, name: str, values: Sequence[float | None], halves: Sequence[float | None]) -> list[str]:

@@ -11,10 +11,11 @@ from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Event, Index, Json, decided, lease_of, parse
 from orchestrator.run.changes import differences
+from orchestrator.sweeps import events as sweep_events
 from orchestrator.sweeps.events import Chosen, Outcome, Point, PoolSize
 from orchestrator.sweeps.space import shown_values
+from orchestrator.track import events as track_events
 from orchestrator.track.events import (
-    ENDINGS,
     Abort,
     Committed,
     Delete,
@@ -27,18 +28,14 @@ from orchestrator.track.events import (
     Promote,
     Renew,
     Retry,
-    Rollback,
     Start,
     TaskDescription,
     Workers,
 )
 from orchestrator.track.metrics import points
 
-KINDS: tuple[type[Event], ...] = (
-    Start, Open, Fork, Import, Workers, Retry, Committed, Renew, *ENDINGS, Promote, Rollback, Orphans, Abort, Delete,
-    Index, PoolSize, Point, Outcome, Chosen,
-)  # fmt: skip
-BY_OP = {kind.op: kind for kind in KINDS}
+BY_OP: Mapping[str, type[Event]] = {**sweep_events.KINDS, **track_events.KINDS}
+KINDS = tuple(BY_OP.values())
 MOST_NAMES = 6  # of tasks, or changed keys, in a sentence
 
 

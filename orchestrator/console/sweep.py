@@ -12,7 +12,7 @@ from orchestrator.console.screen import out, print_table
 from orchestrator.console.volume import volume
 from orchestrator.sweeps.config import SweepConfig
 from orchestrator.sweeps.events import Chosen
-from orchestrator.sweeps.results import PICTURE, RECOMMENDED, how_it_stands
+from orchestrator.sweeps.results import PICTURE, RECOMMENDED, counts_of, how_it_stands
 from orchestrator.sweeps.space import Scalar, short, shown_values
 from orchestrator.sweeps.sweep_state import SweepState, SweepTrial
 
@@ -21,7 +21,7 @@ def print_sweep(config: SweepConfig, state: SweepState, folder: Path) -> None:
     """Trials, the front, what mattered, what is recommended and what to type next. The result is in `folder`."""
     stands = [how_it_stands(trial, state.status) for trial in state.trials]
     ends = [status for status, _ in stands]
-    counts = ", ".join(f"{n} {status}" for status in ("finished", "stopped", "failed") if (n := ends.count(status)))
+    counts = counts_of(ends)
     out.print(f"\n{config.run.team}/{config.name}: {state.status}; trials: {counts or 'none ended'}", markup=False)
     if told := state.driving.told:
         out.print(f"  {told}", markup=False)

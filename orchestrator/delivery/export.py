@@ -172,11 +172,16 @@ def gpu_or_cpu(device: str | None) -> str:
 def learned(version: Version) -> tuple[list[Committed], list[Artifact]]:
     """The commits that a version answers with, and their files, checked against their digests: all up to it, or itself
     alone if the run's method has an adapter per task."""
-    adapter = version.state.completed().adapter
-    commits = [version.commit] if adapter.needs_task else [*version.stream]
-    names = adapter.files
+    needs_task = version.state.completed().adapter.needs_task
+    commits = [version.commit] if needs_task else [*version.stream]
+    return commits, artifacts(version, commits)
+
+
+def artifacts(version: Version, commits: Sequence[Committed]) -> list[Artifact]:
+    """The files of some of a version's commits, checked against their digests."""
+    names = version.state.completed().adapter.files
     files = [version.track.committed(commit, *names) for commit in commits]
-    return commits, [Artifact(dict(zip(names, each, strict=True))) for each in files]
+    return [Artifact(dict(zip(names, each, strict=True))) for each in files]
 
 
 def load_base(config: ModelConfig, version: Version, device: str = "cpu") -> Backbone:

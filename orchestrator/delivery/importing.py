@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from cluster.errors import ConfigError
+from cluster.folders import file_digest
 from cluster.storage import open_store, upload_files
 from orchestrator.config.errors import Yaml
 from orchestrator.config.file import read_mapping
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.delivery.exported import exported
-from orchestrator.log.entry import digest
 from orchestrator.log.event import Unchanged
 from orchestrator.track.events import AnswersTold, Commit, Import, Learned, TaskDescription
 from orchestrator.track.provenance import code_version
@@ -25,7 +25,7 @@ from trainers.data.generative.config import AnyTask, GenerativeTask
 from trainers.data.generative.encoding import turn_end
 from trainers.data.prompts import prompt_for
 from trainers.data.sources import listed
-from trainers.methods.base import Stream
+from trainers.methods.base import Stream, without_threshold
 from trainers.methods.export import PEFT_CONFIG, PEFT_WEIGHTS
 from trainers.methods.foreign import ForeignLora, as_task, fitted, read_folder
 from trainers.methods.registry import method_for
@@ -124,7 +124,7 @@ def import_lora(folder: Path, team: str, run: str, store: str, told: Told) -> Im
     description, notes = described(config, base, told.answers)
     event = Import(
         config=config.model_dump(mode="json"), task=description, origin=origin_of(folder, lora),
-        files={name: digest((folder / name).read_bytes()) for name in (PEFT_CONFIG, PEFT_WEIGHTS)},
+        files={name: file_digest(folder / name) for name in (PEFT_CONFIG, PEFT_WEIGHTS)},
     )  # fmt: skip
     if begun.imported and begun.imported.body() != event.body():
         raise ConfigError(f"--as {team}/{run}: another import was begun under this name; choose another name")
@@ -236,7 +236,7 @@ def origin_of(folder: Path, lora: ForeignLora) -> dict[str, str]:
 def learned(task: TaskDescription, stream: Stream, base: Backbone) -> Learned:
     """The facts of the task; nothing was measured."""
     parameters = sum(lora.a_RK.numel() + lora.b_DR.numel() for lora in stream.values())
-    budget = {name: {"rank": lora.rank, "max_rank": lora.rank, "tau": 0.0} for name, lora in stream.items()}
+    ranks = {name: lora.rank for name, lora in stream.items()}
     told = {"tokenizer": dict(base.tokenizer_digests), "base_config": dict(base.settings)}
     return Learned.model_validate(
         {
@@ -244,7 +244,7 @@ def learned(task: TaskDescription, stream: Stream, base: Backbone) -> Learned:
             "index": 0,
             "base_digest": base.digest,
             "active_parameters": parameters,
-            "budget": budget,
+            "budget": without_threshold(ranks, ranks),
             **{key: known for key, known in told.items() if known},
         }
     )

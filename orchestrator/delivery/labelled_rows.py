@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cluster.errors import DataError
@@ -42,10 +43,20 @@ class Way:
         text, label = columns.get("text", text_column(known.task)), columns.get("label", label_column(known.task))
         return cls(task=known.task, words=known.description.labels, text=text, label=label)
 
-    @property
+    @cached_property
     def given(self) -> tuple[str, ...]:
         """The labels of the task's rows, in the order in which numbers mean them, as far as its entry gives them."""
         return tuple(map(str.strip, self.task.labels or ())) if isinstance(self.task, ColumnsTask) else ()
+
+    @cached_property
+    def known(self) -> tuple[str, ...]:
+        """The words that labels of its rows may be."""
+        return self.given or self.words
+
+    @cached_property
+    def by_number(self) -> bool:
+        """Whether a number may stand for a word."""
+        return takes_indices(self.task, self.known)
 
     @property
     def selects(self) -> bool:
@@ -58,11 +69,11 @@ class Way:
 
     def word(self, label: JsonLike) -> str | None:
         """The label's word, which may be given by its number; None if it is none of the task's."""
-        text, known = as_text(label), self.given or self.words
-        if text in known:
+        text = as_text(label)
+        if text in self.known:
             return text
-        index = index_meant(text, known) if takes_indices(self.task, known) else None
-        return None if index is None else known[index]
+        index = index_meant(text, self.known) if self.by_number else None
+        return None if index is None else self.known[index]
 
 
 def labelled_rows(
@@ -136,7 +147,8 @@ def cleaned(
     selecting = [(number, way) for number, way in enumerate(mine, start=1) if way.selects]
     if not selecting:
         return clean(reader, split, words, notes, FIX)
-    every = dict.fromkeys(label for _, way in selecting for label in way.given) | dict.fromkeys(words)
+    ways = {id(way): way for _, way in selecting}.values()
+    every = dict.fromkeys(label for way in ways for label in way.given) | dict.fromkeys(words)
     free = (number for number, way in selecting if not way.given)
     every |= dict.fromkeys(label_text(reader, split, number, split.labels[number - 1]) for number in free)
     names = [label for label in every if label]

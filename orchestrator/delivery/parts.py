@@ -155,6 +155,8 @@ class Parts:
         """
         mine, path = json.loads(json.dumps(job)), self.folder / JOB
         theirs = read_job(path) if path.exists() else None
+        if theirs == mine:
+            return
         if theirs is None:
             self._clear()
         if theirs is None or not self._files():

@@ -10,7 +10,7 @@ import torch
 
 from cluster.errors import ConfigError, DataError
 from cluster.storage import open_store
-from orchestrator.delivery.export import base_of, gpu_or_cpu, load_base, refuse_other
+from orchestrator.delivery.export import artifacts, base_of, gpu_or_cpu, load_base, refuse_other
 from orchestrator.delivery.load import store_uri, warn_of_skipped
 from orchestrator.delivery.repertoire import Asked, Known, Repertoire, columns_of, generative, source_row, version_of
 from orchestrator.registry.references import Version
@@ -22,7 +22,6 @@ from trainers.data.examples import Renderer, SourceRow, settings_for
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.prompts import Prompt
 from trainers.data.sources import shown
-from trainers.methods.base import Artifact
 from trainers.methods.beside import Answers, put_beside, view_of
 from trainers.methods.registry import method_for
 from trainers.models.base import Backbone
@@ -97,7 +96,7 @@ class Predictor:
         method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
         method.reset(run.adapter)
         self._of_the_base_alone()
-        method.extend(artifacts(version))
+        method.extend(artifacts(version, version.stream))
         self.method: Answers = method
 
     def _view_of(self, base: Backbone, version: Version) -> None:
@@ -110,7 +109,7 @@ class Predictor:
         )  # fmt: skip
         self._of_the_base_alone()
         method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
-        self.method = put_beside(method, run.adapter, artifacts(version))
+        self.method = put_beside(method, run.adapter, artifacts(version, version.stream))
 
     def __repr__(self) -> str:
         return f"Predictor({self.reference!r}, tasks: {', '.join(self.tasks)})"
@@ -255,13 +254,6 @@ class Predictor:
                 f"cannot be read ({error}); give max_new_tokens"
             ) from None
         return told_of(task, examples_of(self.base, objective.rows(known.task, data, Prompt())), self.base)
-
-
-def artifacts(version: Version) -> list[Artifact]:
-    """The files of all tasks up to a version, in order, checked against their digests."""
-    names = version.state.completed().adapter.files
-    files = [version.track.committed(commit, *names) for commit in version.stream]
-    return [Artifact(dict(zip(names, each, strict=True))) for each in files]
 
 
 def check_list(asked: object) -> None:

@@ -1,5 +1,6 @@
 """Checks the paths of a configuration before a submission to a cluster. Pure functions."""
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from cluster.submit import inside
 from orchestrator.config.errors import Yaml
 from orchestrator.config.run import RunConfig
 from orchestrator.log.signing import KEY_VARIABLE
+from trainers.data.files import S3, matching
+from trainers.data.sources import as_list
 
 BENCHMARKS = ("cl_benchmark", "superni", "trace")  # sources that are read below data_dir
 MOUNT = "every node must mount it under this path"
@@ -91,8 +94,8 @@ def read_paths(config: RunConfig, directory: Path, env: Mapping[str, str]) -> li
             found.append(("$ORTHOPLEX_DATA_DIR", env["ORTHOPLEX_DATA_DIR"]))
     for index, task in enumerate(config.tasks):
         for key in ("train", "validation", "test") if task.source == "files" else ():
-            if (path := getattr(task, key)) and not str(path).startswith("s3://"):
-                found.append((f"tasks.{index}.{key}", str(path)))
+            names = [str(name) for name in as_list(getattr(task, key))]
+            found += [(f"tasks.{index}.{key}", path) for name in names for path in in_folder(name, directory)]
         if own := getattr(task, "data_dir", None):
             found.append((f"tasks.{index}.data_dir", own))
         template = getattr(task, "chat_template", None)
@@ -102,6 +105,14 @@ def read_paths(config: RunConfig, directory: Path, env: Mapping[str, str]) -> li
     if name.startswith(("/", ".", "~")) or (directory / name).is_dir():
         found.append(("model.name", name))
     return found
+
+
+def in_folder(name: str, directory: Path) -> list[str]:
+    """The paths that a key's path or pattern means in the working directory; none of an object store."""
+    if name.startswith(S3):
+        return []
+    there = matching(directory / name) if not name.startswith(("/", "~")) else []
+    return [os.path.relpath(path, directory) for path in there] or [name]
 
 
 def judge_path(key: str, path: str, directory: Path, shipped: Collection[str]) -> PathFinding | None:

@@ -28,6 +28,7 @@ from orchestrator.serve.settings import ServeSettings
 from orchestrator.serve.streams import Channel, events
 from orchestrator.serve.ways import Labelling, Prompted, Text, Writing, asked_task, prompted
 from trainers.config import GREEDY
+from trainers.data.cleaning import encodes
 
 Handler = Callable[[Request], Awaitable[Response]]
 LOG = logging.getLogger("orthoplex.serve")
@@ -156,10 +157,8 @@ class Service:
 def checked(texts: Sequence[str]) -> Sequence[str]:
     """The texts. Raises Problem if one has a half of a surrogate pair, which is no character."""
     for number, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise Problem(400, f"input: number {number} has half a character; repair it", param="input") from None
+        if not encodes(text):
+            raise Problem(400, f"input: number {number} has half a character; repair it", param="input")
     return texts
 
 

@@ -21,6 +21,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServeSettings, digests: Sequence[str], counters: Counters) -> None:
         self.app, self.settings, self.digests, self.counters = app, settings, digests, counters
         self.at_work = 0
+        counters.at_work.set_function(lambda: self.at_work)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -56,12 +57,10 @@ class Gate:
             await self.app(scope, receive, send)
             return
         self.at_work += 1
-        self.counters.at_work.set(self.at_work)
         try:
             await self.app(scope, bounded(receive, self.settings.max_body_bytes), send)
         finally:
             self.at_work -= 1
-            self.counters.at_work.set(self.at_work)
 
     def _check_room(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises Problem if too many requests are at work, or the body says that it is too large."""

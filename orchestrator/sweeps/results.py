@@ -105,9 +105,13 @@ def picture(config: SweepConfig, trials: Sequence[SweepTrial], choice: Choice) -
 
 def title_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> str:
     """The sweep, and how its trials ended."""
-    ends = [trial.status for trial in trials]
-    counts = ", ".join(f"{n} {status}" for status in ("finished", "stopped", "failed") if (n := ends.count(status)))
+    counts = counts_of([trial.status for trial in trials])
     return f"{config.run.team}/{config.name}: {counts or 'no trial has ended'}"
+
+
+def counts_of(ends: Sequence[str | None]) -> str:
+    """How many trials ended in which way."""
+    return ", ".join(f"{n} {status}" for status in ("finished", "stopped", "failed") if (n := ends.count(status)))
 
 
 def settings_of(config: SweepConfig) -> str:

@@ -8,10 +8,11 @@ import pytest
 import ray
 
 from cluster.errors import ConfigError
+from cluster.text_files import at_home
 from tests.support.tiny_models import save_tiny
 from trainers import folders
 from trainers.config import ModelConfig
-from trainers.folders import expanded, for_workers, located, model_folder, scratch, started_in
+from trainers.folders import for_workers, located, model_folder, scratch, started_in
 from trainers.models.loading import check_model, load_backbone
 from trainers.workers.pool import packed
 from trainers.workers.worker import Worker
@@ -109,7 +110,7 @@ def test_an_absent_absolute_folder(name: str) -> None:
 
 
 def test_a_home_that_is_not_there() -> None:
-    assert expanded("~nobody-here/base") == Path("~nobody-here/base")
+    assert at_home("~nobody-here/base") == Path("~nobody-here/base")
 
 
 def test_a_copy_that_was_unpacked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

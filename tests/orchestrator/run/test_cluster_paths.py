@@ -23,7 +23,7 @@ def levels(folder: Path, shipped: set[str], env: dict[str, str] | None = None, *
     return [(finding.level, finding.message.split()[0]) for finding in found]
 
 
-def files(train: str) -> list[dict[str, str]]:
+def files(train: str | list[str]) -> list[dict[str, Any]]:
     return [{"name": "a", "source": "files", "train": train, "test": "data/test.csv"}]
 
 
@@ -50,6 +50,21 @@ def test_files_that_travel(tmp_path: Path) -> None:
     assert levels(tmp_path, {"data/test.csv"}, tasks=files("data/train.csv")) == [("refuse", "tasks.0.train")]
     assert levels(tmp_path, shipped, tasks=files("../train.csv")) == [("refuse", "tasks.0.train")]
     assert levels(tmp_path, shipped, tasks=files("/data/train.csv")) == [("warn", "tasks.0.train")]
+
+
+def test_lists_and_patterns_are_judged_file_by_file(tmp_path: Path) -> None:
+    """A pattern means what it matches in the working directory; one that matches nothing is refused as it stands."""
+    (tmp_path / "data").mkdir()
+    for name in "abt":
+        (tmp_path / f"data/{name}.csv").write_text("text,label\n")
+    shipped = {"data/a.csv", "data/b.csv", "data/test.csv"}
+    assert levels(tmp_path, shipped, tasks=files(["data/a.csv", "data/b.csv"])) == []
+    prompts = {**files(["data/a.csv", "s3://bucket/c.csv"])[0], "format": "prompt_completion"}
+    assert levels(tmp_path, shipped, tasks=[prompts], model={"name": "docs-lm", "task_type": "CAUSAL_LM"}) == []
+    assert levels(tmp_path, shipped, tasks=files(["data/a.csv", "data/c.csv"])) == [("refuse", "tasks.0.train")]
+    assert levels(tmp_path, shipped, tasks=files("data/[ab].csv")) == []
+    assert levels(tmp_path, shipped, tasks=files("data/*.csv")) == [("refuse", "tasks.0.train")]
+    assert levels(tmp_path, shipped, tasks=files("other/*.csv")) == [("refuse", "tasks.0.train")]
 
 
 def test_data_dir_counts_where_a_task_reads_it(tmp_path: Path) -> None:
