@@ -70,8 +70,9 @@ VERBS = {
     ],
     "eval": [
         "reference", "--data", "--task", "--union", "--text-column", "--label-column", "--columns", "--worst",
-        "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
+        "--record", "--note", "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
     ],
+    "trend": ["name", "--task", "--level", "--last", "--fail-on-drift", "--store", "--json"],
     "serve": [
         "references", "--address", "--store", "--model", "--device", "--batch-size", "--cpus", "--max-concurrent",
         "--max-tokens", "--max-body", "--refresh",
@@ -114,7 +115,7 @@ def test_verbs_and_options() -> None:
     assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "chat", "sweep", "doctor",
+LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "chat", "sweep", "doctor",
          "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
          "adapters rules"}  # fmt: skip
 

@@ -1,9 +1,9 @@
 """`orthoplex predict` and `orthoplex eval`: what was learned, asked and scored."""
 
-import dataclasses
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -19,6 +19,7 @@ from orchestrator.cli.common import (
     AsJson,
     Model,
     StoreUri,
+    echo,
     only_our_output,
     print_json,
     tell,
@@ -271,6 +272,8 @@ def evaluate(
     ] = None,
     columns: Columns = [],  # noqa: B006
     worst: Annotated[int, typer.Option("--worst", min=0, metavar="N", help="badly answered rows to show")] = 5,
+    recorded: Annotated[bool, typer.Option("--record", help="keep the score, for `orthoplex trend`")] = False,
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="with --record: kept beside it")] = "",
     store: StoreUri = DEFAULT_STORE,
     model: Model = None,
     batch_size: BatchSize = None,
@@ -284,6 +287,13 @@ def evaluate(
     knows = repertoire(reference, store)
     named = columns_named(columns, text=text_column, label=label_column)
     check_columns(knows.asked(task, union=union), named)
+    if note and not recorded:
+        raise ConfigError("--note: stands beside a score that is kept; give --record too")
+    if recorded:
+        from orchestrator.followed.recording import check_can_record
+
+        check_can_record(knows.version.track, note)
+    started = time.monotonic()
     with files_named(data, "--data") as paths:
         predictor = opened(knows, model=model, device=device, batch_size=batch_size, max_new_tokens=max_new_tokens)()
         from orchestrator.console.answering import Rate, print_evaluation
@@ -294,7 +304,19 @@ def evaluate(
             made = evaluate_files(
                 predictor, paths, task=task, union=union, columns=named, worst=worst, told=partial(rate.more, 0)
             )
+        kept = {}
+        if recorded:
+            from orchestrator.followed.recording import digests_of, record
+
+            entry = record(
+                knows.version, made, asked=reference.partition("@")[2], files=digests_of(paths, data), note=note,
+                settings={} if max_new_tokens is None else {"max_new_tokens": max_new_tokens},
+                seconds=time.monotonic() - started,
+            )  # fmt: skip
+            kept = {"recorded": entry.seq}
     if as_json:
-        print_json(dataclasses.asdict(made))
-    else:
-        print_evaluation(made)
+        print_json({**made.shown(), **kept})
+        return
+    print_evaluation(made)
+    for seq in kept.values():
+        echo(f"recorded (entry {seq}); next: orthoplex trend {knows.version.track.label}")

@@ -23,6 +23,7 @@ from orchestrator.cli import chat as cli_chat
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import completion as cli_completion
 from orchestrator.cli import curves as cli_curves
+from orchestrator.cli import followed as cli_followed
 from orchestrator.cli import logs as cli_logs
 from orchestrator.cli import serve as cli_serve
 from orchestrator.cli import sweep as cli_sweep
@@ -311,6 +312,7 @@ app.command("logs")(cli_logs.logs)
 app.command("curves")(cli_curves.curves)
 app.command("predict")(cli_answering.predict)
 app.command("eval")(cli_answering.evaluate)
+app.command("trend")(cli_followed.trend)
 app.command("serve")(cli_serve.serve)
 app.command("chat")(cli_chat.chat)
 app.command("sweep")(cli_sweep.sweep)

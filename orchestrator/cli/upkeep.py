@@ -25,9 +25,13 @@ def verify_tracks(
     track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None, as_json: AsJson = False
 ) -> None:
     """Read everything again. Chain, signatures, manifests, the digest of every file."""
+    from orchestrator.followed.records import records_of, verify_records
     from orchestrator.registry.verify import verify
 
-    reports = [verify(each) for each in open_tracks(track, store, team)]
+    tracks = open_tracks(track, store, team)
+    reports = [verify(each) for each in tracks]
+    recorded = [verify_records(records_of(each)) for each in tracks]
+    reports += [each for each in recorded if each.entries or each.faults]
     if as_json:
         print_json(
             [{key: value for key, value in dataclasses.asdict(report).items() if key != "notes"} for report in reports]
@@ -163,7 +167,7 @@ def print_rules(team: str, revision: int, rules: dict[str, Any], as_json: bool) 
 @adapters.command("policy")
 def print_policy(
     team: Annotated[str, typer.Option("--team")],
-    role: Annotated[Literal["reader", "publisher", "promoter", "gc", "admin"], typer.Option("--role")],
+    role: Annotated[Literal["reader", "publisher", "promoter", "gc", "admin", "evaluator"], typer.Option("--role")],
     *,
     bucket: Annotated[str, typer.Option("--bucket")] = "BUCKET",
     prefix: Annotated[str, typer.Option("--prefix", help="what follows the bucket in `store`")] = "",

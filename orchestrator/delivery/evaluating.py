@@ -9,7 +9,7 @@ frequent one among these rows; of texts the best of copying the prompt, its firs
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,13 @@ from orchestrator.delivery.labelled_rows import Rows, labelled_rows
 from orchestrator.delivery.predictor import Predictor
 from orchestrator.delivery.repertoire import Known, columns_of, generative
 from orchestrator.delivery.tables import read
+from orchestrator.log.entry import JsonLike
 from orchestrator.track.intervals import of_share
 from trainers.data.answers import plain
 from trainers.data.examples import RenderSettings
 from trainers.data.generative.encoding import encode
 from trainers.data.generative.rows import RowFault, canonical, written
+from trainers.data.row_scores import rows_digest
 from trainers.data.sources import listed
 from trainers.messages import Score
 from trainers.models.causal import Causal
@@ -58,11 +60,19 @@ class Worst:
     value: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowsScored:
+    """Each row's own score, (n,) from 0 to 1 as in `trainers.data.row_scores`, and the digest of the rows."""
+
+    values: np.ndarray
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A version's score on rows. `metrics` has the primary one first, `interval` its 95% interval; None if its loss
     judges the task and there is none. `confusion` has a row per right label and a column per answer, in the order of
-    `labels`; the last column is no label. `notes` says what was left out."""
+    `labels`; the last column is no label. `notes` says what was left out, `scored` are the rows."""
 
     reference: str
     task: str
@@ -76,6 +86,13 @@ class Evaluation:
     labels: Sequence[str] = ()
     classes: Mapping[str, Share] = field(default_factory=dict)
     confusion: Sequence[Sequence[int]] = ()
+    scored: RowsScored | None = field(default=None, repr=False, compare=False)
+
+    def shown(self) -> dict[str, JsonLike]:
+        """The form that `--json` prints: all but single rows' scores."""
+        told = asdict(replace(self, scored=None))
+        del told["scored"]
+        return told
 
 
 def evaluate_files(
@@ -138,6 +155,10 @@ def labelled_evaluation(
         labels=words,
         classes=classes,
         confusion=confusion.tolist(),
+        scored=RowsScored(
+            values=np.equal(answers, rows.right).astype(np.float64),
+            sha256=rows_digest(zip(rows.texts, (words[each] for each in rows.right), strict=True)),
+        ),
     )
 
 
@@ -173,7 +194,7 @@ def written_evaluation(
 ) -> Evaluation:
     """The score of a generative task: all its metrics, over the rows as its own test split would be read."""
     task = generative(known)
-    split, places = answered_split(predictor, known, paths, {**columns_of(known.task), **columns})
+    split, places, sha256 = answered_split(predictor, known, paths, {**columns_of(known.task), **columns})
     keep = range(len(split.examples)) if split.answered else ()
     with alone(), predictor.method.answering(known.index):
         found = evaluate(split, predictor.batch_size, keep=keep)
@@ -188,14 +209,15 @@ def written_evaluation(
         floor={} if task.by_loss else copied(split, primary),
         worst=[as_worst(split, places, row, found.answers.get(row), float(found.values[row])) for row in order],
         notes=cut_notes(split, score, len(found.cut)),
+        scored=RowsScored(values=found.values, sha256=sha256),
     )
 
 
 def answered_split(
     predictor: Predictor, known: Known, paths: Tables, columns: Mapping[str, str]
-) -> tuple[AnsweredSplit, list[tuple[str, int]]]:
-    """The rows of files as the base reads them, and where each is from. However many answers are cut by `max_length`, a
-    note says so."""
+) -> tuple[AnsweredSplit, list[tuple[str, int]], str]:
+    """The rows of files as the base reads them, where each is from, and their digest. However many answers are cut by
+    `max_length`, a note says so."""
     from datasets import Dataset
 
     task, writer = generative(known).model_copy(update={"max_cut": 1.0}), predictor.writer(known)
@@ -211,7 +233,8 @@ def answered_split(
         base=writer.base, examples=examples, metrics=task.scored_by, most=writer.most, reading=reading,
         decoding=writer.decoding,
     )  # fmt: skip
-    return split, [(rows[place][2], rows[place][1]) for place in examples.places.tolist()]
+    kept = [rows[place] for place in examples.places.tolist()]
+    return split, [(where, number) for _, number, where in kept], rows_digest((text,) for text, *_ in kept)
 
 
 def plain_row(known: Known, columns: Mapping[str, str], where: str, number: int, raw: object) -> dict[str, object]:

@@ -14,6 +14,7 @@ from orchestrator.track.layout import (
     ANY_CHECKPOINT,
     ANY_INDEX,
     ANY_LOG,
+    ANY_RECORD,
     ANY_RULES,
     ANY_VERSION,
     EVERYTHING,
@@ -23,13 +24,14 @@ from orchestrator.track.layout import (
 )
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
-Role = Literal["reader", "publisher", "promoter", "gc", "admin"]
+Role = Literal["reader", "publisher", "promoter", "gc", "admin", "evaluator"]
 WRITES = {
     "reader": (),
     "publisher": (ANY_LOG, ANY_INDEX, ANY_VERSION, ANY_CHECKPOINT, PROBE_KEY),
     "promoter": (ANY_LOG, ANY_INDEX),
     "gc": (ANY_LOG, ANY_INDEX),
     "admin": (RULES_LOG, RULES_INDEX),
+    "evaluator": (ANY_RECORD,),
 }
 DELETES = {"gc": (ANY_VERSION, ANY_INDEX)}
 APPEND_ONLY = (ANY_LOG, ANY_INDEX, ANY_RULES)
@@ -71,7 +73,7 @@ def policy(
         statements.append(
             _deny("NeverTheLog", ["s3:DeleteObject", "s3:DeleteObjectVersion"], objects((ANY_LOG, ANY_RULES)))
         )
-    if role in ("publisher", "promoter", "gc"):
+    if role in ("publisher", "promoter", "gc", "evaluator"):
         changes = ["s3:PutObject", "s3:DeleteObject"]
         statements.append(_deny("NeverTheRules", changes, objects((ANY_RULES,))))
     if append_only and WRITES[role]:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord
 from orchestrator.log import index
-from orchestrator.log.chain import MOST_INDEX_BYTES
+from orchestrator.log.chain import MOST_INDEX_BYTES, Log
 from orchestrator.log.entry import Entry, digest
 from orchestrator.log.event import Index, parse, well_formed
 from orchestrator.track.events import MOVES, Abort, Commit, skipped
@@ -40,7 +40,7 @@ def verify(track: Track) -> Report:
     try:
         entries = track.raw_entries()
         state = replay(track.team, track.name, entries)
-        faults = [*_log_faults(entries), *_index_faults(track, entries)]
+        faults = [*_log_faults(entries), *index_faults(track, entries)]
     except StoreError as error:
         return Report(track=track.label, faults=[str(error)])
     files = list[tuple[str, FileRecord]]()
@@ -92,7 +92,7 @@ def _log_faults(entries: list[Entry]) -> Iterator[str]:
             yield f"entry {entry.seq} (commit, {entry.actor}): names files that gc had collected; it does not count"
 
 
-def _index_faults(track: Track, entries: list[Entry]) -> Iterator[str]:
+def index_faults(track: Log, entries: list[Entry]) -> Iterator[str]:
     """Indices that the log names but whose content differs from it. A removed index is no fault."""
     whole = {entry.seq: named for entry, named in well_formed(entries, Index)}
     for entry in entries:

@@ -6,9 +6,11 @@
     t/<team>/<track>/checkpoint.safetensors    the task in training, replaced as a whole; no entry names it
     t/<team>/.policy/log/…                     the team's rules, see `orchestrator.track.rules`
     t/<team>/.sweeps/<name>/log/…  v/<uuid>/…  a sweep, see `orchestrator.sweeps`
+    t/<team>/.records/<track>/log/…            scores recorded after training, see `orchestrator.followed.records`
+    t/<team>/.records/<track>/v/<sha256>/…     their row scores
     serve/<base>/<team>-<track>-v00000012/…    what servers load, see `orchestrator.delivery.serving`
 
-No track is named so that its keys could be those of rules or sweeps: a NAME begins with a letter or digit.
+No track is named so that its keys could be those of rules, sweeps or records: a NAME begins with a letter or digit.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from orchestrator.log.entry import NAME
 
 TRACKS, VERSIONS = "t", "v"
 CHECKPOINT, MANIFEST = "checkpoint.safetensors", "manifest.json"
-RULES, SWEEPS = ".policy", ".sweeps"
+RULES, SWEEPS, RECORDS = ".policy", ".sweeps", ".records"
 SERVE_ROOT = "serve"
 VersionNumber = Annotated[int, Strict(), Field(ge=1, lt=10**8)]  # in eight digits, see `served_prefix`
 
@@ -45,6 +47,16 @@ def rules_root(team: str) -> str:
 def sweep_root(team: str, name: str) -> str:
     """The prefix of a sweep's log and of its results."""
     return f"{team_root(team)}/{SWEEPS}/{name}"
+
+
+def records_root(team: str, name: str) -> str:
+    """The prefix of the scores that were recorded of a track's versions."""
+    return f"{team_root(team)}/{RECORDS}/{name}"
+
+
+def records_label(label: str) -> str:
+    """What messages, rules and signatures call the log of recorded scores of team/track. No track is named so."""
+    return f"{label} {RECORDS[1:]}"
 
 
 def version_root(root: str) -> str:
@@ -80,9 +92,15 @@ def list_tracks(store: Store, team: str | None = None) -> list[tuple[str, str]]:
         return sorted(each for each, any_entry in zip(named, begun, strict=True) if any_entry)
 
 
+def recorded_tracks(store: Store, team: str) -> list[str]:
+    """The names of a team's tracks of which scores were recorded, sorted."""
+    return [name for name in store.list_folders(f"{team_root(team)}/{RECORDS}") if NAME.fullmatch(name)]
+
+
 # Patterns of keys in S3 policies; {t} stands for the team's root.
 EVERYTHING = "{t}/*"
 ANY_LOG, ANY_INDEX = f"{{t}}/*/{LOG}/*", f"{{t}}/*/{INDICES}/*"
 ANY_VERSION, ANY_CHECKPOINT = f"{{t}}/*/{VERSIONS}/*", f"{{t}}/*/{CHECKPOINT}"
 ANY_RULES = f"{{t}}/{RULES}/*"
+ANY_RECORD = f"{{t}}/{RECORDS}/*"
 RULES_LOG, RULES_INDEX = f"{{t}}/{RULES}/{LOG}/*", f"{{t}}/{RULES}/{INDICES}/*"

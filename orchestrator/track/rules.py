@@ -29,7 +29,7 @@ from orchestrator.track.layout import RULES, list_tracks, rules_root
 from orchestrator.track.requirements import RulesAt
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Role = Literal["publisher", "promoter", "gc", "admin"]
+Role = Literal["publisher", "promoter", "gc", "admin", "evaluator"]
 KNOWN_S = 60.0  # how long a reader keeps a team's rules: a key that others remove is valid for that much longer
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
@@ -50,7 +50,8 @@ class PromotionRule(Grown):
 
 
 class KeyRule(Frozen):
-    """A public key (PEM, ed25519) and what its owner may do."""
+    """A public key (PEM, ed25519) and what its owner may do. Any of them may record scores, which is all that an
+    `evaluator` may."""
 
     public_key: str
     roles: tuple[Role, ...] = ("publisher", "promoter", "gc", "admin")
@@ -90,6 +91,48 @@ class TeamRules(Frozen):
         keys = {signing.key_id(raw[o]): PublicKey(raw[o], o, frozenset(key.roles)) for o, key in self.keys.items()}
         unsigned = {track: (each.seq, each.sha256) for track, each in self.unsigned.items()}
         return Trust(required=self.signatures == "required", keys=keys, roles=ROLES, unsigned=unsigned)
+
+
+class TeamLog(Log):
+    """A log of a team whose entries must meet the team's rules, if these ask for signatures."""
+
+    def __init__(self, store: Store, root: str, team: str, named: str) -> None:
+        super().__init__(store, root, f"{team}/{named}")
+        self.team, self.named = team, named
+
+    @property
+    def trust(self) -> Trust:
+        """See Log."""
+        return team_trust(self.store, self.team)
+
+    def check(self, entries: Sequence[Entry]) -> None:
+        """See Log."""
+        trust = self.trust
+        if entries and entries[-1].seq < self._vouched_for(trust):
+            raise self._cut(trust)
+        for entry in entries if trust.required else ():
+            if fault := signing.entry_fault(entry, self.label, trust):
+                raise self._broken(entry.seq, fault)
+        super().check(entries)
+
+    def _vouched_for(self, trust: Trust) -> int:
+        """The last entry that the team's rules vouch for, before which none need be signed; 0 if there is none."""
+        return trust.unsigned.get(self.named, (0, ""))[0] if trust.required else 0
+
+    def _cut(self, trust: Trust) -> IntegrityError:
+        return IntegrityError(
+            f"store {self.store.uri}: the log of {self.label} ends before entry {self._vouched_for(trust)}, which the "
+            f"team's rules vouch for; restore it, or, if that was meant, remove `unsigned.{self.named}` from the rules"
+        )
+
+    def _nothing(self, seen: int) -> None:
+        """See Log. If signatures are asked for, a log that is gone is no new one."""
+        trust = self.trust
+        if self._vouched_for(trust):
+            raise self._cut(trust)
+        if trust.required and seen:
+            raise self._older(seen)
+        super()._nothing(seen)
 
 
 class RulesLog(Log):

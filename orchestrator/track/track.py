@@ -13,17 +13,15 @@ from pydantic import ValidationError
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord, Store, is_key
-from orchestrator.log import signing
 from orchestrator.log.chain import Log, Says
 from orchestrator.log.entry import NAME, SHA256, Entry, JsonLike, canonical, digest
 from orchestrator.log.event import Part, Requirement, shown, told
 from orchestrator.log.index import Columns
-from orchestrator.log.signing import Trust
 from orchestrator.track import layout
 from orchestrator.track.events import HOUSEKEEPING, KINDS, Commit, Delete
 from orchestrator.track.layout import MANIFEST, list_tracks
 from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
-from orchestrator.track.rules import TeamRules, Unsigned, forget_trust, team_trust
+from orchestrator.track.rules import TeamLog, TeamRules, Unsigned, forget_trust
 
 FORMAT_VERSION = 1
 MOST_MANIFEST_BYTES = 64 << 20  # those that are written have kilobytes
@@ -41,7 +39,7 @@ COLUMNS = Columns(
 )
 
 
-class Track(Log):
+class Track(TeamLog):
     """The log of `team`/`name`, and its versions below `version_root`. Raises ConfigError if no NAME matches."""
 
     columns = COLUMNS
@@ -51,45 +49,11 @@ class Track(Log):
         for key, value in (("team", team), ("name", name)):
             if not NAME.fullmatch(value):
                 raise ConfigError(f"{key}: {value!r} is no name; use a-z 0-9, then also . _ -, at most 100 characters")
-        super().__init__(store, layout.track_root(team, name), f"{team}/{name}")
-        self.team, self.name = team, name
+        super().__init__(store, layout.track_root(team, name), team, name)
+        self.name = name
         self.version_root = layout.version_root(self.root)
         self.checkpoint_key = layout.checkpoint_key(self.root)
         self._known: list[Entry] = []
-
-    @property
-    def trust(self) -> Trust:
-        """See Log."""
-        return team_trust(self.store, self.team)
-
-    def check(self, entries: Sequence[Entry]) -> None:
-        """See Log."""
-        trust = self.trust
-        if entries and entries[-1].seq < self._vouched_for(trust):
-            raise self._cut(trust)
-        for entry in entries if trust.required else ():
-            if fault := signing.entry_fault(entry, self.label, trust):
-                raise self._broken(entry.seq, fault)
-        super().check(entries)
-
-    def _vouched_for(self, trust: Trust) -> int:
-        """The last entry that the team's rules vouch for, before which none need be signed; 0 if there is none."""
-        return trust.unsigned.get(self.name, (0, ""))[0] if trust.required else 0
-
-    def _cut(self, trust: Trust) -> IntegrityError:
-        return IntegrityError(
-            f"store {self.store.uri}: the log of {self.label} ends before entry {self._vouched_for(trust)}, which the "
-            f"team's rules vouch for; restore it, or, if that was meant, remove `unsigned.{self.name}` from the rules"
-        )
-
-    def _nothing(self, seen: int) -> None:
-        """See Log. If signatures are asked for, a log that is gone is no new one."""
-        trust = self.trust
-        if self._vouched_for(trust):
-            raise self._cut(trust)
-        if trust.required and seen:
-            raise self._older(seen)
-        super()._nothing(seen)
 
     def fresh_prefix(self) -> str:
         """A key prefix for a new version: version_root/<uuid4 hex>."""
@@ -177,7 +141,11 @@ def trusting_what_is_there(store: Store, team: str, before: TeamRules, rules: Te
     """The rules. If they are the first to ask for signatures, they vouch for all entries so far of the team."""
     if rules.signatures in (before.signatures, "off"):
         return rules
-    heads = {name: head for _, name in list_tracks(store, team) if (head := Track(store, team, name).head())}
+    logs: list[Log] = [Track(store, team, name) for _, name in list_tracks(store, team)]
+    for name in layout.recorded_tracks(store, team):
+        label = layout.records_label(f"{team}/{name}")
+        logs.append(Log(store, layout.records_root(team, name), label))
+    heads = {log.label.partition("/")[2]: head for log in logs if (head := log.head())}
     trusted = {name: Unsigned(seq=head.seq, sha256=head.sha256) for name, head in heads.items()}
     return rules.model_copy(update={"unsigned": {**trusted, **rules.unsigned}})
 

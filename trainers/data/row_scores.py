@@ -10,8 +10,9 @@
 It holds no text. It stays in the store, as kept answers do.
 """
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,3 +92,15 @@ def shares_of(values: "np.ndarray") -> list[float] | None:
 def are_bits(values: "np.ndarray") -> bool:
     """Whether each value is 0 or 1."""
     return bool(((values == 0) | (values == 1)).all())
+
+
+def rows_digest(rows: Iterable[Sequence[str]]) -> str:
+    """The sha256 of rows in their order, each the texts that it is asked by and judged by. Rows are cut apart by
+    lengths, so that other rows have another digest."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(len(row).to_bytes(8, "big"))
+        for text in row:
+            data = text.encode("utf-8", "surrogatepass")
+            found.update(len(data).to_bytes(8, "big") + data)
+    return found.hexdigest()

@@ -148,3 +148,24 @@ def test_from_a_bucket_to_a_bucket(orthoplex: Orthoplex, s3_bucket: str) -> None
     code, out, err = orthoplex("eval", "run", "--data", f"{uri}/*.csv", "--union", "--json")
     made = json.loads(out)
     assert made["rows"] == 9 and all(each["where"].startswith(f"'{uri}/") for each in made["worst"])
+
+
+def test_scores_are_recorded_for_their_trend(orthoplex: Orthoplex, store: Path) -> None:
+    """The same rows in another file are the same rows; an alias and the task stand beside the score."""
+    rows = labelled(WORDS[0], 9, "new")
+    write_csv(Path("a.csv"), rows), write_lines(Path("b.jsonl"), [*rows])
+    orthoplex("adapters", "promote", "team/run@v2", "--alias", "production")
+    how = ("--task", "a", "--record")
+    code, out, err = orthoplex("eval", "team/run@production", "--data", "a.csv", *how, "--note", "first")
+    assert (code, err) == (0, "") and out.endswith("recorded (entry 1); next: orthoplex trend team/run\n")
+    code, out, err = orthoplex("eval", "team/run@v2", "--data", "b.jsonl", *how, "--json")
+    made = json.loads(out)
+    assert made["recorded"] == 2 and "scored" not in made
+    (series,) = json.loads(orthoplex("trend", "run", "--json").out)["series"]
+    first, second = series["points"]
+    assert (first["asked"], first["note"], second["asked"]) == ("production", "first", "v2")
+    assert first["rows_sha256"] == second["rows_sha256"] and first["files"] != second["files"]
+    assert second["since_first"]["paired"] and second["since_first"]["changed"] == 0
+    assert first["metrics"]["accuracy"] == made["metrics"]["accuracy"] and first["rows"] == 9
+    code, out, err = orthoplex("eval", "team/run@v2", "--data", "a.csv", "--task", "a", "--note", "x")
+    assert code == 2 and "--note: stands beside a score that is kept; give --record too" in err

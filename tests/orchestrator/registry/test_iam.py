@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import ConfigError
 from orchestrator.registry.iam import policy
 
-ROLES = ("reader", "publisher", "promoter", "gc", "admin")
+ROLES = ("reader", "publisher", "promoter", "gc", "admin", "evaluator")
 
 
 def allows(document: dict[str, Any], action: str, key: str = "", **context: str) -> bool:
@@ -54,6 +54,9 @@ TABLE = [
     (PUT, "p/t/a/run/v/1/adapter.safetensors", {"publisher"}),
     (ABORT, "p/t/a/run/v/1/adapter.safetensors", {"publisher"}),
     (PUT, "p/t/a/run/checkpoint.safetensors", {"publisher"}),
+    (PUT, "p/t/a/.records/run/log/0999999999.json", {*WRITERS, "evaluator"}),
+    (PUT, "p/t/a/.records/run/v/1/rows.parquet", {"publisher", "evaluator"}),
+    (DELETE, "p/t/a/.records/run/log/0999999999.json", NONE),
     (PUT, "p/t/a/.policy/log/0999999999.json", {"admin"}),
     (DELETE, "p/t/a/.policy/log/0999999999.json", NONE),
     (PUT, "p/t/b/run/log/0999999999.json", NONE),

@@ -1,0 +1,61 @@
+"""`orthoplex trend`, on scores that were recorded without a model."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.delivery.repertoire import version_of
+from orchestrator.followed.recording import record
+from tests.orchestrator.followed.conftest import evaluated
+from tests.support.command_line import Orthoplex
+
+GOOD, BAD = [1] * 45 + [0] * 5, [1] * 30 + [0] * 20
+
+
+@pytest.fixture
+def scored(begun: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    monkeypatch.setenv("ORTHOPLEX_STORE", begun.track.store.uri)
+
+    def call(values: Any, **how: Any) -> None:
+        version = version_of(begun.track.store, "default/stream@v2")
+        record(version, evaluated(values, **how), asked="", files={"x.csv": "f" * 64}, settings={}, seconds=1)
+
+    return call
+
+
+def test_trend_shows_what_drifted(orthoplex: Orthoplex, scored: Any) -> None:
+    code, out, err = orthoplex("trend", "stream")
+    assert (code, out) == (2, "") and "eval default/stream@v1 --data FILE --record" in err
+    scored(GOOD)
+    code, out, err = orthoplex("trend", "stream")
+    assert (code, err) == (0, "") and "one score is no trend yet" in out and "90.0" in out
+    scored(BAD), scored(GOOD, rows="two"), scored([0.5, 0.25], task="b", loss=True)
+    code, out, err = orthoplex("trend", "stream", "--task", "a")
+    assert code == 0 and "-30.0 p<0.001" in out and "WORSE" in out and "~+0.0 p=1.000" in out
+    assert "3 comparisons at p < 0.01 (McNemar, exact, Fisher, exact); by chance 0.03" in out
+    assert "nats per token" in orthoplex("trend", "stream", "--task", "b").out
+    found = json.loads(orthoplex("trend", "stream", "--json").out)
+    assert [each["task"] for each in found["series"]] == ["a", "b"] and found["track"] == "default/stream"
+    assert found["series"][0]["points"][1]["since_first"]["changed"] == 15
+
+
+def test_drift_ends_with_3_if_asked(orthoplex: Orthoplex, scored: Any) -> None:
+    scored(GOOD), scored(GOOD)
+    assert orthoplex("trend", "stream", "--fail-on-drift").code == 0
+    scored(BAD)
+    code, out, err = orthoplex("trend", "stream", "--fail-on-drift")
+    assert code == 3 and "drift: a: accuracy 0.6 of default/stream@v2; worse than noise explains at p < 0.01" in err
+    assert "drift: default/stream@v2 is worse" in out
+    assert orthoplex("trend", "stream", "--fail-on-drift", "--level", "1e-7").code == 0
+
+
+def test_verify_reads_recorded_scores_too(orthoplex: Orthoplex, scored: Any, begun: Any) -> None:
+    scored(GOOD)
+    code, out, err = orthoplex("adapters", "verify")
+    assert code == 0 and "default/stream records: 1 entries, 0 versions, 1 files" in out
+    (path,) = begun.root.glob("t/default/.records/stream/v/*/rows.parquet")
+    path.write_bytes(b"x")
+    code, out, err = orthoplex("adapters", "verify", "stream")
+    assert code == 1 and "rows.parquet: was changed" in err
