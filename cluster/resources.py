@@ -89,7 +89,7 @@ class ClusterConfig(Frozen):
     address: str | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
     grace_s: Annotated[float, Field(ge=0)] = 20
-    lease_s: Annotated[float, Field(ge=5)] = 120
+    lease_s: Annotated[float, Field(ge=2)] = 120
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ClusterConfig":

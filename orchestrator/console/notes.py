@@ -1,13 +1,13 @@
 """What stands out in a run's state: tasks that learned nothing, and budgets that nothing bounded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from cluster.errors import ConfigError
-from orchestrator.track.events import Committed, Floors
+from orchestrator.track.events import Committed
 from orchestrator.track.metrics import points
-from orchestrator.track.state import Matrix, RunState
+from orchestrator.track.scores import Score
+from orchestrator.track.state import RunState, score_at
 from trainers.method_config import AdapterConfig
 
 
@@ -16,14 +16,13 @@ def notes(state: RunState) -> list[str]:
     return [*learned_nothing(state), *full_budgets(state)]
 
 
-def learned_nothing(state: RunState) -> Iterator[str]:
-    """A sentence per task whose score on its test rows, right after it was trained, is not better than before, or than
-    without a model. One that nothing can be better than says nothing."""
-    scored = Scored.of(state)
-    for commit in state.commits:
+def learned_nothing(state: RunState, since: int = 0) -> Iterator[str]:
+    """A sentence per task, of the commits from number `since` on, whose score on its test rows, right after it was
+    trained, is not better than before, or than without a model. One that nothing can be better than says nothing."""
+    for commit in state.commits[since:]:
         first = 0 if state.joint else commit.version - 1
-        for index in range(first, commit.version):
-            if found := scored.no_better(commit.version - 1, index):
+        for index, score in enumerate(commit.test[first : commit.version], start=first):
+            if found := no_better(state, index, score):
                 yield (
                     f"task {state.tasks[index].name}: nothing was learned: {found}. More steps (train.epochs, "
                     "train.min_steps) or another train.learning_rate may help; `orthoplex curves` shows how the loss "
@@ -31,38 +30,22 @@ def learned_nothing(state: RunState) -> Iterator[str]:
                 )
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What is known of all tasks' test rows, read once: the matrices, the untrained model, floors."""
-
-    accuracies: Matrix
-    losses: Matrix
-    untrained: Sequence[float | None]
-    untrained_losses: Sequence[float | None]
-    floors: Sequence[Floors | None]
-
-    @classmethod
-    def of(cls, state: RunState) -> "Scored":
-        """That of a run."""
-        floors = [task.floors for task in state.tasks]
-        return cls(state.matrix("test"), state.losses("test"), state.zero_shot, state.zero_shot_losses, floors)
-
-    def no_better(self, row: int, index: int) -> str | None:
-        """The score of task `index` in a row of the matrix beside what it is no better than; None if it is better, or
-        not known."""
-        accuracy, loss = self.accuracies[row][index], self.losses[row][index]
-        if loss is not None:
-            before = self.untrained_losses[index]
-            worse = before is not None and loss >= before
-            return f"nll {loss:.3f} on its test rows, {before:.3f} untrained" if worse else None
-        floors = self.floors[index]
-        untrained, floor = self.untrained[index], floors.best if floors else None
-        known = [each for each in (untrained, floor) if each is not None]
-        if accuracy is None or not known or accuracy > max(known) or max(known) >= 1:
-            return None
-        beside = [f"{points(untrained)} untrained"] if untrained is not None else []
-        beside += [f"{points(floor)} without a model"] if floor is not None else []
-        return f"{points(accuracy)} on its test rows, {' and '.join(beside)}"
+def no_better(state: RunState, index: int, score: Score) -> str | None:
+    """The score of task `index` beside what it is no better than; None if it is better, or not known."""
+    before = score_at(state.untrained, index)
+    accuracy, loss = score.accuracy(), score.nll()
+    if loss is not None:
+        nll = before.nll() if before else None
+        worse = nll is not None and loss >= nll
+        return f"nll {loss:.3f} on its test rows, {nll:.3f} untrained" if worse else None
+    floors = state.tasks[index].floors
+    untrained, floor = before.accuracy() if before else None, floors.best if floors else None
+    known = [each for each in (untrained, floor) if each is not None]
+    if accuracy is None or not known or accuracy > max(known) or max(known) >= 1:
+        return None
+    beside = [f"{points(untrained)} untrained"] if untrained is not None else []
+    beside += [f"{points(floor)} without a model"] if floor is not None else []
+    return f"{points(accuracy)} on its test rows, {' and '.join(beside)}"
 
 
 def full_budgets(state: RunState) -> Iterator[str]:

@@ -95,7 +95,7 @@ class RunReporter:
             f"[{state.learned}/{self.tasks}] {task_title(state, commit)}: committed as {state.reference(commit)}; "
             f"{scores_so_far(state)}; mean r_eff {mean}; {took}{left}"
         )
-        for note in {*learned_nothing(state)} - {*learned_nothing(state.upto(commit.version - 1))}:
+        for note in learned_nothing(state, len(state.commits) - 1):
             self.say(f"note: {note}")
 
 

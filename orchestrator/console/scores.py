@@ -10,7 +10,7 @@ from rich.table import Table
 from orchestrator.console.screen import fits
 from orchestrator.console.views import ALL, View
 from orchestrator.track.events import Committed, Floors
-from orchestrator.track.state import Matrix, RunState
+from orchestrator.track.state import Matrix, RunState, score_at
 from orchestrator.track.union import union_metrics
 from trainers.config import AT_ONCE
 
@@ -218,8 +218,9 @@ def scores_so_far(state: RunState) -> str:
     newest alone if not all were scored after it."""
     done, whole = state.learned, state.whole("test") == state.learned
     first, which = (0, "tasks so far:") if whole else (done - 1, "it alone:")
-    accuracies, losses = (matrix[done - 1][first:done] for matrix in (state.matrix("test"), state.losses("test")))
-    found = [*zip(state.tasks[first:done], accuracies, losses, strict=True)]
+    newest = state.commits[-1].test
+    scored = [(state.tasks[index], score_at(newest, index)) for index in range(first, done)]
+    found = [(task, score.accuracy(), score.nll()) if score else (task, None, None) for task, score in scored]
     seen = [f"{task.name} {percent(value)}" for task, value, loss in found if loss is None]
     rest = [f"{task.name} {nats(loss)}" for task, _, loss in found if loss is not None]
     labelled = all(task.labels for task, _, loss in found if loss is None)

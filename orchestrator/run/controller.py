@@ -8,6 +8,7 @@ import platform
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -33,7 +34,6 @@ from orchestrator.run.guards import decide, forecast, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now, describe_joint
-from orchestrator.track.driving import checkpoint_told
 from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
 from orchestrator.track.scores import Score as StoredScore
@@ -65,6 +65,11 @@ class Controller:
     def state(self) -> RunState:
         """Where the run stands."""
         return self.log.state
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The configuration as it is stored. It is long if there are many tasks, and no task changes it."""
+        return self.config.model_dump(mode="json")
 
     def run(self) -> RunState:
         """Continues from the last committed task; returns at once if the run is finished. Raises as `steps`."""
@@ -116,14 +121,13 @@ class Controller:
             self.fork.check(self.config.adapter)
         if self.fork and self.config.train.joint:
             raise ConfigError("train.joint: all tasks are trained at once, from the base; leave --fork out")
-        found = objections(self.state, self.config.model_dump(mode="json"), tasks, base)
+        found = objections(self.state, self.content, tasks, base)
         refuse(self.config.name, [each.line for each in found], way_on(self.state, found))
 
     def _open(self, tasks: Sequence[TaskDescription]) -> None:
         """Logs what is about to run, if that is new."""
-        config = self.config.model_dump(mode="json")
-        if config != self.state.config or tuple(tasks) != self.state.tasks:
-            self.log.append(Open(config=config, tasks=tuple(tasks)))
+        if self.content != self.state.config or tuple(tasks) != self.state.tasks:
+            self.log.append(Open(config=self.content, tasks=tuple(tasks)))
 
     def _train(self) -> Iterator[RunState]:
         """Trains what is not committed, with one worker group for as long as tasks ask for the same one."""
@@ -171,7 +175,7 @@ class Controller:
     def _vouched(self) -> dict[str, Any]:
         """The checkpoint of the task in training that this driver or the log names, and whether no other is fit."""
         position = self.log.progress
-        told = (position.checkpoint if position else None) or checkpoint_told(self.log.entries)
+        told = (position.checkpoint if position else None) or self.state.driving.checkpoint
         named = Vouched(told.step, told.sha256, told.of) if told else None
         return {"vouched": named, "only_vouched": self.track.trust.required}
 
@@ -204,7 +208,7 @@ class Controller:
             "index": index,
             "fingerprint": self._trained_task(index).fingerprint,
             "parents": [commit.manifest_sha256 for commit in self.state.commits],
-            "config": without(self.config.model_dump(mode="json"), (*HARMLESS, "tasks", "name")),
+            "config": without(self.content, (*HARMLESS, "tasks", "name")),
             **(learned_jointly(self.config.tasks) if self.config.train.joint else learned_as(self.config.tasks[index])),
         }
 
@@ -278,7 +282,7 @@ class Controller:
             "principal_angles": done.angles,
             "parents": [commit.manifest_sha256 for commit in self.state.commits],
             "trained_against": list(against),
-            "config": self.config.model_dump(mode="json"),
+            "config": self.content,
             "code": code_version(),
             "metrics": learned.model_dump(mode="json", include={"validation", "test", "union"}, exclude_unset=True),
             "cost": done.cost,

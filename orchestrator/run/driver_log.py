@@ -20,7 +20,7 @@ from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event, Json, Requirement
 from orchestrator.run.driver_process import standing, this_process
-from orchestrator.track.driving import Driver, Driving, checkpoint_told
+from orchestrator.track.driving import Driver, Driving
 from orchestrator.track.events import (
     ENDINGS,
     KNOWN,
@@ -34,7 +34,7 @@ from orchestrator.track.events import (
     refuse_unknown,
 )
 from orchestrator.track.requirements import LeaseHeld, taken_over
-from orchestrator.track.state import RunState, replay
+from orchestrator.track.state import Replay, RunState
 from orchestrator.track.track import Track
 
 RENEWALS = 3  # a lease is renewed this many times in the time it lasts
@@ -189,7 +189,7 @@ class DriverLog(Generic[State]):
 
     def _vouch(self) -> None:
         """Has the log name the checkpoint that was stored last, unless it does already."""
-        if self.progress and self.progress.checkpoint not in (None, checkpoint_told(self.entries)):
+        if self.progress and self.progress.checkpoint not in (None, self.state.driving.checkpoint):
             self._held(Renew(progress=self.progress))
 
     def _renew(self, done: threading.Event, every_s: float) -> None:
@@ -273,4 +273,4 @@ class RunLog(DriverLog[RunState]):
     def __init__(self, track: Track) -> None:
         """Reads the track's log."""
         self.track = track
-        super().__init__(track, lambda entries: replay(track.team, track.name, entries), "run")
+        super().__init__(track, Replay(track.team, track.name), "run")

@@ -26,7 +26,9 @@ def decide(
     `orthogonality` is None if the method has no bases.
     """
     subject = f"v{state.learned}"
-    return judge(guards, state.measured_last, subject, "guards.") + _full(orthogonality, state, left, subject)
+    asked = any(getattr(guards, key) is not None for key in type(guards).model_fields)  # measuring reads whole matrices
+    judged = judge(guards, state.measured_last, subject, "guards.") if asked else []
+    return judged + _full(orthogonality, state, left, subject)
 
 
 def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int, subject: str) -> list[Decision]:

@@ -4,9 +4,9 @@ A driver's entries carry `lease`, the seq of its `start` entry. After another `s
 are void. A driver that leaves writes an ending.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import lease_of, parse
@@ -47,7 +47,7 @@ class Driving:
 
     `driver` holds the log, None if it has left; `reason` is why it left, `in_vain` whether it took up a finished log
     and left it so. `heard` is the newest entry of any driver, and `progress` the position of the task in training, if
-    that entry has it.
+    that entry has it. `checkpoint` is the one that a driver of the task in training named last.
     """
 
     status: Status = "absent"
@@ -56,6 +56,7 @@ class Driving:
     heard: Entry | None = None
     progress: Position | None = None
     in_vain: bool = False
+    checkpoint: CheckpointTold | None = None
 
     @property
     def told(self) -> str | None:
@@ -64,47 +65,66 @@ class Driving:
         return f"{title}: {self.reason}" if self.reason else None
 
 
-def checkpoint_told(entries: Sequence[Entry]) -> CheckpointTold | None:
-    """The checkpoint that a driver of the task in training named last; None if none has since the last commit."""
-    for entry in reversed([*counted(entries)]):
-        if entry.op == Commit.op:
-            return None
-        if entry.op == Renew.op and (progress := parse(entry, Renew).progress) and progress.checkpoint:
-            return progress.checkpoint
-    return None
+class Counting:
+    """Says which entries count, one after the other: all but those of a driver that was taken over from."""
+
+    def __init__(self) -> None:
+        self.lease: int | None = None
+
+    def __call__(self, entry: Entry) -> bool:
+        """Whether the next entry counts."""
+        if lease_of(entry, self.lease) != self.lease:
+            return False
+        if entry.op == Start.op:
+            self.lease = entry.seq
+        return True
 
 
 def counted(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries that count, in order: all but those of a driver that was taken over from."""
-    lease: int | None = None
-    for entry in entries:
-        if lease_of(entry, lease) == lease:
-            if entry.op == Start.op:
-                lease = entry.seq
-            yield entry
+    """The entries that count, in order, see `Counting`."""
+    return filter(Counting(), entries)
 
 
-def driving(entries: Iterable[Entry]) -> Driving:
-    """Replays the entries of `counted`: who drives, and how the last driver left.
+class Drivers:
+    """Replays entries that count, one after the other: `now` says who drives, and how the last driver left.
 
     A finished log stays so if a driver takes it up and leaves before it has written anything of its own.
     """
-    status: Status = "absent"
-    changed_to: Status = status  # what it became by entries that say more than that a driver is there
-    reason, driver, heard, in_vain = None, None, None, False
-    for entry in entries:
+
+    def __init__(self) -> None:
+        self.now = Driving()
+        self._changed_to: Status = "absent"  # what it became by entries that say more than that a driver is there
+
+    def take(self, entry: Entry) -> None:
+        """Takes the next entry."""
         if entry.op in ASIDE_OPS:
-            continue
-        heard = entry
+            return
+        self.now = replace(self.now, heard=entry, **self._told(entry))
+
+    def _told(self, entry: Entry) -> dict[str, Any]:
+        """The fields that an entry changes."""
+        if entry.op == Renew.op:
+            progress = parse(entry, Renew).progress
+            kept = progress.checkpoint if progress else None
+            return {"progress": progress, **({"checkpoint": kept} if kept else {})}
+        found: dict[str, Any] = {"progress": None, **({"checkpoint": None} if entry.op == Commit.op else {})}
         if entry.op in (Start.op, Open.op):
-            status, reason, in_vain = "running", None, False
+            found |= {"status": "running", "reason": None, "in_vain": False}
         if entry.op == Start.op:
-            driver = Driver(seq=entry.seq, actor=entry.actor, time=entry.time, start=parse(entry, Start))
+            found["driver"] = Driver(seq=entry.seq, actor=entry.actor, time=entry.time, start=parse(entry, Start))
         elif ending := _ENDINGS.get(entry.op):
-            in_vain = changed_to == "finished" and ending is not Finish
-            status = changed_to = "finished" if in_vain else ending.status
-            reason, driver = parse(entry, ending).reason, None
-        elif entry.op != Renew.op:
-            changed_to = "running"
-    progress = parse(heard, Renew).progress if heard and heard.op == Renew.op else None
-    return Driving(status=status, reason=reason, driver=driver, heard=heard, progress=progress, in_vain=in_vain)
+            vain = self._changed_to == "finished" and ending is not Finish
+            self._changed_to = "finished" if vain else ending.status
+            reason = parse(entry, ending).reason
+            found |= {"status": self._changed_to, "in_vain": vain, "reason": reason, "driver": None}
+        else:
+            self._changed_to = "running"
+        return found
+
+
+def driving(entries: Iterable[Entry]) -> Driving:
+    """Replays the entries of `counted`, see `Drivers`."""
+    drivers = Drivers()
+    for entry in entries:
+        drivers.take(entry)
+    return drivers.now

@@ -11,10 +11,10 @@ from typing import Literal, Protocol, TypeVar
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import Decided, Json, decided, events
+from orchestrator.log.event import Decided, Event, Json, decided, events
 from orchestrator.track import metrics
 from orchestrator.track.bounds import Measured
-from orchestrator.track.driving import Driving, counted, driving
+from orchestrator.track.driving import Counting, Drivers, Driving
 from orchestrator.track.driving import Status as DrivingStatus
 from orchestrator.track.events import Abort, Committed, Delete, Fork, Import, Open, TaskDescription
 from orchestrator.track.intervals import half_widths
@@ -135,7 +135,7 @@ class RunState:
     @property
     def zero_shot(self) -> list[float | None]:
         """Accuracy of the untrained model on each task's test split, (T,)."""
-        return self._row(self._untrained, Score.accuracy)
+        return self._row(self.untrained, Score.accuracy)
 
     def matrix(self, split: Split) -> Matrix:
         """The T × T accuracy matrix of a split; rows of tasks not yet trained are None."""
@@ -144,7 +144,7 @@ class RunState:
     @property
     def zero_shot_losses(self) -> list[float | None]:
         """The untrained model's nll per token on each task's test split, (T,); None for tasks of accuracy."""
-        return self._row(self._untrained, Score.nll)
+        return self._row(self.untrained, Score.nll)
 
     def f1(self, split: Split) -> Matrix:
         """The T × T matrix of macro F1, None for tasks that have none, and unless `evaluate.macro_f1` asks for it."""
@@ -165,8 +165,8 @@ class RunState:
     @property
     def of_loss(self) -> frozenset[int]:
         """The tasks, from 0, that are judged by their loss, as far as commits say it."""
-        rows = [row for split in SPLITS for row in self.losses(split)]
-        return frozenset(j for j in range(len(self.tasks)) if any(row[j] is not None for row in rows))
+        rows = [scores_of(commit, split) for commit in self.commits for split in SPLITS]
+        return frozenset(j for row in rows for j, score in enumerate(row) if score.metrics and score.nll() is not None)
 
     def whole(self, split: Split) -> int:
         """The number of tasks, from the first on, after which all of them were scored last on a split."""
@@ -190,7 +190,7 @@ class RunState:
 
     def half_widths(self, split: Split) -> dict[str, float | None]:
         """Half the width of the 95% interval of each of `metrics`, and of each of `loss_metrics`."""
-        halves, untrained = self.halves(split), self._row(self._untrained, Score.half)
+        halves, untrained = self.halves(split), self._row(self.untrained, Score.half)
         found, of_losses = (
             half_widths(matrix, halves, untrained, self._sizes(split), alike)
             for matrix, alike in (self._compared(split, read) for read in (Score.accuracy, Score.nll))
@@ -261,7 +261,8 @@ class RunState:
         return {**found, "learning_accuracy": found["aa"]} if self.joint else found
 
     @property
-    def _untrained(self) -> Sequence[Score]:
+    def untrained(self) -> Sequence[Score]:
+        """The scores of the untrained model on test splits, by task; none if it was not scored."""
         return self.commits[0].zero_shot if self.commits else ()
 
     def _sizes(self, split: Split) -> list[int]:
@@ -271,7 +272,7 @@ class RunState:
         """The rows of the first `whole` tasks, and the same without what `metrics.of_the_same_rows` leaves out. The
         untrained model was scored on test splits alone."""
         matrix, counts = (self._matrix(split, each)[: self.whole(split)] for each in (read, Score.counted))
-        untrained = self._row(self._untrained, Score.counted) if split == "test" else None
+        untrained = self._row(self.untrained, Score.counted) if split == "test" else None
         return matrix, metrics.of_the_same_rows(matrix, counts, untrained)
 
     def _matrix(self, split: Split, read: Callable[[Score], V | None]) -> list[list[V | None]]:
@@ -285,6 +286,11 @@ class RunState:
 def scores_of(commit: Committed, split: Split) -> tuple[Score, ...]:
     """The scores of a commit on a split, by task."""
     return commit.validation if split == "validation" else commit.test
+
+
+def score_at(scores: Sequence[Score], task: int) -> Score | None:
+    """The score of a task, by its index; None if there is none."""
+    return scores[task] if task < len(scores) else None
 
 
 class Numbered(Protocol):
@@ -308,37 +314,78 @@ def check_follows(label: str, before: Numbered | None, commit: Numbered) -> None
         )
 
 
-def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
-    """Reads a run's entries, oldest first, into its state. Operations that this version does not know are left out.
+class Replay:
+    """Reads a run's log into its state as it grows: entries that were read before are not read again."""
 
-    Raises IntegrityError if a body is malformed, or a version is committed twice.
-    """
-    count = [*counted(entries)]
-    config: Json = {}
+    def __init__(self, team: str, name: str) -> None:
+        self.team, self.name, self.found = team, name, _Found()
+
+    def __call__(self, entries: Sequence[Entry]) -> RunState:
+        """The state after these entries, oldest first, which begin with those of the call before or are others.
+        Operations that this version does not know are left out.
+
+        Raises IntegrityError if a body is malformed, or a version is committed twice.
+        """
+        read = self.found.read
+        if read and not (len(entries) >= read and entries[read - 1] is self.found.last):
+            self.found = _Found()
+        for entry in entries[self.found.read :]:
+            self.found.take(entry, f"{self.team}/{self.name}")
+        found = self.found
+        return RunState(
+            team=self.team, name=self.name, driving=found.drivers.now, config=found.config,
+            tasks=_with_published(found.tasks, found.commits), commits=tuple(found.commits), head=found.last,
+            deleted=frozenset(found.deleted), fork=found.fork, imported=found.imported,
+            decisions=tuple(found.decisions),
+        )  # fmt: skip
+
+
+@dataclass
+class _Found:
+    """What the first `read` entries say."""
+
+    read: int = 0
+    last: Entry | None = None
+    counts: Counting = field(default_factory=Counting)
+    drivers: Drivers = field(default_factory=Drivers)
+    config: Json = field(default_factory=dict)
     tasks: tuple[TaskDescription, ...] = ()
     fork: Fork | None = None
     imported: Import | None = None
-    commits, aborted, deleted = list[Committed](), set[str](), set[int]()
-    for _, event in events(count, Open, Fork, Import, Abort, Delete, Committed):
+    commits: list[Committed] = field(default_factory=list)
+    aborted: set[str] = field(default_factory=set)
+    deleted: set[int] = field(default_factory=set)
+    decisions: list[Decided] = field(default_factory=list)
+
+    def take(self, entry: Entry, label: str) -> None:
+        """Takes the next entry."""
+        if self.counts(entry):
+            for _, event in events([entry], Open, Fork, Import, Abort, Delete, Committed):
+                self._take(event, label)
+            self.drivers.take(entry)
+            self.decisions += decided([entry])
+        self.read, self.last = self.read + 1, entry
+
+    def _take(self, event: Event, label: str) -> None:
         match event:
             case Open():
-                config, tasks = event.config, event.tasks
+                self.config, self.tasks = event.config, event.tasks
             case Fork():
-                fork, tasks = event, event.described
+                self.fork, self.tasks = event, event.described
             case Import():
-                imported, config, tasks = event, event.config, (event.task,)
-            case Committed() if event.prefix not in aborted:
-                check_follows(f"{team}/{name}", commits[-1] if commits else None, event)
-                commits.append(event)
+                self.imported, self.config, self.tasks = event, event.config, (event.task,)
+            case Committed() if event.prefix not in self.aborted:
+                check_follows(label, self.commits[-1] if self.commits else None, event)
+                self.commits.append(event)
             case Abort():
-                aborted.update(event.prefixes)
+                self.aborted.update(event.prefixes)
             case Delete():
-                deleted.update(event.versions)
-    return RunState(
-        team=team, name=name, driving=driving(count), config=config, tasks=_with_published(tasks, commits),
-        commits=tuple(commits), head=entries[-1] if entries else None, deleted=frozenset(deleted), fork=fork,
-        imported=imported, decisions=decided(count),
-    )  # fmt: skip
+                self.deleted.update(event.versions)
+
+
+def replay(team: str, name: str, entries: Sequence[Entry]) -> RunState:
+    """The state after these entries, see `Replay`."""
+    return Replay(team, name)(entries)
 
 
 def _with_published(tasks: tuple[TaskDescription, ...], commits: Sequence[Committed]) -> tuple[TaskDescription, ...]:

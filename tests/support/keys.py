@@ -16,9 +16,14 @@ from cryptography.hazmat.primitives.serialization import (
 def sign_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs from now on with the key at `path`, made where it is absent."""
     if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        write_key(path)
     monkeypatch.setenv("ORTHOPLEX_SIGNING_KEY_FILE", str(path))
+
+
+def write_key(path: Path) -> None:
+    """Makes a private key."""
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def public_pem(path: Path) -> str:

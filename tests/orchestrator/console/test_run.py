@@ -23,6 +23,7 @@ from orchestrator.console.run import (
 from orchestrator.console.scores import number, percent
 from orchestrator.run.plan import PlannedAnswers, PlannedTask
 from orchestrator.run.reckoning import Reckoned
+from orchestrator.track.state import RunState
 from orchestrator.track.view import status_view
 from trainers.config import GREEDY
 from trainers.messages import Progress
@@ -164,7 +165,11 @@ def test_what_the_parameters_are(fake_run: Any, capsys: pytest.CaptureFixture[st
         assert line.split(maxsplit=3)[3] == told
 
 
-def test_a_task_that_learned_nothing_is_told_of_once(fake_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_learned_nothing_is_told_of_once(
+    fake_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a commit is shown without a look at the whole matrix, which would take a second after hundreds of tasks."""
+    monkeypatch.setattr(RunState, "_matrix", None)
     run = fake_run("a", "b")
     with RunReporter(2) as reporter:
         run.commit([0.5, 0.5], zero_shot=[0.5, 0.25])

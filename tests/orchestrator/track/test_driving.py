@@ -68,3 +68,15 @@ def test_a_finished_log_fails_once_something_was_begun() -> None:
         found = replayed(*DONE, ("start", START), (op, {**body, "lease": 4}), ("fail", {"lease": 4}))
         assert found.status == "failed"
     assert replayed(*DONE[:2], ("fail", {"lease": 1}), ("start", START), ("fail", {"lease": 4})).status == "failed"
+
+
+def test_the_checkpoint_that_was_named_last_holds_until_the_task_is_committed() -> None:
+    def at(step: int, **more: Any) -> tuple[str, dict[str, Any]]:
+        return "renew", {"progress": {"index": 0, "phase": "train", "step": step, "total_steps": 9, **more}}
+
+    named = {"step": 2, "sha256": "a", "of": "b"}
+    begun = [("start", START), at(2, checkpoint=named), at(3), ("renew", {})]
+    found = replayed(*begun, ("start", START))
+    assert found.checkpoint and found.checkpoint.step == 2 and found.progress is None
+    done = {"task": "a", "version": 1, "prefix": "p", "manifest_sha256": "0" * 64, "stored_bytes": 1}
+    assert replayed(*begun, ("commit", done)).checkpoint is None

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.track.state import replay
+from orchestrator.track.driving import Counting
+from orchestrator.track.state import Replay, replay
 from orchestrator.track.view import status_view
 from tests.support.entries import START
 
@@ -42,6 +43,30 @@ def test_how_a_driver_left(fake_run: Begin, op: str, body: dict[str, str], state
     assert run.state.head == run.track.head()
     run.append("start", START)
     assert (run.state.status, run.state.driving.reason, len(run.state.commits)) == ("running", None, 1)
+
+
+def test_a_log_is_replayed_as_it_grows(fake_run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each entry as if the log had been read whole, and no entry is taken twice."""
+    run = fake_run("a", "b")
+    run.append("start", START)
+    run.append("renew", {"lease": 3, "progress": {"index": 0, "phase": "train", "step": 1, "total_steps": 2}})
+    run.commit([0.5, 0.5])
+    run.append("abort", {"prefixes": ["elsewhere"]})
+    run.append("commit", {**run.state.commits[0].body(), "version": 2, "prefix": "elsewhere"})
+    run.append("fail", {"lease": 1, "reason": "taken over from"})
+    run.append("delete", {"versions": [1], "prefixes": ["p"]})
+    run.append("finish")
+    entries, growing = run.track.entries(), Replay("default", "stream")
+    whole = [replay("default", "stream", entries[:end]) for end in range(len(entries) + 1)]
+    taken: list[int] = []
+    monkeypatch.setattr(Counting, "__call__", lambda self, entry: taken.append(entry.seq) or counts(self, entry))
+    assert [growing(entries[:end]) for end in range(len(entries) + 1)] == whole
+    assert taken == [entry.seq for entry in entries]
+    others = fake_run("a", name="others").track.entries()
+    assert growing(others) == replay("default", "stream", others) and growing(entries) == whole[-1]
+
+
+counts = Counting.__call__
 
 
 def test_tasks_appended_to_a_finished_run(fake_run: Begin) -> None:
