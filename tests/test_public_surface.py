@@ -73,6 +73,7 @@ VERBS = {
         "--record", "--note", "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
     ],
     "trend": ["name", "--task", "--level", "--last", "--fail-on-drift", "--store", "--json"],
+    "review": ["name", "--from", "--to", "--output", "-o", "--level", "--team", "--store", "--json"],
     "serve": [
         "references", "--address", "--store", "--model", "--device", "--batch-size", "--cpus", "--max-concurrent",
         "--max-tokens", "--max-body", "--refresh",
@@ -115,8 +116,8 @@ def test_verbs_and_options() -> None:
     assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "chat", "sweep", "doctor",
-         "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
+LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "review", "chat", "sweep",
+         "doctor", "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
          "adapters rules"}  # fmt: skip
 
 

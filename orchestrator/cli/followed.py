@@ -1,13 +1,17 @@
-"""`orthoplex trend`: how a stream does after its training."""
+"""`orthoplex trend` and `review`: how streams do after their training."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.errors import ConfigError, GuardStop
+from orchestrator.cli import completion
+from orchestrator.cli.adapters import Team
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, print_json
 
 if TYPE_CHECKING:
+    from orchestrator.followed.review import Review
     from orchestrator.followed.trend import Series
 
 
@@ -57,3 +61,53 @@ def refuse_drift(label: str, found: "list[Series]") -> None:
             for each in worse
         )
         raise GuardStop(f"{label}: drift: {told}; worse than noise explains at p < {worse[0].level:g}")
+
+
+def review(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="a run's name; default: all", autocompletion=completion.runs)
+    ] = None,
+    *,
+    since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="default: 30 days before")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="that day included; default: now")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="a page that ends in .html or .md")
+    ] = None,
+    level: Annotated[float, typer.Option("--level", min=0, max=1, metavar="P", help="as of `trend`")] = 0.01,
+    team: Team = None,
+    store: StoreUri = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show what happened in a period. What was learned, promoted and changed, what drifted, what it cost."""
+    from cluster.storage import open_store
+    from orchestrator.followed.review import period, tracks_of
+    from orchestrator.followed.review import review as read_review
+    from orchestrator.registry.references import find_track
+
+    if output is not None and output.suffix not in (".html", ".md"):
+        raise ConfigError(f"--output {output}: ends in {output.suffix!r}; a page is .html or .md")
+    when, opened = period(since, until), open_store(store)
+    tracks = [find_track(opened, name)] if name else tracks_of(opened, team)
+    if not tracks:
+        raise ConfigError(f"store {opened.uri}: holds no runs{f' of team {team}' if team else ''}")
+    scope = tracks[0].label if name else f"team {team}" if team else opened.uri
+    made = read_review(tracks, when, scope=scope, level=level)
+    if output is not None:
+        write_page(output, made)
+    if as_json:
+        print_json(made.shown())
+    elif output is None:
+        from orchestrator.console.review import print_review
+
+        print_review(made)
+
+
+def write_page(output: Path, made: "Review") -> None:
+    """Writes a period's page. Raises ConfigError if it cannot be."""
+    from orchestrator.console.review import html, markdown
+
+    try:
+        output.write_text(html(made) if output.suffix == ".html" else markdown(made), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}; choose another") from None
+    typer.echo(f"wrote {output}", err=True)

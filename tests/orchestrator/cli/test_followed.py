@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +60,19 @@ def test_verify_reads_recorded_scores_too(orthoplex: Orthoplex, scored: Any, beg
     path.write_bytes(b"x")
     code, out, err = orthoplex("adapters", "verify", "stream")
     assert code == 1 and "rows.parquet: was changed" in err
+
+
+def test_review_as_text_page_and_json(orthoplex: Orthoplex, scored: Any) -> None:
+    scored(GOOD), scored(BAD)
+    orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--why", "it is better")
+    code, out, err = orthoplex("review")
+    assert (code, err) == (0, "") and "2 tasks learned, 1 moves of aliases" in out and "it is better" in out
+    assert "1 of 1 recorded series worse than noise explains" in out
+    assert len(json.loads(orthoplex("review", "stream", "--json").out)["moved"]) == 1
+    for name, begin in (("page.html", "<!doctype html>"), ("page.md", "# default/stream")):
+        code, out, err = orthoplex("review", "stream", "-o", name)
+        assert (code, out, err) == (0, "", f"wrote {name}\n") and Path(name).read_text().startswith(begin)
+    assert "0 tasks learned" in orthoplex("review", "--to", "2001-01-01").out
+    code, out, err = orthoplex("review", "-o", "page.pdf")
+    assert code == 2 and "ends in '.pdf'; a page is .html or .md" in err
+    assert "holds no runs of team nobody" in orthoplex("review", "--team", "nobody").err
