@@ -45,7 +45,7 @@ def trend(
     if as_json:
         print_json({"track": track.label, "series": [each.shown() for each in found]})
     else:
-        from orchestrator.console.trend import print_trend
+        from orchestrator.console.followed.trend import print_trend
 
         print_trend(track.label, found)
     if fail_on_drift:
@@ -97,14 +97,14 @@ def review(
     if as_json:
         print_json(made.shown())
     elif output is None:
-        from orchestrator.console.review import print_review
+        from orchestrator.console.followed.review import print_review
 
         print_review(made)
 
 
 def write_page(output: Path, made: "Review") -> None:
     """Writes a period's page. Raises ConfigError if it cannot be."""
-    from orchestrator.console.review import html, markdown
+    from orchestrator.console.followed.review import html, markdown
 
     try:
         output.write_text(html(made) if output.suffix == ".html" else markdown(made), "utf-8")

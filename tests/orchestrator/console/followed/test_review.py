@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from orchestrator.console.review import cost_rows, html, markdown, sections, summary
+from orchestrator.console.followed.review import cost_rows, html, markdown, sections, summary
 from orchestrator.followed.review import CostThen, MovedThen, Review
 
 EVIL = '<script>alert(1)</script> | **x** \x1b[2J "q"'

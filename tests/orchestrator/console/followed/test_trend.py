@@ -1,6 +1,6 @@
 """Recorded scores on a screen: what others wrote into a log cannot move the cursor."""
 
-from orchestrator.console.trend import change_shown, lines_of, table_of
+from orchestrator.console.followed.trend import change_shown, lines_of, table_of
 from orchestrator.followed.drift import Change
 from orchestrator.followed.records import Record
 from orchestrator.followed.trend import Compared, Point, Series

@@ -1,0 +1,1 @@
+"""How streams do after their training, as people read it."""
