@@ -8,7 +8,7 @@ from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Json, events, parse
 from orchestrator.run.changes import differences
 from orchestrator.track.events import Open, Rules
-from orchestrator.track.rules import RulesLog
+from orchestrator.track.rules import RulesLog, TeamRules
 
 MOST_SHOWN = 80  # characters of a value
 
@@ -36,16 +36,15 @@ def config_changes(label: str, entries: Iterable[Entry]) -> Iterator[Changed]:
 
 
 def rule_changes(log: RulesLog) -> Iterator[Changed]:
-    """Every key of a team's rules that a revision has changed. What the first one sets is a change from nothing."""
-    before: JsonLike = {}
+    """Every key of a team's rules that a revision has changed; the first is compared with no rules."""
+    before: JsonLike = TeamRules().model_dump(mode="json")
     for entry in log.entries():
         made = parse(entry, Rules)
         for found in differences(before, made.rules):
-            if found.after not in (None, {}, []) or found.before not in (None, {}, []):
-                yield Changed(
-                    where=log.label, key=found.path, before=found.before, after=found.after, time=entry.time,
-                    actor=entry.actor, why=made.why,
-                )  # fmt: skip
+            yield Changed(
+                where=log.label, key=found.path, before=found.before, after=found.after, time=entry.time,
+                actor=entry.actor, why=made.why,
+            )  # fmt: skip
         before = made.rules
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
-from orchestrator.followed.changed import value_shown
 from orchestrator.followed.recording import record
 from orchestrator.followed.review import Period, Review, period, review
 from orchestrator.registry.aliases import promote, rollback
@@ -117,9 +116,3 @@ def test_a_day_ends_at_its_end() -> None:
 def test_what_is_no_period(since: str | None, until: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         period(since, until)
-
-
-def test_long_values_are_cut() -> None:
-    assert (
-        value_shown({"a": 1}) == '{"a": 1}' and value_shown("x" * 100) == "x" * 80 + "…" and value_shown(None) == "null"
-    )
