@@ -60,6 +60,7 @@ class InfloraConfig(LowRankConfig):
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
+    protection_keys: ClassVar[tuple[str, ...]] = ("energy", "horizon")
 
     method: Literal["inflora"]
     alpha: Annotated[float, Field(gt=0)] = 16.0
@@ -81,6 +82,9 @@ class AdaloraConfig(LowRankConfig):
     until a share `final_share` is left. `beta1` and `beta2` smooth what says how important they are. `mode` is as for
     `lora`: with `incremental`, all tasks answer together; with `per_task`, each is answered by its own.
     """
+
+    chooses: ClassVar[str | None] = "the most important dimensions of all layers together stay"
+    choice_keys: ClassVar[tuple[str, ...]] = ("initial_rank", "rank", "initial_share", "final_share", "interval")
 
     method: Literal["adalora"]
     rank: Positive = 8

@@ -74,13 +74,18 @@ class MethodConfig(Frozen):
     The class variables say what a run needs to know about a method without importing it. `files` are the names of the
     files that a task leaves in the store, in order; later tasks are trained against the last of them. `package` is one
     that the method needs beside Orthoplex's own. `most_zero_stage` is the highest ZeRO stage that it trains under.
-    `counted` says what its parameters are, for people.
+    `counted` says what its parameters are, for people. `chooses` says by which rule layers get different numbers of
+    dimensions, None if they keep what they are given; `choice_keys` are the keys of that rule, `protection_keys` those
+    of what keeps tasks apart.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
     package: ClassVar[str | None] = None
     most_zero_stage: ClassVar[int] = 3
     counted: ClassVar[str] = "A and B"
+    chooses: ClassVar[str | None] = None
+    choice_keys: ClassVar[tuple[str, ...]] = ()
+    protection_keys: ClassVar[tuple[str, ...]] = ()
 
     method: str
     target_modules: list[str] | str
@@ -166,6 +171,9 @@ class AdapterConfig(MethodConfig, Grown):
     added: ClassVar[tuple[str, ...]] = ("rounding", "initial", "train_down", "functional")
     before: ClassVar[dict[str, Any]] = {"functional": FunctionalConfig(weight=0.0)}
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors", "bases.safetensors")
+    chooses: ClassVar[str | None] = "a dimension stays while |g| > τ"
+    choice_keys: ClassVar[tuple[str, ...]] = ("threshold", "budget_weight", "min_rank", "max_parameters")
+    protection_keys: ClassVar[tuple[str, ...]] = ("orthogonality", "functional")
 
     method: Literal["oa"] = Field("oa", exclude=True)
     max_rank: Positive = 8

@@ -17,6 +17,7 @@ from orchestrator.track.events import MOVES, Abort, Commit, skipped
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, manifest_files
+from trainers.training.decisions import DECISIONS
 
 CHECKERS = 8
 MOVE_OPS = frozenset(kind.op for kind in MOVES)
@@ -64,6 +65,12 @@ def _manifest_faults(track: Track, state: RunState, files: list[tuple[str, FileR
             yield f"v{commit.version}: {error}"
         else:
             files += [(f"{commit.prefix}/{path}", record) for path, record in listed.items()]
+            if commit.decisions_sha256 and commit.decisions_sha256 != _sha256(listed.get(DECISIONS)):
+                yield f"v{commit.version}: its manifest lists no {DECISIONS} with the digest that its commit names"
+
+
+def _sha256(record: FileRecord | None) -> str | None:
+    return record.sha256 if record else None
 
 
 def _file_fault(track: Track, folder: Path, file: tuple[str, FileRecord]) -> str | None:

@@ -42,6 +42,7 @@ from orchestrator.track.track import Track
 from trainers.config import AT_ONCE
 from trainers.identity import Identity, other_base
 from trainers.messages import Job, Order, Score, TaskDone, Vouched
+from trainers.training.decisions import DECISIONS
 from trainers.workers.group import WorkersLost
 
 
@@ -245,6 +246,7 @@ class Controller:
         union = {"union": scores(done.union)} if done.union else {}
         mixed = {"trained_rows": done.trained_rows} if done.trained_rows else {}
         felt = {} if done.functional is None else {"functional": done.functional}
+        digests = [each.sha256 for each in done.files if each.path == DECISIONS]
         return Learned.model_validate(
             {
                 "index": done.index,
@@ -263,6 +265,7 @@ class Controller:
                 **union,
                 **mixed,
                 **felt,
+                **({"decisions_sha256": digests[0]} if digests else {}),
             }
         )
 

@@ -112,7 +112,12 @@ def make_plan(config: RunConfig) -> Plan:
     sizes = [size(*pair) for pair in zip(descriptions, tasks, strict=True)]
     evaluated = evaluation_cost(config, sizes)
     left = evaluation_cost(config, sizes, state.learned)
-    kept = "answers.parquet, " * bool(evaluated["kept_answers"]) + "rows.parquet, " * config.evaluate.keep_rows
+    decided = config.adapter.chooses or config.adapter.protection_keys
+    kept = (
+        "decisions.parquet, " * bool(decided)
+        + "answers.parquet, " * bool(evaluated["kept_answers"])
+        + "rows.parquet, " * config.evaluate.keep_rows
+    )
     of = "for all tasks" if config.train.joint else "per task"
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))

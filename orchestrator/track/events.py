@@ -181,6 +181,8 @@ class Learned(Part):
     `forked_from` (team/run@vN) is the source of a copy. `tokenizer` is the sha256 of each file of the base's tokenizer,
     `base_config` what its config.json says about computing (`trainers.architecture`). `kept` is there if tasks are
     folded into weights in bfloat16, `functional`, the penalty of the last step, if the method has it.
+    `decisions_sha256` is the digest of the task's `decisions.parquet` (`trainers.training.decisions`); older logs, and
+    methods that decide nothing per module, have none.
     """
 
     task: str
@@ -201,6 +203,7 @@ class Learned(Part):
     kept: Kept | None = None
     forked_from: str | None = None
     functional: Number | None = None
+    decisions_sha256: str | None = None
 
     @property
     def base(self) -> Identity:

@@ -33,11 +33,16 @@ from trainers.messages import (
     Vouched,
     Watched,
 )
+from trainers.training.decisions import DECISIONS, Facts, write_decisions
 
 MODULES = ("layer.0.dense", "layer.1.dense")
 ROWS = {"train": 40, "validation": 10, "test": 20}
 BASE = "b" * 64
 WIDTH, RANK, STEPS = 4, 1, 6
+BUDGET: dict[str, dict[str, float]] = {name: {"rank": RANK, "max_rank": 2, "tau": 0.5} for name in MODULES}
+OCCUPANCY: dict[str, dict[str, float]] = {
+    name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES
+}
 
 
 def run_config(store: Path, tasks: Sequence[str] = ("a", "b"), **sections: Any) -> RunConfig:
@@ -61,8 +66,8 @@ class FakeWorkers:
     that differ from the rest; `base`, `tokenizer` and `base_config` tell the base. `during` is
     called in the middle of each task, with its order. `says` gives the answer to a row of a task and its metrics, by
     the task's name, the row, and how many tasks were learned. `trained_rows` is told of each task, `checkpoints` are
-    stored while a task is in training. `calls` names every call in order, `orders` and `jobs` what was asked for, and
-    `prefixes` where files were put.
+    stored while a task is in training. With `decides`, what was decided per module is kept. `calls` names every call in
+    order, `orders` and `jobs` what was asked for, and `prefixes` where files were put.
     """
 
     config: RunConfig
@@ -84,6 +89,7 @@ class FakeWorkers:
     most_rows: int | None = None
     trained_rows: Mapping[str, int] = field(default_factory=dict)
     checkpoints: Mapping[int, Vouched] = field(default_factory=dict)
+    decides: bool = False
 
     def check(self) -> None:
         self.calls.append("check")
@@ -152,19 +158,29 @@ class FakeWorkers:
                 write_answers(Path(folder) / ANSWERS, kept)
             if order.keep_rows:
                 write_row_scores(Path(folder) / ROWS_FILE, list(self._rows(order)))
+            if self.decides:
+                write_decisions(Path(folder) / DECISIONS, self._decided(order).decisions())
             files = upload_files(open_store(self.config.store), prefix, Path(folder))
         row = {split: self._scores(getattr(order, split), split, order.index + 1) for split in ("validation", "test")}
         return TaskDone(
             index=order.index, prefix=prefix, files=files, base_digest=self.base, tokenizer=dict(self.tokenizer),
             base_config=dict(self.base_config),
-            budget={name: {"rank": RANK, "max_rank": 2, "tau": 0.5} for name in MODULES},
+            budget=BUDGET,
             overlap=0.25,
-            occupancy={name: {"written": 0.25, "read": 0.0, "free": 3, "dropped": 0.0} for name in MODULES},
+            occupancy=OCCUPANCY,
             angles=[{"smallest": 90.0, "mean": 90.0} for _ in range(order.index)],
             active_parameters=len(MODULES) * RANK * (2 * WIDTH + 1),
             zero_shot=self._scores(range(len(self.config.tasks)), "test", 0) if order.zero_shot else None,
             cost={"train_s": 1.5, "evaluate_s": 0.5, "workers": self.cluster.num_workers.max},
             union=self._union(order), trained_rows=dict(self.trained_rows), **row,
+        )  # fmt: skip
+
+    def _decided(self, order: Order) -> Facts:
+        return Facts(
+            when=f"2026-01-0{order.index + 1}T00:00:00+00:00", run=f"{self.config.team}/{self.config.name}",
+            task=self.config.tasks[order.index].name, settings=self.config.adapter, log=logged(), budget=BUDGET,
+            before=OCCUPANCY if order.index else {}, after=OCCUPANCY, earlier=order.index,
+            overlaps=dict.fromkeys(MODULES, 0.125),
         )  # fmt: skip
 
     def _union(self, order: Order) -> list[Score]:
@@ -229,10 +245,15 @@ def write_files(folder: Path, seed: int) -> None:
         bases |= {f"{name}.Q": draw.random((WIDTH, RANK), "f"), f"{name}.singular_values": np.ones(RANK, "f")}
     save_file(adapter, folder / "adapter.safetensors")
     save_file(bases, folder / "bases.safetensors")
+    pq.write_table(pa.table(logged()), folder / "training.parquet")
+
+
+def logged() -> dict[str, list[Any]]:
+    """The columns of a training log."""
     columns: dict[str, list[Any]] = {"step": [2, STEPS], "loss": [0.5, 0.25], "overlap": [0.25, 0.25]}
     for name in MODULES:
-        columns |= {f"rank/{name}": [2, RANK], f"tau/{name}": [0.5, 0.5], f"g/{name}": [[0.5, 0.5], [0.5, 0.25]]}
-    pq.write_table(pa.table(columns), folder / "training.parquet")
+        columns |= {f"rank/{name}": [2, RANK], f"tau/{name}": [0.5, 0.5], f"g/{name}": [[0.75, 0.75], [0.75, 0.25]]}
+    return columns
 
 
 @dataclass

@@ -79,12 +79,14 @@ class Summary:
         active_parameters: number of parameters that the task adds to the stream.
         overlap: share of the adapter's output energy inside what earlier tasks write; None if it is not measured.
         angles: per earlier task, principal angles in degrees; empty if they are not measured.
+        overlaps: module → its own share of output energy inside what earlier tasks write; empty if not measured.
     """
 
     budget: Shares
     active_parameters: int
     overlap: float | None = None
     angles: list[dict[str, float]] = field(default_factory=list)
+    overlaps: dict[str, float] = field(default_factory=dict)
 
 
 def without_threshold(ranks: Mapping[str, float], most: Mapping[str, float]) -> Shares:

@@ -37,13 +37,14 @@ class TrainingLog:
         """The main figures of the last `count` rows, as far as the rows have them."""
         return [{key: row[key] for key in FIGURES if key in row} for row in self.rows[-count:]]
 
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The rows by column."""
+        return {key: [row[key] for row in self.rows] for key in self.last} if self.rows else {}
+
     def tensors(self) -> dict[str, Tensor]:
         """The rows by column, for a checkpoint: whole numbers as int64, the rest as float64."""
-        return (
-            {key: torch.tensor([row[key] for row in self.rows], dtype=_kind(self.last[key])) for key in self.last}
-            if self.rows
-            else {}
-        )
+        return {key: torch.tensor(column, dtype=_kind(column[-1])) for key, column in self.columns.items()}
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> "TrainingLog":

@@ -1,7 +1,6 @@
 """The code that runs on every worker: loads the frozen base once, then carries out orders until the stream ends."""
 
 import hashlib
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.errors import ConfigError, IntegrityError, OrthoplexError, TrainingError
-from cluster.storage import FileRecord, open_store, upload_files
+from cluster.storage import FileRecord, open_store
 from trainers.failures import during, final, judge
 from trainers.folders import located, scratch
 from trainers.identity import other_base
@@ -29,9 +28,10 @@ from trainers.models.packed import own
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.known import OBJECTIVES
 from trainers.training.mixing import counts, own_and_mixed, title
-from trainers.training.stage import Leaving, Report, TaskTraining, Trained
+from trainers.training.stage import Leaving, Report, TaskTraining
 from trainers.workers.group import SETTLE_S
 from trainers.workers.scoring import Scoring
+from trainers.workers.storing import decided, store_scored, store_task
 from trainers.workers.worker_log import WorkerLog
 
 Fetch = Callable[[Sequence[Any]], list[Any]]
@@ -311,21 +311,25 @@ class Worker:
         scoring = self.scoring(order)
         zero_shot = scoring.scores("test", range(len(self.splits)), 0) if order.zero_shot else None
         learned = order.index + 1
-        with tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
-            started = time.monotonic()
-            trained = self.training(order).run()
-            with during("extract"):
-                self.method.extend([trained.artifact])
-            self.held.append(tuple(map(sha256, (trained.artifact.files[name] for name in self.job.adapter.files))))
-            train_s = time.monotonic() - started
-            prefix, files = self.upload(order, trained, Path(folder))
+        started, before = time.monotonic(), self.method.capacity()
+        trained = self.training(order).run()
+        with during("extract"):
+            self.method.extend([trained.artifact])
+        self.held.append(tuple(map(sha256, (trained.artifact.files[name] for name in self.job.adapter.files))))
+        train_s, files = time.monotonic() - started, list[FileRecord]()
+        prefix = f"{order.version_root}/{uuid.uuid4().hex}"  # not part of the run until it is committed
+        if self.rank == 0:
+            name, after = title(self.names, order.index, self.job.train), self.method.capacity()
+            taken = decided(self.job, name, trained, before=before, after=after, earlier=self.known - 1)
+            files += store_task(self.job.store_uri, prefix, trained, taken)
         summary, kept = trained.artifact.summary, self.method.kept()
         assert summary is not None
         started = time.monotonic()
         validation = scoring.scores("validation", order.validation, learned)
         test = scoring.scores("test", order.test, learned)
         eval_s = time.monotonic() - started
-        files += self.keep(prefix, scoring)
+        if self.rank == 0:
+            files += store_scored(self.job.store_uri, prefix, scoring)
         return TaskDone(
             index=order.index,
             prefix=prefix,
@@ -363,24 +367,6 @@ class Worker:
         return Scoring(
             order=order, tasks=tasks, train=self.job.train, answering=self.method.answering, report=self.report
         )
-
-    def upload(self, order: Order, trained: Trained, folder: Path) -> tuple[str, list[FileRecord]]:
-        """Rank 0 writes the task's files under a new prefix, which is not part of the run until it is committed."""
-        prefix = f"{order.version_root}/{uuid.uuid4().hex}"
-        if self.rank != 0:
-            return prefix, []
-        with during("upload"):
-            trained.artifact.write(folder)
-            trained.log.write(folder / "training.parquet")
-            return prefix, upload_files(open_store(self.job.store_uri), prefix, folder)
-
-    def keep(self, prefix: str, scored: Scoring) -> list[FileRecord]:
-        """Rank 0 writes answers and row scores beside the task's files; no file of what there is none of."""
-        if self.rank != 0 or not (scored.kept or scored.rows):
-            return []
-        with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
-            scored.write(Path(folder))
-            return upload_files(open_store(self.job.store_uri), prefix, Path(folder))
 
 
 def sha256(data: bytes) -> str:

@@ -154,7 +154,7 @@ def worker(store: Path, *, generates: bool = True) -> Worker:
     files = dict.fromkeys(("adapter.safetensors", "bases.safetensors"), b"a")
     trained = SimpleNamespace(
         artifact=Artifact(files, Summary(budget={}, active_parameters=1)),
-        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}),
+        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}, columns={}),
     )
     made: Any = object.__new__(Worker)
     made.job = Job(

@@ -266,6 +266,7 @@ class OaAttached:
             active_parameters=kept.parameters,
             overlap=mean(modules, "overlap"),
             angles=angles(history.tasks, kept) if self.task.rank == 0 else [],
+            overlaps={name: module.overlap for name, module in modules.items()},
         )
         return Artifact(artifact.dump(kept), summary)
 
