@@ -112,12 +112,6 @@ def make_plan(config: RunConfig) -> Plan:
     sizes = [size(*pair) for pair in zip(descriptions, tasks, strict=True)]
     evaluated = evaluation_cost(config, sizes)
     left = evaluation_cost(config, sizes, state.learned)
-    decided = config.adapter.chooses or config.adapter.protection_keys
-    kept = (
-        "decisions.parquet, " * bool(decided)
-        + "answers.parquet, " * bool(evaluated["kept_answers"])
-        + "rows.parquet, " * config.evaluate.keep_rows
-    )
     of = "for all tasks" if config.train.joint else "per task"
     prefix, files = track_root(config.team, config.name), ", ".join(config.adapter.files)
     found = objections(state, config.model_dump(mode="json"), descriptions, base_now(state, config.model))
@@ -145,13 +139,21 @@ def make_plan(config: RunConfig) -> Plan:
         rounding=rounding_of(config),
         writes=[
             f"{prefix}/log/*.json: one entry for the configuration, one per start, one {of}, one at the end",
-            f"{prefix}/v/<uuid>/, one {of}: {files}, training.parquet, {kept}manifest.json",
+            f"{prefix}/v/<uuid>/, one {of}: {files}, {files_beside(config, evaluated)}, manifest.json",
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
         notes=[note] if (note := not_asked_for(given, model.config)) else [],
         time=reckon(config, left, track.store, state),
     )
+
+
+def files_beside(config: RunConfig, evaluated: Cost) -> str:
+    """The files that a task leaves beside those of its method."""
+    decides = config.adapter.chooses or config.adapter.protection_keys
+    names = ["training.parquet"] + ["decisions.parquet"] * bool(decides)
+    names += ["answers.parquet"] * bool(evaluated["kept_answers"]) + ["rows.parquet"] * config.evaluate.keep_rows
+    return ", ".join(names)
 
 
 def planned_steps(config: RunConfig, sizes: Sequence[int]) -> list[int]:
