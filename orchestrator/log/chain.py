@@ -97,6 +97,10 @@ class Log:
         self._same_chain([*below.digests, *(entry.sha256 for entry in above)], seen)
         return entries
 
+    def catch_up(self) -> list[Entry]:
+        """`entries`, as far as they are not known already."""
+        return self.entries()
+
     def brief(self) -> tuple[Indexed, list[Entry]]:
         """`entries` in the short form that a list of versions needs, see `index.brief`. Entries below an index are
         trusted as its writer stored them."""
@@ -151,7 +155,7 @@ class Log:
 
     def write_index(self) -> int:
         """Puts an index of the whole log next to it and an entry that names its digest; returns how many it holds."""
-        entries = self.entries()
+        entries = self.catch_up()
         if not entries:
             return 0
         data, upto = index.encode(entries, self.columns), entries[-1].seq

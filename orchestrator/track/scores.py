@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple, NotRequired, Self
+from typing import Annotated, Any, NamedTuple, NotRequired, Self, cast
 
-from pydantic import Field, Strict, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, Strict, TypeAdapter, model_validator
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
+from orchestrator.log.entry import UNSCORED
 from orchestrator.log.event import Number, Part
 from orchestrator.track.intervals import half, of_share
 from trainers.data.generative.config import OF_LOSS
@@ -16,6 +17,9 @@ from trainers.objectives.intervals import Bounds
 
 ROUNDING, LEAST_LIKELY = 1e-3, 1e6  # of a sum of scores, and of an nll; the largest nll per token, in nats
 MOST_ROWS = 10**8  # of a split: an interval is computed in time that grows with the root of their number
+
+
+_UNSCORED = dict[type, BaseModel]()
 
 
 class Score(Part):
@@ -30,6 +34,16 @@ class Score(Part):
     metrics: dict[str, Number] = Field(default_factory=dict)
     interval: tuple[Number, Number] | None = None
     macro_f1: Number | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_shared(cls, value: Any, validated: ModelWrapValidatorHandler[Self]) -> Self:
+        """The scores of all splits that were not scored are one object, as their JSON is."""
+        if value is not UNSCORED:
+            return validated(value)
+        if cls not in _UNSCORED:
+            _UNSCORED[cls] = validated(value)
+        return cast(Self, _UNSCORED[cls])
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

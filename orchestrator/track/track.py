@@ -65,8 +65,8 @@ class Track(TeamLog):
         return [*self._known]
 
     def catch_up(self) -> list[Entry]:
-        """`entries`, of which those that this object has read already are not read again: two requests and one for each
-        new entry."""
+        """See Log. Entries that this object has read or written already are not read again: two requests and one for
+        each new entry."""
         if not self._known:
             return self.entries()
         self._known = [*self._known, *self.since(self._known[-1])]
@@ -83,7 +83,10 @@ class Track(TeamLog):
             if after and after.seq > len(self._known):
                 self._known = [*self._known, *self.since(self._known[-1] if self._known else None)]
             requires = All((requires, NotCollected(self.label, first.prefix, aborted(self._known))))
-        return super().append(says, after=after, requires=requires)
+        entry = super().append(says, after=after, requires=requires)
+        if self._known and self._known[-1].seq + 1 == entry.seq:
+            self._known.append(entry)
+        return entry
 
     def write_manifest(self, prefix: str, metadata: Mapping[str, JsonLike], files: list[FileRecord]) -> str:
         """Writes `prefix`/manifest.json: {"format_version", "files", **metadata}; returns the sha256 of its bytes.

@@ -1,5 +1,6 @@
 """The code that runs on every worker: loads the frozen base once, then carries out orders until the stream ends."""
 
+import gc
 import hashlib
 import time
 import uuid
@@ -77,6 +78,8 @@ class Line:
                 import_module(module)
         job = self.job()
         worker = Worker(job, device, self.report, self.leaving, fetch, start=start)
+        gc.collect()
+        gc.freeze()  # what is loaded stays, so that a collection after each task takes milliseconds
         self.report(Started(dist.get_world_size(), began, worker.seconds))
         self.log.tasks = worker.names
         while (order := self.next_order(worker.device)) is not None:
@@ -313,6 +316,7 @@ class Worker:
         learned = order.index + 1
         started, before = time.monotonic(), self.method.capacity()
         trained = self.training(order).run()
+        gc.collect()  # the engine is in cycles, with its optimizer and its buffers
         with during("extract"):
             self.method.extend([trained.artifact])
         self.held.append(tuple(map(sha256, (trained.artifact.files[name] for name in self.job.adapter.files))))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.log.entry import UNSCORED
 from orchestrator.track.track import Track
 from tests.support.entries import COMMIT, Raw
 from tests.support.logs import file_of, fill
@@ -46,3 +47,14 @@ def test_bodies_that_are_refused(track: Track, body: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"may not hold|not JSON compliant"):
         track.append(Raw("commit", body), after=None)
     assert track.entries() == []
+
+
+def test_scores_of_what_was_not_scored_are_one_object(track: Track) -> None:
+    """The rows of a long stream's commits hold a hundred thousand of them. What only looks alike stays what it is."""
+    alike = [{"correct": None, "rows": False}, {"correct": None, "rows": 0.0}, {"correct": 0, "rows": 0}]
+    row = [{"correct": None, "rows": 0}, {"correct": 1, "rows": 2}, {"correct": None, "rows": 0}, *alike]
+    entry = track.append(Raw("note", {"row": row}), after=None)
+    (read,) = track.raw_entries()
+    for found in (entry.body["row"], read.body["row"]):
+        assert isinstance(found, list) and json.dumps(found) == json.dumps(row)
+        assert found[0] is found[2] is UNSCORED

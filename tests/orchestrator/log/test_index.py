@@ -268,6 +268,17 @@ def test_an_index_of_before_is_read(track: Track, monkeypatch: pytest.MonkeyPatc
     assert [*rows(track.label, below, above)] == rows_of(track.label, raw)
 
 
+def test_a_writer_makes_an_index_of_what_it_has_read_and_written(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read again but the newest entry, and no second copy of the log is kept."""
+    entries = track.entries()
+    entries.append(track.append(Raw("note", {}), after=entries[-1]))
+    read, seqs = Track._read, list[int]()
+    monkeypatch.setattr(Track, "_read", lambda self, seq: seqs.append(seq) or read(self, seq))
+    assert track.write_index() == len(entries) and {*seqs} == {len(entries)}
+    assert all(a is b for a, b in zip(track.catch_up(), entries, strict=False))
+    assert Track(track.store, track.team, track.name).entries()[:-1] == entries
+
+
 # --- an index that cannot be written
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.log.entry import canonical
+from orchestrator.log.entry import UNSCORED, canonical
 from orchestrator.track.events import Learned
 from orchestrator.track.intervals import of_share
 from orchestrator.track.scores import Score, scores_tested
@@ -37,3 +37,12 @@ def test_what_is_read_of_a_score() -> None:
     judged = Score(correct=None, rows=4, metrics={"nll": 0.5}, interval=(0.25, 1.0))
     assert (judged.accuracy(), judged.half(), judged.counted()) == (None, 0.375, 4)
     assert judged.likelihood() == pytest.approx(0.60653, abs=1e-5) and Score(correct=1, rows=4).likelihood() is None
+
+
+def test_scores_of_what_was_not_scored_are_one_object() -> None:
+    """In commits that were read, whose JSON is one object too; and each is stored as it was."""
+    (first, second), (third,) = (
+        Learned.model_validate({"task": "a", "test": row}).test for row in ([UNSCORED] * 2, [UNSCORED])
+    )
+    assert first is second is third and first.body() == UNSCORED and first.accuracy() is None
+    assert Learned.model_validate({"task": "a", "test": [{**UNSCORED}]}).test == (first,)

@@ -1,6 +1,8 @@
 """Two real processes that serve several jobs in turn leave the same bits as fresh ones."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,9 @@ from trainers.methods.oa.history import fold
 from trainers.methods.oa.rounding import Change
 from trainers.methods.targets import dense
 from trainers.models.loading import load_backbone
+from trainers.training import stage
+from trainers.training.engine import build_engine
+from trainers.workers.scoring import Scoring
 from trainers.workers.worker import Worker
 
 pytestmark = pytest.mark.slow
@@ -71,6 +76,46 @@ class OneWorker(FakeWorkers):
         return self.worker.run(order)
 
 
+@pytest.fixture
+def as_a_rank(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only rank, without Ray."""
+    without_ray(monkeypatch)
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}.items():
+        monkeypatch.setenv(key, value)  # which DeepSpeed reads
+
+
+def test_nothing_of_an_engine_is_left_after_its_task(
+    as_a_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines are in cycles, and Python's own collections become rare as a process holds more."""
+    optimizers: list[weakref.ref[Any]] = []
+    left: list[int] = []
+
+    def build(*given: Any) -> Any:
+        engine = build_engine(*given)
+        optimizers.append(weakref.ref(engine.optimizer))
+        return engine
+
+    def scores(*_: Any) -> list[Any]:
+        left.append(sum(each() is not None for each in optimizers))
+        return []
+
+    monkeypatch.setattr(stage, "build_engine", build)
+    monkeypatch.setattr(Scoring, "scores", scores)
+    config = run_config(
+        tmp_path / "store", ["first", "second"],
+        model={"name": "docs-lm", "task_type": "CAUSAL_LM", "max_length": 16},
+        adapter={"target_modules": ["model.layers.0.self_attn.o_proj"], "max_rank": 2},
+        train={"max_steps": 2, "batch_size": 4}, evaluate={"tasks": "seen"},
+    )  # fmt: skip
+    gc.disable()
+    try:
+        Controller(config, Told(), workers=OneWorker(config)).run()
+    finally:
+        gc.enable()
+    assert len(optimizers) == 2 and left == [0] * 4
+
+
 def run_alone(store: Path, rounding: str) -> tuple[Controller, list[str]]:
     """A run over a bfloat16 base with a rate at which weights change by less than their steps; what was said of it. Its
     second task is trained by a second worker, which has the first from the store."""
@@ -108,13 +153,8 @@ def share_in_float64(controller: Controller, commits: list[Committed]) -> tuple[
     return sum(found.values(), Change()).share, {name: change.share for name, change in found.items()}
 
 
-def test_what_a_bfloat16_base_keeps_reaches_log_manifest_status_and_warning(
-    one_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_bfloat16_base_keeps_reaches_log_manifest_status_and_warning(as_a_rank: None, tmp_path: Path) -> None:
     """From the weights that a real worker wrote to all that people and programs read, per commit and cumulated."""
-    without_ray(monkeypatch)
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}.items():
-        monkeypatch.setenv(key, value)  # which DeepSpeed reads
     controller, warned = run_alone(tmp_path / "nearest", "nearest")
     commits = [*controller.state.commits]
     for number, commit in enumerate(commits, start=1):
