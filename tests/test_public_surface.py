@@ -74,6 +74,8 @@ VERBS = {
     ],
     "trend": ["name", "--task", "--level", "--last", "--fail-on-drift", "--store", "--json"],
     "review": ["name", "--from", "--to", "--output", "-o", "--level", "--team", "--store", "--json"],
+    "evidence": ["name", "--output", "-o", "--adapters", "--answers", "--force", "--store"],
+    "verify": ["path", "--key", "--json"],
     "serve": [
         "references", "--address", "--store", "--model", "--device", "--batch-size", "--cpus", "--max-concurrent",
         "--max-tokens", "--max-body", "--refresh",
@@ -116,9 +118,9 @@ def test_verbs_and_options() -> None:
     assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "review", "chat", "sweep",
-         "doctor", "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify", "adapters gc",
-         "adapters rules"}  # fmt: skip
+LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "review", "verify", "chat",
+         "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify",
+         "adapters gc", "adapters rules"}  # fmt: skip
 
 
 def test_what_lists_something_has_json() -> None:

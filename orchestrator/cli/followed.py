@@ -1,16 +1,19 @@
-"""`orthoplex trend` and `review`: how streams do after their training."""
+"""`orthoplex trend`, `review`, `evidence` and `verify`: how streams do after their training, and what shows it."""
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import ConfigError, GuardStop
+from cluster.errors import ConfigError, GuardStop, IntegrityError
 from orchestrator.cli import completion
 from orchestrator.cli.adapters import Team
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, print_json
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, echo, print_json, tell
 
 if TYPE_CHECKING:
+    from orchestrator.followed.checking import Checked
     from orchestrator.followed.review import Review
     from orchestrator.followed.trend import Series
 
@@ -111,3 +114,62 @@ def write_page(output: Path, made: "Review") -> None:
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written: {error.strerror}; choose another") from None
     typer.echo(f"wrote {output}", err=True)
+
+
+def evidence(
+    name: RunName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the archive to write, a .tar")],
+    *,
+    adapters: Annotated[bool, typer.Option("--adapters", help="with the weights of all versions")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="with kept answers, which hold rows of the data")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    store: StoreUri = DEFAULT_STORE,
+) -> None:
+    """Pack what shows how a run came about. Its log, rules, scores and files, for `orthoplex verify`."""
+    from cluster.storage import open_store
+    from orchestrator.followed.checking import check
+    from orchestrator.followed.evidence import pack, refuse_faulty
+    from orchestrator.registry.references import find_track
+
+    if output.exists() and not force:
+        raise ConfigError(f"--output {output}: exists already; choose another path, or replace it with --force")
+    track = find_track(open_store(store), name)
+    pack(track, output, adapters=adapters, answers=answers, beside={})
+    made = check(output)
+    refuse_faulty(output, made.faults)
+    echo(f"wrote {output}: {made.run}, {made.files} files, {made.bytes:,} bytes; contents.json sha256 {made.sha256}")
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="an archive that `orthoplex evidence` wrote")],
+    keys: Annotated[
+        list[Path], typer.Option("--key", metavar="PEM", help="a public key that you trust; repeatable")
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Check an archive of evidence, offline. Every digest, chain and signature in it."""
+    from orchestrator.followed.checking import check
+
+    made = check(path, keys)
+    if as_json:
+        print_json(dataclasses.asdict(made))
+    else:
+        for line in checked_lines(made):
+            echo(line)
+        for note in made.notes:
+            tell(note)
+    if made.faults:
+        raise IntegrityError("\n  ".join([f"{path}: {len(made.faults)} faults found", *made.faults]))
+
+
+def checked_lines(made: "Checked") -> Iterator[str]:
+    """What an archive holds, for people."""
+    yield f"{made.path}: {made.run}, {made.files} files, {made.bytes:,} bytes"
+    yield f"contents.json: sha256 {made.sha256}, " + (f"signed by {made.sealed_by}" if made.sealed_by else "not signed")
+    for report in made.reports:
+        yield f"{report.track}: {report.entries} entries, {report.versions} versions, {report.files} files: " + (
+            "whole" if not report.faults else f"{len(report.faults)} faults"
+        )
+    if not made.faults:
+        yield "signatures: " + ("every entry that the rules ask it of is signed" if made.signed else "not asked for")
+        yield f"{made.named} more files are named by their digests, and not in the archive"

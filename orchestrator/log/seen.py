@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,18 @@ from cluster.errors import ConfigError, StoreError
 from orchestrator.log.entry import digest
 
 STATE_VARIABLE = "ORTHOPLEX_STATE"
+_kept = ContextVar("kept", default=True)
+
+
+@contextmanager
+def unremembered() -> Iterator[None]:
+    """Logs that are read within neither ask this machine's memory nor are kept in it: those of an archive are complete
+    in themselves, and are no store."""
+    token = _kept.set(False)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def state_folder() -> Path:
@@ -43,6 +56,8 @@ class Seen:
 
     def recall(self) -> tuple[int, str]:
         """(seq, sha256) of the newest entry seen; (0, "") if none was."""
+        if not _kept.get():
+            return 0, ""
         try:
             content: dict[str, int | str] = json.loads(self.path.read_bytes())
             return int(content["seq"]), str(content["sha256"])
@@ -56,6 +71,8 @@ class Seen:
     def remember(self, seq: int, sha256: str) -> None:
         """Keeps the newer of this entry and the one kept before. If nothing can be written, the memory is not kept;
         that is an error only if $ORTHOPLEX_STATE is set."""
+        if not _kept.get():
+            return
         try:
             with self._locked():
                 if self.recall()[0] < seq:

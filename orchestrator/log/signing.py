@@ -122,6 +122,15 @@ def _signature_fault(entry: Entry, place: str, trust: Trust) -> str | None:
     return None
 
 
+def signer(
+    signature: Mapping[str, str] | None, place: str, sha256: str, keys: Mapping[str, PublicKey]
+) -> PublicKey | None:
+    """Which of the keys, by id, made a signature over a digest; None if none of them did."""
+    key = keys.get(signature.get("key", "")) if signature else None
+    made = key is not None and _matches(key.raw, (signature or {}).get("ed25519", ""), message(place, sha256))
+    return key if made else None
+
+
 def _matches(raw: bytes, signature: str, signed: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -1,6 +1,6 @@
 """Verifies everything that a track vouches for: chain, signatures, manifests, the digest of every file, the index."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +36,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(track: Track) -> Report:
-    """Reads a whole track again, each file once. Raises StoreError only if the store cannot be reached."""
+def verify(track: Track, held: Container[str] | None = None) -> Report:
+    """Reads a whole track again, each file once. `held` are the keys of files that are there, if not all are: others
+    are not looked for. Raises StoreError only if the store cannot be reached."""
     try:
         entries = track.raw_entries()
         state = replay(track.team, track.name, entries)
@@ -46,6 +47,7 @@ def verify(track: Track) -> Report:
         return Report(track=track.label, faults=[str(error)])
     files = list[tuple[str, FileRecord]]()
     faults += _manifest_faults(track, state, files)
+    files = [file for file in files if held is None or file[0] in held]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(CHECKERS) as pool:
         faults += filter(None, pool.map(partial(_file_fault, track, Path(folder)), files))
     left_out = skipped(entries)

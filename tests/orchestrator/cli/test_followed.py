@@ -76,3 +76,28 @@ def test_review_as_text_page_and_json(orthoplex: Orthoplex, scored: Any) -> None
     code, out, err = orthoplex("review", "-o", "page.pdf")
     assert code == 2 and "ends in '.pdf'; a page is .html or .md" in err
     assert "holds no runs of team nobody" in orthoplex("review", "--team", "nobody").err
+
+
+def test_evidence_is_packed_and_verified_elsewhere(
+    orthoplex: Orthoplex, scored: Any, begun: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(GOOD)
+    code, out, err = orthoplex("evidence", "stream", "-o", "e.tar")
+    assert (code, err) == (0, "") and out.startswith("wrote e.tar: default/stream, ")
+    sha256 = out.strip().rpartition(" ")[2]
+    code, out, err = orthoplex("evidence", "stream", "-o", "e.tar")
+    assert code == 2 and "exists already; choose another path, or replace it with --force" in err
+    assert orthoplex("evidence", "stream", "-o", "e.tar", "--force").code == 0
+    begun.root.rename(tmp_path / "gone")
+    monkeypatch.delenv("ORTHOPLEX_STORE")
+    code, out, err = orthoplex("verify", "e.tar")
+    assert (code, err) == (0, "") and f"contents.json: sha256 {sha256}, not signed" in out
+    assert "default/stream: 4 entries, 2 versions, 2 files: whole" in out and "signatures: not asked for" in out
+    made = json.loads(orthoplex("verify", "e.tar", "--json").out)
+    assert made["faults"] == [] and made["heads"]["default/stream"]["seq"] == 4
+    data = bytearray(Path("e.tar").read_bytes())
+    data[data.find(b"PAR1") + 5] ^= 1
+    Path("e.tar").write_bytes(data)
+    code, out, err = orthoplex("verify", "e.tar")
+    assert code == 1 and "1 faults found" in err and ".parquet: was changed" in err
+    assert orthoplex("verify", "absent.tar").code == 2

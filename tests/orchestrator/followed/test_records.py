@@ -10,10 +10,12 @@ import pytest
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.followed.recording import check_can_record
 from orchestrator.followed.records import RecordLog, records_of, verify_records
+from orchestrator.registry.aliases import promote
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import list_tracks
 from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import Track, trusting_what_is_there
+from tests.support.entries import Raw
 from tests.support.keys import public_pem, sign_with
 
 BITS = [1, 0, 1, 1, 0, 1]
@@ -101,8 +103,6 @@ def test_signed_records(version: Version, recorder: Any, tmp_path: Path, monkeyp
     assert recorder(BITS).signature is not None
     assert len(records_of(version.track).records()) == 2 and verify_records(records_of(version.track)).faults == []
     with pytest.raises(ConfigError, match="eve, who is not a promoter"):
-        from orchestrator.registry.aliases import promote
-
         promote(Track(store, team, "stream"), 1, "production")
     root = Path(store.uri.removeprefix("file://"))
     for path in (root / records_of(version.track).root / "log").iterdir():
@@ -117,8 +117,6 @@ def test_a_long_note_is_refused_before_anything_is_computed(version: Version) ->
 
 
 def test_a_newer_orthoplex_may_add_keys_and_operations(version: Version, recorder: Any) -> None:
-    from tests.support.entries import Raw
-
     recorder(BITS)
     log = records_of(version.track)
     ((_, record),) = log.records()
