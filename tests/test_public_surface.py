@@ -53,13 +53,15 @@ VERBS = {
     "curves": ["name", "--store", "--task", "--png", "--json"],
     "samples": ["name", "--task", "--store", "--rows", "--json"],
     "adapters": [],
-    "adapters list": ["--store", "--json", "--team", "--task"],
+    "adapters list": ["--store", "--json", "--team", "--task", "--quarantined"],
     "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
     "adapters promote": ["reference", "--alias", "--store", "--expect", "--why"],
     "adapters rollback": ["reference", "--store", "--expect", "--why"],
     "adapters pull": ["reference", "directory", "--store", "--stream"],
     "adapters verify": ["track", "--store", "--team", "--json"],
-    "adapters gc": ["track", "--store", "--team", "--yes", "--grace", "--delete", "--why", "--json"],
+    "adapters gc": [
+        "track", "--store", "--team", "--yes", "--grace", "--delete", "--quarantined", "--why", "--json",
+    ],
     "adapters index": ["track", "--store", "--team"],
     "adapters rules": ["team", "--store", "--set", "--expect", "--why", "--json"],
     "adapters policy": ["--team", "--role", "--bucket", "--prefix", "--principal", "--append-only"],
@@ -253,7 +255,9 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "max_failures": 2, "grace_s": 20, "lease_s": 120,
     },
     GuardConfig: {
-        "max_forgetting": None, "min_average_accuracy": None, "max_nll_increase": None, "max_active_parameters": None,
+        "min_average_accuracy": None, "min_new_accuracy": None, "max_forgetting": None, "max_task_forgetting": None,
+        "max_nll_increase": None, "max_active_parameters": None, "max_task_parameters": None,
+        "min_capacity_left": None, "max_cost": None, "confidence": None,
     },
     EvaluateConfig: {
         "tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False, "labels": "own",

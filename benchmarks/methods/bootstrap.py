@@ -14,7 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 
-DRAWS, LEVEL = 2000, 0.95
+from trainers.objectives.paired import DRAWS, counts
+
+LEVEL = 0.95
 
 Values = Mapping[str, np.ndarray]  # of one cell: task → (N,) the value of each test row, from 0 to 1
 
@@ -62,5 +64,5 @@ def paired(pairs: Sequence[tuple[int, Values, Values]], draws: int = DRAWS) -> D
 def counted(name: str, size: int, draws: int) -> np.ndarray:
     """(size, draws), uint16: how often each of `size` is in each draw of as many with replacement; fixed by the
     name."""
-    draw = np.random.default_rng(zlib.crc32(name.encode()))
-    return draw.multinomial(size, np.full(size, 1 / size), size=draws).T.astype(np.uint16)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return counts(rng, np.full(size, 1 / size), size, draws).astype(np.uint16)

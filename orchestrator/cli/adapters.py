@@ -23,6 +23,7 @@ from orchestrator.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from cluster.storage import Store
     from orchestrator.registry.catalog import Row
     from orchestrator.registry.references import Version
 
@@ -45,17 +46,38 @@ def list_adapters(
     as_json: AsJson = False,
     team: Team = None,
     task: Annotated[str | None, typer.Option("--task", help="only adapters of this task")] = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="instead those that guards stopped before they were committed")
+    ] = False,
 ) -> None:
     """List all adapters. Each with its accuracy, its parameters and the aliases that name it."""
     from cluster.storage import open_store
     from orchestrator.registry.catalog import listed
 
     opened = open_store(store)
+    if quarantined:
+        list_quarantined(opened, team, task, as_json)
+        return
     rows = listed(opened, team, task, tell)
     if as_json:
         print_json_rows(rows)
     else:
         echo("\n".join(map(listing_line, rows)) or f"no adapters in {opened.uri}")
+
+
+def list_quarantined(store: "Store", team: str | None, task: str | None, as_json: bool) -> None:
+    """What guards stopped, and why."""
+    from orchestrator.registry.quarantine import held
+
+    rows = [*held(store, team, task, tell)]
+    if as_json:
+        print_json_rows(rows)
+        return
+    for row in rows:
+        echo(f"{row['name']}  would be v{row['version']}  {row['task']}  {row['quarantined_at']}  {row['location']}")
+        echo("\n".join(f"  {reason}" for reason in row["reasons"]))
+    if not rows:
+        echo(f"nothing is quarantined in {store.uri}")
 
 
 def listing_line(row: "Row") -> str:
@@ -158,7 +180,7 @@ def rollback_alias(
     from orchestrator.log.event import parse
     from orchestrator.registry.aliases import rollback
     from orchestrator.registry.references import find_track
-    from orchestrator.track.events import Rollback
+    from orchestrator.track.aside import Rollback
 
     name, _, alias = reference.rpartition("@")
     if not name:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.log.entry import JsonLike
     from orchestrator.registry.catalog import Row, Shown
     from orchestrator.registry.lineage import Tree
+    from orchestrator.registry.quarantine import Held
     from orchestrator.registry.references import Version
     from orchestrator.track.events import Committed
     from orchestrator.track.state import RunState
@@ -145,7 +146,7 @@ def print_json(value: "JsonLike | Shown | Tree") -> None:
     echo_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_json_rows(rows: "Iterable[Row | Mapping[str, JsonLike]]") -> None:
+def print_json_rows(rows: "Iterable[Row | Held | Mapping[str, JsonLike]]") -> None:
     """A JSON list on standard output, one row per line. Raises ValueError for NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     echo_json(f"[\n  {lines}\n]" if lines else "[]")

@@ -58,6 +58,9 @@ def collect_garbage(
     delete: Annotated[
         int | None, typer.Option("--delete", metavar="N", help="delete version N of TRACK too, and all after it")
     ] = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="give up what guards stopped, too, so that it is trained anew")
+    ] = False,
     why: Why = "",
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +73,8 @@ def collect_garbage(
     say = (lambda _: None) if as_json else echo
     found = list[Collected]()
     for each in tracks:
-        found.append(collected(each, period, delete, why, yes))
+        given_up = give_up(each, yes) if quarantined else []
+        found.append(dataclasses.replace(collected(each, period, delete, why, yes), given_up=given_up))
         say("\n".join(collected_lines(found[-1], yes, grace)))
     temporary = sweep_temporary(tracks[0].store, remove=yes) if tracks else 0
     if temporary:
@@ -82,20 +86,31 @@ def collect_garbage(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collected:
     """What `gc` did to a track, or would do, as `--json` prints it. Versions are numbers, indices the seq up to which
-    they go, all else are prefixes in the store."""
+    they go, all else are prefixes in the store. `given_up` was quarantined."""
 
     track: str
     deleted_versions: list[int]
     removed: list[str]
     removed_indices: list[int]
     waiting: list[str]
+    given_up: list[str] = dataclasses.field(default_factory=list)
+
+
+def give_up(track: "Track", yes: bool) -> list[str]:
+    """Gives up what is quarantined in a track, or looks what that is unless `yes`."""
+    from orchestrator.registry.quarantine import discard
+    from orchestrator.track.state import replay
+
+    held = replay(track.team, track.name, track.entries()).quarantined
+    found = discard(track) if yes else held and held.prefix
+    return [found] if found else []
 
 
 def collected(track: "Track", grace: timedelta, delete: int | None, why: str, yes: bool) -> Collected:
     """Collects a track's garbage, or looks what there is unless `yes`."""
     from orchestrator.log.event import parse
     from orchestrator.registry.gc import Collector
-    from orchestrator.track.events import Delete
+    from orchestrator.track.aside import Delete
 
     collector = Collector(track, grace)
     doomed = list[int]()
@@ -112,6 +127,8 @@ def collected_lines(found: Collected, done: bool, grace: str) -> Iterator[str]:
     """The same for people."""
     if doomed := found.deleted_versions:
         yield f"{found.track}: {'deleted' if done else 'would delete'} {', '.join(f'v{n}' for n in doomed)}"
+    if found.given_up:
+        yield f"{found.track}: {'gave up' if done else 'would give up'} what is quarantined: {found.given_up[0]}"
     counts = f"{len(found.removed)} versions that no commit names, {len(found.removed_indices)} old indices"
     later = f"; {len(found.waiting)} more in {grace}" if found.waiting else ""
     yield f"{found.track}: {'removed' if done else 'would remove'} {counts}{later}"

@@ -1,9 +1,10 @@
-"""Which policies for data and scores go together, and with which tasks and methods: `train.replay`, `train.joint`,
-`evaluate.labels`."""
+"""Which policies for data, scores and bounds go together, and with which tasks and methods: `train.replay`,
+`train.joint`, `evaluate.labels`, `guards`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator.config.bounds import READS_ACCURACY
 from trainers.data.generative.config import GenerativeTask
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def check_policies(config: "RunConfig") -> None:
         check_joint(config)
     if config.evaluate.labels == "both":
         check_union(config, generative)
+    check_guards(config)
 
 
 def check_mixing(config: "RunConfig", key: str, generative: Sequence[bool]) -> None:
@@ -50,7 +52,7 @@ def check_joint(config: "RunConfig") -> None:
                 raise ValueError(
                     f"tasks.{index}.{key}: with train.joint all tasks are trained at once, as {section} says; remove it"
                 )
-    for key in ("max_forgetting", "max_nll_increase"):
+    for key in ("max_forgetting", "max_task_forgetting", "max_nll_increase"):
         if getattr(config.guards, key) is not None:
             raise ValueError(f"guards.{key}: with train.joint nothing is learned after a task; remove it")
 
@@ -72,4 +74,27 @@ def check_union(config: "RunConfig", generative: Sequence[bool]) -> None:
         raise ValueError(
             "evaluate.labels both: with model.scoring generation an answer is any text, so that scores are among all "
             "labels already; use evaluate.labels: own, or model.scoring: likelihood"
+        )
+
+
+def check_guards(config: "RunConfig") -> None:
+    """What bounds need to be measured."""
+    guards, protection = config.guards, config.adapter.protection
+    if guards.confidence is not None and not config.evaluate.keep_rows:
+        raise ValueError(
+            f"guards.confidence {guards.confidence}: noise is computed from the scores of single rows, which "
+            "evaluate.keep_rows: true keeps; set it, or remove guards.confidence"
+        )
+    if guards.confidence is not None and not guards.asks(READS_ACCURACY):
+        raise ValueError(
+            f"guards.confidence {guards.confidence}: no bound on accuracies is set; set one of "
+            f"{', '.join(READS_ACCURACY)}, or remove it"
+        )
+    if guards.max_cost is not None and config.cost is None:
+        raise ValueError(f"guards.max_cost {guards.max_cost}: nothing says what an hour costs; set cost.gpu_hour")
+    fills = protection and (protection.protects_output or protection.projects_input)
+    if guards.min_capacity_left is not None and not fills:
+        raise ValueError(
+            f"guards.min_capacity_left {guards.min_capacity_left}: with these adapter settings nothing fills up (only "
+            "bases of method oa that adapters are kept out of do, see adapter.orthogonality); remove it"
         )

@@ -13,6 +13,7 @@ from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from cluster.schema import STORED, Frozen, Grown
 from cluster.storage import DEFAULT_STORE, open_store
+from orchestrator.config.bounds import READS_ACCURACY, BoundsConfig
 from orchestrator.config.errors import Yaml, described, refuse_unusable
 from orchestrator.config.file import override, read_mapping
 from orchestrator.config.policies import check_policies
@@ -24,22 +25,10 @@ from trainers.data.sources import listed
 from trainers.data.tasks import DataConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class GuardConfig(Grown):
-    """Rules that stop the stream after a task, read on the validation matrix; null switches a rule off.
-
-    `max_forgetting` and `min_average_accuracy` are fractions, `max_active_parameters` counts the whole stream.
-    `max_nll_increase` is how much the nll per token of earlier tasks judged by it may rise, on average, in nats.
-    """
-
-    added: ClassVar[tuple[str, ...]] = ("max_nll_increase",)
-
-    max_forgetting: Share | None = None
-    min_average_accuracy: Share | None = None
-    max_nll_increase: Annotated[float, Field(ge=0)] | None = None
-    max_active_parameters: Annotated[int, Field(gt=0)] | None = None
+class GuardConfig(BoundsConfig):
+    """Bounds that a run's tasks must keep, judged before each is committed, see `BoundsConfig`."""
 
 
 class EvaluateConfig(Grown):
@@ -122,8 +111,8 @@ class RunConfig(Grown):
 
     @model_validator(mode="after")
     def _guards_have_something_to_read(self) -> "RunConfig":
-        for key in ("min_average_accuracy", "max_forgetting"):
-            if all(self.by_loss) and getattr(self.guards, key) is not None:
+        for key in self.guards.asks(READS_ACCURACY):
+            if all(self.by_loss):
                 raise ValueError(
                     f"guards.{key} {getattr(self.guards, key)}: all tasks are judged by their loss (the first of "
                     "`metrics` is nll or perplexity) and have no accuracy; use guards.max_nll_increase"

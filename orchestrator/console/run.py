@@ -117,6 +117,8 @@ def print_status(state: RunState, view: View = ALL) -> None:
         out.print(f"  {told}", markup=False)
     if state.status == "running" and state.driving.heard:
         print_running(state, state.driving.heard.time)
+    if held := state.quarantined:
+        out.print(f"  quarantined: {held.task}, which would be v{held.version}, since {held.time}", markup=False)
     if not done:
         return
     for table, lines in scores(state, view):

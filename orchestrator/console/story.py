@@ -15,17 +15,15 @@ from orchestrator.sweeps import events as sweep_events
 from orchestrator.sweeps.events import Chosen, Outcome, Point, PoolSize
 from orchestrator.sweeps.space import shown_values
 from orchestrator.track import events as track_events
+from orchestrator.track.aside import Abort, Approval, Delete, Move, Orphans, Promote
 from orchestrator.track.events import (
-    Abort,
     Committed,
-    Delete,
     Ending,
     Fork,
     Import,
-    Move,
     Open,
-    Orphans,
-    Promote,
+    Placed,
+    Quarantined,
     Renew,
     Retry,
     Start,
@@ -114,7 +112,9 @@ class Story:
             case Retry():
                 return f"{self.name(event.index)}: {event.reason}", self.name(event.index)
             case Committed():
-                return committed(event), event.task
+                return f"{event.task}: committed as {placed(event)}", event.task
+            case Quarantined():
+                return f"{event.task}: quarantined, not committed: what would be {placed(event)}", event.task
             case Renew() if at := event.progress:
                 return f"alive: {self.name(at.index)}: {at.phase} {at.step}/{at.total_steps}", self.name(at.index)
         return plain(entry, event), None
@@ -195,8 +195,8 @@ def started(entry: Entry, event: Start) -> str:
     return f"taken up by {entry.actor} (pid {event.driver.pid}){tools}"
 
 
-def committed(event: Committed) -> str:
-    """A task that is learned, with its figures."""
+def placed(event: Placed) -> str:
+    """The version that a learned task is, with its figures."""
     figures = []
     own = event.test[event.version - 1 : event.version] or event.validation[event.version - 1 : event.version]
     for score in own:
@@ -215,7 +215,7 @@ def committed(event: Committed) -> str:
             f"{cost.train_s:.0f} s training, {cost.evaluate_s:.0f} s evaluation on {of(cost.workers, 'worker')}"
         )
     copied = f", a copy of {event.forked_from}" if event.forked_from else ""
-    return f"{event.task}: committed as v{event.version}{copied}; {'; '.join(figures) or 'no figures'}"
+    return f"v{event.version}{copied}; {'; '.join(figures) or 'no figures'}"
 
 
 def plain(entry: Entry, event: Event) -> str:
@@ -246,6 +246,9 @@ def kept_tidy(event: Event) -> str:
             return f"{found} {of(len(event.prefixes), 'folder')} that no commit names"
         case Index():
             return f"an index of the entries up to {event.upto} was written"
+        case Approval():
+            words = {"pending": "waits for approval", "approved": "approved", "rejected": "rejected"}
+            return f"v{event.version} {words[event.state]}{f': {event.why}' if event.why else ''}"
     return ""
 
 

@@ -6,11 +6,13 @@
 from collections.abc import Sequence
 
 from cluster.errors import ConfigError
+from orchestrator.gates.bounds import judge
+from orchestrator.gates.figures import measured
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import NAME, Entry
 from orchestrator.registry.references import VERSION
-from orchestrator.track.bounds import judge
-from orchestrator.track.events import Promote, Rollback, refuse_unknown
+from orchestrator.track.aside import Promote, Rollback
+from orchestrator.track.events import refuse_unknown
 from orchestrator.track.moves import Alias, aliases
 from orchestrator.track.requirements import AliasAt, moved
 from orchestrator.track.rules import PromotionRule, RulesLog
@@ -20,7 +22,7 @@ from orchestrator.track.track import Track
 
 def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
     """One decision per bound on a promotion. The validation matrix up to that version is judged."""
-    return judge(rule, state.upto(version).measured, f"v{version}", final=True)
+    return judge(rule, measured(state.upto(version)), f"v{version}", final=True)
 
 
 def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:

@@ -7,7 +7,8 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
-from orchestrator.track.events import Abort, Committed, Delete, skipped
+from orchestrator.track.aside import Abort, Delete
+from orchestrator.track.events import Committed, skipped
 from orchestrator.track.layout import list_tracks
 from orchestrator.track.metrics import mean
 from orchestrator.track.moves import by_version

@@ -21,7 +21,8 @@ from cluster.storage import LocalStore, Store
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import events
-from orchestrator.track.events import Abort, Delete, Orphans, refuse_unknown
+from orchestrator.track.aside import Abort, Delete, Orphans
+from orchestrator.track.events import refuse_unknown
 from orchestrator.track.layout import MANIFEST
 from orchestrator.track.moves import aliases
 from orchestrator.track.requirements import SameVersions, Uncommitted, aborted
@@ -49,7 +50,10 @@ def decide(
     entries: Sequence[Entry], found: Sequence[str], indices: Sequence[int], now: datetime, grace: timedelta
 ) -> Decision:
     """`found`: the prefixes that have files; `indices`: the last seq of each index, the newest first."""
-    committed, gone = {commit.prefix for commit in replay("", "", entries).commits}, aborted(entries)
+    state, gone = replay("", "", entries), aborted(entries)
+    committed = {commit.prefix for commit in state.commits} | (
+        {state.quarantined.prefix} if state.quarantined else set()
+    )
     first_seen: dict[str, datetime] = {}
     deleted_at: dict[str, datetime] = {}
     for kind, known in ((Orphans, first_seen), (Delete, deleted_at)):

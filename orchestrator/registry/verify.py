@@ -13,7 +13,8 @@ from orchestrator.log import index
 from orchestrator.log.chain import MOST_INDEX_BYTES, Log
 from orchestrator.log.entry import Entry, digest
 from orchestrator.log.event import Index, parse, well_formed
-from orchestrator.track.events import MOVES, Abort, Commit, skipped
+from orchestrator.track.aside import MOVES, Abort
+from orchestrator.track.events import Commit, skipped
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, manifest_files
@@ -60,7 +61,7 @@ def verify(track: Track, held: Container[str] | None = None) -> Report:
 
 def _manifest_faults(track: Track, state: RunState, files: list[tuple[str, FileRecord]]) -> Iterator[str]:
     """The faults of the manifests. Adds the files that the sound ones list, by key."""
-    for commit in state.standing:
+    for commit in (*state.standing, *filter(None, [state.quarantined])):
         try:
             listed = manifest_files(track.manifest_of(commit))
         except StoreError as error:

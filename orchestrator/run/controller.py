@@ -5,7 +5,7 @@ a prefix of their own; the task exists from the moment its `commit` entry stands
 """
 
 import platform
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -16,8 +16,10 @@ from cluster.errors import ConfigError, GuardStop, IntegrityError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.storage import open_store, probe
 from orchestrator.config.run import RunConfig
+from orchestrator.gates.noise import kept_rows
+from orchestrator.gates.noise import noise as noise_of
 from orchestrator.log.chain import READERS
-from orchestrator.log.entry import digest
+from orchestrator.log.entry import canonical, digest
 from orchestrator.run.changes import (
     HARMLESS,
     going_on,
@@ -30,18 +32,18 @@ from orchestrator.run.changes import (
 )
 from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import Fork, take_over
-from orchestrator.run.guards import decide, forecast, rounded_off
+from orchestrator.run.guards import forecast, full, judged, rounded_off
 from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now, describe_joint
-from orchestrator.track.events import Commit, Finish, Learned, Open, Retry, TaskDescription
+from orchestrator.track.events import Commit, Finish, Learned, Open, Quarantine, Retry, TaskDescription
 from orchestrator.track.provenance import code_version
-from orchestrator.track.scores import Score as StoredScore
+from orchestrator.track.scores import scores
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from trainers.config import AT_ONCE
 from trainers.identity import Identity, other_base
-from trainers.messages import Job, Order, Score, TaskDone, Vouched
+from trainers.messages import Job, Order, TaskDone, Vouched
 from trainers.training.decisions import DECISIONS
 from trainers.workers.group import WorkersLost
 
@@ -113,6 +115,7 @@ class Controller:
                 self.reporter.say(f"note: {self.state.not_compared}")
             self._open(tasks)
             self._guard()
+            self._release()
             yield self.state
             yield from self._train()
         self.log.append(Finish())
@@ -153,7 +156,7 @@ class Controller:
                         history.append(self.workers.share(task))
                         digests.append(digests_of(task))
                         self._announce()
-                        self._guard()
+                        self._stop_if(self._full())
                         yield self.state
 
     def _cluster(self, index: int) -> ClusterConfig:
@@ -222,10 +225,13 @@ class Controller:
             self.reporter.say(f"warning: {warning.reason}")
 
     def _commit(self, done: TaskDone, against: Sequence[str]) -> tuple[bytes, ...]:
-        """One log entry makes the task's files, metrics row and budget exist together.
+        """One log entry makes the task's files, metrics row and budget exist together, if the guards let it.
 
         `against` is the sha256 of the last file of each earlier task: for oa the directions that the adapter was kept
         out of. Returns the task's files, as they were read back from the store before the commit.
+
+        Raises:
+            GuardStop: a guard does not; another entry names the files.
         """
         self._check_base(done)
         learned = self._learned(done)
@@ -235,10 +241,55 @@ class Controller:
             learned, version=done.index + 1, prefix=done.prefix, manifest_sha256=sha256, stored_bytes=size
         )
         stored = self._files(commit)
+        if stops := self._judge(self.state.with_commit(commit)):
+            self.log.append(Quarantine.instead(commit, identity_of(self._identity(done.index))))
+            self.log.progress = None
+            raise self._quarantined(stops)
+        self._append(commit)
+        return stored
+
+    def _append(self, commit: Commit) -> None:
         self.log.append(commit)
         self.log.progress = None
         self.reporter.committed(self.state)
-        return stored
+
+    def _release(self) -> None:
+        """Commits what is quarantined, without training it again, if the guards let it now. What would be trained
+        otherwise now is left where it is.
+
+        Raises:
+            GuardStop: they still do not. IntegrityError: its files were changed.
+        """
+        if (held := self.state.quarantined) is None or held.index is None:
+            return
+        name = f"v{held.version}, {held.task},"
+        if held.index >= len(self.state.tasks) or held.identity != identity_of(self._identity(held.index)):
+            self.reporter.say(f"{name} is quarantined, but is to be trained otherwise now: training it anew")
+            return
+        if stops := self._judge(self.state.reached):
+            raise self._quarantined(stops)
+        self._files(held.commit)
+        self.reporter.say(f"{name} was quarantined, and is within the bounds now: committing it as it was trained")
+        self._append(held.commit)
+        self._announce()
+        self._stop_if(self._full())
+
+    def _judge(self, state: RunState) -> list[str]:
+        """The reasons why the guards do not let what was learned last be committed; the log will have the decisions."""
+        noise = noise_of(self.config.guards, state, kept_rows(self.track))
+        decisions = judged(self.config.guards, state, noise)
+        self.log.decide(*decisions)
+        return [each.reason for each in decisions if each.verdict == "stop"]
+
+    def _quarantined(self, reasons: Sequence[str]) -> GuardStop:
+        held = self.state.quarantined
+        assert held is not None
+        return GuardStop(
+            f"stopped by a guard: {'; '.join(reasons)}; v{held.version}, {held.task}, is quarantined and not "
+            "committed, versions and aliases stay as they are: change the bound and run again to commit it as it was "
+            "trained, or "
+            f"`orthoplex adapters gc {self.state.label} --quarantined --yes` and run again to train it anew"
+        )
 
     def _learned(self, done: TaskDone) -> Learned:
         zero_shot = {} if done.zero_shot is None else {"zero_shot": scores(done.zero_shot)}
@@ -302,11 +353,24 @@ class Controller:
         return self.track.committed(commit, *self.config.adapter.files)
 
     def _guard(self) -> None:
+        """Judges what is committed. An older Orthoplex committed what broke a bound, and bounds change."""
+        self._stop_if(self._judge(self.state) + self._full())
+
+    def _full(self) -> list[str]:
+        """Why no further task can be trained, if that is so; the log will have the decision."""
         left = len(self.config.tasks) - self.state.learned
-        decisions = decide(self.config.guards, self.config.adapter.protection, self.state, left)
+        decisions = full(self.config.adapter.protection, self.state, left)
         self.log.decide(*decisions)
-        if reasons := [each.reason for each in decisions if each.verdict == "stop"]:
+        return [each.reason for each in decisions]
+
+    def _stop_if(self, reasons: Sequence[str]) -> None:
+        if reasons:
             raise GuardStop(f"stopped by a guard: {'; '.join(reasons)}; change the bound and run again to go on")
+
+
+def identity_of(identity: Mapping[str, Any]) -> str:
+    """The digest of what a task's training depends on, see `Order.identity`."""
+    return digest(canonical(identity))
 
 
 def target_layers(config: RunConfig) -> list[str]:
@@ -325,16 +389,3 @@ def base_told(done: TaskDone) -> dict[str, Any]:
 def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:
     """The sha256 of each file."""
     return tuple(map(digest, files))
-
-
-def scores(row: Sequence[Score]) -> tuple[StoredScore, ...]:
-    """A metrics row as the log keeps it: sums, from which fractions are computed when read."""
-    return tuple(score_of(score) for score in row)
-
-
-def score_of(score: Score) -> StoredScore:
-    """One split's score as the log keeps it; `metrics`, `interval` and `macro_f1` only if there are some."""
-    metrics = {"metrics": dict(score.metrics)} if score.metrics else {}
-    interval = {"interval": score.interval} if score.interval else {}
-    macro_f1 = {} if score.macro_f1 is None else {"macro_f1": score.macro_f1}
-    return StoredScore.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval, **macro_f1})

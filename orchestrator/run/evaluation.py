@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from orchestrator.config.bounds import READS_EARLIER
 from orchestrator.config.run import GuardConfig, RunConfig
 from trainers.config import TrainConfig
 
@@ -76,5 +77,4 @@ def trained_rows(train: TrainConfig, rows: int) -> int:
 
 def guarded(guards: GuardConfig) -> bool:
     """Whether a guard reads the scores of earlier tasks."""
-    bounds = (guards.max_forgetting, guards.min_average_accuracy, guards.max_nll_increase)
-    return any(bound is not None for bound in bounds)
+    return bool(guards.asks(READS_EARLIER))

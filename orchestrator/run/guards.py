@@ -1,11 +1,12 @@
 """Rules set beforehand that stop a stream. Pure functions of the run's state; the controller acts on them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from orchestrator.config.run import GuardConfig
+from orchestrator.gates.bounds import Noise, above, judge
+from orchestrator.gates.capacity import Fullness, fullness
+from orchestrator.gates.figures import measured
 from orchestrator.log.decision import Decision
-from orchestrator.track.bounds import above, judge
 from orchestrator.track.state import RunState
 from trainers.method_config import OrthogonalityConfig
 
@@ -17,71 +18,47 @@ LEAST_KEPT = 0.9  # of the change that tasks make to the weights; below, a run w
 def decide(
     guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int
 ) -> list[Decision]:
-    """One decision per guard that is set. It compares the validation matrix, the parameters kept so far, or the room
-    for the `left` tasks with its bound. The stream goes on if no decision is `stop`. If a guard was set when not all
-    tasks were scored any more, the matrix counts as far as they were.
+    """The decisions of `judged`, and of `full` with `left` tasks to come. The stream goes on if none is `stop`."""
+    return judged(guards, state) + full(orthogonality, state, left)
+
+
+def judged(guards: GuardConfig, state: RunState, noise: Mapping[str, Noise] | None = None) -> list[Decision]:
+    """One decision per guard that is set, on what was learned last. If a guard was set when not all tasks were scored
+    any more, the matrix counts as far as they were."""
+    if not guards.asks([*type(guards).model_fields]):
+        return []  # measuring reads whole matrices
+    return judge(guards, measured(state, last_whole=True), f"v{state.learned}", "guards.", noise=noise)
+
+
+def full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
+    """The decision to stop at full bases, if there are any.
 
     A full basis stops the stream only under `saturation: stop`, and only if a task is left that would need it. One that
     fills its whole layer, and that adapters are projected out of, always stops it: they would be 0.
     `orthogonality` is None if the method has no bases.
     """
-    subject = f"v{state.learned}"
-    asked = any(getattr(guards, key) is not None for key in type(guards).model_fields)  # measuring reads whole matrices
-    judged = judge(guards, state.measured_last, subject, "guards.") if asked else []
-    return judged + _full(orthogonality, state, left, subject)
-
-
-def _full(orthogonality: OrthogonalityConfig | None, state: RunState, left: int, subject: str) -> list[Decision]:
-    """The decision to stop at full bases, if there are any."""
     if orthogonality is None or not left:
         return []
     bound, stops = orthogonality.max_occupancy, orthogonality.saturation == "stop"
     found = [*fullness(orthogonality, state)]
     shut = [each for each in found if each.shut]
-    full = shut or [each for each in found if stops and above(each.occupancy, bound)]
-    if not full:
+    filled = shut or [each for each in found if stops and above(each.occupancy, bound)]
+    if not filled:
         return []
-    more = f", and so in {len(full) - 1} more layers" if len(full) > 1 else ""
+    more = f", and so in {len(filled) - 1} more layers" if len(filled) > 1 else ""
     limit = f", above {MAX_OCCUPANCY} {bound} ({100 * bound:g}%)"
     why = ", and what a further task learns there is projected out" if shut else limit
-    reason = f"{full[0].shown}{why}{more}"
+    reason = f"{filled[0].shown}{why}{more}"
     return [
         Decision(
-            rule=MAX_OCCUPANCY, subject=subject, measured=full[0].occupancy, bound=bound, verdict="stop", reason=reason
+            rule=MAX_OCCUPANCY,
+            subject=f"v{state.learned}",
+            measured=filled[0].occupancy,
+            bound=bound,
+            verdict="stop",
+            reason=reason,
         )
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fullness:
-    """How full the basis of one side (`written` or `read`) of a module is, as a share of its width, and how many tasks
-    like those so far still fit below `max_occupancy`. `shut`: it has no direction left, and adapters are projected
-    out of it."""
-
-    module: str
-    side: str
-    occupancy: float
-    tasks: float
-    shut: bool
-
-    @property
-    def shown(self) -> str:
-        """In words."""
-        return f"the {self.side} directions of {self.module} fill {self.occupancy:.0%} of its width"
-
-
-def fullness(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iterator[Fullness]:
-    """The bases that keep adapters apart, fullest first; none before the first commit."""
-    if orthogonality is None:
-        return
-    taken = state.commits[-1].occupancy if state.commits else {}
-    found = [(shares.written, module, "written") for module, shares in taken.items() if orthogonality.protects_output]
-    found += [(shares.read, module, "read") for module, shares in taken.items() if orthogonality.projects_input]
-    for occupancy, module, side in sorted(found, key=lambda item: -item[0]):
-        free = max(0.0, orthogonality.max_occupancy - occupancy)
-        fit = free * len(state.commits) / occupancy if occupancy else float("inf")
-        projected = orthogonality.projects_input if side == "read" else orthogonality.projects_output
-        yield Fullness(module=module, side=side, occupancy=occupancy, tasks=fit, shut=projected and occupancy >= 1)
 
 
 def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:

@@ -6,11 +6,11 @@ Pure functions of finished trials. A trial is judged by its last row: AA up, act
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.gates.bounds import TOLERANCE
 from orchestrator.log.decision import Decision
 from orchestrator.sweeps.config import ChoiceConfig
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.sweep_state import SweepTrial
-from orchestrator.track.bounds import TOLERANCE
 from orchestrator.track.metrics import points
 
 Judged = tuple[SweepTrial, Row]

@@ -9,9 +9,10 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.schema import WHOLE, Frozen
+from orchestrator.config.bounds import Share
 from orchestrator.config.errors import Faults, Yaml, described, refuse_unusable
 from orchestrator.config.file import override, read_mapping
-from orchestrator.config.run import RunConfig, Share
+from orchestrator.config.run import RunConfig
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sweeps.space import TASK_KEY, Given, Parameter, Scalar, active, space_faults, with_values
 

@@ -170,8 +170,9 @@ def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Repor
         end["stopped"] = str(error)
     except Interrupted:
         end["cut"] = True
-    commits = len(controller.state.commits)
-    yield {**(row(controller.state, commits).model_dump() if commits else {"tasks": 0}), **end}
+    reached = controller.state.reached if "stopped" in end else controller.state
+    commits = len(reached.commits)
+    yield {**(row(reached, commits).model_dump() if commits else {"tasks": 0}), **end}
 
 
 class Quiet:

@@ -10,17 +10,8 @@ from typing import Any, Literal
 
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import lease_of, parse
-from orchestrator.track.events import (
-    ASIDE_OPS,
-    ENDINGS,
-    CheckpointTold,
-    Commit,
-    Finish,
-    Open,
-    Position,
-    Renew,
-    Start,
-)
+from orchestrator.track.aside import ASIDE_OPS
+from orchestrator.track.events import ENDINGS, CheckpointTold, Commit, Finish, Open, Position, Renew, Start
 
 Status = Literal["absent", "running", "finished", "stopped", "interrupted", "failed"]
 _ENDINGS = {kind.op: kind for kind in ENDINGS}

@@ -4,10 +4,9 @@ A log entry's body is stored as JSON. This module is the only place that knows i
 writes these models. `body` gives back exactly the body that was parsed, byte for byte. A model may therefore gain
 optional fields, and old entries still round-trip. Unknown keys are kept.
 
-    start open fork workers retry commit renew finish stop interrupt fail     a run's driver
+    start open fork workers retry commit quarantine renew finish stop interrupt fail     a run's driver
     import                                                                    people who bring an adapter in
-    promote rollback                                                          people who move aliases
-    orphans abort delete index                                                the garbage collector, and listing
+    those of `aside`                                                          people and housekeeping beside a driver
 """
 
 from collections import Counter
@@ -18,7 +17,8 @@ from pydantic import Field, JsonValue
 
 from cluster.errors import StoreError
 from orchestrator.log.entry import Entry
-from orchestrator.log.event import Count, Event, Index, Int, Json, Number, Part
+from orchestrator.log.event import Count, Event, Int, Json, Number, Part
+from orchestrator.track.aside import ASIDE, ASIDE_ROLES
 from orchestrator.track.layout import VersionNumber
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
@@ -211,14 +211,19 @@ class Learned(Part):
         return Identity(self.base_digest, self.tokenizer, self.base_config)
 
 
-class Commit(Learned, Event):
+class Placed(Learned):
     """One task, whole: `Learned`, its number in the track, and the place, manifest and size of its files."""
 
-    op = "commit"
     version: VersionNumber
     prefix: str
     manifest_sha256: str
     stored_bytes: Count
+
+
+class Commit(Placed, Event):
+    """The task is the next version."""
+
+    op = "commit"
 
     @classmethod
     def placed(
@@ -229,8 +234,8 @@ class Commit(Learned, Event):
         return cls.model_validate({**learned.model_dump(exclude_unset=True), **place, "stored_bytes": stored_bytes})
 
 
-class Committed(Commit):
-    """A commit as it stands in the log, with the number of its entry and when it was written."""
+class Numbered(Event):
+    """An event with the number of its entry and when that was written."""
 
     seq: Int = Field(exclude=True)
     time: str = Field(exclude=True)
@@ -239,6 +244,34 @@ class Committed(Commit):
     def of(cls, entry: Entry) -> Self:
         """See Event."""
         return cls.model_validate({**entry.body, "seq": entry.seq, "time": entry.time})
+
+
+class Committed(Commit, Numbered):
+    """A commit as it stands in the log."""
+
+
+class Quarantine(Placed, Event):
+    """The task would be the next version, but a guard stopped it: `decisions` say which. The versions and aliases stay
+    as they are, and so do its files. `identity` is the digest of what its training depended on (`Order.identity`): a
+    driver that would train the same commits the files instead, once the bounds let it."""
+
+    op = "quarantine"
+    identity: str
+
+    @classmethod
+    def instead(cls, commit: Commit, identity: str) -> "Quarantine":
+        """Of what would have been committed so."""
+        return cls.model_validate({**commit.model_dump(exclude_unset=True), "identity": identity})
+
+
+class Quarantined(Quarantine, Numbered):
+    """A quarantine as it stands in the log."""
+
+    @property
+    def commit(self) -> Commit:
+        """The commit of its files."""
+        left_out = {"identity", "seq", "time", "lease", "decisions"}
+        return Commit.model_validate(self.model_dump(exclude_unset=True, exclude=left_out))
 
 
 class CheckpointTold(Part):
@@ -299,54 +332,6 @@ class Fail(Ending):
     op, status = "fail", "failed"
 
 
-class Move(Event):
-    """An alias is pointed at a version. `expect` is the seq of the entry that moved it last, 0 if none did."""
-
-    alias: str
-    version: VersionNumber
-    expect: Count
-    why: str = ""
-
-
-class Promote(Move):
-    """Forward, within the bounds of revision `rules_revision` of the team's rules."""
-
-    op = "promote"
-    rules_revision: Int = 0
-
-
-class Rollback(Move):
-    """Back to the version before."""
-
-    op = "rollback"
-
-
-class Housekeeping(Event):
-    """An entry of the garbage collector about the files at `prefixes`."""
-
-    prefixes: tuple[str, ...]
-
-
-class Orphans(Housekeeping):
-    """No commit names these prefixes."""
-
-    op = "orphans"
-
-
-class Abort(Housekeeping):
-    """These prefixes are collected: no later commit may name them."""
-
-    op = "abort"
-
-
-class Delete(Housekeeping):
-    """Versions that a person deleted, and their prefixes."""
-
-    op = "delete"
-    versions: tuple[VersionNumber, ...]
-    why: str = ""
-
-
 class Rules(Event):
     """A team's rules, whole; see `orchestrator.track.rules.TeamRules`. They stand in a log of their own."""
 
@@ -356,17 +341,11 @@ class Rules(Event):
 
 
 ENDINGS: tuple[type[Ending], ...] = (Finish, Stop, Interrupt, Fail)
-DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Import, Workers, Retry, Commit, Renew, *ENDINGS)
-MOVES: tuple[type[Move], ...] = (Promote, Rollback)
-HOUSEKEEPING: dict[str, type[Housekeeping]] = {kind.op: kind for kind in (Orphans, Abort, Delete)}
-ASIDE: tuple[type[Event], ...] = (*MOVES, *HOUSEKEEPING.values(), Index)
-ASIDE_OPS = frozenset(kind.op for kind in ASIDE)  # operations that drivers do not write
-KINDS: dict[str, type[Event]] = {**{kind.op: kind for kind in (*DRIVEN, *ASIDE)}, Commit.op: Committed}
+DRIVEN: tuple[type[Event], ...] = (Start, Open, Fork, Import, Workers, Retry, Commit, Quarantine, Renew, *ENDINGS)
+AS_WRITTEN: dict[str, type[Event]] = {Commit.op: Committed, Quarantine.op: Quarantined}
+KINDS: dict[str, type[Event]] = {**{kind.op: kind for kind in (*DRIVEN, *ASIDE)}, **AS_WRITTEN}
 KNOWN = frozenset(KINDS)
-ROLES = {
-    **dict.fromkeys((Promote.op, Rollback.op), "promoter"), **dict.fromkeys(HOUSEKEEPING, "gc"),
-    Rules.op: "admin", Index.op: "",
-}  # fmt: skip
+ROLES = {**ASIDE_ROLES, Rules.op: "admin"}
 
 
 def unknown(entries: Iterable[Entry], known: Container[str] = KNOWN) -> list[Entry]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from cluster.errors import ConfigError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import events
-from orchestrator.track.events import MOVES, Promote
+from orchestrator.track.aside import MOVES, Promote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from cluster.errors import ConflictError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Requirement, events
+from orchestrator.track.aside import ASIDE_OPS, Abort
 from orchestrator.track.driving import Driver, counted, driving
-from orchestrator.track.events import ASIDE_OPS, Abort, Commit
+from orchestrator.track.events import Commit
 from orchestrator.track.moves import Alias, aliases
 from orchestrator.track.state import replay
 

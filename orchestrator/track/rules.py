@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError, IntegrityError
-from cluster.schema import Frozen, Grown
+from cluster.schema import Frozen
 from cluster.storage import Store
+from orchestrator.config.bounds import BoundsConfig
 from orchestrator.config.errors import Yaml
 from orchestrator.log import signing
 from orchestrator.log.chain import Log, Says
@@ -28,25 +29,20 @@ from orchestrator.track.events import ROLES, Rules
 from orchestrator.track.layout import RULES, list_tracks, rules_root
 from orchestrator.track.requirements import RulesAt
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["publisher", "promoter", "gc", "admin", "evaluator"]
 KNOWN_S = 60.0  # how long a reader keeps a team's rules: a key that others remove is valid for that much longer
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
 
-class PromotionRule(Grown):
-    """Bounds on the validation matrix up to the version that is promoted, null switches one off.
+class PromotionRule(BoundsConfig):
+    """Bounds on the version that is promoted, see `BoundsConfig`, and people: with `approval` somebody must have
+    approved of the version, `overriders` are those who may set broken bounds aside, null is every promoter. They are
+    owners of keys if signatures are required, else user names."""
 
-    `min_average_accuracy` and `max_forgetting` are fractions, `max_active_parameters` counts all tasks up to it;
-    `max_nll_increase` is in nats per token, see `orchestrator.track.metrics.loss_summary`.
-    """
+    added: ClassVar[tuple[str, ...]] = (*BoundsConfig.added, "approval", "overriders")
 
-    added: ClassVar[tuple[str, ...]] = ("max_nll_increase",)
-
-    min_average_accuracy: Share | None = None
-    max_forgetting: Share | None = None
-    max_nll_increase: Annotated[float, Field(ge=0)] | None = None
-    max_active_parameters: Annotated[int, Field(gt=0)] | None = None
+    approval: bool = False
+    overriders: tuple[str, ...] | None = None
 
 
 class KeyRule(Frozen):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NotRequired, Self, cast
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, Strict, TypeAdapter, model_validator
@@ -11,6 +11,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one below Pyth
 from orchestrator.log.entry import UNSCORED
 from orchestrator.log.event import Number, Part
 from orchestrator.track.intervals import half, of_share
+from trainers import messages
 from trainers.data.generative.config import OF_LOSS
 from trainers.messages import nll_of
 from trainers.objectives.intervals import Bounds
@@ -83,6 +84,19 @@ class Score(Part):
     def counted(self) -> int:
         """The rows that were scored."""
         return self.rows
+
+
+def scores(row: Sequence[messages.Score]) -> tuple[Score, ...]:
+    """A metrics row as the log keeps it: sums, from which fractions are computed when read."""
+    return tuple(score_of(score) for score in row)
+
+
+def score_of(score: messages.Score) -> Score:
+    """One split's score as the log keeps it; `metrics`, `interval` and `macro_f1` only if there are some."""
+    metrics = {"metrics": dict(score.metrics)} if score.metrics else {}
+    interval = {"interval": score.interval} if score.interval else {}
+    macro_f1 = {} if score.macro_f1 is None else {"macro_f1": score.macro_f1}
+    return Score.model_validate({"correct": score.correct, "rows": score.rows, **metrics, **interval, **macro_f1})
 
 
 class _Counts(TypedDict):

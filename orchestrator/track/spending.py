@@ -52,6 +52,12 @@ def spent(state: RunState) -> Spent | None:
     return Spent(train_s=train_s, evaluate_s=evaluate_s, gpu_hours=sum(hours), price=config.cost)
 
 
+def cost_of(state: RunState) -> float | None:
+    """The money that the tasks so far have taken, 0 without GPUs; None without a price."""
+    taken = spent(state)
+    return taken.gpu_hours * taken.price.gpu_hour if taken and taken.price else None
+
+
 def gpus(cluster: ClusterConfig) -> float:
     """The GPUs of a worker."""
     return float(cluster.gpus_per_worker) if cluster.use_gpu else 0.0

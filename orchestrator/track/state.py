@@ -13,10 +13,10 @@ from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Event, Json, decided, events
 from orchestrator.track import metrics
-from orchestrator.track.bounds import Measured
+from orchestrator.track.aside import Abort, Delete
 from orchestrator.track.driving import Counting, Drivers, Driving
 from orchestrator.track.driving import Status as DrivingStatus
-from orchestrator.track.events import Abort, Committed, Delete, Fork, Import, Open, TaskDescription
+from orchestrator.track.events import Commit, Committed, Fork, Import, Open, Quarantined, TaskDescription
 from orchestrator.track.intervals import half_widths
 from orchestrator.track.scores import Score
 from trainers.identity import Identity
@@ -35,7 +35,8 @@ class RunState:
 
     `config` is the configuration as it was stored, empty if there is none: read it through `completed`. `head` is the
     newest entry, `deleted` the versions that were deleted, `fork` the stream that the run began as, `imported` the
-    adapter from elsewhere. `decisions` are the automatic decisions, in order.
+    adapter from elsewhere. `decisions` are the automatic decisions, in order. `quarantined` is what would have been the
+    next version, if a guard stopped it.
     """
 
     team: str
@@ -49,6 +50,7 @@ class RunState:
     fork: Fork | None = None
     imported: Import | None = None
     decisions: tuple[Decided, ...] = ()
+    quarantined: Quarantined | None = None
 
     @property
     def status(self) -> Status:
@@ -92,6 +94,17 @@ class RunState:
     def upto(self, version: int) -> "RunState":
         """The state with the commits up to a version alone."""
         return replace(self, commits=tuple(commit for commit in self.commits if commit.version <= version))
+
+    def with_commit(self, commit: Commit) -> "RunState":
+        """The state as it will be once this stands in the log."""
+        seq, time = (self.head.seq + 1, self.head.time) if self.head else (1, "")
+        committed = Committed.model_validate({**commit.model_dump(exclude_unset=True), "seq": seq, "time": time})
+        return replace(self, commits=(*self.commits, committed), quarantined=None)
+
+    @property
+    def reached(self) -> "RunState":
+        """The state with what is quarantined, as far as it was trained."""
+        return self.with_commit(self.quarantined.commit) if self.quarantined else self
 
     def version(self, number: int) -> Committed:
         """The commit of a version. Raises ConfigError if the run has no such version, or no more."""
@@ -162,6 +175,10 @@ class RunState:
         """Half the width of each of `bounds`."""
         return self._matrix(split, Score.half)
 
+    def counts(self, split: Split) -> Matrix:
+        """The rows that each score of `matrix` and `losses` is of, T × T."""
+        return self._matrix(split, Score.counted)
+
     @property
     def of_loss(self) -> frozenset[int]:
         """The tasks, from 0, that are judged by their loss, as far as commits say it."""
@@ -196,29 +213,6 @@ class RunState:
             for matrix, alike in (self._compared(split, read) for read in (Score.accuracy, Score.nll))
         )
         return {**self._at_once(found), "nll": of_losses["aa"], "nll_increase": of_losses["bwt"]}
-
-    @property
-    def measured(self) -> Measured:
-        """The figures that bounds are compared with: the validation split, and the parameters of all tasks. AA and
-        forgetting are None if not all tasks were scored after the last one."""
-        done = self.learned
-        if self.whole("validation") < done:
-            return Measured(
-                tasks=done, average_accuracy=None, forgetting=None, active_parameters=self.active_parameters,
-                by_loss=self.of_loss,
-            )  # fmt: skip
-        return self.measured_last
-
-    @property
-    def measured_last(self) -> Measured:
-        """As `measured`, when all tasks so far were scored last."""
-        found = self.metrics("validation")
-        return Measured(
-            tasks=self.whole("validation"), average_accuracy=found["aa"], forgetting=found["forgetting"],
-            active_parameters=self.active_parameters,
-            by_loss=self.of_loss,
-            nll_increase=self.loss_metrics("validation")["nll_increase"],
-        )  # fmt: skip
 
     @property
     def objective(self) -> dict[str, float | None]:
@@ -336,7 +330,7 @@ class Replay:
             team=self.team, name=self.name, driving=found.drivers.now, config=found.config,
             tasks=_with_published(found.tasks, found.commits), commits=tuple(found.commits), head=found.last,
             deleted=frozenset(found.deleted), fork=found.fork, imported=found.imported,
-            decisions=tuple(found.decisions),
+            decisions=tuple(found.decisions), quarantined=found.quarantined,
         )  # fmt: skip
 
 
@@ -356,11 +350,12 @@ class _Found:
     aborted: set[str] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
     decisions: list[Decided] = field(default_factory=list)
+    quarantined: Quarantined | None = None
 
     def take(self, entry: Entry, label: str) -> None:
         """Takes the next entry."""
         if self.counts(entry):
-            for _, event in events([entry], Open, Fork, Import, Abort, Delete, Committed):
+            for _, event in events([entry], Open, Fork, Import, Abort, Delete, Committed, Quarantined):
                 self._take(event, label)
             self.drivers.take(entry)
             self.decisions += decided([entry])
@@ -377,8 +372,13 @@ class _Found:
             case Committed() if event.prefix not in self.aborted:
                 check_follows(label, self.commits[-1] if self.commits else None, event)
                 self.commits.append(event)
+                self.quarantined = None
+            case Quarantined() if event.prefix not in self.aborted:
+                self.quarantined = event
             case Abort():
                 self.aborted.update(event.prefixes)
+                if self.quarantined and self.quarantined.prefix in self.aborted:
+                    self.quarantined = None
             case Delete():
                 self.deleted.update(event.versions)
 

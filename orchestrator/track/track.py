@@ -18,7 +18,8 @@ from orchestrator.log.entry import NAME, SHA256, Entry, JsonLike, canonical, dig
 from orchestrator.log.event import Part, Requirement, shown, told
 from orchestrator.log.index import Columns
 from orchestrator.track import layout
-from orchestrator.track.events import HOUSEKEEPING, KINDS, Commit, Delete
+from orchestrator.track.aside import HOUSEKEEPING, Delete
+from orchestrator.track.events import KINDS, Commit, Placed
 from orchestrator.track.layout import MANIFEST, list_tracks
 from orchestrator.track.requirements import All, NoOtherDriver, NotCollected, aborted
 from orchestrator.track.rules import TeamLog, TeamRules, Unsigned, forget_trust
@@ -114,12 +115,12 @@ class Track(TeamLog):
             raise IntegrityError(f"{prefix}/{MANIFEST}: was changed; its sha256 is {digest(data)}, not {sha256}")
         return parse_manifest(data, layout.manifest_key(prefix))
 
-    def manifest_of(self, commit: Commit) -> dict[str, Any]:
-        """The manifest of a committed version; errors as of `read_manifest`."""
+    def manifest_of(self, commit: Placed) -> dict[str, Any]:
+        """The manifest of a version; errors as of `read_manifest`."""
         return self.read_manifest(commit.prefix, commit.manifest_sha256)
 
-    def committed(self, commit: Commit, *paths: str) -> tuple[bytes, ...]:
-        """Files of a committed version, checked against its manifest; errors as of `read_manifest` and `read_file`."""
+    def committed(self, commit: Placed, *paths: str) -> tuple[bytes, ...]:
+        """Files of a version, checked against its manifest; errors as of `read_manifest` and `read_file`."""
         manifest = self.manifest_of(commit)
         return tuple(self.read_file(commit.prefix, manifest, path) for path in paths)
 

@@ -21,7 +21,8 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
     the 95% interval of each score on the test split, `half_widths` half the width of each metric's. `losses` has
     matrices and metrics of the tasks that are judged by their loss, in nats per token; null without them. `union` is
     there if labels were also chosen among those of all tasks learned, see `orchestrator.track.union`; `macro_f1`, of
-    the test split, if `evaluate.macro_f1` asks for it. `spent` is what the tasks took, see `spending`.
+    the test split, if `evaluate.macro_f1` asks for it. `spent` is what the tasks took, see `spending`. `quarantined` is
+    there if a guard stopped a task before it was committed: the number that it would have, its task and its place.
     """
     now = state.driving
     driver = None
@@ -54,6 +55,7 @@ def status_view(state: RunState) -> dict[str, JsonLike]:
         **_metrics_after(state),
         **union_view(state.commits, [task.rows.test for task in state.tasks]),
         **_f1_view(state),
+        **_quarantined_view(state),
     }
 
 
@@ -79,6 +81,8 @@ def _task_view(state: RunState, index: int) -> dict[str, JsonLike]:
     floors = state.tasks[index].floors
     common = {**_view(state.tasks[index], OF_A_TASK), **({"floors": floors.body()} if floors else {})}
     commit = next((each for each in state.commits if each.version > index), None)
+    if commit is None and state.quarantined and state.quarantined.index == index:
+        return {**common, "state": "quarantined"}
     if commit is None:
         running = state.status == "running" and (state.joint or index == state.learned)
         return {**common, "state": "running" if running else "pending"}
@@ -96,3 +100,10 @@ def _view(part: Part, keys: Sequence[str]) -> dict[str, JsonLike]:
 def _f1_view(state: RunState) -> dict[str, JsonLike]:
     matrix = state.f1("test")
     return {"macro_f1": matrix} if any(value is not None for row in matrix for value in row) else {}
+
+
+def _quarantined_view(state: RunState) -> dict[str, JsonLike]:
+    if (held := state.quarantined) is None:
+        return {}
+    told: dict[str, JsonLike] = {"version": held.version, "task": held.task, "time": held.time}
+    return {"quarantined": {**told, "location": held.prefix, "manifest_sha256": held.manifest_sha256}}

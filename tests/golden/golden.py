@@ -26,8 +26,9 @@ from orchestrator.log.index import raw
 from orchestrator.registry.publish import publish
 from orchestrator.run.changes import objections
 from orchestrator.sweeps.sweep_state import replay_sweep, sweep_log
+from orchestrator.track.aside import ASIDE
 from orchestrator.track.driving import Driving
-from orchestrator.track.events import ASIDE, DRIVEN, Learned, Rules, TaskDescription
+from orchestrator.track.events import DRIVEN, Learned, Rules, TaskDescription
 from orchestrator.track.moves import moves
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track, parse_manifest

@@ -25,7 +25,7 @@ def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
     assert found == {
         "done": False, "temporary_files": 0,
         "tracks": [{"track": "default/stream", "deleted_versions": [], "removed": [], "removed_indices": [],
-                    "waiting": [str(orphan.parent.relative_to(begun.root))]}],
+                    "waiting": [str(orphan.parent.relative_to(begun.root))], "given_up": []}],
     }  # fmt: skip
     assert "would remove 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", *store).out and orphan.exists()
     assert "removed 1 versions" in orthoplex("adapters", "gc", "--grace", "0s", "--yes", *store).out

@@ -12,8 +12,9 @@ WRONG = {
     "train: {epoch: 3}": "train.epoch: unknown key; did you mean 'epochs'?",
     "seed: 3": "seed: unknown key; did you mean 'train.seed'?",
     "energy: 0.5": "energy: unknown key; did you mean 'adapter.orthogonality.energy' or 'adapter.energy'?",
-    "guards: {x: 1}": "guards.x: unknown key; known here: max_active_parameters, max_forgetting, max_nll_increase, "
-    "min_average_accuracy",
+    "guards: {x: 1}": "guards.x: unknown key; known here: confidence, max_active_parameters, max_cost, "
+    "max_forgetting, max_nll_increase, max_task_forgetting, max_task_parameters, min_average_accuracy, "
+    "min_capacity_left, min_new_accuracy",
     '"a\\e[31m": 1': '"a\\u001b[31m": unknown key; known here: adapter, cluster, cost, data, data_dir, deepspeed, '
     "evaluate, guards, model, name, store, tasks, team, tracking, train",
     "train: {epochs: yes}": "train.epochs: true: should be a whole number",

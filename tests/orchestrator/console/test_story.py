@@ -9,7 +9,8 @@ from cluster.errors import ConfigError
 from orchestrator.console.story import KINDS, Story, Told
 from orchestrator.log.decision import Decision
 from orchestrator.sweeps.events import OPERATIONS
-from orchestrator.track.events import ASIDE, DRIVEN, Committed
+from orchestrator.track.aside import ASIDE
+from orchestrator.track.events import DRIVEN, Committed
 from tests.support.begun_sweeps import TRIALS_DONE, begun, entries
 from tests.support.entries import START, entry
 from tests.support.sweeps import in_store

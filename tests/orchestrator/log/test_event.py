@@ -6,7 +6,8 @@ import pytest
 
 from cluster.errors import IntegrityError
 from orchestrator.log.event import Event, decided, events, lease_of, parse, well_formed
-from orchestrator.track.events import Abort, Open, Promote, Renew
+from orchestrator.track.aside import Abort, Promote
+from orchestrator.track.events import Open, Renew
 from tests.support.entries import entry
 
 

@@ -494,9 +494,9 @@ def test_a_guard_stops_the_stream(store: Path) -> None:
         controller.run()
     assert caught.value.exit_code == 3
     assert [order.index for order in fake.orders] == [0, 1] and fake.calls[-2:] == ["group left", "session left"]
-    assert ops(controller)[-2:] == ["commit", "stop"]
-    stop = last(controller, "stop")
-    assert [(each["measured"], each["bound"], each["verdict"]) for each in stop.pop("decisions")] == [
+    assert ops(controller)[-2:] == ["quarantine", "stop"]
+    stop, quarantine = last(controller, "stop"), last(controller, "quarantine")
+    assert [(each["measured"], each["bound"], each["verdict"]) for each in quarantine["decisions"]] == [
         (0.5, 0.6, "stop")
     ]
     assert stop == {"reason": str(caught.value), "lease": 1}

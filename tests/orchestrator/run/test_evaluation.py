@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import GuardStop
+from cluster.errors import GuardStop, Interrupted
 from cluster.storage import LocalStore
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.console.run import print_status
 from orchestrator.console.screen import out
+from orchestrator.gates.bounds import breaches
+from orchestrator.gates.figures import measured
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.verify import verify
 from orchestrator.run.changes import HARMLESS, without
@@ -18,7 +20,6 @@ from orchestrator.run.controller import Controller
 from orchestrator.run.evaluation import Size, cost, scored, trained_rows
 from orchestrator.run.fork import plan_fork
 from orchestrator.run.tracking import accuracies, summary
-from orchestrator.track.bounds import breaches
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from orchestrator.track.view import status_view
@@ -81,11 +82,10 @@ def test_orders_say_how_many_rows_and_answers(tmp_path: Path) -> None:
 def sparse(tmp_path: Path) -> Controller:
     """Three of five tasks, the last of them alone in its row."""
     config = run_config(tmp_path / "store", NAMES, evaluate=EVERY, guards={"max_active_parameters": 54})
-    fake = FakeWorkers(config, accuracy={0: 0.8, 1: 0.4, 2: 0.1})
+    fake = FakeWorkers(config, accuracy={0: 0.8, 1: 0.4, 2: 0.1}, raises={3: [Interrupted("told to leave")]})
     controller = Controller(config, Told(), workers=fake)
-    with pytest.raises(GuardStop):
-        Controller(run_config(tmp_path / "store", NAMES, evaluate=EVERY, guards={"max_active_parameters": 53}), Told(),
-                   workers=fake).run()  # fmt: skip
+    with pytest.raises(Interrupted):
+        Controller(config, Told(), workers=fake).run()
     controller.log = type(controller.log)(controller.track)
     return controller
 
@@ -140,8 +140,8 @@ def test_in_lists_and_promotion(sparse: Controller) -> None:
     rows = rows_of("default/stream", sparse.track.entries())
     assert [row["average_accuracy"] for row in rows] == [0.8, pytest.approx(0.6), None]
     bounds = run_config(Path("store"), guards={"min_average_accuracy": 0.1, "max_forgetting": 0.9}).guards
-    assert breaches(bounds, sparse.state.upto(2).measured) == []
-    assert breaches(bounds, sparse.state.measured) == [
+    assert breaches(bounds, measured(sparse.state.upto(2))) == []
+    assert breaches(bounds, measured(sparse.state)) == [
         "AA was not measured, but min_average_accuracy asks for it",
         "forgetting was not measured, but max_forgetting asks for it",
     ]

@@ -7,18 +7,8 @@ import pytest
 from cluster.errors import StoreError
 from orchestrator.log.entry import canonical
 from orchestrator.log.event import Event, parse
-from orchestrator.track.events import (
-    ASIDE,
-    DRIVEN,
-    KNOWN,
-    Commit,
-    Committed,
-    Learned,
-    Rules,
-    refuse_unknown,
-    skipped,
-    unknown,
-)
+from orchestrator.track.aside import ASIDE
+from orchestrator.track.events import DRIVEN, KNOWN, Commit, Committed, Learned, Rules, refuse_unknown, skipped, unknown
 from tests.support.entries import entry
 
 KINDS: dict[str, type[Event]] = {kind.op: kind for kind in (*DRIVEN, *ASIDE, Rules)}
@@ -64,6 +54,10 @@ STORED: list[tuple[str, dict[str, Any]]] = [
     }),
     ("commit", {**PLACED, "active_parameters": 10, "base_digest": "b" * 64, "overlap": 0.0, "task": "imported"}),
     ("commit", {**PLACED, "task": "imported"}),
+    ("quarantine", {
+        **PLACED, "decisions": [{"bound": 0.6, "rule": "guards.min_average_accuracy", "verdict": "stop"}],
+        "identity": "e" * 64, "index": 0, "lease": 1, "task": "a", "validation": SCORES,
+    }),
     ("finish", {"lease": 1}),
     ("finish", {"lease": 1, "reason": None}),
     ("stop", {"lease": 1, "reason": "stopped by a guard: forgetting 0.2000 is above guards.max_forgetting 0.1"}),
@@ -72,6 +66,11 @@ STORED: list[tuple[str, dict[str, Any]]] = [
         "evidence": {"log_before": [{"loss": 1e6, "step": 10}], "task": "a"}, "lease": 1, "reason": "the loss is nan",
     }),
     ("promote", {"alias": "production", "expect": 0, "rules_revision": 2, "version": 1, "why": "best"}),
+    ("promote", {
+        "alias": "production", "expect": 0, "overridden": ["max_forgetting"], "rules_revision": 2, "version": 1,
+        "why": "asked for by the owner",
+    }),
+    ("approval", {"manifest_sha256": "a" * 64, "state": "approved", "version": 1, "why": "looked at samples"}),
     ("rollback", {"alias": "production", "expect": 9, "version": 1, "why": ""}),
     ("orphans", {"prefixes": ["t/default/tiny/v/2"]}),
     ("abort", {"prefixes": []}),

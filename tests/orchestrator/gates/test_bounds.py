@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.config.run import GuardConfig
-from orchestrator.track.bounds import TOLERANCE, Measured, above, breaches, judge
+from orchestrator.gates.bounds import TOLERANCE, Measured, above, breaches, judge
 from orchestrator.track.rules import PromotionRule
 
 ALL = {"min_average_accuracy": 0.8, "max_forgetting": 0.1, "max_active_parameters": 100}

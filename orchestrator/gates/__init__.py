@@ -1,0 +1,1 @@
+"""Bounds that are set beforehand, and what is compared with them: guards of a run, promotion, gates of a pipeline."""
