@@ -62,26 +62,29 @@ class Loop:
     words: tuple[str, ...]
     labels_CD: Tensor
     most: int
+    batch: int = BATCH
 
     def __call__(self, rows: list[str]) -> list[str]:
         """The label of each row, batch by batch."""
         found: list[int] = []
-        for start in range(0, len(rows), BATCH):
-            held_BD = embed(self.model, self.tokenizer, rows[start : start + BATCH], self.most)
+        for start in range(0, len(rows), self.batch):
+            held_BD = embed(self.model, self.tokenizer, rows[start : start + self.batch], self.most)
             found += (LOGIT_SCALE * held_BD @ self.labels_CD.T).argmax(-1).tolist()
         return [self.words[index] for index in found]
 
 
-def loop_of(predictor: orthoplex.Predictor, task: str, store: str | None) -> Loop:
-    """The loop for a task of a version."""
+def loop_of(
+    predictor: orthoplex.Predictor, task: str, store: str | None, batch: int = BATCH, base: str | None = None
+) -> Loop:
+    """The loop for a task of a version; `base` is where its base is, if not where the run had it."""
     known, config = predictor.repertoire.tasks[task], predictor.repertoire.run.model
-    name, device = resolve_name(config.name), predictor.base.device
+    name, device = base or resolve_name(config.name), predictor.base.device
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
-    model: Any = transformers.AutoModel.from_pretrained(name).eval()
+    model: Any = transformers.AutoModel.from_pretrained(name, dtype=getattr(torch, config.dtype)).eval()
     words = predictor.repertoire.labels_of(known).words
     labels_CD = embed(model, tokenizer, [*words], config.max_length)
     model = orthoplex.load(predictor.reference, base=model, store=store).to(device)
-    return Loop(model, tokenizer, words, labels_CD.to(device), config.max_length)
+    return Loop(model, tokenizer, words, labels_CD.to(device), config.max_length, batch)
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,9 @@ class Predict:
             return [row["label"] for row in csv.DictReader(file)]
 
 
-def measured(ways: dict[str, Callable[[list[str]], list[str]]], rows: list[str], turns: int) -> None:
-    """Runs the ways in turns, the first of which is what others are compared with, and prints what they took."""
+def measured(ways: dict[str, Callable[[list[str]], list[str]]], rows: list[str], turns: int) -> dict[str, list[float]]:
+    """Runs the ways in turns, the first of which is what others are compared with. The seconds of each turn, printed as
+    rates."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns):
         part, labels = rows[turn::turns], list[str]()
@@ -135,6 +139,7 @@ def measured(ways: dict[str, Callable[[list[str]], list[str]]], rows: list[str],
             f"({min(ratios):.2f} to {max(ratios):.2f} in {turns} turns)"
         )
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    return took
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Asking:
     columns: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
 
-    @property
+    @cached_property
     def generates(self) -> bool:
         """Whether answers are texts."""
         return self.known is not None and self.known.generative
@@ -47,7 +47,7 @@ class Asking:
         """The task's name in messages."""
         return self.known.task.name if self.known else "all"
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The columns of answers."""
         return tuple(f"{self.prefix}{name}" for name in (WRITTEN if self.generates else LABELLED))

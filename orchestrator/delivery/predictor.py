@@ -72,7 +72,8 @@ class Predictor:
                 in the place of `model` and `device`.
 
         Raises:
-            ConfigError: no such version or model. IntegrityError: the base is another, or a stored file was changed.
+            ConfigError: no such version or model, or a package that its method needs is not installed.
+            IntegrityError: the base is another, or a stored file was changed.
         """
         version = version_of(open_store(store_uri(store)), reference) if isinstance(reference, str) else reference
         if isinstance(reference, str):
@@ -92,6 +93,7 @@ class Predictor:
     def _own_base(self, version: Version, model: str | None, device: str) -> None:
         """Loads the base, and puts the tasks into it as training has it."""
         run = self.repertoire.run
+        run.adapter.check_installed()
         self.base = load_base(base_of(version, model), version, device)
         method = method_for(self.base.model, run.adapter, getattr(torch, run.model.dtype))
         method.reset(run.adapter)

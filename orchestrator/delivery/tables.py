@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, JsonLike]
 CHUNK_BYTES = 1 << 20
+STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 WRITTEN = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}  # forms by the end of a file's name
 
 
@@ -106,7 +107,10 @@ def line(row: Row) -> str:
 
 def line_of(value: JsonLike) -> str:
     """A value as JSON."""
-    return json.dumps(finite(value), ensure_ascii=False, default=str)
+    try:
+        return STRICT.encode(value)
+    except ValueError:  # a number that JSON lacks
+        return STRICT.encode(finite(value))
 
 
 # ---------------------------------------------------------------- parts

@@ -362,15 +362,14 @@ def read_docstrings(task: DocstringsTask, seed: int) -> RawTask:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silences progress bars, logs and warnings of `datasets` and `huggingface_hub` within the block, and what
-    tokenizers say of long texts."""
-    import datasets
+def quiet(*modules: Any) -> Iterator[None]:
+    """Silences logs and warnings of `datasets` and `huggingface_hub` within the block, what tokenizers say of long
+    texts, and progress bars of the hub and of `modules`, which may be `datasets`: its import takes a second."""
     import huggingface_hub.utils as hub
 
     bars: list[tuple[Callable[[], None], Callable[[], None]]] = [
         (module.disable_progress_bars, module.enable_progress_bars)
-        for module in (datasets, hub)
+        for module in (*modules, hub)
         if not module.are_progress_bars_disabled()
     ]
     names = ("datasets", "huggingface_hub", "transformers.tokenization_utils_base")

@@ -56,8 +56,10 @@ def read_file(task: FilesTask, path: Path, where: str) -> tuple[str, Columns]:
 def read_hub(task: HubTask) -> RawTask:
     """The configured splits: a hub id through the user's cache of `datasets`, a local folder always anew, also one that
     `save_to_disk` wrote."""
+    import datasets
+
     tables = dict[str, list[tuple[str, Columns]]]()
-    with quiet(), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
+    with quiet(datasets), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
         dataset: HubDataset | None = None
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):

@@ -40,6 +40,7 @@ from trainers.models.words import (
 )
 
 PLAIN, PADDED = Prompt(), Padded()
+ALONE = {"return_attention_mask": False, "return_token_type_ids": False}  # token ids, and no lists beside them
 Answers = list[list[int]]
 Labels = Tensor | Answers
 
@@ -238,7 +239,7 @@ class Backbone(ABC):
         """Token ids with what the tokenizer adds, cut to `most`. If an answer follows, nothing is added at the end."""
         ending = () if self.closes_text else self._frame.after
         limit = {} if most is None else {"truncation": True, "max_length": most + len(ending)}
-        found = encoded(self.tokenizer, list(strings), **limit)["input_ids"] if strings else []
+        found = encoded(self.tokenizer, list(strings), **ALONE, **limit)["input_ids"] if strings else []
         return [without_end(ids, ending) for ids in found]
 
     def _cut(self, text: str, prompt: Prompt, length: int) -> list[int]:

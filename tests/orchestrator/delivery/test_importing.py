@@ -74,6 +74,12 @@ def test_it_answers_as_peft_has_it_answer(place: Path) -> None:
     assert answers == said_by_peft(place) and len({*answers}) > 1
 
 
+def test_without_peft_the_extra_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.method_config.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"needs peft, which is not installed; `pip install 'orthoplex\[methods\]'`"):
+        Predictor("team/qa@v1", store=str(place / "store"))
+
+
 def test_what_the_store_holds(place: Path) -> None:
     """The log says what it is from; the manifest has what one of a run has."""
     version = resolve(open_store(str(place / "store")), "team/qa@v1")

@@ -170,8 +170,10 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
     Raises:
         DataError: the data set or a split cannot be loaded.
     """
+    import datasets
+
     found = {}
-    with quiet():
+    with quiet(datasets):
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
                 found[key] = hub_source(task, where, split, str(scratch) if task.is_folder else None)
