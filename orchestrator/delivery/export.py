@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from safetensors.torch import save
 
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.delivery.asked import How, asked_of, model_told
 from orchestrator.delivery.repertoire import Repertoire
 from orchestrator.delivery.script import script
+from orchestrator.registry.figures import figures_of
 from orchestrator.registry.references import Version
 from orchestrator.track.events import Committed
 from trainers.config import ModelConfig
@@ -23,6 +25,7 @@ from trainers.identity import Identity, digests_again, files, settings_of
 from trainers.methods.base import Artifact, Stream
 from trainers.methods.base_files import beside_a_lora
 from trainers.methods.card import Provenance, licence_of, public_name
+from trainers.methods.card_figures import EVAL_RESULTS, eval_results
 from trainers.methods.compress import compress, needed
 from trainers.methods.export import Exported, check_free, dtype_of, write_merged, write_peft
 from trainers.methods.registry import method_for
@@ -68,6 +71,8 @@ def export(
     if served:
         return for_servers(backbone, method.as_lora(tasks), directory, origin, fit)
     beside, notes = alone(version, frozenset(origin.tasks), backbone, origin, form)
+    if origin.figures and (results := eval_results(origin.figures)):
+        beside[EVAL_RESULTS] = yaml.safe_dump(results, sort_keys=False, allow_unicode=True).encode()
     if form == "peft":
         made = write_peft(backbone.model, method.as_lora(tasks), directory, origin, beside=beside)
     else:
@@ -108,6 +113,7 @@ def origin_of(
         ends=ends_of(base, asked),
         place=str(source.resolve()) if source.is_dir() else str(source),
         licence=next((licence_of(path.read_text("utf-8", "replace")) for path in card.values()), None),
+        figures=figures_of(version, names),
     )
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
+from trainers.methods.card_figures import Figures, model_index, table
 from trainers.models.loading import FAMILIES, MINILM_HUB_ID, resolve_name
 
 PIPELINES = {
@@ -20,7 +23,8 @@ LICENCE = re.compile(r"^license:\s*(\S.*?)\s*$", re.MULTILINE)
 class Provenance:
     """Where a stream comes from. `base` is a hub id (with its `revision`) or a folder, as other programs know it;
     `place` is where its files are, if that is not `base`. `tasks` are names in order. `ends` are the tokens that end an
-    answer, as they are written, with their ids; none if no tokens are generated. `licence` is the base's."""
+    answer, as they are written, with their ids; none if no tokens are generated. `licence` is the base's. `figures` are
+    the stream's scores, if there are some."""
 
     reference: str
     tasks: tuple[str, ...]
@@ -31,6 +35,7 @@ class Provenance:
     ends: Mapping[str, int] = field(default_factory=dict)
     place: str | None = None
     licence: str | None = None
+    figures: Figures | None = None
 
     @property
     def where(self) -> str:
@@ -64,6 +69,9 @@ def metadata(origin: Provenance, *, lora: bool) -> list[str]:
         told += [f"base_model: {origin.base}", f"base_model_relation: {'adapter' if lora else 'finetune'}"]
     told += [f"library_name: {'peft' if lora else 'transformers'}", f"pipeline_tag: {PIPELINES[origin.task_type]}"]
     told += [f"license: {json.dumps(origin.licence)}"] if origin.licence else []
+    if origin.figures:
+        index = {"model-index": model_index(origin.figures, PIPELINES[origin.task_type])}
+        told += yaml.safe_dump(index, sort_keys=False, allow_unicode=True, width=1000).splitlines()
     tags = ["orthoplex", "continual-learning", *(["lora"] if lora else [])]
     return ["---", *told, "tags:", *(f"- {tag}" for tag in tags), "---", ""]
 
@@ -181,6 +189,7 @@ def readme(origin: Provenance, lines: Sequence[str], *, lora: bool, beside: Sequ
             + (", and stand so in `labels/`." if "labels/embedded.safetensors" in beside else "."),
             "",
         ]
+    told += [*table(origin.figures)] if origin.figures else []
     return "\n".join(
         [
             *told,

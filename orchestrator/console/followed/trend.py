@@ -66,7 +66,8 @@ def lines_of(series: Series) -> Iterator[str]:
         return
     tests = ", ".join(dict.fromkeys(each.change.test for each in made))
     chance = f"{len(made) * series.level:.2g}".rstrip(".")
-    yield f"{len(made)} comparisons at p < {series.level:g} ({tests}); by chance {chance} of them would be flagged"
+    count = "1 comparison" if len(made) == 1 else f"{len(made)} comparisons"
+    yield f"{count} at p < {series.level:g} ({tests}); by chance {chance} of them would be flagged"
     if not all(each.change.paired for each in made):
         yield "~: other rows were scored then, so that a difference may be the rows' own"
     if series.drifted:
