@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz test-s3 test-vllm test-package test-standalone docs lint measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -12,14 +12,20 @@ help:  ## list the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# One recipe a set of requirements; its stamp is newer than what it was installed from, or it runs again.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[offline]'
+# One recipe a set of requirements; its stamp is newer than what it was installed from, or it runs again. All that is installed has
+# its hashes in a lock, what builds source distributions too, but for torch, whose build (CPU or CUDA) is the index's. It comes last:
+# what it needs is there by then.
+HASHED := $(PIP) install -q --require-hashes --no-deps --no-build-isolation
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-build.lock requirements.lock | $(BIN)/python
+	$(HASHED) -r requirements-build.lock
+	DS_BUILD_OPS=0 $(HASHED) -r requirements.lock
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	DS_BUILD_OPS=0 $(PIP) install -q -c constraints.txt -e '.[offline,dev]'
-	@touch $@ $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(HASHED) -r requirements-dev.lock
+	@touch $@
 
 install: $(VENV)/.installed  ## make a virtual environment with the product
 install-dev: $(VENV)/.installed-dev  ## add what tests and checks need
@@ -90,12 +96,39 @@ lint: install-dev  ## check formatting, style, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed-dev
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
-
-docs: $(VENV)/.installed-docs  ## build the documentation into site/; a broken link is an error
+docs: install-dev  ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The tools of the supply chain stand in an environment of their own, so that they are no part of what they list.
+SUPPLY ?= .venv-supply
+$(SUPPLY)/.installed: requirements-supply.lock
+	$(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip --disable-pip-version-check install -q --require-hashes --no-deps -r $<
+	@touch $@
+
+# Versions are those of constraints.txt. Torch and what its build brings are left out, and so is what an earlier lock has.
+LOCK = $(SUPPLY)/bin/uv pip compile -q --generate-hashes --no-annotate --custom-compile-command 'make lock' -c constraints.txt \
+  --python-version 3.11.7 --python-platform x86_64-manylinux_2_28 --overrides $(SUPPLY)/overrides.txt
+beside = $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' $(1))
+NEEDED_BY_TORCH := networkx sympy
+lock: $(SUPPLY)/.installed  ## make the locks anew: the versions of constraints.txt, with the hashes that PyPI gives
+	echo "torch ; sys_platform == 'never'" >$(SUPPLY)/overrides.txt
+	printf '%s\n' hatchling setuptools wheel | $(LOCK) - -o requirements-build.lock
+	printf '%s\n' $(NEEDED_BY_TORCH) | $(LOCK) pyproject.toml - --extra offline --extra methods --extra mlflow --extra serve \
+	  $(call beside,requirements-build.lock) -o requirements.lock
+	$(LOCK) pyproject.toml --extra dev --extra docs $(call beside,requirements-build.lock requirements.lock) -o requirements-dev.lock
+	printf '%s\n' cyclonedx-bom pip-audit uv | $(LOCK) - -o requirements-supply.lock
+
+sbom: install $(SUPPLY)/.installed  ## list what is installed as CycloneDX, into sbom.cdx.json
+	$(SUPPLY)/bin/cyclonedx-py environment --output-reproducible --of JSON -o sbom.cdx.json --pyproject pyproject.toml $(BIN)/python
+
+# --strict: a package that the database does not know, or cannot be asked for, is an error and not a line among others.
+AUDIT = $(SUPPLY)/bin/pip-audit --strict --disable-pip --progress-spinner off
+audit: $(SUPPLY)/.installed  ## ask PyPI's database of advisories for known flaws of all that is locked, and of torch
+	$(AUDIT) --require-hashes -r requirements-build.lock -r requirements.lock
+	$(AUDIT) --require-hashes -r requirements-dev.lock
+	$(AUDIT) --require-hashes -r requirements-supply.lock
+	grep '^torch==' constraints.txt | $(AUDIT) --no-deps -r /dev/stdin
 
 measure: install-dev  ## print the figures of the code's layout, which docs/design.md lists
 	$(BIN)/python -m benchmarks.house
@@ -105,4 +138,4 @@ format: install-dev  ## apply formatting and safe fixes
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environment, caches and the quickstart's store
-	rm -rf $(VENV) site .orthoplex .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SUPPLY) sbom.cdx.json site .orthoplex .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
