@@ -30,12 +30,12 @@ import torch
 
 from benchmarks.harness import Results, Row, attempt, markdown, provenance
 from cluster.storage import S3Store
+from cluster.storage.disk import STATE_VARIABLE, state_folder
 from cluster.storage.files import THREADS
 from orchestrator.log import index
 from orchestrator.log.chain import INDEX_EVERY
 from orchestrator.log.entry import Entry, digest, parse_entry
 from orchestrator.log.event import Anything, Index, parse
-from orchestrator.log.seen import STATE_VARIABLE, state_folder
 from orchestrator.registry.catalog import listed
 from orchestrator.registry.publish import publish
 from orchestrator.registry.pull import pull

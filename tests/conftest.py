@@ -25,6 +25,7 @@ import pytest
 
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
+from tests.support.disks import Disk, small_disk
 from tests.support.sample import ALL_CASES, SEED
 
 S3_ENVIRONMENT = {
@@ -122,6 +123,13 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 256 KiB."""
+    with small_disk(tmp_path / "disk", 256) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.errors import IntegrityError, StoreError
+from cluster.errors import IntegrityError
+from cluster.storage.disk import writing
 from cluster.storage.interface import Content, Store, is_key
 
 SMALL_BYTES, THREADS = 16 << 20, 16
@@ -54,10 +55,8 @@ def download_files(store: Store, prefix: str, records: Sequence[FileRecord], dir
 
     def receive(record: FileRecord) -> None:
         target = directory / record.path
-        try:
+        with writing(str(target), "choose another folder"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {target.parent}: {error.strerror}; choose another folder") from None
         try:
             record.check(f"{prefix}/{record.path}", *store.download(f"{prefix}/{record.path}", target, record.size))
         except IntegrityError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
+from cluster.storage.disk import FULL, DiskFullError, told
 from cluster.storage.interface import Content, Keys, checked, is_key, refuse_larger
 from cluster.storage.retry import PassingError, patiently
 from cluster.storage.transfer import copy, filling, reading
@@ -22,7 +23,13 @@ PASSING = {  # what a network filesystem says while its server is away
 FIXES = {
     errno.ENOSPC: "free some space and run again; nothing that was stored is lost",
     errno.EDQUOT: "raise the quota or delete something, and run again; nothing that was stored is lost",
+    errno.EROFS: "mount it for writing and run again, or use another folder; nothing that was stored is lost",
 }
+RESERVE, RESERVE_BYTES = ".tmp/.reserve", 64 << 10  # given up to write what must be written before anything is freed
+
+
+class StoreGoneError(PassingError):
+    """The folder was there, and is not any more. It may come back, as one does that is mounted again."""
 
 
 class LocalStore:
@@ -31,11 +38,14 @@ class LocalStore:
     A write goes to a file of its own in `<root>/.tmp/`, is synced to disk, and only then takes its name: by rename for
     `put`, by `os.link`, which never overwrites, for `put_if_absent`. Files that a killed writer leaves there are never
     listed.
+
+    A folder that was there when it was read or written before, or that `stands` from the start, is never made again:
+    what is removed while a run goes on would come back as the end of a log without its beginning.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, stands: bool = False) -> None:
         self.root = Path(os.path.normpath(Path(root).absolute()))
-        self.uri = str(self.root)
+        self.uri, self.stands = str(self.root), stands
 
     def get(self, key: str, most: int | None = None) -> bytes:
         """See Store."""
@@ -73,6 +83,24 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """See Store."""
         patiently(lambda: self._delete(checked(key)))
+
+    def keep_reserve(self) -> None:
+        """Sets some room aside, unless that has been done, or the disk refuses."""
+        path = self.root / RESERVE
+        try:
+            if self.root.is_dir() and not path.exists():
+                _make_folder(path.parent)
+                path.write_bytes(os.urandom(RESERVE_BYTES))  # no filesystem packs them
+        except OSError:
+            self.give_up_reserve()
+
+    def give_up_reserve(self) -> bool:
+        """Frees what `keep_reserve` set aside; whether there was any."""
+        try:
+            (self.root / RESERVE).unlink()
+        except OSError:
+            return False
+        return True
 
     def _get(self, key: str, most: int | None) -> bytes:
         with self._explained("read", key) as path, self._present(key), self._opened(path, key, most) as file:
@@ -166,14 +194,19 @@ class LocalStore:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
             raise StoreError(f"store {self.uri}: {key!r} leads out of the folder through a link; remove the link")
         try:
+            if self.stands and not self.root.is_dir():
+                raise StoreGoneError(
+                    f"store {self.uri}: the folder is gone, and was there before: it was removed, renamed or "
+                    "unmounted; put it back and run again"
+                )
             yield path
+            self.stands = self.stands or self.root.is_dir()
         except OSError as error:
             no_links = error.filename2 and error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
             fix = FIXES.get(error.errno or 0, "mend that, or use another folder")
             fix = "use a filesystem that has hard links" if no_links else fix
-            where, what = error.filename or path, error.strerror or error
-            kind = PassingError if error.errno in PASSING else StoreError
-            raise kind(f"store {self.uri}: cannot {action} {where}: {what}; {fix}") from None
+            kind = PassingError if error.errno in PASSING else DiskFullError if error.errno in FULL else StoreError
+            raise kind(f"store {self.uri}: cannot {action} {error.filename or path}: {told(error)}; {fix}") from None
 
     @contextmanager
     def _written(self, path: Path, write: Callable[[IO[bytes]], T]) -> Iterator[tuple[Path, T]]:

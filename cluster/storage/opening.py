@@ -19,12 +19,13 @@ BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, stands: bool = False) -> Store:
     """The store at a path (`~` is the home), `file:///path`, `s3://bucket` or `s3://bucket/prefix`.
 
-    An S3 URI may end with options, as in `s3://bucket/prefix?sse=aws:kms&kms_key=alias/team` (`S3Options`). Touches
-    neither disk nor network. S3 credentials and endpoint come from the AWS SDK's own chain. Raises ConfigError if the
-    URI has another form or may hold credentials.
+    A folder that `stands` must be there, and is never made. An S3 URI may end with options, as in
+    `s3://bucket/prefix?sse=aws:kms&kms_key=alias/team` (`S3Options`). Touches neither disk nor network. S3 credentials
+    and endpoint come from the AWS SDK's own chain. Raises ConfigError if the URI has another form or may hold
+    credentials.
     """
     scheme, rest = SCHEME.match(uri), uri.partition("://")[2]
     if scheme and "@" in uri and not uri.startswith("file:///"):
@@ -32,7 +33,7 @@ def open_store(uri: str) -> Store:
     path = uri if not scheme else unquote(rest) if uri.startswith("file:///") else ""
     if path.strip() and path.isprintable():
         with suppress(RuntimeError):  # no such home
-            return LocalStore(Path(path).expanduser())
+            return LocalStore(Path(path).expanduser(), stands=stands)
     if "://" in uri and (opener := SCHEMES.get(uri.partition("://")[0])):
         return opener(uri)
     raise unknown(uri)
@@ -75,3 +76,5 @@ def probe(store: Store) -> None:
             f"store {store.uri}: {fault} ({PROBE_KEY}), so two runs could overwrite each other; use a folder, or a "
             "store that honours `If-None-Match: *` on PutObject, as AWS S3 and Ceph do; see docs/operations.md"
         )
+    if isinstance(store, LocalStore):
+        store.keep_reserve()

@@ -1,6 +1,5 @@
 """Files of this machine on their way to a store and back, digested as they pass."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster.errors import StoreError
+from cluster.storage.disk import refusal
 from cluster.storage.interface import Content
 
 CHUNK_BYTES, CACHED_BYTES = 1 << 20, 256 << 10  # the second fits a core's own cache
@@ -53,9 +53,7 @@ class Target:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fix = "free some space and run again" if full else "choose another folder"
-            raise StoreError(f"cannot write {self.path}: {error.strerror}; {fix}") from None
+            raise refusal(f"cannot write {self.path}", error, "choose another folder") from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import ConfigError
+from cluster.storage.disk import refusal
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, Tasks, print_json, read_log, read_run
 
 
@@ -28,7 +29,7 @@ def curves(
         try:
             png.write_bytes(picture(state.label, found))
         except OSError as error:
-            raise ConfigError(f"--png {png}: cannot be written: {error.strerror}") from None
+            raise ConfigError(str(refusal(f"--png {png}: cannot be written", error, "choose another"))) from None
     if as_json:
         print_json([each.shown() for each in found])
         return

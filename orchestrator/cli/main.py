@@ -17,6 +17,7 @@ import typer
 
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
+from cluster.storage.disk import refusal, unforeseen
 from cluster.words import as_options
 from orchestrator.cli import answering as cli_answering
 from orchestrator.cli import chat as cli_chat
@@ -112,7 +113,7 @@ def init(
         try:
             target.write_text(text, "utf-8")
         except OSError as error:
-            raise ConfigError(f"{target}: cannot be written: {error.strerror}; choose another path") from None
+            raise ConfigError(str(refusal(f"{target}: cannot be written", error, "choose another path"))) from None
     typer.echo(f"wrote {' and '.join(map(str, written))}; next: {next_command(written)}")
 
 
@@ -348,6 +349,12 @@ def answer() -> None:
             sys.stdout.flush()
         typer.echo(f"orthoplex: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        refused = unforeseen(error)
+        if refused is None:
+            raise
+        typer.echo(f"orthoplex: {refused}", err=True)
+        sys.exit(refused.exit_code)
     except SystemExit as end:
         if end.code == Interrupted.exit_code:  # typer ends so on Ctrl-C, without a word
             typer.echo("orthoplex: interrupted", err=True)

@@ -71,12 +71,12 @@ def collect_garbage(
     if delete is not None and track is None:
         raise ConfigError(f"--delete {delete}: needs TRACK; name the run whose versions are to be deleted")
     say = (lambda _: None) if as_json else echo
+    temporary = sweep_temporary(tracks[0].store, remove=yes) if tracks else 0  # first, since it needs no room
     found = list[Collected]()
     for each in tracks:
         given_up = give_up(each, yes) if quarantined else []
         found.append(dataclasses.replace(collected(each, period, delete, why, yes), given_up=given_up))
         say("\n".join(collected_lines(found[-1], yes, grace)))
-    temporary = sweep_temporary(tracks[0].store, remove=yes) if tracks else 0
     if temporary:
         say(f"{'removed' if yes else 'would remove'} {temporary} temporary files of writers that were killed")
     if as_json:

@@ -13,18 +13,20 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ConfigError
 from cluster.storage import Store, open_store
+from cluster.storage.disk import refusal, writing
 from cluster.text_files import at_home
 from orchestrator.delivery.tables import join, part_form, replacing, rows_in
 from orchestrator.log.entry import JsonLike
 from trainers.data.files import S3, named
 
 JOB, LOCK = "job.json", "lock"
+KEPT = "choose another --output; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,13 @@ class Parts:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{self._option()}: cannot be written ({error.strerror}); choose another") from None
+            raise ConfigError(str(refusal(f"{self._option()}: cannot be written", error, "choose another"))) from None
         if self.mirror:
             self.mirror.fetch(self.folder)
+
+    def _written(self) -> AbstractContextManager[None]:
+        """Says of a disk that refuses a part, or the output, which one it is; what is there so far stays."""
+        return writing(f"{self._option()}, whose answers so far are kept in {self.folder}", KEPT)
 
     def _option(self) -> str:
         return f"--output {named(self.output)!r}"
@@ -132,7 +138,8 @@ class Parts:
         """Within the block no other process of this machine writes these parts. Raises ConfigError if one does, or has
         finished."""
         try:
-            file = (self.folder / LOCK).open("a")
+            with self._written() if self.folder.is_dir() else nullcontext():
+                file = (self.folder / LOCK).open("a")
         except FileNotFoundError:
             raise ConfigError(
                 f"{named(self.folder)!r}: another process has finished, or removed it; start again"
@@ -160,7 +167,7 @@ class Parts:
         if theirs is None:
             self._clear()
         if theirs is None or not self._files():
-            with replacing(path) as staging:
+            with self._written(), replacing(path) as staging:
                 staging.write_text(json.dumps(mine, indent=1), "utf-8")
             self._keep(path)
         elif changed := [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]:
@@ -180,13 +187,14 @@ class Parts:
     def put(self, number: int, data: bytes) -> None:
         """Writes a part."""
         path = self.part(number)
-        with replacing(path) as staging:
+        with self._written(), replacing(path) as staging:
             staging.write_bytes(data)
         self._keep(path)
 
     def finish(self, count: int) -> None:
         """Joins the parts 0 to `count` − 1 to the output, and removes them."""
-        join([self.part(number) for number in range(count)], self.output, self.form)
+        with self._written():
+            join([self.part(number) for number in range(count)], self.output, self.form)
         if self.mirror:
             self.mirror.finish(self.output)
         (self.folder / JOB).unlink(missing_ok=True)

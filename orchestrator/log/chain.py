@@ -144,6 +144,7 @@ class Log:
             data = self._composed(says(since) if callable(says) else says, newest)
             entry = parse_entry(data)
             self._refuse_unbelieved(entry)
+            self._refuse_headless(newest)
             if self.store.put_if_absent(self._key(entry.seq), data):
                 self.seen.remember(entry.seq, entry.sha256)
                 self._maybe_index(entry)
@@ -255,6 +256,12 @@ class Log:
                 f"{signing.KEY_VARIABLE}: an entry of {self.label} ({entry.op}) {fault}; nothing was written. Name the "
                 "PEM file, on this machine, of a key that the rules list in that role"
             )
+
+    def _refuse_headless(self, newest: Entry | None) -> None:
+        """Raises IntegrityError if the entry that the next one follows is gone from a folder, as if that was removed or
+        unmounted while a run went on: the next one would be the beginning of another log."""
+        if newest and isinstance(self.store, LocalStore):
+            self._read(newest.seq)
 
     def _nothing(self, seen: int) -> None:
         """An empty folder was removed, and serves nothing old. An empty bucket was taken back."""

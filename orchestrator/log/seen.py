@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import ConfigError, StoreError
+from cluster.errors import StoreError
+from cluster.storage.disk import STATE_VARIABLE, refusal, state_folder
 from orchestrator.log.entry import digest
 
-STATE_VARIABLE = "ORTHOPLEX_STATE"
 _kept = ContextVar("kept", default=True)
 
 
@@ -29,16 +29,6 @@ def unremembered() -> Iterator[None]:
         yield
     finally:
         _kept.reset(token)
-
-
-def state_folder() -> Path:
-    """The folder in which this machine keeps its memory of logs and the files that it has pulled."""
-    if named := os.environ.get(STATE_VARIABLE):
-        return Path(named)
-    try:
-        return Path.home() / ".cache" / "orthoplex"
-    except RuntimeError:
-        raise ConfigError(f"{STATE_VARIABLE}: this user has no home folder; name one there") from None
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,8 @@ class Seen:
                     temporary.replace(self.path)
         except OSError as error:
             if os.environ.get(STATE_VARIABLE):
-                raise StoreError(f"{STATE_VARIABLE}: cannot write {self.path}: {error.strerror}") from None
+                refused = f"{STATE_VARIABLE}: cannot write {self.path}"
+                raise refusal(refused, error, "name another folder there") from None
 
     def forget(self) -> None:
         """Drops the memory of this log."""

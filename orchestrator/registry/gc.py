@@ -7,17 +7,22 @@ A pure function plans the work. `Collector` does it, in an order that never leav
    entry itself is not accepted if one of them was committed in between.
 3. Only then are their files removed. Versions go the same way: `delete` first, their files a grace period later.
 
+On a full disk each run goes the other way round: what the log lets go already is removed first, then what `abort` names
+goes, and `orphans`, which frees nothing yet, comes last. If there is no room even for an entry, the store's reserve is
+given up for it (`LocalStore.keep_reserve`), else the indices, which only save time.
+
 Times are those of the log. Nothing in `log/` is ever removed.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from cluster.errors import ConfigError, ConflictError
 from cluster.storage import LocalStore, Store
+from cluster.storage.disk import DiskFullError
 from orchestrator.log.chain import READERS
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import events
@@ -32,6 +37,7 @@ from orchestrator.track.track import Track
 KEPT_INDICES = 2
 LEFT_BEHIND_S = 3600.0  # a temporary file this old belongs to no living writer
 TRIES = 5
+AT_ONCE = 100  # prefixes per entry, which then fits into the reserve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,11 @@ class Decision:
     abort: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The prefixes of `remove` that the log lets go already."""
+        return tuple(prefix for prefix in self.remove if prefix not in self.abort)
 
 
 def decide(
@@ -86,18 +97,21 @@ class Collector:
 
     def collect(self) -> Decision:
         """Does the work, and returns it. Raises ConflictError if others commit all the time."""
+        removed, indices = set[str](), set[int]()
         for attempt in range(TRIES):
             entries, decision = self._look()
+            self._free(decision)
+            removed, indices = removed | {*decision.free}, indices | {*decision.indices}
             try:
                 self._write(entries, decision)
                 break
             except ConflictError:
                 if attempt == TRIES - 1:
                     raise
-        remove_prefixes(self.track.store, decision.remove)
-        for seq in decision.indices:
-            self.track.store.delete(self.track.index_key(seq))
-        return decision
+        keep_reserve(self.track.store)
+        return replace(
+            decision, remove=tuple(sorted(removed | {*decision.remove})), indices=tuple(sorted(indices, reverse=True))
+        )
 
     def delete(self, version: int, why: str) -> Entry:
         """Deletes a version and all later ones, which build on it. Their files go a grace period later.
@@ -108,7 +122,7 @@ class Collector:
         doomed = self._doomed(entries, version)
         still = SameVersions(label=self.track.label, first=version, versions=frozenset(doomed), entries=tuple(entries))
         event = Delete(versions=tuple(sorted(doomed)), prefixes=tuple(doomed[each] for each in sorted(doomed)), why=why)
-        return self.track.append(event, after=entries[-1], requires=still)
+        return self._with_room(lambda: self.track.append(event, after=entries[-1], requires=still))
 
     def doomed(self, version: int) -> list[int]:
         """The versions that `delete` would delete. Errors are those of `delete`."""
@@ -136,13 +150,44 @@ class Collector:
         now = datetime.now(UTC)
         return entries, decide(entries, found, self.track.indices(), now, self.grace)
 
+    def _free(self, decision: Decision) -> None:
+        """Removes what the log lets go already, which takes no room."""
+        remove_prefixes(self.track.store, decision.free)
+        for seq in decision.indices:
+            self.track.store.delete(self.track.index_key(seq))
+
     def _write(self, entries: list[Entry], decision: Decision) -> None:
+        """Takes the prefixes away that are due, then notes those that are new."""
         uncommitted = Uncommitted(self.track.label, frozenset((*decision.abort, *decision.orphans)))
         after = entries[-1] if entries else None
+
+        def append(event: Abort | Orphans) -> Entry:
+            return self._with_room(lambda: self.track.append(event, after=after, requires=uncommitted))
+
+        for start in range(0, len(decision.abort), AT_ONCE):
+            due = decision.abort[start : start + AT_ONCE]
+            after = append(Abort(prefixes=due))
+            remove_prefixes(self.track.store, due)
         if decision.orphans and self.grace:
-            after = self.track.append(Orphans(prefixes=decision.orphans), after=after, requires=uncommitted)
-        if decision.abort:
-            self.track.append(Abort(prefixes=decision.abort), after=after, requires=uncommitted)
+            append(Orphans(prefixes=decision.orphans))
+
+    def _with_room(self, write: Callable[[], Entry]) -> Entry:
+        """What `write` appends; again, if the disk is full and something can be given up that nobody needs."""
+        try:
+            return write()
+        except DiskFullError:
+            if not self._give_up():
+                raise
+            return write()
+
+    def _give_up(self) -> bool:
+        """Removes the reserve of a store, or the indices if there is none. Whether there was anything."""
+        store, indices = self.track.store, self.track.indices()
+        if isinstance(store, LocalStore) and store.give_up_reserve():
+            return True
+        for seq in indices:
+            store.delete(self.track.index_key(seq))
+        return bool(indices)
 
 
 def remove_prefixes(store: Store, prefixes: Sequence[str]) -> None:
@@ -153,12 +198,19 @@ def remove_prefixes(store: Store, prefixes: Sequence[str]) -> None:
         list(pool.map(store.delete, keys))
 
 
+def keep_reserve(store: Store) -> None:
+    """Has a folder store set room aside again."""
+    if isinstance(store, LocalStore):
+        store.keep_reserve()
+
+
 def sweep_temporary(store: Store, *, remove: bool) -> int:
     """Counts the files that killed writers left in a folder store over an hour ago. Removes them if told to."""
     if not isinstance(store, LocalStore) or not (folder := store.root / ".tmp").is_dir():
         return 0
     limit = time.time() - LEFT_BEHIND_S
-    old = [path for path in folder.iterdir() if path.is_file() and path.stat().st_mtime < limit]
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    old = [path for path in files if path.stat().st_mtime < limit]
     for path in old if remove else ():
         path.unlink(missing_ok=True)
     return len(old)

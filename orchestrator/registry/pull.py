@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
+from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.folders import appearing, file_digest
 from cluster.storage import FileRecord
+from cluster.storage.disk import STATE_VARIABLE, DiskError, refusal, state_folder, writing
 from orchestrator.log.entry import canonical, digest
-from orchestrator.log.seen import state_folder
 from orchestrator.track.events import Commit
 from orchestrator.track.layout import MANIFEST
 from orchestrator.track.track import Track, manifest_files
@@ -75,28 +75,32 @@ def _make(track: Track, wanted: Mapping[str, FileRecord], manifests: Mapping[str
                 (staging / path).parent.mkdir(parents=True, exist_ok=True)
                 (staging / path).write_bytes(data)
     except OSError as error:
-        raise StoreError(f"cannot make {directory}: {error.strerror}; choose a folder that is new") from None
+        raise refusal(f"cannot make {directory}", error, "choose another folder") from None
 
 
 def cached(track: Track, record: FileRecord) -> Path:
     """The cache's copy of a stored file, fetched if it is absent or incomplete. `record.path` is its key.
 
-    Raises IntegrityError if the store's file is missing or differs from the record, and OSError if the disk fails.
+    Raises IntegrityError if the store's file is missing or differs from the record, and StoreError if the disk refuses.
     """
     kept = state_folder() / "files" / record.sha256[:2] / record.sha256
     if kept.is_file() and kept.stat().st_size == record.size and file_digest(kept) == record.sha256:
         return kept
-    kept.parent.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        found = track.store.download(record.path, temporary, record.size)
-        record.check(record.path, *found)
-        temporary.chmod(0o444)
-        temporary.replace(kept)
-    except KeyAbsentError:
-        raise IntegrityError(f"store {track.store.uri}: {record.path} is missing; restore it from a backup") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(f"the cache of files, {kept.parent}", f"name another folder in {STATE_VARIABLE}"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            found = track.store.download(record.path, temporary, record.size)
+            record.check(record.path, *found)
+            temporary.chmod(0o444)
+            temporary.replace(kept)
+        except DiskError as error:
+            raise OSError(error.number, str(error)) from None
+        except KeyAbsentError:
+            missing = f"store {track.store.uri}: {record.path} is missing; restore it from a backup"
+            raise IntegrityError(missing) from None
+        finally:
+            temporary.unlink(missing_ok=True)
     return kept
 
 

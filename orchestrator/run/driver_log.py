@@ -15,6 +15,7 @@ from cluster.errors import (
     StoreError,
     TrainingError,
 )
+from cluster.storage.local import StoreGoneError
 from orchestrator.log.chain import Log
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
@@ -210,7 +211,7 @@ class DriverLog(Generic[State]):
         another driver takes over meanwhile, the next entry will tell."""
         try:
             self.append(Renew(progress=self.progress) if self.progress else Renew())
-        except IntegrityError:
+        except (IntegrityError, StoreGoneError):
             raise
         except StoreError:
             if self.lost or not self._mine:

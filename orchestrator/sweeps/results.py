@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from cluster.schema import NEW
 from cluster.storage import FileRecord, Store, download_files, upload_files
+from cluster.storage.disk import writing
 from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, Judged, choose, judged, unmet
 from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
@@ -236,11 +237,17 @@ def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) 
 def fetch(store: Store, choice: Chosen, folder: Path) -> None:
     """Writes the files of a `choice` into the folder and checks every digest. Files of an earlier choice are removed.
 
-    Raises IntegrityError if a file differs from its digest.
+    Raises:
+        IntegrityError: a file differs from its digest. StoreError: the disk refuses; what was there before stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
-        records = [FileRecord(file.path, file.size, file.sha256) for file in choice.files]
+    with writing(f"the sweep's result in {folder}", "choose another --output"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(store, choice, folder)
+
+
+def _fetch(store: Store, choice: Chosen, folder: Path) -> None:
+    records = [FileRecord(file.path, file.size, file.sha256) for file in choice.files]
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True) as new:
         download_files(store, choice.prefix, records, Path(new))
         for name in (RECOMMENDED, PICTURE, TRIALS):
             (folder / name).unlink(missing_ok=True)

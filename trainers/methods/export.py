@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cluster.errors import ConfigError, IntegrityError, StoreError
+from cluster.errors import ConfigError, IntegrityError
 from cluster.folders import appearing
+from cluster.storage.disk import of_system, refusal
 from trainers.methods.base import Files, Stream
 from trainers.methods.base_files import give_back
 from trainers.methods.card import Provenance, merged_readme, peft_readme
@@ -180,7 +181,7 @@ def whole_folder(directory: Path) -> Iterator[Path]:
             yield staging
             check_free(directory)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"--output {directory}: cannot be written ({error}); choose another folder") from None
+        raise refusal(f"--output {directory}: cannot be written", of_system(error), "choose another folder") from None
 
 
 def file_sizes(directory: Path) -> dict[str, int]:

@@ -35,7 +35,7 @@ def store_task(store_uri: str, prefix: str, trained: Trained, decisions: Sequenc
         trained.log.write(Path(folder) / "training.parquet")
         if decisions:
             write_decisions(Path(folder) / DECISIONS, decisions)
-        return upload_files(open_store(store_uri), prefix, Path(folder))
+        return upload_files(open_store(store_uri, stands=True), prefix, Path(folder))
 
 
 def store_scored(store_uri: str, prefix: str, scored: Scoring) -> list[FileRecord]:
@@ -44,4 +44,4 @@ def store_scored(store_uri: str, prefix: str, scored: Scoring) -> list[FileRecor
         return []
     with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
         scored.write(Path(folder))
-        return upload_files(open_store(store_uri), prefix, Path(folder))
+        return upload_files(open_store(store_uri, stands=True), prefix, Path(folder))

@@ -358,7 +358,7 @@ class Worker:
 
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the order's task."""
-        index, store = order.index, open_store(self.job.store_uri)
+        index, store = order.index, open_store(self.job.store_uri, stands=True)
         rows, mixed = own_and_mixed(self.splits, index, self.job.train)
         return TaskTraining(
             self.job, order, title(self.names, index, self.job.train), self.backbone, self.method, rows, store,

@@ -2,17 +2,22 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
-from cluster.storage import FileRecord, LocalStore, download_files, probe
+from cluster.storage import PROBE_KEY, FileRecord, LocalStore, download_files, probe
+from cluster.storage.disk import DiskFullError
+from cluster.storage.local import RESERVE_BYTES, StoreGoneError
+from tests.support.disks import Disk
 
 
 def test_reading_a_folder_changes_nothing(tmp_path: Path) -> None:
@@ -136,3 +141,85 @@ def test_a_file_that_grew_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match="'v/f' has more than the 3 bytes that are due there; it was changed"):
             call()
     assert not (tmp_path / "out/f").exists()
+
+
+WRITES: dict[str, Callable[[LocalStore, Path], Any]] = {
+    "put": lambda store, _: store.put("t/x", b"x" * 10_000),
+    "put_if_absent": lambda store, _: store.put_if_absent("t/new", b"x" * 10_000),
+    "upload": lambda store, path: store.upload("t/x", path),
+}
+
+
+@pytest.mark.parametrize("verb", WRITES)
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_a_disk_that_refuses(disk: Disk, tmp_path: Path, verb: str, state: str) -> None:
+    """It is named with what helps; what stood there stands, nothing half-written counts, and later writes go on."""
+    store, path = LocalStore(disk.path / "store"), tmp_path / "file"
+    path.write_bytes(b"x" * 10_000)
+    store.put("t/x", b"before")
+    filler = disk.fill() if state == "full" else disk.path
+    if state == "read-only":
+        disk.remount("ro")
+    with pytest.raises(StoreError) as caught:
+        WRITES[verb](store, path)
+    reason = {"full": "No space left on device; free some space", "read-only": "Read-only file system; mount it"}[state]
+    assert f"store {store.uri}: cannot write" in str(caught.value) and reason in str(caught.value)
+    assert "nothing that was stored is lost" in str(caught.value)
+    assert isinstance(caught.value, DiskFullError) is (state == "full")
+    assert store.list("") == ["t/x"] and store.get("t/x") == b"before" and not [*(store.root / ".tmp").iterdir()]
+    disk.remount("rw")
+    filler.unlink() if state == "full" else None
+    WRITES[verb](store, path)
+    assert store.get(store.list("t/")[0]) == b"x" * 10_000
+
+
+def test_deleting_needs_no_room(disk: Disk) -> None:
+    store = LocalStore(disk.path / "store")
+    store.put("t/x", b"x")
+    disk.fill()
+    store.delete("t/x")
+    assert store.list("") == []
+
+
+@pytest.mark.parametrize("known", ["it was read before", "it stands"])
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    monkeypatch.setenv("ORTHOPLEX_STORE_PATIENCE_S", "0")
+    store = LocalStore(tmp_path / "store", stands=known == "it stands")
+    if known == "it was read before":
+        store.put("t/x", b"x")
+        shutil.rmtree(store.root)
+    for call in (
+        lambda: store.put("t/y", b""), lambda: store.put_if_absent("t/y", b""), lambda: store.get("t/x"),
+        lambda: store.list("t/"), lambda: store.delete("t/x"), lambda: store.upload("t/y", Path(__file__)),
+    ):  # fmt: skip
+        with pytest.raises(
+            StoreGoneError, match=f"^store {store.uri}: the folder is gone, and was there before.*put it"
+        ):
+            call()
+    assert not store.root.exists()
+    store.root.mkdir()
+    assert store.put_if_absent("t/y", b"")  # it is back
+
+
+def test_a_folder_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, away = LocalStore(tmp_path / "store"), tmp_path / "away"
+    store.put("t/x", b"x")
+    store.root.rename(away)
+    monkeypatch.setattr("cluster.storage.retry.time.sleep", lambda _: away.exists() and away.rename(store.root))
+    assert store.get("t/x") == b"x"
+
+
+def test_a_reserve(disk: Disk) -> None:
+    """A run sets it aside once, out of sight; it can be given up on a full disk."""
+    store = LocalStore(disk.path / "store")
+    probe(store)
+    probe(store)
+    assert store.list("") == [PROBE_KEY]
+    assert store.give_up_reserve() and not store.give_up_reserve()
+    before = disk.free_bytes()
+    store.keep_reserve()
+    assert before - disk.free_bytes() == RESERVE_BYTES
+    store.give_up_reserve()
+    disk.fill()
+    store.keep_reserve()  # there is no room for it, and nothing is left of it
+    assert not store.give_up_reserve() and not [*(store.root / ".tmp").iterdir()]

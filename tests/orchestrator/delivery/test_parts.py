@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, StoreError
 from cluster.storage import open_store
+from cluster.storage.disk import DiskFullError
 from orchestrator.delivery.parts import JOB, Mirror, Parts, placed
 from orchestrator.delivery.tables import part_of
+from tests.support.disks import Disk
 
 JOB_A, JOB_B = {"adapter": "a"}, {"adapter": "b"}
 ROWS = [[{"n": 0}, {"n": 1}], [{"n": 2}]]
@@ -106,3 +108,37 @@ def test_where_an_output_is(tmp_path: Path) -> None:
     for uri in ("s3://bucket", "s3://bucket/a/"):
         with pytest.raises(ConfigError, match="names no object; write s3://BUCKET/KEY"):
             placed(uri, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("at", ["part", "join"])
+def test_a_full_disk_is_named_and_what_is_answered_stays(disk: Disk, form: str, at: str) -> None:
+    parts = Parts(output=disk.path / f"out.{form}", form=form, size=2)
+    parts.check(replace=False)
+    parts.begin(JOB_A)
+    filled(parts, *([0, 1] if at == "join" else [0]))
+    filler = disk.fill()
+    said = f"cannot write --output '{disk.path}/out.{form}', whose answers so far are kept in .*: No space left.*; free"
+    with pytest.raises(DiskFullError, match=said):
+        parts.finish(2) if at == "join" else filled(parts, 1)
+    assert not parts.output.exists() and not [path for path in parts.folder.iterdir() if path.name.startswith(".")]
+    assert parts.there() == ({0: 2, 1: 1} if at == "join" else {0: 2})
+    filler.unlink()
+    parts.begin(JOB_A)
+    filled(parts, *({0, 1} - parts.there().keys()))
+    parts.finish(2)
+    assert [path.name for path in disk.path.iterdir()] == [parts.output.name]
+
+
+def test_a_disk_that_is_full_or_read_only_from_the_start(disk: Disk) -> None:
+    parts = Parts(output=disk.path / "out.jsonl", form="jsonl", size=2)
+    parts.check(replace=False)
+    disk.fill()
+    with pytest.raises(DiskFullError, match=f"--output '{disk.path}/out.jsonl'.*No space left"):
+        parts.begin(JOB_A)
+    assert not (parts.folder / JOB).exists()
+    disk.remount("ro")
+    with pytest.raises(ConfigError, match=f"--output '{disk.path}/x': cannot be written: Read-only.*choose another"):
+        Parts(output=disk.path / "x", form="jsonl", size=2).check(replace=False)
+    with pytest.raises(StoreError, match=f"--output '{disk.path}/out.jsonl'.*Read-only"), parts.alone():
+        pass

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import StoreError
-from orchestrator.log.seen import Seen, state_folder
+from cluster.storage.disk import state_folder
+from orchestrator.log.seen import Seen
 
 
 @pytest.fixture

@@ -173,7 +173,8 @@ def test_an_older_log_is_refused(tmp_path: Path) -> None:
     assert "taken back" in verify(track).faults[0]
     log[0].write_bytes(newest)
     assert len(track.entries()) == 7
-    shutil.rmtree(root)  # a folder that somebody removed to begin anew
+    shutil.rmtree(root)  # a folder that somebody removed to begin anew, by another command
+    track = folder_track(root)
     assert track.entries() == []
     publish_one(track, tmp_path)
     assert len(track.entries()) == 1

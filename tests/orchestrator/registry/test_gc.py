@@ -12,15 +12,18 @@ import pytest
 
 from cluster.errors import ConfigError, ConflictError
 from cluster.storage import upload_files
+from cluster.storage.disk import DiskFullError
 from orchestrator.log.entry import Entry
+from orchestrator.log.event import parse
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.gc import Collector, Decision, decide, sweep_temporary
 from orchestrator.registry.verify import verify
 from orchestrator.run.changes import objections
-from orchestrator.track.events import Commit
+from orchestrator.track.events import Abort, Commit
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from tests.support.disks import Disk
 from tests.support.entries import COMMIT
 from tests.support.registries import (
     BODY,
@@ -222,3 +225,79 @@ def test_clocks_that_are_wrong(track: Track, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConflictError, match=r"took .* for left over"):
         track.append(commit(version=6, prefix=ahead), after=track.head())
     assert publish_one(track, tmp_path).body["version"] == 6 and verify(track).faults == []
+
+
+# --- full disks
+
+
+def full_of_orphans(disk: Disk, tmp_path: Path, count: int) -> tuple[Track, list[str]]:
+    """A track of two versions on a disk that is full, and the prefixes that no commit names."""
+    track = folder_track(disk.path / "store")
+    for number in range(2):
+        publish_one(track, tmp_path, number)
+    return track, [leave_orphan(track, tmp_path) for _ in range(count)]
+
+
+def whole(track: Track) -> bool:
+    return len(read_everything(track.store)) == 2 and verify(track).faults == []
+
+
+def test_gc_frees_what_the_log_lets_go_before_it_writes(disk: Disk, tmp_path: Path) -> None:
+    """There is no reserve. What an earlier gc named, and was killed before it removed, makes the room."""
+    track, (first, second) = full_of_orphans(disk, tmp_path, 2)
+    track.append(Abort(prefixes=(first,)), after=track.head())
+    disk.fill()
+    with pytest.raises(DiskFullError):
+        track.append(Abort(prefixes=(second,)), after=track.head())
+    assert Collector(track, timedelta(0)).collect().remove == tuple(sorted((first, second)))
+    assert [entry.op for entry in track.entries()[2:]] == ["abort", "abort"]
+    assert track.store.list(f"{first}/") == track.store.list(f"{second}/") == [] and whole(track)
+
+
+@pytest.mark.parametrize("room", ["reserve", "index"])
+def test_gc_gives_up_what_nobody_needs(disk: Disk, tmp_path: Path, room: str) -> None:
+    """Nothing can go before the log says so, and there is no room to say it. Afterwards there is a reserve again."""
+    track, (orphan,) = full_of_orphans(disk, tmp_path, 1)
+    track.store.keep_reserve() if room == "reserve" else track.write_index()  # type: ignore[attr-defined]
+    filler = disk.fill()
+    assert Collector(track, timedelta(0)).collect().remove == (orphan,)
+    assert track.store.list(f"{orphan}/") == [] and whole(track) and (room == "reserve" or track.indices() == [])
+    filler.unlink()
+    assert Collector(track, timedelta(0)).collect() == Decision()
+    assert track.store.give_up_reserve()  # type: ignore[attr-defined]
+
+
+def test_deleting_a_version_on_a_full_disk(disk: Disk, tmp_path: Path) -> None:
+    track, _ = full_of_orphans(disk, tmp_path, 0)
+    prefix = parse(track.entries()[1], Commit).prefix
+    track.store.keep_reserve()  # type: ignore[attr-defined]
+    disk.fill()
+    collector = Collector(track, timedelta(0))
+    collector.delete(2, "old")
+    assert collector.collect().remove == (prefix,) and verify(track).faults == [] and verify(track).versions == 1
+
+
+def test_gc_without_any_room_says_where(disk: Disk, tmp_path: Path) -> None:
+    """And frees nothing that the log does not let go."""
+    track, (orphan,) = full_of_orphans(disk, tmp_path, 1)
+    disk.fill()
+    with pytest.raises(DiskFullError, match=f"store {disk.path}/store: cannot write .*free some space"):
+        Collector(track, timedelta(0)).collect()
+    assert len(track.store.list(f"{orphan}/")) == 2 and whole(track)
+
+
+def test_many_prefixes_go_in_several_entries(track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry is small enough for the reserve."""
+    monkeypatch.setattr("orchestrator.registry.gc.AT_ONCE", 2)
+    orphans = sorted(leave_orphan(track, tmp_path) for _ in range(5))
+    assert [*Collector(track, timedelta(0)).collect().remove] == orphans
+    assert [len(parse(entry, Abort).prefixes) for entry in track.entries()[3:]] == [2, 2, 1]
+
+
+def test_the_reserve_is_no_leftover(tmp_path: Path) -> None:
+    store = folder_track(tmp_path).store
+    store.put("x", b"")
+    store.keep_reserve()  # type: ignore[attr-defined]
+    for path in (tmp_path / ".tmp").iterdir():
+        os.utime(path, (0, 0))
+    assert sweep_temporary(store, remove=True) == 0 and store.give_up_reserve()  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from orchestrator.registry.pull import pull
 from orchestrator.registry.verify import verify
 from orchestrator.track.events import Commit, Learned
 from orchestrator.track.track import Track
+from tests.support.disks import Disk
 from tests.support.registries import read_everything, track_with
 from trainers.data.answers import ANSWERS
 
@@ -163,3 +164,23 @@ def test_kept_answers_stay_in_the_store(track: Track, tmp_path: Path) -> None:
     assert [record["path"] for record in track.manifest_of(commit)["files"]] == ["adapter.safetensors", ANSWERS]
     (track.store.root / commit.prefix / ANSWERS).write_bytes(b"x")  # type: ignore[attr-defined]
     assert [fault for fault in verify(track).faults if ANSWERS in fault]
+
+
+@pytest.mark.parametrize("where", ["cache", "folder"])
+def test_a_full_disk_is_named(
+    track: Track, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The cache's, or the folder's; neither holds half a file then."""
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(disk.path if where == "cache" else tmp_path / "cache"))
+    target = disk.path / "out" if where == "folder" else tmp_path / "out"
+    first = parse(track.entries()[0], Commit)
+    filler = disk.fill()
+    said = {
+        "cache": f"cannot write the cache of files, {disk.path}/files/.*: No space left.*; free.*name.*ORTHOPLEX_STATE",
+        "folder": f"cannot make {target}: No sp",
+    }
+    with pytest.raises(StoreError, match=said[where]):
+        pull(track, {"": first}, target)
+    assert not target.exists() and not [path for path in (disk.path / "files").rglob("*") if path.is_file()]
+    filler.unlink()
+    assert pull(track, {"": first}, target) == 160

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError, OrthoplexError, StoreError
 from cluster.processes import start_time
-from cluster.storage import LocalStore
+from cluster.storage import LocalStore, open_store
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event
@@ -26,6 +26,7 @@ from orchestrator.track.provenance import code_version
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from orchestrator.track.view import status_view
+from tests.support.disks import Disk
 from tests.support.entries import COMMIT, Raw
 
 ELSEWHERE = Process(host="far", pid=7, space="another boot", started=1)
@@ -280,3 +281,49 @@ def test_a_decision_that_a_newer_version_wrote_is_left_out(track: Track) -> None
     made = [{"rule": "r", "subject": "v1", "verdict": "go_on", "reason": "so"}, {"rule": 1}, "x"]
     track.append(Raw("renew", {"decisions": made}), after=None)
     assert [each.decision.rule for each in RunLog(track).state.decisions] == ["r"]
+
+
+# --- a store that is taken away
+
+
+@pytest.mark.parametrize("how", ["removed", "unmounted"])
+def test_a_store_that_is_gone_stops_the_run(track: Track, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """At the next renewal, though nothing else is written. Nothing is made in its place, and the run goes on when it is
+    back. A mount leaves an empty folder behind."""
+    monkeypatch.setenv("ORTHOPLEX_STORE_PATIENCE_S", "0")
+    log, root = RunLog(track), Path(track.store.uri)
+    log.take({}, 0.3, silent)
+    root.rename(root.with_name("away"))
+    if how == "unmounted":
+        root.mkdir()
+    with pytest.raises(StoreError, match=f"store {root}: ") as caught, log.left(), log.kept(0.3):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            log.check()
+            time.sleep(0.01)
+    assert ("is gone" if how == "removed" else "is missing") in str(caught.value)
+    assert not root.exists() if how == "removed" else [*root.iterdir()] == []
+    if how == "unmounted":
+        root.rmdir()
+    root.with_name("away").rename(root)
+    again = RunLog(track)
+    again.take({}, 0.3, silent)
+    again.append(Finish())
+    assert ops(track)[0] == "start" and ops(track)[-1] == "finish"
+
+
+def test_a_full_store_is_no_end_of_a_run(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is renewed again when there is room."""
+    track = Track(open_store(str(disk.path / "store")), "team", "run")
+    log = RunLog(track)
+    log.take({}, 0.3, silent)
+    with log.kept(0.3):
+        filler, before = disk.fill(), len(ops(track))
+        time.sleep(0.3)
+        log.check()
+        filler.unlink()
+        end = time.monotonic() + 10
+        while len(ops(track)) == before and time.monotonic() < end:
+            time.sleep(0.02)
+    log.append(Finish())
+    assert ops(track)[-2:] == ["renew", "finish"]

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from cluster.errors import IntegrityError
+from cluster.errors import IntegrityError, StoreError
 from cluster.storage import LocalStore
+from cluster.storage.disk import DiskFullError
 from orchestrator.config.run import load_config, parse_config
 from orchestrator.sweeps.choice import Choice, choose, unmet
 from orchestrator.sweeps.config import ChoiceConfig, SweepConfig
@@ -33,6 +34,7 @@ from orchestrator.sweeps.results import (
 )  # fmt: skip
 from orchestrator.sweeps.sweep_state import SweepTrial, sweep_log
 from orchestrator.track.driving import Status
+from tests.support.disks import Disk
 from tests.support.sweeps import TASKS, finished, row, run_content, state_of, sweep_of, trial
 
 T, R, SIDE, ENERGY = (
@@ -318,3 +320,19 @@ def test_json_of_a_choice_and_of_none() -> None:
     assert (none["recommended_config"], none["picture"]) == (None, "out/front.png")
     before = as_json(config, state_of(), folder)
     assert (before["pareto"], before["recommended"], before["picture"], before["importance"]) == ([], None, None, {})
+
+
+def test_a_full_disk_is_named_and_keeps_what_was_there(store: LocalStore, disk: Disk) -> None:
+    folder = disk.path / "out"
+    fetch(store, published(store, dict.fromkeys(FILES, b"old")), folder)
+    filler = disk.fill()
+    with pytest.raises(DiskFullError, match=f"cannot write {folder}/.*: No space left.*; free some space there"):
+        fetch(store, published(store, dict.fromkeys(FILES, b"new" * 3_000)), folder)
+    assert inside(folder) == dict.fromkeys(FILES, b"old")
+    filler.unlink()
+    disk.remount("ro")
+    with pytest.raises(StoreError, match=f"cannot write the sweep's result in {folder}: Read-only.*another --output"):
+        fetch(store, published(store, FILES), folder)
+    disk.remount("rw")
+    fetch(store, published(store, FILES), folder)
+    assert inside(folder) == FILES

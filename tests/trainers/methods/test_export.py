@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cluster.errors import ConfigError, IntegrityError, StoreError
+from cluster.storage.disk import DiskFullError
+from tests.support.disks import Disk
 from tests.support.exports import (
     BIASED,
     FAMILIES,
@@ -184,3 +186,19 @@ def test_someone_else_was_faster(cases: dict[str, Case], tmp_path: Path) -> None
         (tmp_path / "made").mkdir()
         (tmp_path / "made/theirs").write_text("theirs")
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["made", "made/theirs"]
+
+
+@pytest.mark.parametrize("by", ["python", "safetensors"])
+def test_a_full_disk_is_named(disk: Disk, by: str) -> None:
+    made = disk.path / "made"
+    said = f"^--output {made}: cannot be written: No space left on device; free some space there, or choose another"
+    with pytest.raises(DiskFullError, match=said), export.whole_folder(made) as folder:
+        disk.fill()
+        if by == "python":
+            (folder / "x").write_bytes(b"x" * 10_000)
+        else:
+            save_file({"x": torch.zeros(10_000)}, folder / "x.safetensors")
+    assert [path.name for path in disk.path.iterdir()] == [".filler"]
+    disk.remount("ro")
+    with pytest.raises(StoreError, match="Read-only file system; mount it"), export.whole_folder(made):
+        pass

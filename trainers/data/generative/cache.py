@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.errors import ConfigError, DataError
 from cluster.folders import appearing
+from cluster.storage.disk import STATE_VARIABLE, refusal, state_folder
 
 LIMIT, DEFAULT_GIB = "ORTHOPLEX_DATA_CACHE_GIB", 20.0
 GRACE_S = 3_600.0  # since the last use of an entry; whoever asks for one has opened it long before
@@ -23,8 +24,7 @@ LEFT_S = 86_400.0  # age of a hidden folder that a killed process has left
 
 def cache_folder() -> Path:
     """Where it is."""
-    state = os.environ.get("ORTHOPLEX_STATE")
-    return (Path(state) if state else Path.home() / ".cache" / "orthoplex").absolute() / "data"
+    return state_folder().absolute() / "data"
 
 
 def limit_bytes() -> float:
@@ -72,10 +72,8 @@ def caching(folder: Path) -> Iterator[Path]:
             yield staging
     except OSError as error:
         if not folder.is_dir() or not any(folder.iterdir()):
-            raise DataError(
-                f"data cache {str(folder.parent)!r}: {error.strerror or error}; free some space, or name another "
-                "folder in ORTHOPLEX_STATE"
-            ) from None
+            where = f"data cache {str(folder.parent)!r}"
+            raise DataError(str(refusal(where, error, f"name another folder in {STATE_VARIABLE}"))) from None
 
 
 def trim(root: Path, most_bytes: float) -> list[str]:
