@@ -24,6 +24,7 @@ from orchestrator.cli import chat as cli_chat
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import completion as cli_completion
 from orchestrator.cli import curves as cli_curves
+from orchestrator.cli import explain as cli_explain
 from orchestrator.cli import followed as cli_followed
 from orchestrator.cli import logs as cli_logs
 from orchestrator.cli import serve as cli_serve
@@ -40,7 +41,6 @@ from orchestrator.cli.common import (
     Tasks,
     only_our_output,
     print_json,
-    read_log,
     read_run,
 )
 from orchestrator.cli.flags import HELP, with_flags
@@ -256,34 +256,7 @@ def status(
     print_status(state, view)
 
 
-@app.command()
-def explain(
-    name: RunName,
-    store: StoreUri = DEFAULT_STORE,
-    tasks: Tasks = [],  # noqa: B006
-    module: Module = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show why each layer has its budget. How r_eff and τ moved in training."""
-    from orchestrator.console.budgets import print_explanation
-    from orchestrator.console.views import View
-
-    state, view = read_run(name, store), View(tasks, module)
-    commits = view.commits(state)
-    logs = [read_log(state, commit, store) for commit in commits]
-    if as_json:
-        print_json(
-            [
-                {
-                    "task": commit.task,
-                    "budget": {name: commit.budget[name].body() for name in sorted(view.layers(commit.budget))},
-                    "training": log,
-                }
-                for commit, log in zip(commits, logs, strict=True)
-            ]
-        )
-    else:
-        print_explanation(state, logs, view)
+app.command("explain")(cli_explain.explain)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Budgets that layers chose, as people read them: r_eff per layer and task, and how it came about."""
+"""Budgets that layers chose, as people read them: r_eff per layer and task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
@@ -6,12 +6,11 @@ from statistics import fmean
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.console.scores import number, task_title
+from orchestrator.console.scores import task_title
 from orchestrator.console.screen import fits, out, print_table
 from orchestrator.console.views import ALL, View
 from orchestrator.track.events import Committed, ModuleBudget
 from orchestrator.track.state import RunState
-from trainers.method_config import AdapterConfig
 
 Column = Sequence[float | Sequence[float] | None]  # of training.parquet: g of a module is a vector per step
 Logged = Mapping[str, Column]
@@ -77,63 +76,6 @@ def brief_table(state: RunState, commits: Sequence[Committed], layers: Sequence[
     return table
 
 
-WHY = (
-    "a dimension stays while |g| > τ. The task's loss pulls |g| up and τ down where a dimension helps; "
-    "budget_weight {budget_weight} pulls the other way, starting from τ₀ = {threshold}."
-)
-
-
-def print_explanation(state: RunState, logs: Sequence[Logged], view: View = ALL) -> None:
-    """Why each layer has its budget: how r_eff and τ moved while the task trained.
-
-    `logs` holds, per commit of the view, the columns of its training.parquet; none if it has no such file.
-    """
-    if not state.commits:
-        out.print(f"{state.label}: {state.status}; no task is committed yet, so no budget is chosen")
-        return
-    explained = [(commit, log) for commit, log in zip(view.commits(state), logs, strict=True) if commit.budget and log]
-    if not explained:
-        out.print(f"{state.label}: no version says how its budget was chosen", markup=False)
-        return
-    settings = state.completed().adapter
-    given = f"adapter.method {settings.method} gives every layer its rank."
-    why = WHY.format(**settings.model_dump()) if isinstance(settings, AdapterConfig) else given
-    out.print(f"{state.label}: {why}", markup=False)
-    for commit, log in explained:
-        title, rows = f"{task_title(state, commit)} ({state.reference(commit)})", view.rows(commit.budget)
-        print_table(
-            choice_table(title, commit, log, rows, settings.threshold)
-            if isinstance(settings, AdapterConfig)
-            else rank_table(title, commit, log, rows)
-        )
-        shared = "" if commit.overlap is None else f"overlap with earlier tasks {number(commit.overlap, '.2%')}, "
-        cost = f", training {commit.cost.train_s:.0f} s on {commit.cost.workers} workers" if commit.cost else ""
-        out.print(f"  {shared}parameters {number(commit.active_parameters, ',.0f')}{cost}")
-    if any(len(layers) > 1 for commit, _ in explained for layers in view.rows(commit.budget).values()):
-        out.print(f"  {FEWER}")
-
-
-def choice_table(
-    title: str, commit: Committed, log: Logged, rows: Mapping[str, Sequence[str]], threshold: float
-) -> Table:
-    """How r_eff and τ of each row moved from `threshold`, and by which step r_eff stood; of several layers the means,
-    and the last of their steps."""
-    table = Table("module", "max_rank → r_eff", "τ₀ → τ", "settled by step", title=escape(title), title_justify="left")
-    for row, layers in rows.items():
-        rank, _, most = chosen_rank([*budgets(commit, layers)]).partition("/")
-        taus = [numbers(log[f"tau/{layer}"])[-1] for layer in layers]
-        moved = f"{number(threshold, '.3f')} → {number(mean(taus), '.3f')}"
-        settled = max(settled_by(log, layer) for layer in layers)
-        table.add_row(escape(row), f"{most} → {rank}", moved, str(settled))
-    return table
-
-
-def settled_by(log: Logged, layer: str) -> float:
-    """The step from which a layer's r_eff stood."""
-    ranks, steps = numbers(log[f"rank/{layer}"]), numbers(log["step"])
-    return next(steps[i] or 0 for i in range(len(ranks)) if len(set(ranks[i:])) == 1)
-
-
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean of those that are there; None if none is."""
     known = [value for value in values if value is not None]
@@ -143,14 +85,3 @@ def mean(values: Sequence[float | None]) -> float | None:
 def numbers(column: Column) -> list[float | None]:
     """A column that holds a number per step."""
     return [each for each in column if not isinstance(each, Sequence)]
-
-
-def rank_table(title: str, commit: Committed, log: Logged, rows: Mapping[str, Sequence[str]]) -> Table:
-    """The rank of each row, and how large its update became, if the log has that; means of several layers."""
-    table = Table("module", "rank", "‖ΔW‖", title=escape(title), title_justify="left")
-    for row, layers in rows.items():
-        norms = [numbers(log.get(f"norm/{layer}", [None]))[-1] for layer in layers]
-        table.add_row(
-            escape(row), chosen_rank([*budgets(commit, layers)]).partition("/")[0], number(mean(norms), ".3f")
-        )
-    return table

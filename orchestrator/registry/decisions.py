@@ -29,6 +29,11 @@ class Decided:
     recorded: bool
     lines: Sequence[ModuleDecision]
 
+    @property
+    def chosen(self) -> list[ModuleDecision]:
+        """Those about budgets."""
+        return [each for each in self.lines if each.decision == "budget"]
+
     def of(self, module: str) -> dict[str, ModuleDecision]:
         """The decisions on a module, by what is decided."""
         return {each.decision: each for each in self.lines if each.module == module}
@@ -41,7 +46,8 @@ def decided(track: Track, state: RunState, commits: Sequence[Committed] | None =
         IntegrityError: a file is missing or was changed.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda commit: of_commit(track, state, commit), commits or state.commits))
+        asked = state.commits if commits is None else commits
+        return list(pool.map(lambda commit: of_commit(track, state, commit), asked))
 
 
 def of_commit(track: Track, state: RunState, commit: Committed) -> Decided:

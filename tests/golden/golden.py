@@ -136,10 +136,11 @@ def logged(root: Path = GOLDEN / "store") -> dict[str, list[bytes]]:
 
 def without_later(value: Any) -> Any:
     """JSON without what was not there when it was recorded: lists of decisions, which old logs have none of, losses,
-    which only generative tasks have, the AA of a listed version, 95% intervals, and what a run took."""
+    which only generative tasks have, the AA of a listed version, 95% intervals, what a run took, and what was decided
+    per module."""
     if isinstance(value, Mapping):
         later = [("decisions", []), ("losses", None), ("average_nll", None)]
-        later += [(key, value.get(key)) for key in ("average_accuracy", "intervals", "half_widths", "spent")]
+        later += [(key, value.get(key)) for key in ("average_accuracy", "intervals", "half_widths", "spent", "decided")]
         return {key: without_later(each) for key, each in value.items() if (key, each) not in later}
     return [without_later(each) for each in value] if isinstance(value, list) else value
 

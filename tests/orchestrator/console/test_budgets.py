@@ -1,10 +1,10 @@
-"""Budgets on a screen: single layers, kinds of many layers, many tasks in brief, and how budgets came about."""
+"""Budgets on a screen: single layers, kinds of many layers, many tasks in brief."""
 
 from typing import Any
 
 import pytest
 
-from orchestrator.console.budgets import Logged, chosen_rank, print_budgets, print_explanation
+from orchestrator.console.budgets import chosen_rank, print_budgets
 from orchestrator.console.scores import scores
 from orchestrator.console.views import View
 from orchestrator.track.events import ModuleBudget
@@ -56,18 +56,3 @@ def test_15_tasks_fit_a_screen(fake_run: Any, capsys: pytest.CaptureFixture[str]
 def test_the_rank_of_a_row() -> None:
     one, two = ModuleBudget(rank=3, max_rank=8, tau=0.1), ModuleBudget(rank=8, max_rank=8, tau=0.1)
     assert (chosen_rank([]), chosen_rank([one]), chosen_rank([one, two])) == ("·", "3/8", "5.5/8")
-
-
-def test_kinds_are_explained_by_their_means(fake_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    state = learned(fake_run("x"), 1, MANY)
-    log: dict[str, Any] = {"step": [10, 20, 30]}
-    for i, name in enumerate(MANY):
-        log |= {f"rank/{name}": [4, i % 5, i % 5], f"tau/{name}": [0.2, 0.3, 0.25 if i % 2 else 0.75]}
-    logs: list[Logged] = [log]
-    print_explanation(state, logs)
-    out = capsys.readouterr().out
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "(×150)" in line]
-    assert cells == [
-        ["model.layers.*.attn.q (×150)", "4 → 2.0", "0.200 → 0.250", "20"],
-        ["model.layers.*.mlp.up (×150)", "4 → 2.0", "0.200 → 0.750", "20"],
-    ]
