@@ -12,7 +12,8 @@ INTRODUCTION = """\
 
 Made by `python -m benchmarks.methods --write` from
 `benchmarks/results/methods.jsonl`; not to be edited. Methods, settings, orders and seeds are those of
-`benchmarks/methods.yaml`. A line of the file is one run of a stream, by the real controller and a real store. To measure what is missing:
+`benchmarks/methods.yaml`. A line of the file is one run of a stream, by the real controller and a real store. To
+measure what is missing:
 
     PYTHONPATH=. python -m benchmarks.methods --data-dir PATH --jobs 16
 
