@@ -20,7 +20,8 @@ from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.gc import Collector, Decision, decide, sweep_temporary
 from orchestrator.registry.verify import verify
 from orchestrator.run.changes import objections
-from orchestrator.track.events import Abort, Commit
+from orchestrator.track.aside import Abort
+from orchestrator.track.events import Commit
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from tests.support.disks import Disk
