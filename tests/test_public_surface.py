@@ -55,7 +55,10 @@ VERBS = {
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task", "--quarantined"],
     "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
-    "adapters promote": ["reference", "--alias", "--store", "--expect", "--why"],
+    "adapters promote": ["reference", "--alias", "--store", "--expect", "--override", "--why"],
+    "adapters request": ["reference", "--store", "--why"],
+    "adapters approve": ["reference", "--store", "--why"],
+    "adapters reject": ["reference", "--store", "--why"],
     "adapters rollback": ["reference", "--store", "--expect", "--why"],
     "adapters pull": ["reference", "directory", "--store", "--stream"],
     "adapters verify": ["track", "--store", "--team", "--json"],
@@ -70,6 +73,7 @@ VERBS = {
         "--format", "--force", "--store", "--model", "--batch-size", "--max-new-tokens", "--too-long", "--device",
         "--workers", "--address",
     ],
+    "gate": ["name", "--store", "--rules", "--alias", "--junit", "--json"],
     "eval": [
         "reference", "--data", "--task", "--union", "--text-column", "--label-column", "--columns", "--worst",
         "--record", "--note", "--store", "--model", "--batch-size", "--max-new-tokens", "--device", "--json",
@@ -120,7 +124,8 @@ def test_verbs_and_options() -> None:
     assert verbs(whole()) == VERBS
 
 
-LISTS = {"plan", "data", "status", "explain", "logs", "curves", "samples", "eval", "trend", "review", "verify", "chat",
+LISTS = {"plan", "gate", "data", "status", "explain", "logs", "curves", "samples",
+         "eval", "trend", "review", "verify", "chat",
          "sweep", "doctor", "jobs list", "jobs status", "adapters list", "adapters show", "adapters verify",
          "adapters gc", "adapters rules"}  # fmt: skip
 

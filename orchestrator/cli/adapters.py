@@ -24,8 +24,9 @@ from orchestrator.cli.common import (
 
 if TYPE_CHECKING:
     from cluster.storage import Store
-    from orchestrator.registry.catalog import Row
+    from orchestrator.registry.catalog import Row, Shown
     from orchestrator.registry.references import Version
+    from orchestrator.track.aside import ApprovalState
 
 adapters = typer.Typer(help="The adapters in a store.", no_args_is_help=True, rich_markup_mode=None)
 Reference = Annotated[
@@ -119,6 +120,7 @@ def show_adapter(
     ] = None,
 ) -> None:
     """Show one adapter's manifest. Base, task, budget, files with their digests."""
+    from orchestrator.registry.approvals import word_on
     from orchestrator.registry.catalog import rows_of
     from orchestrator.registry.lineage import tree, tree_lines
 
@@ -130,10 +132,16 @@ def show_adapter(
     manifest = found.track.manifest_of(found.commit)
     halves = found.state.upto(found.commit.version).half_widths("test")
     (row,) = (row for row in rows_of(found.track.label, found.entries) if row["version"] == found.commit.version)
+    word = word_on(found.entries, found.commit)
     if as_json:
-        print_json({**row, "half_widths": halves, "manifest": manifest})
+        shown: Shown = {**row, "half_widths": halves, "manifest": manifest}
+        if word:
+            shown["approval"] = word.shown()
+        print_json(shown)
     else:
         print_manifest(row, manifest, halves)
+        if word:
+            echo(f"approval: {word.told}")
 
 
 def print_manifest(row: "Row", manifest: dict[str, Any], halves: Mapping[str, float | None]) -> None:
@@ -158,14 +166,49 @@ def promote_adapter(
     alias: Annotated[str, typer.Option("--alias", help="such as production")],
     store: StoreUri = DEFAULT_STORE,
     expect: Expect = None,
+    *,
+    override: Annotated[
+        bool, typer.Option("--override", help="set broken rules aside, in your name; needs --why")
+    ] = False,
     why: Why = "",
 ) -> None:
-    """Point an alias at an adapter. If the team's rules bound it, on the validation matrix, they must hold."""
+    """Point an alias at an adapter. The team's rules and the run's guards must hold, on the validation matrix."""
+    from orchestrator.log.event import parse
     from orchestrator.registry.aliases import promote
+    from orchestrator.track.aside import Promote
 
     found = read_version(reference, store)
-    entry = promote(found.track, found.commit.version, alias, expect=expect, why=why)
+    entry = promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
     echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
+    if overridden := parse(entry, Promote).overridden:
+        echo(f"set aside, as entry {entry.seq} says: {', '.join(overridden)}")
+
+
+@adapters.command("request")
+def request_approval(reference: Reference, store: StoreUri = DEFAULT_STORE, why: Why = "") -> None:
+    """Ask for approval of an adapter. Until somebody approves, it is pending."""
+    say_of(reference, store, "pending", why)
+
+
+@adapters.command("approve")
+def approve_adapter(reference: Reference, store: StoreUri = DEFAULT_STORE, why: Why = "") -> None:
+    """Approve of an adapter, with a reason. The team's rules may ask for it before a promotion."""
+    say_of(reference, store, "approved", why)
+
+
+@adapters.command("reject")
+def reject_adapter(reference: Reference, store: StoreUri = DEFAULT_STORE, why: Why = "") -> None:
+    """Reject an adapter, with a reason. It is not promoted from then on."""
+    say_of(reference, store, "rejected", why)
+
+
+def say_of(reference: str, store: str, state: "ApprovalState", why: str) -> None:
+    """A person's word on a version."""
+    from orchestrator.registry.approvals import say
+
+    found = read_version(reference, store)
+    entry = say(found.track, found.commit.version, state, why)
+    echo(f"{found.reference} is {state}, says {entry.actor} (entry {entry.seq})")
 
 
 @adapters.command("rollback")

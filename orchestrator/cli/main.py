@@ -26,6 +26,7 @@ from orchestrator.cli import completion as cli_completion
 from orchestrator.cli import curves as cli_curves
 from orchestrator.cli import explain as cli_explain
 from orchestrator.cli import followed as cli_followed
+from orchestrator.cli import gate as cli_gate
 from orchestrator.cli import logs as cli_logs
 from orchestrator.cli import serve as cli_serve
 from orchestrator.cli import sweep as cli_sweep
@@ -285,6 +286,7 @@ def samples(
 app.command("logs")(cli_logs.logs)
 app.command("curves")(cli_curves.curves)
 app.command("predict")(cli_answering.predict)
+app.command("gate")(cli_gate.gate)
 app.command("eval")(cli_answering.evaluate)
 app.command("trend")(cli_followed.trend)
 app.command("review")(cli_followed.review)

@@ -1,4 +1,4 @@
-"""What stands out in a run's state: tasks that learned nothing, and budgets that nothing bounded."""
+"""What stands out in a run's state: tasks that learned nothing, budgets that nothing bounded, bounds left open."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -13,7 +13,14 @@ from trainers.method_config import AdapterConfig
 
 def notes(state: RunState) -> list[str]:
     """Sentences for people, each with what to change; none if nothing stands out."""
-    return [*learned_nothing(state), *full_budgets(state)]
+    return [*learned_nothing(state), *full_budgets(state), *left_open(state)]
+
+
+def left_open(state: RunState) -> Iterator[str]:
+    """A sentence per bound on what was learned last that the rows at hand cannot resolve."""
+    subject = f"v{state.reached.learned}"
+    last = {each.decision.rule: each.decision for each in state.decisions if each.decision.subject == subject}
+    yield from (each.reason for each in last.values() if each.open)
 
 
 def learned_nothing(state: RunState, since: int = 0) -> Iterator[str]:

@@ -133,6 +133,8 @@ class Story:
         """A move of an alias, and whether it counts: only if the alias stood where its writer saw it."""
         verb = "points to" if isinstance(event, Promote) else "points back to"
         told = f"{event.alias} {verb} v{event.version}, by {entry.actor}{f': {event.why}' if event.why else ''}"
+        if isinstance(event, Promote) and event.overridden:
+            told += f", setting aside {', '.join(event.overridden)}"
         if event.expect != self.moved.get(event.alias, 0):
             return f"{told} (does not count: somebody else had moved it)"
         self.moved[event.alias] = entry.seq

@@ -6,50 +6,78 @@
 from collections.abc import Sequence
 
 from cluster.errors import ConfigError
-from orchestrator.gates.bounds import judge
-from orchestrator.gates.figures import measured
 from orchestrator.log.decision import Decision
-from orchestrator.log.entry import NAME, Entry
+from orchestrator.log.entry import NAME, Entry, actor
+from orchestrator.log.signing import Trust, sign
+from orchestrator.registry.gating import promotable
 from orchestrator.registry.references import VERSION
 from orchestrator.track.aside import Promote, Rollback
 from orchestrator.track.events import refuse_unknown
 from orchestrator.track.moves import Alias, aliases
 from orchestrator.track.requirements import AliasAt, moved
-from orchestrator.track.rules import PromotionRule, RulesLog
-from orchestrator.track.state import RunState, replay
+from orchestrator.track.rules import RulesLog, TeamRules
+from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 
 
-def judged(rule: PromotionRule, state: RunState, version: int) -> list[Decision]:
-    """One decision per bound on a promotion. The validation matrix up to that version is judged."""
-    return judge(rule, measured(state.upto(version)), f"v{version}", final=True)
+def promote(
+    track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "", override: bool = False
+) -> Entry:
+    """Points an alias at a version, if that keeps the team's rules for the alias and the run's own guards, and nobody
+    has rejected it. With `override` its writer sets aside what is broken, for the reason `why`; the entry says so.
 
-
-def promote(track: Track, version: int, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
-    """Points an alias at a version. `expect` is the seq of the move that the caller saw last; default: the newest one.
+    `expect` is the seq of the move that the caller saw last; default: the newest one.
 
     Raises:
-        ConfigError: the alias is not a valid name, there is no such version, or the team's rules forbid it.
+        ConfigError: the alias is not a valid name, there is no such version, or the rules forbid it.
         ConflictError: another has moved the alias since.
         StoreError: a newer Orthoplex wrote to the log.
     """
     if not NAME.fullmatch(alias) or VERSION.fullmatch(alias):
         raise ConfigError(f"--alias {alias!r}: not an alias; use a-z 0-9, then also . _ -, not v and a number")
+    if override and not why.strip():
+        raise ConfigError("--override: say why, with --why")
     revision, rules = RulesLog(track.store, track.team).current()
     entries = track.entries()
     before = _as_expected(track, entries, alias, expect)
     state = replay(track.team, track.name, entries)
     state.version(version)
     rule = rules.promotion.get(alias)
-    decisions = judged(rule, state, version) if rule else []
-    if faults := [each.reason for each in decisions if each.verdict == "stop"]:
-        shown = "\n".join(f"  {fault}" for fault in faults)
-        raise ConfigError(
-            f"{track.label}@v{version} may not become {alias}, by revision {revision} of the team's rules:\n{shown}"
-        )
-    seq = before.seq if before else 0
-    event = Promote(alias=alias, version=version, expect=seq, why=why, rules_revision=revision)
+    decisions = promotable(track, entries, state, version, rule)
+    broken = [each for each in decisions if each.verdict == "stop"]
+    if broken and not override:
+        raise _refused(f"{track.label}@v{version}", alias, revision, broken)
+    event = Promote(alias=alias, version=version, expect=before.seq if before else 0, why=why, rules_revision=revision)
+    if broken:
+        who = _may_override(rules, alias)
+        event = event.model_copy(update={"overridden": tuple(each.rule for each in broken)})
+        decisions.append(Decision(rule="override", subject=f"v{version}", measured=who, verdict="override", reason=why))
     return _append(track, entries, event.with_decisions(decisions))
+
+
+def _refused(ref: str, alias: str, revision: int, broken: Sequence[Decision]) -> ConfigError:
+    shown = "\n".join(f"  {each.reason}" for each in broken)
+    return ConfigError(
+        f"{ref} may not become {alias}, by revision {revision} of the team's rules:\n{shown}\n"
+        "  (--override with --why sets this aside, in your name)"
+    )
+
+
+def _may_override(rules: TeamRules, alias: str) -> str:
+    """The name of this process's user, or of the owner of its key if signatures are required. Raises ConfigError unless
+    the team's rules let them set bounds of the alias aside."""
+    who, rule = writer(rules.trust), rules.promotion.get(alias)
+    if rule and rule.overriders is not None and who not in rule.overriders:
+        named = ", ".join(rule.overriders) or "nobody"
+        raise ConfigError(f"--override: {who} may not, by promotion.{alias}.overriders of the team's rules: {named}")
+    return who
+
+
+def writer(trust: Trust) -> str:
+    """Who writes: the owner of the key that signs, if signatures are required, else the user."""
+    signature = sign("", "") if trust.required else None
+    key = trust.keys.get(signature["key"]) if signature else None
+    return key.owner if key else actor().rpartition("@")[0]
 
 
 def rollback(track: Track, alias: str, *, expect: int | None = None, why: str = "") -> Entry:

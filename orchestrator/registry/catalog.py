@@ -1,7 +1,7 @@
 """The contents of tracks, for people and other programs. All but `listed` are pure functions of a log."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from cluster.storage import Store
 from orchestrator.log.entry import Entry
@@ -64,10 +64,11 @@ class Row(TypedDict):
 
 class Shown(Row):
     """A version as `adapters show --json` shows it. `half_widths` are half the 95% intervals of its metrics on the test
-    splits, see `orchestrator.track.intervals`."""
+    splits, see `orchestrator.track.intervals`; `approval` is the last word on it, if anybody has said one."""
 
     half_widths: dict[str, float | None]
     manifest: Json
+    approval: NotRequired[Json]
 
 
 def listed(

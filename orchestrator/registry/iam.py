@@ -1,7 +1,8 @@
 """Least-privilege S3 policies for a team's roles, for an administrator to attach. Pure functions.
 
 All entries of a log lie under one prefix, so S3 cannot tell a promotion from a commit: a promoter, who may write
-the log but no files, can do harm only with signatures off; with them on, `signing` holds each key to its role.
+the log but no files, can do harm only with signatures off; with them on, `signing` holds each key to its role. What a
+guard quarantines a driver writes, as a publisher; approvals and overrides a promoter; what is given up, gc.
 """
 
 import re

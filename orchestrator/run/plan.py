@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
+from orchestrator.gates.noise import unresolvable
 from orchestrator.log.event import Json
 from orchestrator.run.changes import going_on, objections, way_on
 from orchestrator.run.evaluation import Cost, Size
@@ -143,7 +144,7 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
-        notes=[note] if (note := not_asked_for(given, model.config)) else [],
+        notes=[*([note] if (note := not_asked_for(given, model.config)) else []), *too_few_rows(config, sizes)],
         time=reckon(config, left, track.store, state),
     )
 
@@ -154,6 +155,13 @@ def files_beside(config: RunConfig, evaluated: Cost) -> str:
     names = ["training.parquet"] + ["decisions.parquet"] * bool(decides)
     names += ["answers.parquet"] * bool(evaluated["kept_answers"]) + ["rows.parquet"] * config.evaluate.keep_rows
     return ", ".join(names)
+
+
+def too_few_rows(config: RunConfig, sizes: Sequence[Size]) -> list[str]:
+    """The guards that so few validation rows cannot resolve."""
+    of_accuracy = [each for each, by_loss in zip(sizes, config.by_loss, strict=True) if not by_loss]
+    rows = [min(each.validation, config.evaluate.rows or each.validation) for each in of_accuracy]
+    return unresolvable(config.guards, rows, "guards.")
 
 
 def planned_steps(config: RunConfig, sizes: Sequence[int]) -> list[int]:

@@ -66,12 +66,24 @@ class AliasAt:
 
     def check(self, since: Sequence[Entry]) -> None:
         """See Requirement. Raises ConfigError if the version was deleted."""
-        read = [*self.entries, *since]
-        now = aliases(read).get(self.alias)
+        now = aliases([*self.entries, *since]).get(self.alias)
         if (now.seq if now else 0) != self.seq:
             raise moved(self.label, self.alias, self.seq, now)
+        Stands(label=self.label, version=self.version, entries=self.entries).check(since)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stands:
+    """`version` still stands; `entries` were read."""
+
+    label: str
+    version: int
+    entries: Sequence[Entry]
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """See Requirement. Raises ConfigError if the version was deleted."""
         team, _, name = self.label.partition("/")
-        replay(team, name, read).version(self.version)
+        replay(team, name, [*self.entries, *since]).version(self.version)
 
 
 def moved(label: str, alias: str, expect: int, now: Alias | None) -> ConflictError:

@@ -9,7 +9,7 @@ this name.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -30,6 +30,7 @@ from orchestrator.track.layout import RULES, list_tracks, rules_root
 from orchestrator.track.requirements import RulesAt
 
 Role = Literal["publisher", "promoter", "gc", "admin", "evaluator"]
+Model = TypeVar("Model", bound=Frozen)
 KNOWN_S = 60.0  # how long a reader keeps a team's rules: a key that others remove is valid for that much longer
 _known: WeakKeyDictionary[Store, dict[str, tuple[float, Trust]]] = WeakKeyDictionary()
 
@@ -214,10 +215,19 @@ def forget_trust(store: Store) -> None:
     _known.pop(store, None)
 
 
+def parse_rule(content: Mapping[str, Yaml], origin: str) -> PromotionRule:
+    """As `parse_rules`, for the bounds of one alias, or of a rules file."""
+    return _parsed(PromotionRule, content, origin)
+
+
 def parse_rules(content: Mapping[str, Yaml], origin: str) -> TeamRules:
     """Validates a mapping; `origin` heads the message. Raises ConfigError, which lists all errors, one per line."""
+    return _parsed(TeamRules, content, origin)
+
+
+def _parsed(kind: type[Model], content: Mapping[str, Yaml], origin: str) -> Model:
     try:
-        return TeamRules.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         lines = [_line(each) for each in error.errors(include_input=False)]  # which may hold a private key
         raise ConfigError("\n  ".join([f"{origin}: {len(lines)} error(s) in the rules", *lines])) from None

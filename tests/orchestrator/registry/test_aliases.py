@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, ConflictError
-from orchestrator.registry.aliases import judged, promote, rollback
+from orchestrator.registry.aliases import promote, rollback
+from orchestrator.registry.gating import judged
 from orchestrator.track.moves import aliases, at, moves
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.state import replay

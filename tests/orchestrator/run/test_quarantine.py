@@ -11,10 +11,13 @@ import pytest
 
 from cluster.errors import ConfigError, GuardStop, IntegrityError
 from orchestrator.config.run import RunConfig
+from orchestrator.console.notes import notes
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event
 from orchestrator.registry.aliases import promote
+from orchestrator.registry.gating import gate
 from orchestrator.registry.gc import Collector
+from orchestrator.registry.junit import junit
 from orchestrator.registry.quarantine import discard, held
 from orchestrator.registry.verify import verify
 from orchestrator.run.controller import Controller
@@ -214,6 +217,31 @@ def test_gc_keeps_the_files_until_another_takes_their_place(stopped: Controller,
     again, fake = asked(bounded(store, guards={}))
     assert again.run().learned == 3 and [order.index for order in fake.orders] == [1, 2]
     assert verify(again.track).faults == []
+
+
+def test_with_confidence_a_breach_inside_the_noise_does_not_stop(store: Path) -> None:
+    """AA of 50 points on 20 rows is below 60, but these rows cannot tell; that it is below 80 they can."""
+    rows = {"evaluate": {"keep_rows": True}}
+    sure = bounded(store, "ab", guards={**BOUND, "confidence": 0.95}, **rows)
+    controller, _ = asked(sure)
+    state = controller.run()
+    (_, last) = (each.decision for each in state.decisions)
+    assert (state.status, last.verdict, last.open, last.measured) == ("finished", "go_on", True, 0.5)
+    assert last.limits == (pytest.approx(0.35, abs=0.06), pytest.approx(0.65, abs=0.06))
+    assert [line for line in notes(state) if "these rows cannot tell on which side it is" in line] == [last.reason]
+    assert status_view(state)["decisions"][1]["limits"] == [*last.limits]  # type: ignore[index, call-overload]
+    with pytest.raises(GuardStop, match=r"at 95\.00% confidence between .* is quarantined"):
+        asked(bounded(store, "ab", name="low", guards={"min_average_accuracy": 0.8, "confidence": 0.95}, **rows))[
+            0
+        ].run()
+    with pytest.raises(GuardStop):
+        asked(bounded(store, "ab", name="plain", **rows))[0].run()
+
+
+def test_a_gate_and_its_junit_report_tell_of_the_breach(stopped: Controller) -> None:
+    verdict = gate(stopped.store, "stream")
+    assert (verdict.ref, verdict.quarantined, len(verdict.broken)) == ("default/stream@v2", True, 1)
+    assert 'failures="1"' in junit(verdict) and "below guards.min_average_accuracy" in junit(verdict)
 
 
 def test_a_fork_takes_what_is_committed(stopped: Controller, store: Path) -> None:
