@@ -10,8 +10,8 @@ from orchestrator.cli import completion
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, echo, print_json
 
 if TYPE_CHECKING:
+    from orchestrator.gates.verdict import Verdict
     from orchestrator.log.decision import Decision
-    from orchestrator.registry.gating import Verdict
     from orchestrator.track.rules import PromotionRule
 
 
@@ -62,7 +62,7 @@ def read_rules(path: Path) -> "PromotionRule":
 
 def write_report(path: Path, verdict: "Verdict") -> None:
     """Writes the JUnit report. Raises ConfigError if it cannot be written."""
-    from orchestrator.registry.junit import junit
+    from orchestrator.gates.junit import junit
 
     try:
         path.write_text(junit(verdict), "utf-8")

@@ -1,7 +1,6 @@
 """Whether a version keeps the bounds that are set for it: before it is promoted, and as a step of a pipeline."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cluster.errors import ConfigError
 from cluster.storage import Store
@@ -9,8 +8,9 @@ from orchestrator.config.bounds import BoundsConfig
 from orchestrator.gates.bounds import judge
 from orchestrator.gates.figures import config_of, measured
 from orchestrator.gates.noise import Kept, kept_rows, noise
+from orchestrator.gates.verdict import Verdict
 from orchestrator.log.decision import Decision
-from orchestrator.log.entry import Entry, JsonLike
+from orchestrator.log.entry import Entry
 from orchestrator.registry.approvals import judge_word, word_on
 from orchestrator.registry.references import find_track, resolve
 from orchestrator.track.rules import PromotionRule, RulesLog
@@ -44,40 +44,6 @@ def promotable(
     word = word_on(entries, state.version(version))
     said = judge_word(word, version, needed=bool(rule and rule.approval))
     return [*by_rule, *guarded(state, version, kept), *said]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The decisions on a version, `origin` says by whose bounds. `quarantined`: it is none yet, a guard stopped it."""
-
-    ref: str
-    task: str
-    origin: str
-    quarantined: bool
-    decisions: tuple[Decision, ...]
-
-    @property
-    def broken(self) -> list[str]:
-        """Why it does not pass; empty if it does."""
-        return [each.reason for each in self.decisions if each.verdict == "stop"]
-
-    @property
-    def open(self) -> list[str]:
-        """What the rows at hand cannot resolve."""
-        return [each.reason for each in self.decisions if each.open]
-
-    def shown(self) -> dict[str, JsonLike]:
-        """The form that `gate --json` prints."""
-        return {
-            "ref": self.ref,
-            "task": self.task,
-            "rules": self.origin,
-            "quarantined": self.quarantined,
-            "passed": not self.broken,
-            "broken": self.broken,
-            "unresolved": self.open,
-            "decisions": [each.model_dump(mode="json") for each in self.decisions],
-        }
 
 
 def gate(

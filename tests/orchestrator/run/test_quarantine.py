@@ -12,12 +12,12 @@ import pytest
 from cluster.errors import ConfigError, GuardStop, IntegrityError
 from orchestrator.config.run import RunConfig
 from orchestrator.console.notes import notes
+from orchestrator.gates.junit import junit
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Event
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.gating import gate
 from orchestrator.registry.gc import Collector
-from orchestrator.registry.junit import junit
 from orchestrator.registry.quarantine import discard, held
 from orchestrator.registry.verify import verify
 from orchestrator.run.controller import Controller

@@ -2,9 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
+from orchestrator.gates.junit import clean, junit
+from orchestrator.gates.verdict import Verdict
 from orchestrator.log.decision import Decision
-from orchestrator.registry.gating import Verdict
-from orchestrator.registry.junit import clean, junit
 
 BROKEN = Decision(rule="max_forgetting", subject="v2", bound=0.1, verdict="stop", reason='a < "b" & \x1b[31mred\x00')
 OPEN = Decision(rule="min_average_accuracy", subject="v2", measured=0.5, bound=0.5, verdict="go_on", reason="open ±",

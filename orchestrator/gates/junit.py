@@ -2,8 +2,8 @@
 
 from xml.etree import ElementTree as ET
 
+from orchestrator.gates.verdict import Verdict
 from orchestrator.log.decision import Decision
-from orchestrator.registry.gating import Verdict
 
 
 def junit(verdict: Verdict) -> str:
