@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -65,6 +65,11 @@ test-faults: install-dev  ## kill driver, workers and nodes at 21 instants: abou
 FUZZ_S ?= 60
 fuzz: install-dev  ## put malformed things in wherever something is read, each kind for FUZZ_S (60) seconds, drawn by SEED (0)
 	PYTHONPATH=. $(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --seed $(or $(SEED),0)
+
+TASKS ?= 500
+KILLS ?= 40
+soak: install-dev  ## train TASKS (500) small tasks twice, once under KILLS (40) kills and outages, and compare: an hour; SOAK=folder goes on
+	PYTHONPATH=. $(BIN)/python -m tests.soak --tasks $(TASKS) --kills $(KILLS) --seed $(or $(SEED),0) $(if $(SOAK),--folder $(SOAK))
 
 VLLM ?= 0.33.0
 VLLM_ROOT ?= $(HOME)/.cache/orthoplex/vllm

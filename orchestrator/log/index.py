@@ -57,6 +57,8 @@ def encode(entries: Sequence[Entry], kept: Columns) -> bytes:
     columns["entry"] = pa.array([raw(e) for e in entries], pa.binary())
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    del columns
+    pa.default_memory_pool().release_unused()  # a driver writes an index again and again, each larger than the last
     return sink.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from orchestrator.track.layout import list_tracks
 from orchestrator.track.moves import aliases
 from orchestrator.track.track import COLUMNS, Track
 from tests.orchestrator.conftest import config_of
+from tests.soak.memory import anonymous_bytes
 from tests.support.entries import Raw
 from tests.support.registries import BODY, folder_track, publish_one, started_in_vain
 
@@ -277,6 +279,18 @@ def test_a_writer_makes_an_index_of_what_it_has_read_and_written(track: Track, m
     assert track.write_index() == len(entries) and {*seqs} == {len(entries)}
     assert all(a is b for a, b in zip(track.catch_up(), entries, strict=False))
     assert Track(track.store, track.team, track.name).entries()[:-1] == entries
+
+
+def test_an_index_leaves_no_memory_behind() -> None:
+    """Arrow kept some 20 MB after the first indices of a long run."""
+    content = {"seq": 1, "prev_sha256": "", "nonce": "n" * 32, "actor": "a@h", "time": "2026-01-01T00:00:00+00:00"}
+    data = canonical({**content, "op": "renew", "lease": 1, "progress": {"phase": "train", "step": 7}})
+    entries = [parse_entry(data) for _ in range(1500)]
+    index.encode(entries[:10], COLUMNS)  # loads Arrow
+    before = anonymous_bytes(os.getpid())
+    for end in range(100, 1500, 100):
+        index.encode(entries[:end], COLUMNS)
+    assert anonymous_bytes(os.getpid()) - before < 6e6
 
 
 # --- an index that cannot be written

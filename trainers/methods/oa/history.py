@@ -123,7 +123,9 @@ class History:
             if adapter.felt:
                 settings = self.config.functional
                 self.felt = joined(self.felt, adapter.felt, settings.tasks, settings.directions)
-            self.tasks.append(replace(adapter, felt={}))
+            self.tasks.append(replace(adapter, written={}, read={}, felt={}))  # the bases have them too
+            for name, basis in adapter.written.items():
+                self.energy[name] += float(basis.spectrum_H.square().sum())
         for side, bases in (("written", self.written), ("read", self.read)):
             added = [getattr(adapter, side) for adapter in adapters]
             for name in dict.fromkeys(name for directions in added for name in directions):
@@ -138,7 +140,7 @@ class History:
         self.tasks: list[TaskAdapter] = []
         self.written, self.read = self._no_directions(), self._no_directions()
         self.felt = []
-        self.dropped = dict.fromkeys(self.modules, 0.0)
+        self.energy = dict.fromkeys(self.modules, 0.0)  # Σσ² of all that tasks wrote, also of what is dropped
         self.changes: dict[str, Change] = {}
 
     def columns(self, side: str) -> dict[str, Tensor]:
@@ -154,7 +156,7 @@ class History:
                 "written": self.written[name].occupancy,
                 "read": self.read[name].occupancy,
                 "free": width(module) - max(b[name].columns_DH.shape[1] for b in (self.written, self.read)),
-                "dropped": self.dropped[name],
+                "dropped": self.dropped(name),
             }
             for name, module in self.modules.items()
         }
@@ -186,15 +188,17 @@ class History:
                 shapes += [(lora.a_RK, (lora.rank, input_width(self.modules[name]))), (lora.b_DR, (d, lora.rank))]
             check_shapes(f"history: task {number}, layer {name!r}", shapes)
 
+    def dropped(self, name: str) -> float:
+        """The share of a module's written energy Σσ² that saturation has dropped."""
+        if self.config.orthogonality.saturation != "drop" or not self.energy[name]:
+            return 0.0
+        return max(0.0, 1 - float(self.written[name].spectrum_H.square().sum()) / self.energy[name])
+
     def _drop(self) -> None:
         """Keeps the bases within `max_occupancy` by dropping the directions of least singular value."""
         for bases in (self.written, self.read):
             for name, basis in bases.items():
                 bases[name] = basis.limited(int(self.config.orthogonality.max_occupancy * basis.columns_DH.shape[0]))
-        for name in self.modules:
-            stored = sum(float(t.written[name].spectrum_H.square().sum()) for t in self.tasks if name in t.written)
-            kept = float(self.written[name].spectrum_H.square().sum())
-            self.dropped[name] = max(0.0, 1 - kept / stored) if stored else 0.0
 
     @torch.no_grad()
     def _install(self, name: str) -> None:

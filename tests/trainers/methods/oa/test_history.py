@@ -163,11 +163,12 @@ def test_a_history_that_does_not_fit_is_refused() -> None:
 
 def test_saturation_drops_the_weakest_directions_and_says_how_much() -> None:
     config = settings(orthogonality={"saturation": "drop", "max_occupancy": 0.25})  # 8 of 32 directions
-    history = history_of(bert(), config)
+    history, kept = history_of(bert(), config), list[artifact.TaskAdapter]()
     for seed in (1, 2, 3):
-        history.extend(kept_of(trained(history, config, seed), history))
+        kept.append(kept_of(trained(history, config, seed), history))
+        history.extend(kept[-1])
     for name, taken in history.occupancy().items():
-        spectra = torch.cat([task.written[name].spectrum_H for task in history.tasks])
+        spectra = torch.cat([task.written[name].spectrum_H for task in kept])
         assert taken["written"] == 0.25 and taken["free"] == 24
         assert taken["dropped"] == pytest.approx(  # the last task met what the second left, not the first's weakest
             1 - float(history.written[name].spectrum_H.square().sum() / spectra.square().sum()), abs=1e-6
@@ -195,14 +196,16 @@ def test_a_stream_taken_over_at_once_is_that_of_task_by_task(kind: str, saturati
     """To the bit: a worker that starts late must not differ from one that trained every task."""
     config = settings(history=kind, orthogonality={"saturation": saturation, "max_occupancy": 0.25})
     one, other = bert(), bert()
-    history, late = history_of(one, config), history_of(other, config)
+    history, late, kept = history_of(one, config), history_of(other, config), list[artifact.TaskAdapter]()
     for seed in (1, 2, 3):
-        history.extend(kept_of(trained(history, config, seed), history))
-    late.extend(*history.tasks)
+        kept.append(kept_of(trained(history, config, seed), history))
+        history.extend(kept[-1])
+    late.extend(*kept)
+    assert all(task.written == task.read == {} for task in history.tasks)  # which are held once, in the bases
     for side in ("written", "read"):
         for name, columns in history.columns(side).items():
             assert torch.equal(columns, late.columns(side)[name])
-    assert history.dropped == late.dropped
+    assert [*map(history.dropped, history.modules)] == [*map(late.dropped, history.modules)]
     x = torch.arange(24).reshape(2, 12)
     with torch.no_grad():
         assert torch.equal(one(input_ids=x)[0], other(input_ids=x)[0])
