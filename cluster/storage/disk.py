@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, StoreError
 
 STATE_VARIABLE = "ORTHOPLEX_STATE"
 TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as Python's tempfile reads them
-USUAL = "/tmp"
+USUAL, STDOUT = "/tmp", Path("/dev/fd/1")
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FIXES = {
     errno.ENOSPC: "free some space there",
@@ -148,20 +148,33 @@ def is_full(folder: Path) -> bool:
         return False
 
 
-def unforeseen(error: OSError) -> StoreError | None:
+def unforeseen(error: OSError) -> DiskError | None:
     """The error for one of the disk that nobody has said the place of; None if it says something else.
 
     It names the file, if the system has, or the usual places that are full now.
     """
     if error.errno not in FULL and error.errno != errno.EROFS:
         return None
+    return refusal(f"cannot write {unnamed(error)}", error, "use another disk")
+
+
+def unnamed(error: OSError) -> str:
+    """What an error speaks of, if it is one of the disk."""
     if error.filename:
-        return refusal(f"cannot write {os.fsdecode(error.filename)}", error, "choose another place")
-    usual = {"this folder": Path.cwd(), "temporary files": Path(temporary_place()[1] or temporary_place()[0])}
-    full = [
-        f"{folder} ({what})" for what, folder in {**usual, STATE_VARIABLE: state_folder()}.items() if is_full(folder)
-    ]
-    return refusal(f"cannot write a file; full now: {', '.join(full) or 'none of the usual places'}", error, "another")
+        return os.fsdecode(error.filename)
+    full = [what for what, folder in usual_places() if is_full(folder)]
+    return f"a file; full now: {', '.join(full)}" if full else "a file; none of the usual places is full now"
+
+
+def usual_places() -> Iterator[tuple[str, Path]]:
+    """The folders that commands write to besides those that they are told, by what is in them."""
+    if STDOUT.is_file():
+        yield "standard output", STDOUT
+    yield f"the current folder {Path().absolute()}", Path()
+    named, place = temporary_place()
+    yield f"temporary files in {named}", Path(place or named)
+    with suppress(ConfigError):
+        yield f"{state_folder()} ({STATE_VARIABLE})", state_folder()
 
 
 # ---------------------------------------------------------------- what this machine keeps

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 
@@ -39,10 +39,10 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
     return Result(code, captured.out, captured.err)
 
 
-def command(*argv: object, **environment: str) -> "subprocess.Popen[bytes]":
+def command(*argv: object, stdout: int | IO[bytes] = subprocess.PIPE, **environment: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*COMMAND, *map(str, argv)],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},
         cwd=Path(__file__).parents[2],

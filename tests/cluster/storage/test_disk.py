@@ -111,9 +111,9 @@ def test_an_error_that_nobody_foresaw(disk: Disk, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TMPDIR", str(disk.path))
     monkeypatch.chdir(tmp_path)
     assert "cannot write /a/b: Read-only" in str(unforeseen(failed(errno.EROFS, "/a/b")))
-    assert "full now: none of the usual places" in str(unforeseen(failed(errno.ENOSPC)))
+    assert "none of the usual places is full now" in str(unforeseen(failed(errno.ENOSPC)))
     disk.fill()
-    assert f"full now: {disk.path} (temporary files)" in str(unforeseen(failed(errno.ENOSPC)))
+    assert f"full now: temporary files in TMPDIR='{disk.path}': No" in str(unforeseen(failed(errno.ENOSPC)))
     assert unforeseen(failed(errno.EPIPE)) is None
 
 

@@ -18,6 +18,7 @@ from orchestrator.run.controller import Controller
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from tests.support.command_line import HAS_MINILM, LAYER, Orthoplex, command
+from tests.support.disks import Disk
 
 # --- usage
 
@@ -391,6 +392,15 @@ def test_a_reader_that_leaves(begun: Any, argv: list[str]) -> None:
     child.stdout.close()
     assert (child.stderr.read(), child.wait()) == (b"", 1)
     child.stderr.close()
+
+
+def test_a_full_disk_behind_standard_output(begun: Any, disk: Disk) -> None:
+    disk.fill()
+    with (disk.path / "out").open("wb") as full:
+        child = command("status", "stream", "--json", "--store", begun.root, stdout=full)
+        _, err = child.communicate()
+    said = b"orthoplex: cannot write a file; full now: standard output: No space left on device; free some space there"
+    assert child.returncode == 1 and err.startswith(said) and err.count(b"\n") == 1
 
 
 def test_a_terminal_that_knows_ascii_only(begun: Any) -> None:
