@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -123,10 +124,9 @@ def temporary_place() -> tuple[str, str | None]:
 
 
 def refused_temporary(error: OSError, place: str) -> TemporaryRefusedError:
-    """The error for temporary files that the disk at a place refuses."""
-    return TemporaryRefusedError(
-        str(refusal(f"temporary files in {place}", error, f"name another folder in {TEMPORARY[0]}"))
-    )
+    """The error for temporary files that the disk at a place refuses. It names this machine, which may be any node."""
+    what = f"temporary files in {place} on {socket.gethostname()}"
+    return TemporaryRefusedError(str(refusal(what, error, f"name another folder in {TEMPORARY[0]}")))
 
 
 def is_of(error: OSError, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from cluster.storage.disk import (
     writing,
 )
 from tests.support.disks import Disk
+
+HOST = socket.gethostname()
 
 
 def failed(number: int, *names: str) -> OSError:
@@ -63,7 +66,7 @@ def test_other_errors_stay() -> None:
 def test_a_temporary_folder_on_a_full_disk(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python itself would go to /tmp without a word."""
     monkeypatch.setenv("TMPDIR", str(disk.path))
-    said = rf"^temporary files in TMPDIR='{disk.path}': No space left on device; free some space there, or name another"
+    said = rf"^temporary files in TMPDIR='{disk.path}' on {HOST}: No space left on device; free some.*, or name another"
     with Temporary("x-") as folder:
         assert Path(folder).parent == disk.path
     with pytest.raises(TemporaryRefusedError, match=said), Temporary("x-") as folder:
@@ -88,9 +91,7 @@ def test_an_error_of_another_disk_stays(disk: Disk, tmp_path: Path, monkeypatch:
 def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
-    said = (
-        rf"^temporary files in {variable}='{tmp_path}/gone': No such file.*; make that folder, or name another.*TMPDIR"
-    )
+    said = rf"^temporary files in {variable}='{tmp_path}/gone' on {HOST}: No such.*; make that folder, or name.*TMPDIR"
     with pytest.raises(ConfigError, match=said):
         Temporary("x-")
 
@@ -102,7 +103,7 @@ def test_no_usable_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setattr(tempfile, "gettempdir", none)
     monkeypatch.setattr("cluster.storage.disk.USUAL", "/proc/none")
-    with pytest.raises(ConfigError, match=r"^temporary files in /proc/none: No such file.*TMPDIR"):
+    with pytest.raises(ConfigError, match=r"^temporary files in /proc/none on .*: No such file.*TMPDIR"):
         Temporary("x-")
 
 
