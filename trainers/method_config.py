@@ -74,15 +74,16 @@ class MethodConfig(Frozen):
     The class variables say what a run needs to know about a method without importing it. `files` are the names of the
     files that a task leaves in the store, in order; later tasks are trained against the last of them. `package` is one
     that the method needs beside Orthoplex's own. `most_zero_stage` is the highest ZeRO stage that it trains under.
-    `counted` says what its parameters are, for people. `chooses` says by which rule layers get different numbers of
-    dimensions, None if they keep what they are given; `choice_keys` are the keys of that rule, `protection_keys` those
-    of what keeps tasks apart.
+    `counted` says what its parameters are, for people; `trains_base` tells that they are the base's own. `chooses` says
+    by which rule layers get different numbers of dimensions, None if they keep what they are given; `choice_keys` are
+    the keys of that rule, `protection_keys` those of what keeps tasks apart.
     """
 
     files: ClassVar[tuple[str, ...]] = ("adapter.safetensors",)
     package: ClassVar[str | None] = None
     most_zero_stage: ClassVar[int] = 3
     counted: ClassVar[str] = "A and B"
+    trains_base: ClassVar[bool] = False
     chooses: ClassVar[str | None] = None
     choice_keys: ClassVar[tuple[str, ...]] = ()
     protection_keys: ClassVar[tuple[str, ...]] = ()
@@ -271,6 +272,7 @@ class WeightsConfig(MethodConfig):
 
     most_zero_stage: ClassVar[int] = 2  # the weights would be shared out before they are copied
     counted: ClassVar[str] = "changed weights"
+    trains_base: ClassVar[bool] = True
 
 
 class FullConfig(WeightsConfig):

@@ -26,6 +26,11 @@ def local(parameter: Tensor) -> Tensor:
     return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter.data
 
 
+def size_of(parameter: Tensor) -> int:
+    """The number of values of a whole parameter, of which ZeRO 3 leaves a rank a part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 def hold(parameter: Tensor, value: Tensor) -> None:
     """Makes `value` what this rank holds of a frozen parameter, of the same shape and in any dtype; not a copy."""
     if hasattr(parameter, "ds_tensor"):

@@ -1,6 +1,5 @@
 """The shared parts of the verbs: common options, finding runs in a store, printing JSON."""
 
-import io
 import json
 import logging
 import sys
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.registry.references import Version
     from orchestrator.track.events import Committed
     from orchestrator.track.state import RunState
+    from trainers.training.decisions import Columns
 
-Logged = dict[str, list[float | list[float] | None]]
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]
 AnyStore = Annotated[
     str | None, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")
@@ -114,21 +113,13 @@ def tell(note: str, kind: str = "note") -> None:
         typer.echo(printable(f"{kind}: {note}"), err=True)
 
 
-def read_log(state: "RunState", commit: "Committed", store: str) -> Logged:
+def read_log(state: "RunState", commit: "Committed", store: str) -> "Columns":
     """The columns of a committed task's training.parquet, its digest checked; none if the version has no such file."""
-    import pyarrow.parquet as pq
-
-    from cluster.errors import KeyAbsentError
     from cluster.storage import open_store
+    from orchestrator.registry.decisions import training_log
     from orchestrator.track.track import Track
 
-    track = Track(open_store(store), state.team, state.name)
-    try:
-        (data,) = track.committed(commit, "training.parquet")
-    except KeyAbsentError:
-        return {}
-    columns: Logged = pq.read_table(io.BytesIO(data)).to_pydict()
-    return columns
+    return training_log(Track(open_store(store), state.team, state.name), commit)
 
 
 def echo(text: str, *, nl: bool = True) -> None:

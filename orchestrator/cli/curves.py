@@ -1,4 +1,4 @@
-"""`orthoplex curves`: how the training of each task went."""
+"""`orthoplex curves` and `orthoplex report`: how the training of each task went, and all of a run as one page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,22 @@ import typer
 
 from cluster.errors import ConfigError
 from cluster.storage.disk import refusal
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, Tasks, print_json, read_log, read_run
+from orchestrator.cli.common import (
+    DEFAULT_STORE,
+    AsJson,
+    RunName,
+    StoreUri,
+    Tasks,
+    only_our_output,
+    print_json,
+    read_log,
+    read_run,
+    tell,
+)
+
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="FILE", help="default NAME.html; s3://BUCKET/KEY, or - to print")
+]
 
 
 def curves(
@@ -38,3 +53,17 @@ def curves(
         out.print(f"{state.label}: {state.status}; no task is committed yet that has a training log", markup=False)
     elif png:
         out.print(f"wrote {png}", markup=False)
+
+
+def report(name: RunName, output: Output = None, store: StoreUri = DEFAULT_STORE) -> None:
+    """Write a run or a sweep as one HTML page. Scores, budgets, cost, decisions, changes."""
+    from cluster.storage import open_store
+
+    with only_our_output():
+        from orchestrator.report.page import report_of, write
+
+        text = report_of(open_store(store), name)
+    target = output or f"{name.rpartition('/')[2]}.html"
+    write(text, target)
+    if target != "-":
+        tell(f"wrote {target}", "report")

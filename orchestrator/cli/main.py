@@ -285,6 +285,7 @@ def samples(
 
 app.command("logs")(cli_logs.logs)
 app.command("curves")(cli_curves.curves)
+app.command("report")(cli_curves.report)
 app.command("predict")(cli_answering.predict)
 app.command("gate")(cli_gate.gate)
 app.command("eval")(cli_answering.evaluate)

@@ -90,7 +90,7 @@ def check_guards(config: "RunConfig") -> None:
             f"guards.confidence {guards.confidence}: no bound on accuracies is set; set one of "
             f"{', '.join(READS_ACCURACY)}, or remove it"
         )
-    if guards.max_cost is not None and config.cost is None:
+    if guards.max_cost is not None and (config.cost is None or config.cost.gpu_hour is None):
         raise ValueError(f"guards.max_cost {guards.max_cost}: nothing says what an hour costs; set cost.gpu_hour")
     fills = protection and (protection.protects_output or protection.projects_input)
     if guards.min_capacity_left is not None and not fills:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
-from cluster.schema import STORED, Frozen, Grown
+from cluster.schema import STORED, Grown
 from cluster.storage import DEFAULT_STORE, open_store
 from orchestrator.config.bounds import READS_ACCURACY, BoundsConfig
 from orchestrator.config.errors import Yaml, described, refuse_unusable
@@ -25,6 +25,7 @@ from trainers.data.sources import listed
 from trainers.data.tasks import DataConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+MOST_FLOPS = 1e32  # of a base's training; a millionfold of the largest known
 
 
 class GuardConfig(BoundsConfig):
@@ -52,11 +53,21 @@ class EvaluateConfig(Grown):
     macro_f1: bool = False
 
 
-class CostConfig(Frozen):
-    """What a GPU costs per hour, to say what a run costs. Nothing else depends on it."""
+class CostConfig(Grown):
+    """What a GPU costs per hour, to say what a run costs; and the floating-point operations that the base's own
+    training took (`base_flops`), to say which share of them a run takes. Nothing else depends on either."""
 
-    gpu_hour: Annotated[float, Field(ge=0)]
+    added: ClassVar[tuple[str, ...]] = ("base_flops",)
+
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    base_flops: Annotated[float, Field(gt=0, le=MOST_FLOPS)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "CostConfig":
+        if self.gpu_hour is None and self.base_flops is None:
+            raise ValueError("give cost.gpu_hour, the price of a GPU for an hour, or cost.base_flops")
+        return self
 
 
 class RunConfig(Grown):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from orchestrator.console.budgets import Logged, numbers
 from orchestrator.console.scores import number, task_title
@@ -14,6 +15,9 @@ from orchestrator.log.entry import JsonLike
 from orchestrator.track.events import Committed
 from orchestrator.track.state import RunState
 from trainers.config import TrainConfig, learning_rate_factor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 48  # characters of a curve
@@ -97,14 +101,23 @@ def bars(values: Sequence[float | None], width: int = WIDTH) -> str:
 
 
 def picture(title: str, curves: Sequence[Curves]) -> bytes:
-    """PNG: a panel per figure, over the steps of all tasks one after the other."""
+    """PNG of `drawn`, with a title."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = drawn(curves)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
+
+
+def drawn(curves: Sequence[Curves]) -> "Figure":
+    """A panel per figure, over the steps of all tasks one after the other."""
     from matplotlib.figure import Figure
 
     names = [name for name in [*TITLES, *extra(curves)] if any(any(e.figures.get(name, ())) for e in curves)]
     figure = Figure(figsize=(10, 1.6 * len(names) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
     starts = [0, *accumulate(each.steps[-1] for each in curves)]
     for axes, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
         for start, each in zip(starts, curves, strict=False):
@@ -120,9 +133,7 @@ def picture(title: str, curves: Sequence[Curves]) -> bytes:
                 axes.annotate(each.task, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=8)
         if name == names[-1]:
             axes.set_xlabel("steps of all tasks")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    return data.getvalue()
+    return figure
 
 
 def extra(curves: Sequence[Curves]) -> list[str]:

@@ -130,7 +130,7 @@ def print_status(state: RunState, view: View = ALL) -> None:
     out.print(f"  {'active adapter parameters':<32}{number(state.active_parameters, ',.0f'):>8}{counted(state)}")
     out.print(f"  {'stored bytes':<32}{state.stored_bytes:>8,}")
     if taken := spent(state):
-        bought = bill(taken.gpu_hours, taken.money, taken.price.currency if taken.price else None)
+        bought = bill(taken.gpu_hours, taken.money, taken.currency)
         out.print(
             f"  {'seconds of training':<32}{taken.train_s:>8,.0f}  and {taken.evaluate_s:,.0f} of evaluation{bought}"
         )

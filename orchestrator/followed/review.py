@@ -276,5 +276,5 @@ def cost_in(state: RunState, when: Period) -> Iterator[CostThen]:
         yield CostThen(
             track=state.label, tasks=len(trained), train_s=took.train_s, evaluate_s=took.evaluate_s,
             gpu_hours=took.gpu_hours, money=took.money,
-            currency=took.price.currency if took.price and took.money is not None else None,
+            currency=took.currency if took.money is not None else None,
         )  # fmt: skip

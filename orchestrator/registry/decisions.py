@@ -64,6 +64,15 @@ def of_commit(track: Track, state: RunState, commit: Committed) -> Decided:
     return Decided(commit=commit, recorded=True, lines=read_decisions(data))
 
 
+def training_log(track: Track, commit: Committed) -> Columns:
+    """The columns of a committed task's training.parquet, its digest checked; none if the version has no such file."""
+    try:
+        (data,) = track.committed(commit, LOG)
+    except KeyAbsentError:
+        return {}
+    return columns(data)
+
+
 def columns(data: bytes) -> Columns:
     """The columns of a training log."""
     import pyarrow.parquet as pq

@@ -79,7 +79,7 @@ def reckoned(config: RunConfig, left: Cost, found: dict[str, list[Speed]]) -> Re
     )
     return Reckoned(
         seconds=middle, least_s=seconds(min(rates)), most_s=seconds(max(rates)), tasks=len(speeds), runs=[*found],
-        gpu_hours=taken.gpu_hours, money=taken.money, currency=config.cost.currency if config.cost else None,
+        gpu_hours=taken.gpu_hours, money=taken.money, currency=taken.currency,
     )  # fmt: skip
 
 

@@ -80,17 +80,25 @@ def recommended_yaml(config: SweepConfig, choice: Choice, trials: Sequence[Sweep
 
 
 def picture(config: SweepConfig, trials: Sequence[SweepTrial], choice: Choice) -> bytes:
-    """PNG: AA against active parameters, BWT as colour, the front as a line. Finished trials are dots, with a red edge
-    if they break a bound of `choice`; those that stopped earlier are crosses at what they measured last. Above stand
-    the sweep, what was searched and how it was chosen."""
+    """PNG of `drawn`. Above stand the sweep, what was searched and how it was chosen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = drawn(config, trials, choice)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title_of(config, trials), fontsize=11)
+    figure.axes[0].set_title(settings_of(config), fontsize=7, loc="left")
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
+
+
+def drawn(config: SweepConfig, trials: Sequence[SweepTrial], choice: Choice) -> "Figure":
+    """AA against active parameters, BWT as colour, the front as a line. Finished trials are dots, with a red edge if
+    they break a bound of `choice`; those that stopped earlier are crosses at what they measured last."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
-    figure.suptitle(title_of(config, trials), fontsize=11)
-    axes.set_title(settings_of(config), fontsize=7, loc="left")
     draw_stopped(axes, trials)
     draw_finished(figure, axes, judged(trials), config.choice)
     draw_choice(axes, judged(trials), choice, config.choice)
@@ -99,9 +107,7 @@ def picture(config: SweepConfig, trials: Sequence[SweepTrial], choice: Choice) -
     axes.set_xlabel("active adapter parameters, thousands")
     axes.set_ylabel("AA on the validation splits, points")
     axes.grid(alpha=0.3)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    return data.getvalue()
+    return figure
 
 
 def title_of(config: SweepConfig, trials: Sequence[SweepTrial]) -> str:

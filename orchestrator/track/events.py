@@ -159,11 +159,16 @@ class Kept(Part):
 
 
 class Cost(Part):
-    """Seconds of training and of evaluation, on `workers` workers."""
+    """Seconds of training and of evaluation, on `workers` workers. The rows that were trained on had `tokens` tokens,
+    in all passes together and without padding; `base_parameters` read them, and `trained_parameters` learned. Older
+    logs have none of the last three."""
 
     train_s: Number
     evaluate_s: Number = 0
     workers: Number = 1
+    tokens: Count | None = None
+    base_parameters: Count | None = None
+    trained_parameters: Count | None = None
 
     @property
     def total_s(self) -> Number:

@@ -95,7 +95,9 @@ class FakeRun:
             body["kept"] = kept
         if index == 0:
             body["zero_shot"] = counts(zero_shot or [0.0] * len(validation), "test")
-        metadata = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64, "budget": budget}
+        angles = [{"smallest": 80.0, "mean": 88.0}] * index
+        told = {"base_model": {"name": "minilm"}, "base_digest": "b" * 64, "budget": budget}
+        metadata: dict[str, Any] = {**told, "principal_angles": angles}
         records = upload_files(self.track.store, prefix, files)
         body["manifest_sha256"] = self.track.write_manifest(prefix, metadata, records)
         self.append("commit", body)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainers.zero import size_of
+
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
@@ -62,6 +64,12 @@ def quantise(model: Any) -> None:
             module.__class__ = Float8Linear
             module.register_buffer("w8", (weight_DK / scale_D[:, None]).to(torch.float8_e4m3fn))
             module.register_buffer("scale", scale_D)
+
+
+def parameters_of(model: nn.Module) -> int:
+    """The number of a base's parameters, quantised and shared-out ones included."""
+    kept = sum(module.w8.numel() for module in model.modules() if isinstance(module, Float8Linear))
+    return kept + sum(map(size_of, model.parameters()))
 
 
 # Set after the class is made, since nn.Linear declares `weight` a parameter.

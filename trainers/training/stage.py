@@ -31,7 +31,7 @@ from trainers.training.mixing import Mixed
 from trainers.training.second_moments import second_moments
 from trainers.training.squared_gradients import squared_gradients
 from trainers.training.training_log import TrainingLog
-from trainers.zero import release
+from trainers.zero import release, size_of
 
 Report = Callable[[Any], None]
 EVIDENCE_ROWS = 10
@@ -45,10 +45,13 @@ class Leaving(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training stage: the task as it is stored, and the training log."""
+    """The result of a training stage: the task as it is stored, the training log, the tokens of all steps' rows
+    (without padding and label words), and how many parameters were trained."""
 
     artifact: Artifact
     log: TrainingLog
+    tokens: int = 0
+    parameters: int = 0
 
 
 @dataclass
@@ -84,10 +87,13 @@ class TaskTraining:
             TrainingError: a loss or the adapter is not finite, or the method finds a fault; on all ranks.
             Leaving: the driver leaves, and a checkpoint is stored; on all ranks.
         """
+        tokens = 0
         with self.engaged():
+            parameters = sum(size_of(each) for group in self.attached.groups() for each in group.parameters)
             with during("resume"):
                 done = self.resume()
             for step, batch in enumerate(self.batches(), start=1):
+                tokens += int(self.rows.lengths[batch].sum())
                 if step > done:
                     with during(f"train step {step}"):
                         self.step(step, batch)
@@ -97,7 +103,7 @@ class TaskTraining:
                     artifact = self.agreed(self.attached.finish(self))
             except NotFinite:
                 raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps) from None
-        return Trained(artifact, self.log)
+        return Trained(artifact, self.log, tokens, parameters)
 
     @contextmanager
     def engaged(self) -> Iterator[None]:

@@ -26,10 +26,11 @@ from trainers.models.base import Backbone
 from trainers.models.checks import checkpoint_activations
 from trainers.models.loading import compile_blocks, load_backbone
 from trainers.models.packed import own
+from trainers.models.quantise import parameters_of
 from trainers.models.tokens import tokenize_task
 from trainers.objectives.known import OBJECTIVES
 from trainers.training.mixing import counts, own_and_mixed, title
-from trainers.training.stage import Leaving, Report, TaskTraining
+from trainers.training.stage import Leaving, Report, TaskTraining, Trained
 from trainers.workers.group import SETTLE_S
 from trainers.workers.scoring import Scoring
 from trainers.workers.storing import decided, store_scored, store_task
@@ -215,6 +216,7 @@ class Worker:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         with during("load"):
             self.backbone = self.base()
+        self.base_parameters = parameters_of(self.backbone.model)
         self.method = method_for(self.backbone.model, job.adapter, getattr(torch, job.model.dtype))
         if job.base is not None and device.type == "cpu":
             own(self.method.modules.values())
@@ -349,12 +351,17 @@ class Worker:
             validation=validation,
             test=test,
             zero_shot=zero_shot,
-            cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size},
+            cost={"train_s": train_s, "evaluate_s": eval_s, "workers": self.world_size, **self.counted(trained)},
             kept=None if kept is None else asdict(kept),
             union=scoring.union_row,
             trained_rows=counts(self.names, self.splits, order.index, self.job.train),
             functional=trained.log.last.get("functional"),
         )
+
+    def counted(self, trained: Trained) -> dict[str, int]:
+        """What the operations of training follow from, see `orchestrator.track.spending`."""
+        sizes = {"base_parameters": self.base_parameters, "trained_parameters": trained.parameters}
+        return {"tokens": trained.tokens, **sizes} if trained.tokens else {}
 
     def training(self, order: Order) -> TaskTraining:
         """The training stage of the order's task."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cluster.errors import ConfigError
 from orchestrator.config.errors import key_paths
-from orchestrator.config.run import RunConfig, load_config
+from orchestrator.config.run import CostConfig, RunConfig, load_config
 from tests.support.configurations import BASE, TASK, Load, tasks
 from trainers.data.generative.config import GenerativeTask
 from trainers.data.sources import ClBenchmarkTask, DocstringsTask, FilesTask, HubTask
@@ -110,7 +110,10 @@ def test_the_template_shows_every_key(load: Load) -> None:
     sections = {path.rpartition(".")[0] for path in key_paths(RunConfig)} - {""}
     of_others = {path for path in key_paths(RunConfig) if path.startswith("adapter.")}
     of_others -= {*key_paths(AdapterConfig, "adapter.")}  # README has them
-    shown_as_null = {"train.replay": {"train.replay.share"}, "cost": {"cost.gpu_hour", "cost.currency"}}
+    shown_as_null = {
+        "train.replay": {"train.replay.share"},
+        "cost": {"cost.gpu_hour", "cost.currency", "cost.base_flops"},
+    }
     shown = {path for key in written for path in shown_as_null.get(key, {key})}
     assert shown == set(key_paths(RunConfig)) - sections - of_others
     commented = re.sub(r"^  # (?=- name| )", "  ", TEMPLATE, flags=re.MULTILINE)
@@ -159,6 +162,15 @@ def test_what_was_not_there_before_is_stored_only_if_it_is_used(load: Load) -> N
     priced = load(BASE, "cost={gpu_hour: 2.5}", "evaluate.macro_f1=true").model_dump(mode="json")
     assert priced["cost"] == {"gpu_hour": 2.5, "currency": "USD"} and priced["evaluate"]["macro_f1"] is True
     assert {key: value for key, value in priced.items() if key not in ("cost", "evaluate")} == plain
-    for wrong, said in (("{gpu_hour: -1}", "cost.gpu_hour"), ("{currency: EUR}", "cost.gpu_hour"), ("2.5", "cost")):
+    compared = load(BASE, "cost={base_flops: 4.0e+21}").model_dump(mode="json")
+    assert compared["cost"] == {"gpu_hour": None, "currency": "USD", "base_flops": 4e21}
+    for section in (priced["cost"], compared["cost"]):
+        assert CostConfig.stored(section).model_dump(mode="json") == section
+    for wrong, said in (
+        ("{gpu_hour: -1}", "cost.gpu_hour"),
+        ("{currency: EUR}", "cost.gpu_hour"),
+        ("2.5", "cost"),
+        ("{base_flops: 0}", "cost.base_flops"),
+    ):
         with pytest.raises(ConfigError, match=said):
             load(BASE, f"cost={wrong}")

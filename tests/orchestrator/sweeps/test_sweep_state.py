@@ -165,6 +165,7 @@ SECTIONS = {
     "run.deepspeed",
     "run.cluster", "run.evaluate", "run.guards", "run.tracking", "budget", "search", "stopping", "choice", "tracking",
     "run.train.replay.share", "run.cost.gpu_hour", "run.cost.currency",  # the sections are null as a whole
+    "run.cost.base_flops",
 }  # fmt: skip
 LEAVES = sorted({*key_paths(SweepConfig)} - SECTIONS)
 
