@@ -117,7 +117,8 @@ class Service:
         envelope = Envelope.of(kind, way.predictor)
         channel = Channel() if body.stream else None
         told = None if channel is None else channel.told
-        prompts = [prompted(known, each, number, told) for number, each in enumerate(asked, start=1)]
+        key = "prompt" if kind == "text_completion" else "messages"
+        prompts = [prompted(known, each, key, number, told) for number, each in enumerate(asked, start=1)]
         if channel is not None:
             return await self.streamed(envelope, way, prompts, channel, body)
         texts = await asyncio.wrap_future(self.batches.ask(way, prompts))
@@ -156,7 +157,7 @@ class Service:
 
 def checked(texts: Sequence[str]) -> Sequence[str]:
     """The texts. Raises Problem if one has a half of a surrogate pair, which is no character."""
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, start=1):
         if not encodes(text):
             raise Problem(400, f"input: number {number} has half a character; repair it", param="input")
     return texts

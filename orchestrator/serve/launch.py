@@ -21,6 +21,7 @@ from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, on_gpu
 
 MISSING = "serve: Ray Serve is not installed: pip install 'orthoplex[serve]' -c constraints.txt"
 Say = Callable[[str], None]
+PROXY_READY_S = "60"
 LOOK_S = 10.0  # that a replica has to say which versions answer
 Standing = dict[str, tuple[str | None, str | None]]  # by adapter, the version that answers and what is wrong, if so
 
@@ -64,10 +65,11 @@ class Address(NamedTuple):
 
 def prepare(environment: MutableMapping[str, str]) -> None:
     """Has a Ray that this process starts ask for a token, which nobody else has, since Ray's own servers listen on
-    every interface; and run workers at the usual priority. To be called before Ray is imported, which reads this."""
+    every interface; run workers at the usual priority; and wait for its proxy. To be called before Ray is imported, which reads this."""
     if "ray" in sys.modules:
         return
     environment.setdefault("RAY_worker_niceness", "0")
+    environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", PROXY_READY_S)  # Ray gives a busy machine 5 s
     if "RAY_AUTH_MODE" not in environment:
         environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 

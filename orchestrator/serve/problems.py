@@ -1,8 +1,9 @@
 """What goes wrong with a request, as OpenAI's servers say it: a status, and a body with one error."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from cluster.words import brief, did_you_mean
@@ -66,8 +67,8 @@ def asked_wrongly(error: ConfigError) -> Problem:
 
 def malformed(error: ValidationError, known: Collection[str]) -> Problem:
     """The first fault of a body; `known` are its keys."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    first = inmost(error.errors(include_url=False))
+    where = path_of(first["loc"])
     param = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         hint = did_you_mean(where, known) or "leave it out"
@@ -75,3 +76,15 @@ def malformed(error: ValidationError, known: Collection[str]) -> Problem:
     message = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return Problem(400, f"{where}: {message}" if where else message, code=code, param=param)
+
+
+def inmost(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first fault; of a value that may be of several kinds, of the kind that it comes nearest to."""
+    same = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    return max(same, key=lambda each: len(each["loc"]))
+
+
+def path_of(places: Sequence[int | str]) -> str:
+    """Where a value stands, as code would read it: messages[0].content. Names of kinds, as list[Part], are left out."""
+    names = [each for each in places if isinstance(each, int) or (each != "str" and "[" not in each)]
+    return "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in names).removeprefix(".")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from cluster.schema import Frozen
 from orchestrator.delivery.repertoire import Asked
@@ -22,7 +22,10 @@ SYSTEM = {"developer": "system"}  # OpenAI's newer word for the role
 
 
 class Body(Frozen):
-    """What all requests have. `model` may be left out if one adapter is served."""
+    """What all requests have. `model` may be left out if one adapter is served. A value of another kind is refused, as
+    `true` for a number or "1" for 1."""
+
+    model_config = ConfigDict(strict=True)
 
     model: str | None = None
     task: str | None = None

@@ -148,6 +148,9 @@ def chosen(predictor: Predictor, name: str | None, fitting: Sequence[Known]) -> 
         ) from None
 
 
-def prompted(known: Known, asked: Asked, number: int, told: Piece | None = None) -> Prompted:
-    """A prompt as a task asks it. Raises DataError if it does not fit."""
-    return Prompted(source_row(known, columns_of(known.task), "prompt", number, asked), told)
+def prompted(known: Known, asked: Asked, key: str, number: int, told: Piece | None = None) -> Prompted:
+    """A prompt, the `number`th from 1 under `key`, as a task asks it. Raises DataError if it is empty, or does not
+    fit."""
+    if isinstance(asked, str) and not asked.strip():
+        raise DataError(f"{key}: {f'number {number} ' if number > 1 else ''}has no characters; write what is asked")
+    return Prompted(source_row(known, columns_of(known.task), key, number, asked), told)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.serve.problems import Problem, malformed, no_key, too_large, too_many
-from orchestrator.serve.requests import ClassifyBody
+from orchestrator.serve.requests import ChatBody, ClassifyBody
 
 
 def test_a_body() -> None:
@@ -30,3 +30,16 @@ def test_the_first_fault_of_a_body(content: dict[str, object], code: str, messag
         ClassifyBody.model_validate(content)
     problem = malformed(raised.value, ClassifyBody.model_fields)
     assert problem.code == code and problem.message.startswith(message.rstrip("?"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "text", "text": "x"}, {"type": "image"}], "messages[1].content[1].type: Input should be 'text'"),
+        (3, "messages[1].content: Input should be a valid string"),
+    ],
+)
+def test_a_fault_within_turns_is_named_as_code_reads_it(content: object, message: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        ChatBody.model_validate({"messages": [{"role": "user", "content": x} for x in ("a", content)]})
+    assert malformed(raised.value, ChatBody.model_fields).message == message
