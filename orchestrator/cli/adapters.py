@@ -89,12 +89,12 @@ def listing_line(row: "Row") -> str:
 
 
 def shown_accuracy(row: "Row", halves: Mapping[str, float | None] = MappingProxyType({})) -> str:
-    """AA on the test splits of the tasks up to an adapter, and the nll per token of those judged by it, for people; a
-    question mark if nobody measured either. `halves` are half their 95% intervals."""
+    """AA on the test splits of the tasks up to an adapter, and the nll per token of those judged by it, for people;
+    "not scored" if nobody measured either. `halves` are half their 95% intervals."""
     accuracy, nll = row["average_accuracy"], row["average_nll"]
     shown = [] if accuracy is None else [f"AA {100 * accuracy:.1f}{spread(halves.get('aa'), 100, 1)} points"]
     shown += [] if nll is None else [f"nll {nll:.3f}{spread(halves.get('nll'), 1, 3)}"]
-    return ", ".join(shown) or "AA ?"
+    return ", ".join(shown) or "not scored"
 
 
 def spread(half: float | None, unit: int, digits: int) -> str:

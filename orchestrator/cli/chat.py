@@ -183,7 +183,7 @@ class Screen:
         """The answers of all adapters to a message, one below the other. Ctrl-C ends them."""
         for seat in self.chat.seats:
             if len(self.chat.seats) > 1 and not self.as_json:
-                self.put(f"{seat.reference}:\n")
+                self.put(f"{seat.reference}{self.task_of(seat)}:\n")
             try:
                 answer = self.answer_of(seat, text)
             except KeyboardInterrupt:
@@ -200,6 +200,11 @@ class Screen:
                     self.put_json(seat, text, {"error": str(error)})
                 continue
             self.show(seat, text, answer)
+
+    def task_of(self, seat: "Seat") -> str:
+        """The task as which an adapter answers, if others answer as another one."""
+        names = {each.known.task.name for each in self.chat.seats}
+        return f", task {seat.known.task.name}" if len(names) > 1 else ""
 
     def answer_of(self, seat: "Seat", text: str) -> "Answer":
         """One adapter's answer, shown as it comes unless it is printed as JSON."""

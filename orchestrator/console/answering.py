@@ -16,7 +16,7 @@ from orchestrator.console.volume import volume
 from trainers.data.generative.config import OF_LOSS
 
 if TYPE_CHECKING:
-    from orchestrator.delivery.evaluating import Evaluation
+    from orchestrator.delivery.evaluating import Evaluation, Share
 
 EVERY_S = 5.0
 LIKELIEST = 4  # labels beside the first that are shown of a text
@@ -82,11 +82,22 @@ def print_evaluation(made: "Evaluation") -> None:
     for note in made.notes:
         out.print(f"  note: {note}", markup=False)
     if made.classes:
-        print_table(class_table(made))
-        if len(made.labels) <= WIDEST:
-            print_table(confusion_table(made.labels, made.confusion))
+        print_classes(made)
     for each in worst_lines(made):
         out.print(each, markup=False)
+
+
+def print_classes(made: "Evaluation") -> None:
+    """A table per label, and which answers which got; without labels that no row has and no answer is."""
+    rows = made.confusion
+    met = [place for place in range(len(rows)) if sum(rows[place]) or any(row[place] for row in rows)]
+    if absent := len(rows) - len(met):
+        out.print(f"  {absent} labels that no row has and no answer is are left out below", markup=False)
+    labels = [made.labels[place] for place in met]
+    print_table(class_table({label: made.classes[label] for label in labels}))
+    if len(labels) <= WIDEST:
+        kept = [*met, len(rows)]  # the last column is no label
+        print_table(confusion_table(labels, [[rows[place][each] for each in kept] for place in met]))
 
 
 def score_lines(made: "Evaluation") -> Iterator[str]:
@@ -102,12 +113,12 @@ def score_lines(made: "Evaluation") -> Iterator[str]:
         yield f"{f'floor ({name})':<20}{percent(value):>8} points"
 
 
-def class_table(made: "Evaluation") -> Table:
+def class_table(classes: "Mapping[str, Share]") -> Table:
     """Precision, recall and F1 per label."""
     table = Table(title="Per label, points", title_justify="left")
     for column in ("label", "precision", "recall", "F1", "rows"):
         table.add_column(column, justify="left" if column == "label" else "right")
-    for label, share in made.classes.items():
+    for label, share in classes.items():
         shares = (share.precision, share.recall, share.f1)
         table.add_row(escape(visible(label)), *map(percent, shares), f"{share.rows:,}")
     return table

@@ -138,7 +138,7 @@ class Asking:
 def as_cells(answer: "Labelled | Written") -> Sequence[JsonLike]:
     """An answer as the cells of its columns."""
     values = vars(answer).values()
-    return [(dict(each) or None) if isinstance(each, Mapping) else each for each in values]
+    return [(dict(each) or None) if isinstance(each, dict) else each for each in values]
 
 
 def answered(predictor: "Callable[[], Predictor]", asking: Asking, inputs: Sequence[Path]) -> Iterator[Row]:

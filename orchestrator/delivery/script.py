@@ -13,13 +13,14 @@ Answers texts with $needs alone: a line of JSON per text. See README.md.
 
 import argparse
 import json
+$system
 $bisect
 from pathlib import Path
 
 import torch
 $peft
 $safetensors
-from transformers import $auto, AutoTokenizer$generation
+from transformers import $config$auto, AutoTokenizer$generation
 
 HERE = Path(__file__).resolve().parent
 TOLD = json.loads((HERE / "tasks.json").read_text("utf-8"))
@@ -28,12 +29,19 @@ parser.add_argument("--task", choices=TOLD["tasks"], required=len(TOLD["tasks"])
 $base
 parser.add_argument("text", nargs="+")
 asked = parser.parse_args()
+if damaged := [each for each in asked.text if each.encode("utf-8", "ignore").decode() != each]:
+    parser.error(f"{damaged[0]!r} is not UTF-8; repair it")
 how = TOLD["tasks"][asked.task]
 torch.set_grad_enabled(False)
 ''')
-PEFT = Template("""revision = TOLD["revision"] if asked.base == TOLD["base"] else None
+PEFT = Template("""where = {"revision": TOLD["revision"] if asked.base == TOLD["base"] else None}
 try:
-    base = $auto.from_pretrained(asked.base, revision=revision, dtype=torch.$dtype)
+    try:
+        base = $auto.from_pretrained(asked.base, dtype=torch.$dtype, local_files_only=True, **where)
+    except OSError:
+        print(f"{asked.base} is not on this machine: asking the hub, unless HF_HUB_OFFLINE=1", file=sys.stderr)
+        AutoConfig.from_pretrained(asked.base, **where)  # so that a hub that does not answer is asked once
+        base = $auto.from_pretrained(asked.base, dtype=torch.$dtype, **where)
 except OSError as error:
     parser.error(f"--base {asked.base!r} cannot be loaded; say where the base is, a folder or hub id\\n{error}")
 tokenizer = AutoTokenizer.from_pretrained(HERE, config=base.config)
@@ -190,6 +198,8 @@ def head(kinds: set[str], auto: str, dtype: str, *, merged: bool, bisects: bool)
     top = HEAD.substitute(
         options=" [--task TASK]" + ("" if merged else " [--base MODEL]"),
         needs="transformers" if merged else "transformers and peft",
+        system=GONE if merged else "import sys",
+        config="" if merged else "AutoConfig, ",
         bisect="from bisect import bisect_right" if bisects else GONE,
         peft=GONE if merged else "from peft import PeftModel",
         safetensors="from safetensors.torch import load_file" if merged and encoder else GONE,

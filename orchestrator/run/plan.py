@@ -189,13 +189,12 @@ def planned(
     task: TaskDescription, done: bool, tokens: Lengths, row: Example, answers: PlannedAnswers | None = None
 ) -> PlannedTask:
     """A task as the plan shows it."""
-    cut = [f"task {task.name}: {tokens.warning}"] if tokens.warning else []
     return {
         "name": task.name,
         "labels": list(task.labels),
         "fingerprint": task.fingerprint,
         "rows": {"train": task.rows.train, "validation": task.rows.validation, "test": task.rows.test},
-        "warnings": [*task.warnings, *cut],
+        "warnings": [*task.warnings, *(f"task {task.name}: {each}" for each in tokens.warnings)],
         "state": "done" if done else "pending",
         "tokens": asdict(tokens),
         "example": asdict(row),

@@ -65,7 +65,8 @@ class Address(NamedTuple):
 
 def prepare(environment: MutableMapping[str, str]) -> None:
     """Has a Ray that this process starts ask for a token, which nobody else has, since Ray's own servers listen on
-    every interface; run workers at the usual priority; and wait for its proxy. To be called before Ray is imported, which reads this."""
+    every interface; run workers at the usual priority; and wait for its proxy. To be called before Ray is imported,
+    which reads this."""
     if "ray" in sys.modules:
         return
     environment.setdefault("RAY_worker_niceness", "0")

@@ -146,7 +146,14 @@ def ending(ends: Mapping[str, int]) -> list[str]:
     ]
 
 
-def asking(origin: Provenance, beside: Sequence[str]) -> list[str]:
+OFFLINE = (
+    "The base is taken from this machine if it is there, else from the hub. If the hub cannot be reached, give its",
+    "folder with `--base`; `HF_HUB_OFFLINE=1` has the hub not be asked.",
+    "",
+)
+
+
+def asking(origin: Provenance, beside: Sequence[str], *, lora: bool) -> list[str]:
     """How the folder answers by itself, in lines; none if it has no predict.py."""
     if "predict.py" not in beside:
         return []
@@ -157,6 +164,7 @@ def asking(origin: Provenance, beside: Sequence[str]) -> list[str]:
         "how answers are generated. Drawn answers (`temperature`) are other draws than in training. The tokenizer's",
         "files are those of the base, byte for byte.",
         "",
+        *(OFFLINE if lora else ()),
     ]
 
 
@@ -181,7 +189,7 @@ def readme(origin: Provenance, lines: Sequence[str], *, lora: bool, beside: Sequ
     """A README of metadata, a title, the lines, and the provenance."""
     kind = "adapter" if lora else "model"
     told = [*metadata(origin, lora=lora), f"# {origin.reference}, exported {kind}", "", *lines, ""]
-    told += [*asking(origin, beside), *(getting(origin) if lora else []), *ending(origin.ends)]
+    told += [*asking(origin, beside, lora=lora), *(getting(origin) if lora else []), *ending(origin.ends)]
     if origin.task_type == "LABEL_EMBEDDING":
         told += [
             "Texts are embedded with this model, mean-pooled and L2-normalised. The label words that they are compared",

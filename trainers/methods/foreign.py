@@ -83,13 +83,12 @@ def read_folder(folder: Path) -> ForeignLora:
     refuse_others(folder, config)
     tensors = read_tensors(folder)
     updates = updates_of(folder, config, tensors)
-    dropout = config.get("lora_dropout") or 0.0
     return ForeignLora(
         updates=updates,
         base=_string(config, "base_model_name_or_path"),
         revision=_string(config, "revision"),
         task_type=task_type_of(folder, config.get("task_type")),
-        dropout=dropout if isinstance(dropout, float) and 0 <= dropout < 1 else 0.0,
+        dropout=dropout_of(folder, config.get("lora_dropout")),
         targets=targets_in(config.get("target_modules")),
         peft_version=_string(config, "peft_version"),
     )
@@ -110,6 +109,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise DataError(f"{path}: is {shown(config)}, not a mapping of settings; copy it anew")
     return cast("dict[str, Any]", config)
+
+
+def dropout_of(folder: Path, value: object) -> float:
+    """The dropout with which it was trained, which a run that goes on from it keeps. Raises DataError if it is none."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise DataError(f"{folder}: lora_dropout {shown(value)}: is no share from 0 to below 1; correct it")
+    return float(value)
 
 
 def refuse_others(folder: Path, config: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ WARNED_SHARE = 0.1  # of rows that are cut
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
     """Tokens per row in its prompt (of a generative task in the whole row), special tokens included, before any cut at
-    `max_length`. `shortened` rows lose the middle of their prompt.
+    `max_length`. `shortened` rows lose the middle of their prompt; of `unknown` ones half the tokens or more stand for
+    what the tokenizer has no token for.
 
     `rows` is the number of all rows of the task. `measured` of them were tokenised; the other numbers are of those.
     """
@@ -33,6 +34,7 @@ class Lengths:
     cut: int
     max_length: int
     shortened: int = 0
+    unknown: int = 0
 
     @property
     def share_cut(self) -> float:
@@ -40,15 +42,20 @@ class Lengths:
         return self.cut / self.measured
 
     @property
-    def warning(self) -> str | None:
-        """A line if many rows are cut."""
-        if self.share_cut <= WARNED_SHARE:
-            return None
+    def warnings(self) -> list[str]:
+        """A line if many rows are cut, and one if the model cannot read many."""
         of = f"{self.measured:,}" if self.measured == self.rows else f"{self.measured:,} sampled"
-        return (
-            f"{self.share_cut:.1%} of its rows ({self.cut:,} of {of}) are longer than max_length "
-            f"{self.max_length} and are cut; raise model.max_length or the task's own, or shorten the texts"
-        )
+        told = [
+            (self.cut, f"are longer than max_length {self.max_length} and are cut; raise model.max_length or the "
+             "task's own, or shorten the texts"),
+            (self.unknown, "are mostly unknown tokens, which say nothing: the tokenizer lacks their script or their "
+             "characters; use a model that has them"),
+        ]  # fmt: skip
+        return [
+            f"{rows / self.measured:.1%} of its rows ({rows:,} of {of}) {what}"
+            for rows, what in told
+            if rows / self.measured > WARNED_SHARE
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +81,18 @@ def preview(base: Backbone, task: Rows | Tokenized) -> tuple[Lengths, Example]:
     first = next(iter(splits.values()))[0]
     cut = sum(each.counts.cut for each in splits.values())
     row, answer = first.ids, first.answer if len(first.answer) else first.ids[first.prompt_length :]
-    return counted(raws, len(raws), cut, task.max_length, shortened), Example(
+    return counted(raws, len(raws), cut, task.max_length, shortened=shortened), Example(
         text=base.tokenizer.decode(row[: first.prompt_length]), tokens=named(base.tokenizer, row.tolist()),
         ids=row.tolist(), label=base.tokenizer.decode(answer), answer_tokens=named(base.tokenizer, answer.tolist()),
     )  # fmt: skip
 
 
-def counted(counts: np.ndarray, rows: int, cut: int, max_length: int, shortened: int = 0) -> Lengths:
-    """Lengths of these tokens per row."""
+def counted(counts: np.ndarray, rows: int, cut: int, max_length: int, **further: int) -> Lengths:
+    """Lengths of these tokens per row; `further` are `shortened` and `unknown`."""
     half, most = np.percentile(counts, (50, 95), method="inverted_cdf")
     return Lengths(
         rows=rows, measured=len(counts), p50=int(half), p95=int(most), max=int(counts.max()), cut=cut,
-        max_length=max_length, shortened=shortened,
+        max_length=max_length, **further,
     )  # fmt: skip
 
 
@@ -96,7 +103,8 @@ def lengths(base: Backbone, task: TaskRows) -> Lengths:
     with quiet():
         rows = base.framed([task.prompt.before + text + task.prompt.after for text in chosen], task.prompt)
     counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    return counted(counts, len(texts), int((counts > base.max_length).sum()), base.max_length)
+    unknown = sum(2 * ids.count(base.tokenizer.unk_token_id) >= len(ids) for ids in rows)
+    return counted(counts, len(texts), int((counts > base.max_length).sum()), base.max_length, unknown=unknown)
 
 
 def sample(texts: Sequence[str], prompt: Prompt) -> list[str]:

@@ -79,6 +79,11 @@ def test_commands(chat: Callable[..., Result]) -> None:
     assert "its turns fill max_length 96" in rows[1]["error"] and "/reset forgets" in err
 
 
+def test_adapters_that_answer_as_different_tasks_say_as_which(chat: Callable[..., Result]) -> None:
+    code, out, _ = chat("hello\n", "team/run@v1", "team/run@v2", "--max-new-tokens", 2)
+    assert code == 0 and "team/run@v1, task a:\n" in out and "team/run@v2, task turns:\n" in out
+
+
 def test_a_store_that_is_away_ends_no_chat(chat: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     real = cli_chat.repertoire
 

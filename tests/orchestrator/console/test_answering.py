@@ -36,8 +36,8 @@ def test_an_evaluation_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
         reference="t/r@v1", task="a", rows=6, metrics={"accuracy": 0.5}, interval=(0.25, 0.75),
         floor={"own majority": 2 / 3},
         worst=[Worst(where="'f.csv'", row=3, asked="some\ntext", right="x", answer=None, value=0.01)],
-        notes=["1 row(s) left out"], macro_f1=1 / 3, labels=("x", "y"), classes={"x": share, "y": share},
-        confusion=[[1, 2, 1], [0, 2, 0]],
+        notes=["1 row(s) left out"], macro_f1=1 / 3, labels=("x", "never", "y"),
+        classes={"x": share, "never": share, "y": share}, confusion=[[1, 0, 2, 1], [0, 0, 0, 0], [0, 0, 2, 0]],
     )  # fmt: skip
     print_evaluation(made)
     text = capsys.readouterr().out
@@ -47,6 +47,7 @@ def test_an_evaluation_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
         in text
     )
     assert re.search(r"│ x +│ +50.0 │ +25.0 │ +33.3 │ +4 │", text) and re.search(r"│ x │ 1 │ 2 │ +1 │", text)
+    assert "1 labels that no row has and no answer is are left out below\n" in text and "never" not in text
     assert "0.010  'f.csv' row 3: some text\n         right: x   answered: (nothing)" in text
 
 

@@ -58,7 +58,7 @@ def test_status_knows_what_was_not_measured(track: Track, call: Orthoplex) -> No
 
 
 def test_every_reader_reads_it(track: Track, call: Orthoplex) -> None:
-    assert "team/imported@v2  second  AA ?  ? parameters" in call("adapters", "list")[1]
+    assert "team/imported@v2  second  not scored  ? parameters" in call("adapters", "list")[1]
     assert "parameters: ?; overlap with earlier tasks: not measured" in call("adapters", "show", "imported@v1")[1]
     assert "base not known" in call("adapters", "show", "imported@v1", "--tree")[1]
     assert "no version says how its budget was chosen" in call("explain", "imported")[1]

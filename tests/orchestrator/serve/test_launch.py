@@ -123,6 +123,8 @@ def test_a_ray_of_its_own_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> N
     tokens = [each.get("RAY_AUTH_TOKEN", "") for each in found]
     assert len(tokens[0]) == len(tokens[1]) == 64 and tokens[0] != tokens[1] and tokens[2] == ""
     assert [each["RAY_AUTH_MODE"] for each in found] == ["token", "token", "disabled"]
+    prepare(mine := {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "7"})
+    assert [each["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] for each in (found[0], mine)] == ["60", "7"]
     monkeypatch.setitem(sys.modules, "ray", sys)
     prepare(there := {})
     assert there == {}

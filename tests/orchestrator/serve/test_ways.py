@@ -38,7 +38,9 @@ def test_prompts_that_cannot_be_asked_do_not_fail_others(texts: Service) -> None
     predictor = texts.adapters.held[0].predictor
     known = asked_task(predictor, "qa")
     way = Writing(predictor, "qa", GREEDY, 3)
-    prompts = [prompted(known, text, "prompt", number) for number, text in enumerate(("new is ", "word " * 200, "old is "), 1)]
+    prompts = [
+        prompted(known, text, "prompt", number) for number, text in enumerate(("new is ", "word " * 200, "old is "), 1)
+    ]
     first, second, third = way.answer(prompts)
     assert isinstance(second, DataError) and "row 2" in str(second)
     assert isinstance(first, Text) and isinstance(third, Text)

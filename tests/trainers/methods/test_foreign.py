@@ -104,7 +104,8 @@ def tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
         ({"lora_alpha": -1}, "lora_alpha of layer"), ({"rank_pattern": {"(": 3}}, "rank_pattern"),
         ({"rank_pattern": [3]}, "is no mapping of regexes"), ({"r": 10**400}, "below 1e"),
         ({"lora_alpha": 10**400}, "below 1e"), ({"lora_alpha": 1e37, "alpha_pattern": {"o_proj": 1e308}}, "below 1e"),
-        ({"rank_pattern": {SLOW: 4}}, "takes more than 1 s"),
+        ({"rank_pattern": {SLOW: 4}}, "takes more than 1 s"), ({"lora_dropout": 1.5}, "lora_dropout 1.5: is no share"),
+        ({"lora_dropout": "0.1"}, "lora_dropout '0.1': is no share"),
     ],
     ids=str,
 )  # fmt: skip

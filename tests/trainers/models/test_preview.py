@@ -52,12 +52,22 @@ def test_rows_are_cut_where_the_count_says_so(max_length: int, prompt: Prompt) -
 
 def test_a_warning_is_for_more_than_a_tenth() -> None:
     few = lengths(encoder(), rows(*[3] * 18, 11, 11))
-    assert (few.cut, few.warning) == (2, None)
+    assert (few.cut, few.warnings) == (2, [])
     many = lengths(encoder(), rows(*[3] * 17, 11, 11, 11))
-    assert many.warning == (
+    assert many.warnings == [
         "15.0% of its rows (3 of 20) are longer than max_length 12 and are cut; raise model.max_length or the task's "
         "own, or shorten the texts"
-    )
+    ]
+
+
+def test_texts_that_the_tokenizer_does_not_know() -> None:
+    task = TaskRows("t", ("no", "yes"), {"train": (["the", "☃ ☃ ☃", "☃ the the the", "the"], [0, 1, 0, 1])}, PLAIN)
+    found = lengths(encoder(), task)
+    assert found.unknown == 1
+    assert found.warnings == [
+        "25.0% of its rows (1 of 4) are mostly unknown tokens, which say nothing: the tokenizer lacks their script or "
+        "their characters; use a model that has them"
+    ]
 
 
 def test_a_sample_stands_for_a_large_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +75,7 @@ def test_a_sample_stands_for_a_large_task(monkeypatch: pytest.MonkeyPatch) -> No
     task = rows(*[3] * 90, *[11] * 30)
     found = lengths(encoder(), task)
     assert (found.rows, found.measured, found.max) == (120, 30, 13)
-    assert found.cut > 3 and "of 30 sampled)" in (found.warning or "")
+    assert found.cut > 3 and "of 30 sampled)" in found.warnings[0]
     assert lengths(encoder(), task) == found
     assert lengths(encoder(), rows(*[3] * 30)).measured == 30
 
