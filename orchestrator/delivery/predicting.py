@@ -1,6 +1,7 @@
 """Answers to the rows of files: `orthoplex predict`. What is done is kept in `parts`, so that a cut run goes on."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trainers.objectives.answering import Labelled, Written
 
 T = TypeVar("T")
+U = TypeVar("U")
 ROWS_AT_ONCE = {"labels": 2_000, "texts": 200}  # in a part: about as many as a machine answers in half a minute
 LABELLED, WRITTEN = ("label", "probability", "scores"), ("answer", "logprob", "finish_reason")
 Told = Callable[[int, int], None]  # rows that are done, in this run and before it
@@ -254,7 +256,10 @@ class Predicting:
 
     def answered(self, predictor: "Predictor", number: int, rows: Sequence[Asked], told: Callable[[int], None]) -> Part:
         """The answers to the rows of a part. Raises as `Asking.answers`."""
-        found = self.asking.answers(predictor, rows, told)
+        return self.part(number, self.asking.answers(predictor, rows, told))
+
+    def part(self, number: int, found: Sequence[Row]) -> Part:
+        """A part of these rows with their answers."""
         unanswered = sum(row[self.asking.names[0]] is None for row in found)
         return Part(number, part_of(self.form, found), len(found), unanswered)
 
@@ -262,13 +267,13 @@ class Predicting:
         """Answers in this process what is not answered yet, and writes the output. `predictor` is called if anything is
         left to do. Raises as `Asking.answers` and `Parts.alone`."""
 
-        def found(there: Container[int], done: Counted) -> Iterator[Part]:
-            for number, rows in self.missing(there):
+        def answers(there: Container[int], done: Counted) -> Iterator[tuple[int, list[Row]]]:
+            for number, rows in ahead(self.missing(there)):
                 model = predictor()
                 done(0)
-                yield self.answered(model, number, rows, done)
+                yield number, self.asking.answers(model, rows, done)
 
-        return self.filled(found, told)
+        return self.filled(lambda there, done: behind(answers(there, done), lambda each: self.part(*each)), told)
 
     def filled(self, found: "Callable[[Container[int], Counted], Iterable[Part]]", told: Told) -> Done:
         """Keeps the missing parts that `found` gives, in any order, and writes the output. `found` is given the numbers
@@ -299,6 +304,35 @@ class Counted:
         """So many more."""
         self.now += more
         self.told(self.now, self.before)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items; a thread makes the next one while one is in use."""
+    left, none = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Any] = thread.submit(next, left, none)
+        while (item := coming.result()) is not none:
+            coming = thread.submit(next, left, none)
+            yield item
+
+
+def behind(items: Iterable[T], make: Callable[[T], U]) -> Iterator[U]:
+    """What `make` gives of each item; a thread makes it while the next item comes. If that one fails, what was made
+    before is given first."""
+    left, made = iter(items), None
+    with ThreadPoolExecutor(1) as thread:
+        while True:
+            try:
+                coming = [*islice(left, 1)]
+            except Exception:
+                if made is not None:
+                    yield made.result()
+                raise
+            if made is not None:
+                yield made.result()
+            if not coming:
+                return
+            made = thread.submit(make, coming[0])
 
 
 def chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
