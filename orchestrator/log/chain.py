@@ -260,8 +260,15 @@ class Log:
     def _refuse_headless(self, newest: Entry | None) -> None:
         """Raises IntegrityError if the entry that the next one follows is gone from a folder, as if that was removed or
         unmounted while a run went on: the next one would be the beginning of another log."""
-        if newest and isinstance(self.store, LocalStore):
-            self._read(newest.seq)
+        if newest is None or not isinstance(self.store, LocalStore):
+            return
+        try:
+            self.store.get(self._key(newest.seq), MOST_ENTRY_BYTES)
+        except KeyAbsentError:
+            raise IntegrityError(
+                f"store {self.store.uri}: entry {newest.seq} of {self.label} is not there any more: the folder was "
+                "removed, unmounted or replaced; put it back and run again"
+            ) from None
 
     def _nothing(self, seen: int) -> None:
         """An empty folder was removed, and serves nothing old. An empty bucket was taken back."""

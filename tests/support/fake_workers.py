@@ -160,7 +160,7 @@ class FakeWorkers:
                 write_row_scores(Path(folder) / ROWS_FILE, list(self._rows(order)))
             if self.decides:
                 write_decisions(Path(folder) / DECISIONS, self._decided(order).decisions())
-            files = upload_files(open_store(self.config.store), prefix, Path(folder))
+            files = upload_files(open_store(self.config.store, stands=True), prefix, Path(folder))
         row = {split: self._scores(getattr(order, split), split, order.index + 1) for split in ("validation", "test")}
         return TaskDone(
             index=order.index, prefix=prefix, files=files, base_digest=self.base, tokenizer=dict(self.tokenizer),

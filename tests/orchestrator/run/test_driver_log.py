@@ -301,7 +301,9 @@ def test_a_store_that_is_gone_stops_the_run(track: Track, monkeypatch: pytest.Mo
         while time.monotonic() < end:
             log.check()
             time.sleep(0.01)
-    assert ("is gone" if how == "removed" else "is missing") in str(caught.value)
+    assert ("is gone" if how == "removed" else "is not there any more: the folder was removed, unmounted") in str(
+        caught.value
+    )
     assert not root.exists() if how == "removed" else [*root.iterdir()] == []
     if how == "unmounted":
         root.rmdir()
