@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-report test-s3 test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-report test-s3 test-mlflow test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -87,6 +87,15 @@ CHROMIUM_ROOT ?= $(HOME)/.cache/orthoplex/chromium
 test-report: install-dev  ## open reports in headless Chromium and check them with axe-core (Debian's and npm's packages, 100 MB, fetched once)
 	tests/report/chromium.sh fetch $(CHROMIUM_ROOT)
 	ORTHOPLEX_CHROMIUM_ROOT=$(CHROMIUM_ROOT) $(BIN)/python -m pytest -rA --no-header tests/orchestrator/report/test_in_browser.py
+
+MLFLOW ?= 3.17.2
+MLFLOW_ROOT ?= $(HOME)/.cache/orthoplex/mlflow-$(MLFLOW)
+$(MLFLOW_ROOT)/bin/mlflow:  # an environment of its own: the server needs an older pyarrow
+	$(PYTHON) -m venv $(MLFLOW_ROOT)
+	$(MLFLOW_ROOT)/bin/pip install -q --disable-pip-version-check mlflow==$(MLFLOW)
+
+test-mlflow: install-dev $(MLFLOW_ROOT)/bin/mlflow  ## test sink and model registry on a real MLflow server (300 MB, fetched once)
+	ORTHOPLEX_MLFLOW_COMMAND=$(MLFLOW_ROOT)/bin/mlflow $(BIN)/python -m pytest tests/orchestrator/followed/test_real_server.py
 
 CEPH_ROOT ?= $(HOME)/.cache/orthoplex/ceph
 test-s3: install-dev  ## test store and log on real S3 servers: Ceph (Debian's packages, fetched once), rclone

@@ -45,6 +45,7 @@ TOGETHER = {  # files, and folders, of one group: what they share for the whole 
         "e2e/test_run.py",
         "e2e/test_sweep.py",
         "orchestrator/serve/test_on_ray.py",
+        "orchestrator/sinks/test_prometheus.py",
         "trainers/workers/test_pool.py",
         "trainers/workers/test_ranks.py",
     ),

@@ -56,11 +56,11 @@ VERBS = {
     "adapters": [],
     "adapters list": ["--store", "--json", "--team", "--task", "--quarantined"],
     "adapters show": ["reference", "--store", "--json", "--tree", "--alias", "--at"],
-    "adapters promote": ["reference", "--alias", "--store", "--expect", "--override", "--why"],
+    "adapters promote": ["reference", "--alias", "--store", "--expect", "--override", "--why", "--webhook", "--mlflow"],
     "adapters request": ["reference", "--store", "--why"],
     "adapters approve": ["reference", "--store", "--why"],
     "adapters reject": ["reference", "--store", "--why"],
-    "adapters rollback": ["reference", "--store", "--expect", "--why"],
+    "adapters rollback": ["reference", "--store", "--expect", "--why", "--webhook", "--mlflow"],
     "adapters pull": ["reference", "directory", "--store", "--stream"],
     "adapters verify": ["track", "--store", "--team", "--json"],
     "adapters gc": [
@@ -288,7 +288,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     AshaConfig: {"grace_tasks": 2, "reduction_factor": 2},
     ChoiceConfig: {"rule": "fewest_parameters", "within": 0.005, "min_bwt": None, "max_parameters": None},
-    TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None},
+    TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None, "prometheus": False},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **CLASSES, **LIMITS},
     ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **CLASSES, **LIMITS},
     FilesTask: {

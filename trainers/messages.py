@@ -133,7 +133,8 @@ class Order:
 @dataclass(frozen=True)
 class Progress:
     """How far task `index` is, from rank 0. `loss` is the mean over the loss terms of the last effective batch; the
-    penalties `orthogonality` and `functional` are without their weights. What is not measured is NaN."""
+    penalties `orthogonality` and `functional` are without their weights. `tokens_per_s` is over all ranks since the
+    last report, `gpu_bytes` the most that rank 0 has had on its GPU. What is not measured is NaN."""
 
     index: int
     phase: str
@@ -144,6 +145,8 @@ class Progress:
     overlap: float = float("nan")
     mean_rank: float = float("nan")
     functional: float = float("nan")
+    tokens_per_s: float = float("nan")
+    gpu_bytes: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,17 @@ from orchestrator.cli.common import (
     DEFAULT_STORE,
     AsJson,
     Model,
+    Registry,
     StoreUri,
+    Webhook,
+    check_elsewhere,
     echo,
     only_our_output,
     print_json,
     print_json_rows,
     read_version,
     tell,
+    tell_elsewhere,
 )
 
 if TYPE_CHECKING:
@@ -164,24 +168,28 @@ def print_manifest(row: "Row", manifest: dict[str, Any], halves: Mapping[str, fl
 def promote_adapter(
     reference: Reference,
     alias: Annotated[str, typer.Option("--alias", help="such as production")],
+    *,
     store: StoreUri = DEFAULT_STORE,
     expect: Expect = None,
-    *,
     override: Annotated[
         bool, typer.Option("--override", help="set broken rules aside, in your name; needs --why")
     ] = False,
     why: Why = "",
+    webhook: Webhook = None,
+    registry: Registry = None,
 ) -> None:
     """Point an alias at an adapter. The team's rules and the run's guards must hold, on the validation matrix."""
     from orchestrator.log.event import parse
     from orchestrator.registry.aliases import promote
     from orchestrator.track.aside import Promote
 
+    check_elsewhere(webhook, registry)
     found = read_version(reference, store)
     entry = promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
     echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
     if overridden := parse(entry, Promote).overridden:
         echo(f"set aside, as entry {entry.seq} says: {', '.join(overridden)}")
+    tell_elsewhere(found.track, entry, webhook, registry)
 
 
 @adapters.command("request")
@@ -214,9 +222,12 @@ def say_of(reference: str, store: str, state: "ApprovalState", why: str) -> None
 @adapters.command("rollback")
 def rollback_alias(
     reference: Annotated[str, typer.Argument(metavar="ALIAS", help="team/track@alias")],
+    *,
     store: StoreUri = DEFAULT_STORE,
     expect: Expect = None,
     why: Why = "",
+    webhook: Webhook = None,
+    registry: Registry = None,
 ) -> None:
     """Point an alias at the version before. What it named before it was last promoted."""
     from cluster.storage import open_store
@@ -228,9 +239,11 @@ def rollback_alias(
     name, _, alias = reference.rpartition("@")
     if not name:
         raise ConfigError(f"ALIAS {reference!r}: expected RUN@ALIAS, as in quickstart@production")
+    check_elsewhere(webhook, registry)
     track = find_track(open_store(store), name)
     entry = rollback(track, alias, expect=expect, why=why)
     echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
+    tell_elsewhere(track, entry, webhook, registry)
 
 
 @adapters.command("pull")

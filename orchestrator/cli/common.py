@@ -45,6 +45,13 @@ Module = Annotated[
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, as in train.epochs=1")
 ]
+Webhook = Annotated[
+    str | None, typer.Option("--webhook", envvar="ORTHOPLEX_WEBHOOK", metavar="URL", help="post the move there")
+]
+Registry = Annotated[
+    str | None,
+    typer.Option("--mlflow", envvar="ORTHOPLEX_MLFLOW", metavar="URI", help="mirror the alias in its model registry"),
+]
 Model = Annotated[str | None, typer.Option("--model", help="where the base is now: a folder or a hub id")]
 
 __all__ = [
@@ -141,3 +148,36 @@ def print_json_rows(rows: "Iterable[Row | Held | Mapping[str, JsonLike]]") -> No
     """A JSON list on standard output, one row per line. Raises ValueError for NaN or infinity."""
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     echo_json(f"[\n  {lines}\n]" if lines else "[]")
+
+
+def check_elsewhere(webhook: str | None, registry: str | None) -> None:
+    """What is wrong with them is said before the alias is moved. Raises ConfigError."""
+    if webhook:
+        from orchestrator.followed.webhook import check_url
+
+        check_url(webhook)
+    if registry:
+        from orchestrator.followed.mlflow_registry import check_mlflow
+
+        check_mlflow()
+
+
+def tell_elsewhere(track: "Track", entry: "Entry", webhook: str | None, registry: str | None) -> None:
+    """Tells of a move. What is not told is a warning: the alias is moved."""
+    if not (webhook or registry):
+        return
+    from orchestrator.followed.webhook import NotToldError, moved, send
+
+    told = moved(track, entry)
+    if webhook:
+        try:
+            send(webhook, told)
+        except NotToldError as error:
+            tell(str(error), "warning")
+    if registry:
+        from orchestrator.followed.mlflow_registry import mirror
+
+        try:
+            echo(f"MLflow: {mirror(registry, told)} is {told['alias']}")
+        except NotToldError as error:
+            tell(str(error), "warning")

@@ -55,6 +55,8 @@ class TrackedReporter:
         self.reporter.committed(state)
         done, self.summary = state.learned, summary(state)
         self.following.log(self.summary, step=done)
+        if judged := guards(state):
+            self.following.log(judged, step=done)
         for task, scores in accuracies(state).items():
             self.following.log(scores, step=done, task=task)
 
@@ -109,6 +111,9 @@ def figures(progress: Progress) -> dict[str, float]:
         "overlap": progress.overlap,
         "mean_rank": progress.mean_rank,
         "functional": progress.functional,
+        "tokens_per_s": progress.tokens_per_s,
+        "gpu_bytes": progress.gpu_bytes,
+        "progress": progress.step / progress.total_steps if progress.total_steps else 1.0,
     }
 
 
@@ -128,6 +133,20 @@ def summary(state: RunState) -> dict[str, float | None]:
         "train_s": cost.train_s if cost else None,
         "evaluate_s": cost.evaluate_s if cost else None,
     }
+
+
+def guards(state: RunState) -> dict[str, float | None]:
+    """How the newest task was judged, by rule: what was measured, the bound, and 1 if it is broken."""
+    judged = (each.decision for each in state.decisions)
+    newest = {each.rule: each for each in judged if each.subject == f"v{state.learned}"}
+    found: dict[str, float | None] = {}
+    for name, made in newest.items():
+        if name.startswith("guards."):
+            rule = name.removeprefix("guards.")
+            found[f"guard_broken/{rule}"] = float(made.verdict == "stop")
+            figures = {"measured": made.measured, "bound": made.bound}
+            found |= {f"guard_{key}/{rule}": value for key, value in figures.items() if isinstance(value, int | float)}
+    return found
 
 
 def accuracies(state: RunState) -> dict[str, dict[str, float | None]]:

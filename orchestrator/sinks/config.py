@@ -1,22 +1,26 @@
 """The `tracking` section of a run's or a sweep's configuration."""
 
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationInfo, field_validator
 
-from cluster.schema import STORED, Frozen
+from cluster.schema import STORED, Grown
 
 
-class TrackingConfig(Frozen):
+class TrackingConfig(Grown):
     """Where else figures go; null switches a sink off.
 
     `tensorboard` is a folder for event files, `mlflow` an MLflow tracking URI, `jsonl` a file that lines are appended
-    to.
+    to. `prometheus` makes gauges of them among Ray's own metrics, which each node of a cluster serves.
     """
+
+    added: ClassVar[tuple[str, ...]] = ("prometheus",)
 
     tensorboard: str | None = None
     mlflow: str | None = None
     jsonl: str | None = None
+    prometheus: bool = False
 
     @field_validator("mlflow")
     @classmethod

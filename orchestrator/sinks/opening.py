@@ -12,6 +12,7 @@ from orchestrator.sinks.base import Maker, Sinks
 from orchestrator.sinks.config import TrackingConfig
 from orchestrator.sinks.jsonl import JsonLines
 from orchestrator.sinks.mlflow import MISSING, SCHEMES, MLflow
+from orchestrator.sinks.prometheus import Prometheus
 from orchestrator.sinks.tensorboard import TensorBoard
 
 
@@ -29,6 +30,8 @@ def open_sinks(tracking: TrackingConfig, say: Callable[[str], None]) -> Sinks:
         makers["mlflow"] = partial(MLflow, tracking.mlflow)
     if tracking.jsonl:
         makers["jsonl"] = partial(JsonLines, expanded("jsonl", tracking.jsonl))
+    if tracking.prometheus:
+        makers["prometheus"] = Prometheus
     return Sinks(makers, say)
 
 

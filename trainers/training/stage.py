@@ -29,6 +29,7 @@ from trainers.training.engine import Losses, TaskModel, build_engine, train_batc
 from trainers.training.loss_moments import loss_moments
 from trainers.training.mixing import Mixed
 from trainers.training.second_moments import second_moments
+from trainers.training.speed import Speed, gpu_bytes
 from trainers.training.squared_gradients import squared_gradients
 from trainers.training.training_log import TrainingLog
 from trainers.zero import release, size_of
@@ -133,6 +134,11 @@ class TaskTraining:
         return self.split.with_rows(self.mixed) if self.mixed else self.split
 
     @cached_property
+    def speed(self) -> Speed:
+        """Counts tokens from the first step of this start on."""
+        return Speed()
+
+    @cached_property
     def steps(self) -> int:
         """Optimizer steps of the whole task."""
         return self.config.steps(len(self.rows.terms))
@@ -185,6 +191,7 @@ class TaskTraining:
         self.attached.before_step(step)
         losses = train_batch(self.engine, self.rows, batch, config.gradient_accumulation_steps)
         self.attached.after_step(losses.penalties)
+        self.speed.add(int(self.rows.lengths[batch].sum()))
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
         if config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == self.steps):
@@ -207,7 +214,8 @@ class TaskTraining:
             raise self.diverged(f"the loss is {loss} at step {step}", step, batch)
         self.log.add(step, loss, penalties, report)
         measures = map(self.log.measure, ("loss", "orthogonality", "overlap", "mean_rank", "functional"))
-        self.report(Progress(self.order.index, "train", step, self.steps, *measures))
+        pace = {"tokens_per_s": self.speed.read(), "gpu_bytes": gpu_bytes(self.backbone.device)}
+        self.report(Progress(self.order.index, "train", step, self.steps, *measures, **pace))
         if leaving:
             self.save(step)
             self.report(Saved(self.order.index, step))

@@ -101,3 +101,15 @@ def test_evidence_is_packed_and_verified_elsewhere(
     code, out, err = orthoplex("verify", "e.tar")
     assert code == 1 and "1 faults found" in err and ".parquet: was changed" in err
     assert orthoplex("verify", "absent.tar").code == 2
+
+
+def test_a_move_stands_if_nobody_hears_of_it(orthoplex: Orthoplex, begun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.followed.webhook.WAIT_S", 0.01)
+    monkeypatch.setenv("ORTHOPLEX_STORE", begun.track.store.uri)
+    how = ("--alias", "production", "--webhook", "http://127.0.0.1:9/x")
+    code, out, err = orthoplex("adapters", "promote", "stream@v1", *how)
+    assert code == 0 and "production is v1 now (entry 5)" in out
+    assert err.startswith("warning: --webhook: 127.0.0.1 ") and "the log has the move (entry 5)" in err
+    assert "production" in orthoplex("adapters", "list").out
+    code, out, err = orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--webhook", "x")
+    assert code == 2 and "begin it with http:// or https://" in err and "v2 now" not in out

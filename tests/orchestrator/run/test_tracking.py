@@ -54,7 +54,10 @@ def test_what_is_told(run: FakeRun) -> None:
     inner = Quiet()
     with tracked(run.config, inner) as reporter:
         reporter.say("hello")
-        steps = [Progress(0, "train", 10, 20, 0.5, 0.125, 0.25, 3.5), Progress(0, "train", 20, 20, overlap=0.5)]
+        steps = [
+            Progress(0, "train", 10, 20, 0.5, 0.125, 0.25, 3.5),
+            Progress(0, "train", 20, 20, overlap=0.5, tokens_per_s=80.0, gpu_bytes=7.0),
+        ]
         for each in steps:
             reporter.progress("a", each)
         reporter.progress("a", Progress(0, "evaluate", 1, 2))
@@ -65,8 +68,8 @@ def test_what_is_told(run: FakeRun) -> None:
     assert inner.told[0] == "hello" and [told[1].phase for told in inner.told[1:4]] == ["train", "train", "evaluate"]
     assert inner.told[4:] == [1, 2]
     assert logged(run)[:2] == [
-        (10, "a", {"loss": 0.5, "orthogonality": 0.125, "overlap": 0.25, "mean_rank": 3.5}),
-        (20, "a", {"overlap": 0.5}),
+        (10, "a", {"loss": 0.5, "orthogonality": 0.125, "overlap": 0.25, "mean_rank": 3.5, "progress": 0.5}),
+        (20, "a", {"overlap": 0.5, "tokens_per_s": 80.0, "gpu_bytes": 7.0, "progress": 1.0}),
     ]
     first = {"aa/validation": 0.5, "aa/test": 0.25, "parameters": 100, "train_s": 1.5, "evaluate_s": 0.5}
     assert logged(run)[2:5] == [
@@ -152,3 +155,21 @@ def test_a_stored_run_without_tracking_goes_on(run: FakeRun, fake_run: Begin) ->
     described_tasks = list(run.state.tasks)
     run.append("open", {"config": stored, "tasks": [task.body() for task in described_tasks]})
     assert objections(run.state, now, described_tasks) == []
+
+
+def test_guards_of_the_newest_task_are_told(run: FakeRun) -> None:
+    def judged(version: int, measured: object, verdict: str) -> dict[str, object]:
+        return {"rule": "guards.max_forgetting", "subject": f"v{version}", "measured": measured, "bound": 0.2,
+                "verdict": verdict, "reason": "so"}  # fmt: skip
+
+    with tracked(run.config, Quiet()) as reporter:
+        run.commit([0.5, 0.1])
+        run.append("renew", {"decisions": [judged(1, 0.1, "go_on"), judged(2, 0.9, "stop"), {"rule": "other"}]})
+        reporter.committed(run.state)
+        run.commit([0.4, 0.9])
+        run.append("renew", {"decisions": [judged(2, None, "stop")]})
+        reporter.committed(run.state)
+    first, second = [values for _, _, values in logged(run) if "guard_broken/max_forgetting" in values]
+    assert first == {"guard_broken/max_forgetting": 0.0, "guard_measured/max_forgetting": 0.1,
+                     "guard_bound/max_forgetting": 0.2}  # fmt: skip
+    assert second == {"guard_broken/max_forgetting": 1.0, "guard_bound/max_forgetting": 0.2}
