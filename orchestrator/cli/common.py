@@ -17,13 +17,14 @@ from orchestrator.cli import completion
 from orchestrator.console.volume import volume
 
 if TYPE_CHECKING:
-    from orchestrator.log.entry import JsonLike
+    from orchestrator.log.entry import Entry, JsonLike
     from orchestrator.registry.catalog import Row, Shown
     from orchestrator.registry.lineage import Tree
     from orchestrator.registry.quarantine import Held
     from orchestrator.registry.references import Version
     from orchestrator.track.events import Committed
     from orchestrator.track.state import RunState
+    from orchestrator.track.track import Track
     from trainers.training.decisions import Columns
 
 StoreUri = Annotated[str, typer.Option("--store", envvar="ORTHOPLEX_STORE", help="a folder, or s3://bucket/prefix")]

@@ -10,12 +10,15 @@ import typer
 from cluster.errors import ConfigError, GuardStop, IntegrityError
 from orchestrator.cli import completion
 from orchestrator.cli.adapters import Team
-from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, echo, print_json, tell
+from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, echo, only_our_output, print_json, tell
 
 if TYPE_CHECKING:
     from orchestrator.followed.checking import Checked
     from orchestrator.followed.review import Review
     from orchestrator.followed.trend import Series
+    from orchestrator.track.track import Track
+
+REPORT = "report.html"
 
 
 def trend(
@@ -134,10 +137,29 @@ def evidence(
     if output.exists() and not force:
         raise ConfigError(f"--output {output}: exists already; choose another path, or replace it with --force")
     track = find_track(open_store(store), name)
-    pack(track, output, adapters=adapters, answers=answers, beside={})
+    pack(track, output, adapters=adapters, answers=answers, beside={REPORT: report_of(track, answers)})
     made = check(output)
     refuse_faulty(output, made.faults)
     echo(f"wrote {output}: {made.run}, {made.files} files, {made.bytes:,} bytes; contents.json sha256 {made.sha256}")
+
+
+def report_of(track: "Track", answers: bool) -> bytes:
+    """The run's report as it was when its log was written to last, without kept answers unless they are asked for."""
+    from datetime import datetime
+
+    with only_our_output():
+        from orchestrator.report.page import html_of
+        from orchestrator.report.run import run_page
+        from orchestrator.report.source import Source
+        from orchestrator.report.svg import drawing
+
+        source = Source.of(track)
+        with drawing():
+            page = run_page(source)
+            kept = [section for section in page.sections if answers or section.name != "answers"]
+            return html_of(
+                dataclasses.replace(page, sections=kept), datetime.fromisoformat(source.entries[-1].time)
+            ).encode()
 
 
 def verify(

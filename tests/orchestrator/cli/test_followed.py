@@ -1,6 +1,7 @@
 """`orthoplex trend`, on scores that were recorded without a model."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,12 @@ def test_evidence_is_packed_and_verified_elsewhere(
     sha256 = out.strip().rpartition(" ")[2]
     code, out, err = orthoplex("evidence", "stream", "-o", "e.tar")
     assert code == 2 and "exists already; choose another path, or replace it with --force" in err
+    before = Path("e.tar").read_bytes()
     assert orthoplex("evidence", "stream", "-o", "e.tar", "--force").code == 0
+    assert Path("e.tar").read_bytes() == before  # with its report
+    with tarfile.open("e.tar") as archive:
+        page = archive.extractfile("report.html").read().decode()  # type: ignore[union-attr]
+    assert page.startswith("<!doctype html>") and "default/stream" in page and 'id="answers"' not in page
     begun.root.rename(tmp_path / "gone")
     monkeypatch.delenv("ORTHOPLEX_STORE")
     code, out, err = orthoplex("verify", "e.tar")
