@@ -93,7 +93,7 @@ def told(state: RunState, commit: Committed, log: Columns) -> list[ModuleDecisio
     return Facts(
         when=commit.time, run=state.label, task=commit.task, settings=settings, log=log,
         budget=figures(commit.budget), before=figures(before[-1]) if before else {}, after=figures(commit.occupancy),
-        earlier=len(before), overlaps={},
+        earlier=len(before), overlaps={}, functional=commit.functional,
     ).decisions()  # fmt: skip
 
 

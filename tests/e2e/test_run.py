@@ -193,6 +193,7 @@ def test_explain_and_show_read_what_was_stored(whole: Path) -> None:
     assert shown["task"] == "area" and len(shown["manifest"]["parents"]) == 1
     assert {record["path"] for record in shown["manifest"]["files"]} == {
         "adapter.safetensors", "bases.safetensors", "training.parquet",
+        "decisions.parquet",
     }  # fmt: skip
 
 

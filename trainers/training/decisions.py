@@ -9,7 +9,7 @@
     inputs      JSON: what was measured
     outcome     JSON: what followed
 
-The inputs of a budget are its `trajectory`, a sample of the training log's rows: {"step", "loss", "rank", "tau", "g"}
+The inputs of a budget are its `trajectory`, a sample of the training's steps: {"step", "loss", "rank", "tau", "g"}
 with `g` the least |g|, its quartiles and the largest. `g` has |g| of all dimensions at the end, the largest first.
 `off` says of each dimension that ended off from which logged step on it was (`step`), when it was on last (`after`;
 null if in no logged step), and |g|, τ and the loss at that step. What is not known is null.
@@ -56,9 +56,10 @@ class ModuleDecision:
 class Facts:
     """What the decisions of a trained task are made from.
 
-    `log` are the columns of its training log, `budget` its `Summary.budget`. `before` and `after` are `Method.capacity`
-    before and after it was added to the history; empty if that is not known. `overlaps` are the modules' own shares of
-    output energy inside what the `earlier` tasks write.
+    `log` are the columns of its training log, perhaps with more rows, `budget` is its `Summary.budget`, `functional`
+    the functional penalty of the last step, if the method has one. `before` and `after` are `Method.capacity` before
+    and after it was added to the history; empty if that is not known. `overlaps` are the modules' own shares of output
+    energy inside what the `earlier` tasks write.
     """
 
     when: str | None
@@ -71,6 +72,7 @@ class Facts:
     after: Shares
     earlier: int
     overlaps: Mapping[str, float]
+    functional: float | None = None
 
     def decisions(self) -> list[ModuleDecision]:
         """Those of all modules, module by module; none if the method decides nothing per module."""
@@ -101,10 +103,9 @@ class Facts:
             return None
         width = self.width(module)
         then, now = (directions(shares.get(module), width) for shares in (self.before, self.after))
-        functional = self.log.get("functional", [None])[-1]
         inputs = {
             "tasks": self.earlier, "width": width, "written": then["written"], "read": then["read"],
-            "overlap": self.overlaps.get(module), "functional": functional,
+            "overlap": self.overlaps.get(module), "functional": self.functional,
         }  # fmt: skip
         rule = "; ".join(self.settings.protects) or f"method {self.settings.method}"
         thresholds = self.settings.model_dump(mode="json", include={*self.settings.protection_keys})

@@ -25,6 +25,7 @@ from trainers.models.base import Backbone
 from trainers.models.capabilities import evaluating
 from trainers.objectives.base import EncodedSplit
 from trainers.training.checkpoint import LOG, Checkpoint, capture, is_fit, restore, shapes_of, vouched
+from trainers.training.decisions import MOST_SAMPLES
 from trainers.training.engine import Losses, TaskModel, build_engine, train_batch
 from trainers.training.loss_moments import loss_moments
 from trainers.training.mixing import Mixed
@@ -47,12 +48,14 @@ class Leaving(Exception):
 @dataclass(frozen=True)
 class Trained:
     """The result of a training stage: the task as it is stored, the training log, the tokens of all steps' rows
-    (without padding and label words), and how many parameters were trained."""
+    (without padding and label words), how many parameters were trained, and the course of its ranks, see
+    `TaskTraining.course`."""
 
     artifact: Artifact
     log: TrainingLog
     tokens: int = 0
     parameters: int = 0
+    course: TrainingLog = field(default_factory=TrainingLog)
 
 
 @dataclass
@@ -60,7 +63,8 @@ class TaskTraining:
     """The training stage of one task on one rank, which is also the method's `Reader`. Its methods are collective.
 
     `split` has the task's own rows. `mixed` are rows of other tasks that are trained on, too; the method reads the
-    task's own alone.
+    task's own alone. If the method chooses ranks, `course` has what it reports between two rows of the log, if these
+    are fewer than MOST_SAMPLES; of the steps before a resume it has none.
     """
 
     job: Job
@@ -73,6 +77,7 @@ class TaskTraining:
     report: Report
     leaving: Callable[[], bool] = lambda: False
     log: TrainingLog = field(default_factory=TrainingLog)
+    course: TrainingLog = field(default_factory=TrainingLog)
     mixed: Sequence[Mixed] = ()
 
     @cached_property
@@ -104,7 +109,7 @@ class TaskTraining:
                     artifact = self.agreed(self.attached.finish(self))
             except NotFinite:
                 raise self.diverged(f"the adapter is not finite after step {self.steps}", self.steps) from None
-        return Trained(artifact, self.log, tokens, parameters)
+        return Trained(artifact, self.log, tokens, parameters, self.course)
 
     @contextmanager
     def engaged(self) -> Iterator[None]:
@@ -194,6 +199,8 @@ class TaskTraining:
         self.speed.add(int(self.rows.lengths[batch].sum()))
         if step % config.logging_steps == 0 or step == self.steps:
             self.log_step(step, losses, batch)
+        elif self.job.adapter.chooses and step % -(-self.steps // MOST_SAMPLES) == 0:
+            self.sample(step, losses, batch)
         if config.checkpoint_steps and (step % config.checkpoint_steps == 0 or step == self.steps):
             self.save(step)
 
@@ -220,6 +227,12 @@ class TaskTraining:
             self.save(step)
             self.report(Saved(self.order.index, step))
             raise Leaving
+
+    def sample(self, step: int, losses: Losses, batch: np.ndarray) -> None:
+        """Adds the loss over all ranks and what the method reports to the course. Collective."""
+        total = losses.task.double()
+        dist.all_reduce(total)
+        self.course.add(step, float(total) / int(self.rows.terms[batch].sum()), {}, self.attached.report())
 
     def second_moments(self, modules: Mapping[str, nn.Module], *, inputs: bool = False) -> dict[str, Tensor]:
         """Second moments of what these layers give or read over the task, see `trainers.training.second_moments`."""

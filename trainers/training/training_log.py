@@ -42,6 +42,13 @@ class TrainingLog:
         """The rows by column."""
         return {key: [row[key] for row in self.rows] for key in self.last} if self.rows else {}
 
+    def with_course(self, course: "TrainingLog") -> dict[str, list[Any]]:
+        """The rows of both in the order of their steps, by column: those that both have."""
+        if not course.rows:
+            return self.columns
+        rows = sorted([*self.rows, *course.rows], key=lambda row: row["step"])
+        return {key: [row[key] for row in rows] for key in self.last if key in course.last}
+
     def tensors(self) -> dict[str, Tensor]:
         """The rows by column, for a checkpoint: whole numbers as int64, the rest as float64."""
         return {key: torch.tensor(column, dtype=_kind(column[-1])) for key, column in self.columns.items()}

@@ -23,8 +23,8 @@ def decided(
     assert summary is not None
     return Facts(
         when=datetime.now(UTC).isoformat(timespec="seconds"), run=job.run, task=task, settings=job.adapter,
-        log=trained.log.columns, budget=summary.budget, before=before, after=after, earlier=earlier,
-        overlaps=summary.overlaps,
+        log=trained.log.with_course(trained.course), budget=summary.budget, before=before, after=after, earlier=earlier,
+        overlaps=summary.overlaps, functional=trained.log.last.get("functional"),
     ).decisions()  # fmt: skip
 
 

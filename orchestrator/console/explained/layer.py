@@ -75,7 +75,7 @@ def protection(decision: ModuleDecision) -> str:
     if not before["tasks"]:
         return f"Protection: no task came before. {kept}{let_go}"
     share = before["overlap"]
-    inside = "" if share is None else f" {share:.1%} of what its adapter writes lies in what earlier tasks write."
+    inside = f" {share:.1%} of what its adapter writes lies in what earlier tasks write." if share else ""
     return f"Protection: {decision.rule}. {kept}{inside}{let_go}"
 
 
@@ -112,8 +112,8 @@ def switched_off(decision: ModuleDecision) -> str | None:
     """The dimensions that are off, in the order in which they fell; None if none is."""
     off: Sequence[Told] = decision.inputs["off"] or ()
     named = [
-        f"{each['dimension']} by step {each['step']} (|g| {number(each['g'], '.3f')}, τ {number(each['tau'], '.3f')})"
+        f"dimension {each['dimension']} by step {each['step']} (|g| {number(each['g'], '.3f')}, τ {number(each['tau'], '.3f')})"
         for each in off[-MOST_OFF:]
     ]
-    earlier = f"{len(off) - MOST_OFF} before, " if len(off) > MOST_OFF else ""
-    return f"off, by dimension: {earlier}{'; '.join(named)}" if off else None
+    earlier = f"; and {len(off) - MOST_OFF} before these" if len(off) > MOST_OFF else ""
+    return f"off: {'; '.join(named)}{earlier}" if off else None

@@ -23,7 +23,7 @@ from trainers.training.decisions import (
 TAUS = [0.5, 0.5, 0.75, 0.75]
 GATES = [[1.0, -0.75, 0.25], [1.0, -0.5, 0.75], [1.0, -1.0, 0.75], [0.875, -1.0, 0.5]]
 LOG = {
-    "step": [10, 20, 30, 40], "loss": [2.0, 1.5, float("nan"), 1.0], "functional": [0.0, 0.0, 0.0, 0.125],
+    "step": [10, 20, 30, 40], "loss": [2.0, 1.5, float("nan"), 1.0],
     "rank/a": [2, 2, 2, 2], "tau/a": TAUS, "g/a": GATES,
 }  # fmt: skip
 NOTHING, SHARES = ({"written": w, "read": r, "free": f, "dropped": 0.0} for w, r, f in ((0.0, 0.0, 8), (0.25, 0.5, 4)))
@@ -32,6 +32,7 @@ NOTHING, SHARES = ({"written": w, "read": r, "free": f, "dropped": 0.0} for w, r
 def facts(settings: MethodConfig | None = None, **changed: Any) -> Facts:
     given = {
         "when": "2026-01-01T00:00:00+00:00", "run": "team/run", "task": "t", "log": LOG, "earlier": 1,
+        "functional": 0.125,
         "budget": {"a": {"rank": 2, "max_rank": 3, "tau": 0.75}}, "before": {"a": NOTHING}, "after": {"a": SHARES},
         "overlaps": {"a": 0.25}, "settings": settings or AdapterConfig(target_modules=["a"]),
     }  # fmt: skip

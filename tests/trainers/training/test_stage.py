@@ -165,6 +165,25 @@ def test_a_task_resumed_with_more_steps_than_epochs_ends_with_the_same_bytes(new
     assert resumed.artifact.files != new(1).learn(0).files
 
 
+def test_the_course_between_two_rows_of_the_log(new: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read at every third of ten updates, if four are to be sampled, and leaves what is learned as it is."""
+    monkeypatch.setattr("trainers.training.stage.MOST_SAMPLES", 4)
+    stream = new(1)
+    whole = stream.training(0, own=LONG).run()
+    assert whole.course.rows == [] and whole.log.with_course(whole.course) == whole.log.columns
+    (stream.store / "c" / "0").unlink()
+    seldom = new(1).training(0, own=LONG)
+    seldom.job = replace(seldom.job, train=seldom.job.train.model_copy(update={"logging_steps": 5}))
+    found = seldom.run()
+    assert found.artifact.files == whole.artifact.files
+    steps = [[row["step"] for row in each.rows] for each in (found.log, found.course)]
+    assert steps == [[5, 10], [3, 6, 9]]
+    course, every = found.log.with_course(found.course), whole.log.columns
+    assert course["step"] == [3, 5, 6, 9, 10] and {*every} - {*course} == {"budget", "functional", "orthogonality"}
+    for key, column in course.items():
+        assert column == [every[key][step - 1] for step in course["step"]], key
+
+
 def test_a_batch_smaller_than_its_micro_batches_weighs_rows_as_ever(new: New, base: Path) -> None:
     """Three rows of a task's own batch size in five micro-batches, two of them empty, are three rows in one."""
     own = OwnTraining(batch_size=3)

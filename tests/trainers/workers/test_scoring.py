@@ -151,10 +151,12 @@ def test_macro_f1_if_it_is_asked_for() -> None:
 
 def worker(store: Path, *, generates: bool = True) -> Worker:
     """One that learns nothing, over two tasks: its artifacts are two files of a byte each."""
+    store.mkdir(exist_ok=True)
     files = dict.fromkeys(("adapter.safetensors", "bases.safetensors"), b"a")
     trained = SimpleNamespace(
         artifact=Artifact(files, Summary(budget={}, active_parameters=1)),
-        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}, columns={}),
+        log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}, with_course=lambda _: {}),
+        course=None,
     )
     made: Any = object.__new__(Worker)
     made.job = Job(

@@ -45,7 +45,7 @@ def test_a_dimension_that_fell() -> None:
         "1 → 2, read 0 → 4, by 2 tasks. 25.0% of what its adapter writes lies in what earlier tasks write.",
         "Room: 50% of its width is read (max_occupancy 75%); 4 directions are free.",
     ]
-    assert switched_off(found()["budget"]) == "off, by dimension: 2 by step 30 (|g| 0.750, τ 0.750)"
+    assert switched_off(found()["budget"]) == "off: dimension 2 by step 30 (|g| 0.750, τ 0.750)"
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,6 @@ def test_the_trajectory_is_narrow() -> None:
 def test_many_that_are_off() -> None:
     gates = [[1.0, 1.0, *([0.5] * 8)]] * 4
     off = switched_off(found(log={**LOG, "g/a": gates})["budget"])
-    assert off is not None and off.startswith("off, by dimension: 2 before, 4 by step 10") and off.count(";") == 5
+    assert off is not None and off.startswith("off: dimension 4 by step 10 (") and off.count("; dimension ") == 5
+    assert off.endswith("; and 2 before these")
     assert switched_off(found(log={**LOG, "g/a": [[1.0]] * 4})["budget"]) is None

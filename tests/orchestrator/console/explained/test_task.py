@@ -82,7 +82,7 @@ def test_kinds_of_many_layers_by_their_means(told: Any) -> None:
 def test_single_layers_in_detail(told: Any) -> None:
     lines = told(MANY, module="layers.7.")
     assert sum(" dimensions: τ began at" in line for line in lines) == 2
-    assert sum("least |g|" in line for line in lines) == 2 and any("off, by dimension" in line for line in lines)
+    assert sum("least |g|" in line for line in lines) == 2 and any("off: dimension" in line for line in lines)
     assert not any("on average" in line for line in lines)
 
 
