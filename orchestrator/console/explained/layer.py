@@ -111,9 +111,11 @@ def trajectory(decision: ModuleDecision) -> Table:
 def switched_off(decision: ModuleDecision) -> str | None:
     """The dimensions that are off, in the order in which they fell; None if none is."""
     off: Sequence[Told] = decision.inputs["off"] or ()
-    named = [
-        f"dimension {each['dimension']} by step {each['step']} (|g| {number(each['g'], '.3f')}, τ {number(each['tau'], '.3f')})"
-        for each in off[-MOST_OFF:]
-    ]
+    named = [f"dimension {each['dimension']} by step {each['step']} ({at_fall(each)})" for each in off[-MOST_OFF:]]
     earlier = f"; and {len(off) - MOST_OFF} before these" if len(off) > MOST_OFF else ""
     return f"off: {'; '.join(named)}{earlier}" if off else None
+
+
+def at_fall(off: Told) -> str:
+    """|g| and τ when a dimension fell."""
+    return f"|g| {number(off['g'], '.3f')}, τ {number(off['tau'], '.3f')}"
