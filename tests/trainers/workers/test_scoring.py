@@ -157,6 +157,8 @@ def worker(store: Path, *, generates: bool = True) -> Worker:
         artifact=Artifact(files, Summary(budget={}, active_parameters=1)),
         log=SimpleNamespace(write=lambda path: path.write_bytes(b"l"), last={}, with_course=lambda _: {}),
         course=None,
+        tokens=0,
+        parameters=0,
     )
     made: Any = object.__new__(Worker)
     made.job = Job(
@@ -164,6 +166,7 @@ def worker(store: Path, *, generates: bool = True) -> Worker:
         str(store), (),
     )  # fmt: skip
     made.rank, made.world_size, made.held, made.report = 0, 1, [], lambda _: None
+    made.base_parameters = 0
     made.names = ["a", "b"]
     made.splits = [{key: Counted(9, generates=generates) for key in ("validation", "test")} for _ in made.names]
     made.backbone = SimpleNamespace(digest="d", tokenizer_digests={}, settings={})
