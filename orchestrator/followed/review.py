@@ -60,7 +60,8 @@ class LearnedThen:
 
 @dataclass(frozen=True, kw_only=True)
 class MovedThen:
-    """An alias that was moved; `before` is the version that it named, None if none. `held` are the bounds it met."""
+    """An alias that was moved; `before` is the version that it named, None if none. `held` are the bounds it met,
+    `set_aside` those that its mover overrode."""
 
     track: str
     alias: str
@@ -71,6 +72,7 @@ class MovedThen:
     actor: str
     why: str
     held: Sequence[str]
+    set_aside: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,10 +220,12 @@ def moved_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Mov
         named[move.name] = move.version
         if when.holds(move.time):
             entry = by_seq[move.seq]
+            judged = [each.decision for each in decided([entry])]
             yield MovedThen(
                 track=label, alias=move.name, kind="promote" if entry.op == "promote" else "rollback", before=before,
                 version=move.version, time=move.time, actor=move.actor, why=move.why,
-                held=[each.decision.reason for each in decided([entry])],
+                held=[made.reason for made in judged if made.verdict == "go_on"],
+                set_aside=[made.reason for made in judged if made.verdict == "stop"],
             )  # fmt: skip
 
 

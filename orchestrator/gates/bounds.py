@@ -54,7 +54,7 @@ class Noise:
 
     def shown(self, value: str) -> str:
         """For people."""
-        return f"{value}, at {self.level:.2%} confidence between {points(self.low)} and {points(self.high)}"
+        return f"{value}, at {100 * self.level:g}% confidence between {points(self.low)} and {points(self.high)}"
 
     def leaves_open(self, bound: float) -> bool:
         """Whether the figure may be on either side of a bound."""

@@ -166,7 +166,7 @@ def unresolvable(bounds: BoundsConfig, rows: Sequence[int], section: str = "") -
         if margin > allowed + 1e-12:
             needed = (z * spread / allowed) ** 2 / len(counted)
             said.append(
-                f"{section}{key} {bound:g}: the validation rows cannot resolve it: at {bounds.confidence:.2%}, "
+                f"{section}{key} {bound:g}: the validation rows cannot resolve it: at {100 * bounds.confidence:g}%, "
                 f"twice what it allows is within their noise, {points(margin)}; about {needed:,.0f} per task could"
             )
     return said

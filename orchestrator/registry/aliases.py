@@ -9,7 +9,7 @@ from cluster.errors import ConfigError
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import NAME, Entry, actor
 from orchestrator.log.signing import Trust, sign
-from orchestrator.registry.gating import promotable
+from orchestrator.registry.gating import GUARDS, promotable
 from orchestrator.registry.references import VERSION
 from orchestrator.track.aside import Promote, Rollback
 from orchestrator.track.events import refuse_unknown
@@ -52,7 +52,8 @@ def promote(
         who = _may_override(rules, alias)
         event = event.model_copy(update={"overridden": tuple(each.rule for each in broken)})
         decisions.append(Decision(rule="override", subject=f"v{version}", measured=who, verdict="override", reason=why))
-    return _append(track, entries, event.with_decisions(decisions))
+    new = [each for each in decisions if each in broken or not each.rule.startswith(GUARDS)]  # others are in the log
+    return _append(track, entries, event.with_decisions(new))
 
 
 def _refused(ref: str, alias: str, revision: int, broken: Sequence[Decision]) -> ConfigError:

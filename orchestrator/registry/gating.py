@@ -17,6 +17,8 @@ from orchestrator.track.rules import PromotionRule, RulesLog
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
+GUARDS = "guards."  # heads the rules of a run's own guards
+
 
 def judged(rule: BoundsConfig, state: RunState, version: int, kept: Kept | None = None) -> list[Decision]:
     """One decision per bound on a promotion. The validation matrix up to that version is judged."""
@@ -31,7 +33,7 @@ def guarded(state: RunState, version: int, kept: Kept) -> list[Decision]:
     if config is None or not config.guards.asks([*type(config.guards).model_fields]):
         return []
     figures, known = measured(then, last_whole=True), noise(config.guards, then, kept)
-    return judge(config.guards, figures, f"v{version}", "guards.", noise=known)
+    return judge(config.guards, figures, f"v{version}", GUARDS, noise=known)
 
 
 def promotable(

@@ -17,7 +17,7 @@ from orchestrator.run.workers import base_now, check_tasks, describe_tasks, load
 from orchestrator.sinks.opening import check_tracking
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.layout import track_root
-from orchestrator.track.state import replay
+from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 from trainers.data.generative.config import of_answers
 from trainers.methods.base import Footprint
@@ -144,7 +144,7 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
-        notes=[*([note] if (note := not_asked_for(given, model.config)) else []), *too_few_rows(config, sizes)],
+        notes=[*filter(None, [not_asked_for(given, model.config)]), *too_few_rows(config, sizes), *held_back(state)],
         time=reckon(config, left, track.store, state),
     )
 
@@ -155,6 +155,13 @@ def files_beside(config: RunConfig, evaluated: Cost) -> str:
     names = ["training.parquet"] + ["decisions.parquet"] * bool(decides)
     names += ["answers.parquet"] * bool(evaluated["kept_answers"]) + ["rows.parquet"] * config.evaluate.keep_rows
     return ", ".join(names)
+
+
+def held_back(state: RunState) -> list[str]:
+    """What is quarantined, and what becomes of it."""
+    if (held := state.quarantined) is None:
+        return []
+    return [f"v{held.version}, {held.task}, is quarantined: `run` commits it as it was trained if its bounds let it"]
 
 
 def too_few_rows(config: RunConfig, sizes: Sequence[Size]) -> list[str]:

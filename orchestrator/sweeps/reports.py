@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from orchestrator.sweeps.events import Row
 from orchestrator.sweeps.space import Scalar
 
-Report = dict[str, JsonValue]  # a row's figures; with the last one `done`, and `stopped` (why) or `cut`
+Report = dict[str, JsonValue]  # a row's figures; with the last one `done`, and `stopped` (why), `quarantined` or `cut`
 
 
 class TrialConfig(TypedDict):

@@ -158,7 +158,8 @@ def gpus(state: RunState) -> float:
 
 def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Report]:
     """Tune's results, one per task; tasks that were committed before come first. The last one has `done`. It also has
-    `stopped` if one of the run's own guards ended it, or `cut` if the sweep is leaving."""
+    `stopped` if one of the run's own guards ended it, with `quarantined` if before its last task was committed, or
+    `cut` if the sweep is leaving."""
     total, reported = len(controller.config.tasks), 0
     end: Report = {"done": True}
     try:
@@ -167,7 +168,7 @@ def results(controller: Controller, steps: Iterator[RunState]) -> Iterator[Repor
                 reported += 1
                 yield row(state, reported).model_dump()
     except GuardStop as error:
-        end["stopped"] = str(error)
+        end |= {"stopped": str(error), **({"quarantined": True} if controller.state.quarantined else {})}
     except Interrupted:
         end["cut"] = True
     reached = controller.state.reached if "stopped" in end else controller.state

@@ -148,7 +148,8 @@ class Tuning(tune.Callback):
             number = trial.config["number"]
             self.scheduler.measure(number, row)
             self.tracking.measured(number, trial.config["values"], row)
-            self.first_tasks.settle.remote(self.config.trial_name(number), True)
+            if row.tasks > 1 or not result.get("quarantined"):
+                self.first_tasks.settle.remote(self.config.trial_name(number), True)
             bwt = "" if row.bwt is None else f", BWT {points(row.bwt, 1)}"
             done = f"trial {number}: {row.tasks} of {self.config.length} tasks"
             self.say(f"{done}: AA {points(row.aa, 1)}{bwt}, {row.parameters:,} parameters")

@@ -31,6 +31,7 @@ TRACK_VERBS = (
     ("adapters", "show", "{run}@production"), ("adapters", "verify", "{run}"), ("adapters", "gc", "{run}"),
     ("adapters", "promote", "{run}@v1", "--alias", "staging"), ("adapters", "rollback", "{run}@production"),
     ("adapters", "pull", "{run}@v1", "pulled"), ("adapters", "index", "{run}"),
+    ("adapters", "list", "--quarantined"), ("adapters", "reject", "{run}@v1", "--why", "odd"),
 )  # fmt: skip
 SWEEP_VERBS = (("sweep", "sweep.yaml", "--show"),)
 MANIFEST_VERBS = (

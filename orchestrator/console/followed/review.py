@@ -8,7 +8,7 @@ from orchestrator.console.samples import visible
 from orchestrator.console.scores import nats, percent
 from orchestrator.console.screen import out, print_table
 from orchestrator.followed.changed import value_shown
-from orchestrator.followed.review import Review
+from orchestrator.followed.review import MovedThen, Review
 from trainers.data.generative.config import OF_LOSS
 
 RIGHT = frozenset({"AA", "parameters", "bytes", "judged", "broken", "scores", "last", "tasks", "seconds", "GPU-hours"})
@@ -54,7 +54,7 @@ def what_was_done(made: Review) -> Iterator[Section]:
         rows=[
             (f"{each.track}@{each.alias}", f"v{each.before}" if each.before else "·",
              f"v{each.version}" + (" (rollback)" if each.kind == "rollback" else ""), at(each.time), each.actor,
-             each.why or "(no reason given)", "; ".join(each.held) or "none are set")
+             each.why or "(no reason given)", bounds_of(each))
             for each in made.moved
         ],
     )  # fmt: skip
@@ -203,6 +203,11 @@ def html_table(part: Section) -> str:
     body = "</tr>\n".join(rows)
     name = f'<table tabindex="0" aria-label="{part.title}">'
     return f"{name}<thead><tr>{heads}</tr></thead>\n<tbody>{body}</tr></tbody></table>"
+
+
+def bounds_of(move: MovedThen) -> str:
+    """The bounds that a promotion met, and those that its mover set aside."""
+    return "; ".join([*move.held, *(f"set aside: {reason}" for reason in move.set_aside)]) or "none are set"
 
 
 def at(time: str) -> str:

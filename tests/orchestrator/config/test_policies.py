@@ -19,6 +19,8 @@ def content(*tasks: dict[str, Any], **sections: Any) -> dict[str, Any]:
 
 
 PER_TASK = {"method": "lora", "mode": "per_task", "target_modules": ["a"]}
+ROWS = {"keep_rows": True}
+FILLS = {"target_modules": ["a"], "orthogonality": {"side": "both"}}
 REPLAY, JOINT, BOTH = {"replay": {"share": 0.02}}, {"joint": True}, {"labels": "both"}
 
 
@@ -36,12 +38,22 @@ REPLAY, JOINT, BOTH = {"replay": {"share": 0.02}}, {"joint": True}, {"labels": "
         (content(model={**LANGUAGE, "scoring": "generation"}, evaluate=BOTH), "labels both: with model.scoring"),
         *((content(train=train, adapter=PER_TASK), "adapter of its own") for train in (REPLAY, JOINT)),
         (content(adapter=PER_TASK, evaluate=BOTH), "labels both: adapter.method lora .* the task of a text is known"),
+        (content(train=JOINT, guards={"max_task_forgetting": 0.1}), "guards.max_task_forgetting: with train.joint"),
+        (content(guards={"max_forgetting": 0.1, "confidence": 0.9}), "confidence 0.9: .* evaluate.keep_rows: true"),
+        (content(guards={"max_active_parameters": 1, "confidence": 0.9}, evaluate=ROWS), "no bound on accuracies"),
+        (content(guards={"max_forgetting": 0.1, "confidence": 0.5}, evaluate=ROWS), "guards.confidence\n"),
+        (content(guards={"max_cost": 10}), "guards.max_cost 10.0: nothing says .* set cost.gpu_hour"),
+        (content(guards={"min_capacity_left": 0.1}), "min_capacity_left 0.1: with these adapter settings"),
+        (content(guards={"min_capacity_left": 0.1}, adapter=PER_TASK), "min_capacity_left 0.1: "),
         (content(train={"replay": {"share": 0}}), "train.replay.share"),
         (content(train={"replay": {"share": 1.5}}), "train.replay.share"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(made: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said.replace("train.replay.share", "train.replay.share\n")):
+    with pytest.raises(
+        ValidationError,
+        match=said.replace("train.replay.share", "train.replay.share\n"),
+    ):
         RunConfig.model_validate(made)
 
 
@@ -52,6 +64,12 @@ def test_what_goes_together() -> None:
         content(GENERATIVE, GENERATIVE, model=LANGUAGE, train=REPLAY),
         content(GENERATIVE, TASK, model=LANGUAGE, evaluate=BOTH),
         content(adapter={"method": "lora", "mode": "sequential", "target_modules": ["a"]}, train=REPLAY),
+        content(
+            guards={"min_new_accuracy": 0.1, "confidence": 0.9, "max_cost": 1}, evaluate=ROWS, cost={"gpu_hour": 2}
+        ),
+        content(
+            guards={"min_capacity_left": 0.1}, adapter={"target_modules": ["a"], "orthogonality": {"side": "both"}}
+        ),
     ):
         config = RunConfig.model_validate(made)
         assert RunConfig.model_validate(config.model_dump(mode="json")) == config

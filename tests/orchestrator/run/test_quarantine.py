@@ -230,7 +230,7 @@ def test_with_confidence_a_breach_inside_the_noise_does_not_stop(store: Path) ->
     assert last.limits == (pytest.approx(0.35, abs=0.06), pytest.approx(0.65, abs=0.06))
     assert [line for line in notes(state) if "these rows cannot tell on which side it is" in line] == [last.reason]
     assert status_view(state)["decisions"][1]["limits"] == [*last.limits]  # type: ignore[index, call-overload]
-    with pytest.raises(GuardStop, match=r"at 95\.00% confidence between .* is quarantined"):
+    with pytest.raises(GuardStop, match=r"at 95% confidence between .* is quarantined"):
         asked(bounded(store, "ab", name="low", guards={"min_average_accuracy": 0.8, "confidence": 0.95}, **rows))[
             0
         ].run()

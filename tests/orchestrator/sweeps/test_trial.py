@@ -422,6 +422,24 @@ def test_a_guard_ends_it(fake_run: Begin, before: int) -> None:
     assert found[-1]["stopped"] == "forgetting 0.3000 is above" and "cut" not in found[-1]
 
 
+def test_a_guard_that_quarantines_the_next_task_ends_it_with_its_figures(fake_run: Begin) -> None:
+    run, other = fake_run(*NAMES), fake_run(*NAMES, name="other")
+    for line in MATRIX[:3]:
+        other.commit(line, parameters=10)
+
+    def quarantine() -> Iterator[RunState]:
+        yield from steps(run, 2)
+        left_out = {"seq", "time", "lease"}
+        run.append("quarantine", {**other.state.commits[2].model_dump(exclude=left_out), "identity": "i"})
+        raise GuardStop("it is quarantined")
+
+    controller: Any = StandIn(run)
+    found = [*results(controller, quarantine())]
+    check_rows(found, [1, 2, 3])
+    assert found[-1]["stopped"] == "it is quarantined" and len(run.state.commits) == 2
+    assert [each.get("quarantined") for each in found] == [None, None, True]
+
+
 @pytest.mark.parametrize("before", [1, 2, 3])
 def test_a_sweep_that_leaves_cuts_it(fake_run: Begin, before: int) -> None:
     found = reported(fake_run(*NAMES), before, Interrupted("told to leave"))

@@ -57,6 +57,18 @@ class Table:
         return next(each for each in self.log.state.trials if each.number == number)
 
 
+def test_a_first_task_that_is_quarantined_is_nobodys_to_begin_with(store: str) -> None:
+    """It was measured, but no version of it can be forked; a later task leaves the first one as it is."""
+    table = Table(in_store(store))
+    report = {"done": True, "stopped": "AA is below 0.6", "quarantined": True}
+    table.tuning.on_trial_result(trial=tuned(1), result=result_of(row(1, 0.5), **report))
+    assert table.settled == [] and table.tuning.scheduler.measured == {1: [row(1, 0.5)]}
+    table.tuning.on_trial_complete(trial=tuned(1, result_of(row(1, 0.5), **report)))
+    assert table.settled == [("s-00001", False)] and table.trial(1).status == "stopped"
+    table.tuning.on_trial_result(trial=tuned(2), result=result_of(row(2, 0.5), **report))
+    assert table.settled[1:] == [("s-00002", True)]
+
+
 def test_results_and_ends(store: str) -> None:
     table = Table(in_store(store), [1, 2, 3, 4])
     rows = [row(1, 0.5, 1000, None), row(2, 0.625, 2500, -0.125)]
