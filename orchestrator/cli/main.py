@@ -1,5 +1,5 @@
-"""The `orthoplex` command. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 stopped by a guard,
-130 interrupted (state kept)."""
+"""The `orthoplex` command. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 stopped by a guard
+or a gate, 130 interrupted (state kept)."""
 
 import dataclasses
 import io

@@ -41,8 +41,10 @@ HARMLESS = {
     "cluster.lease_s", "cluster.max_failures", "cluster.num_workers", "cluster.use_gpu", "data_dir", "deepspeed",
     "deepspeed.zero_stage", "evaluate", "evaluate.every", "evaluate.keep_answers", "evaluate.keep_rows",
     "cost", "evaluate.labels", "evaluate.macro_f1", "evaluate.rows", "evaluate.tasks",
-    "guards", "guards.max_active_parameters", "guards.max_forgetting", "guards.max_nll_increase",
-    "guards.min_average_accuracy", "store", "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
+    "guards", "guards.confidence", "guards.max_active_parameters", "guards.max_cost", "guards.max_forgetting",
+    "guards.max_nll_increase", "guards.max_task_forgetting", "guards.max_task_parameters",
+    "guards.min_average_accuracy", "guards.min_capacity_left", "guards.min_new_accuracy", "store",
+    "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
     "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
     "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip
