@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ConfigError, GuardStop
+from cluster.storage.disk import refusal
 from orchestrator.cli import completion
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, StoreUri, echo, print_json
 
@@ -67,7 +68,7 @@ def write_report(path: Path, verdict: "Verdict") -> None:
     try:
         path.write_text(junit(verdict), "utf-8")
     except OSError as error:
-        raise ConfigError(f"--junit {path}: cannot be written: {error.strerror}; choose another path") from None
+        raise ConfigError(str(refusal(f"--junit {path}: cannot be written", error, "choose another path"))) from None
 
 
 def lines(verdict: "Verdict") -> list[str]:

@@ -141,7 +141,7 @@ def test_init(orthoplex: Orthoplex, refused: Callable[..., tuple[int, str]]) -> 
     assert Path("orthoplex.yaml").read_text() == "mine"
     assert orthoplex("init", "--force").code == 0 and Path("orthoplex.yaml").read_text() != "mine"
     assert refused("init", "none/x.yaml") == (
-        2, "none/x.yaml: cannot be written: No such file or directory; choose another path",
+        2, "none/x.yaml: cannot be written: No such file or directory; make that folder, or choose another path",
     )  # fmt: skip
     assert refused("init", "/tmp", "--force") == (2, "/tmp: cannot be written: Is a directory; choose another path")
     assert orthoplex("init", "my run.yaml").out.endswith("next: orthoplex plan 'my run.yaml'\n")
