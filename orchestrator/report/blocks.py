@@ -7,6 +7,8 @@ from rich.table import Table as RichTable
 
 from orchestrator.console.html import plain
 
+MOST_WORD = 50  # characters of a word that is not broken
+
 
 @dataclass(frozen=True)
 class Words:
@@ -38,9 +40,13 @@ class Grid:
     kind: str = "grid"
 
     @property
-    def cells(self) -> list[list[tuple[str, bool]]]:
-        """The rows, each cell with whether it is a number."""
-        return [[(cell, place in self.numeric) for place, cell in enumerate(row)] for row in self.rows]
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """The rows, each cell with its kind: `number`, `long` if it is one long word, or empty."""
+        kinds = ["number" if place in self.numeric else "" for place in range(len(self.heads))]
+        return [
+            [(cell, "long" if longest_word(cell) > MOST_WORD else kind) for cell, kind in zip(row, kinds, strict=True)]
+            for row in self.rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ class Page:
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     notes: Sequence[str] = field(default_factory=tuple)
+
+
+def longest_word(text: str) -> int:
+    """The characters of the longest word."""
+    return max(map(len, text.split()), default=0)
 
 
 def grid_of(table: RichTable, *, folded: bool = False) -> Grid:

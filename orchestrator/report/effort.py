@@ -121,8 +121,8 @@ def row_of(state: RunState, commit: Committed, taken: Spent | None, flops: float
         number(taken.gpu_hours if taken else None, ",.2f"),
         number(taken.money if taken else None, ",.2f"),
         number(commit.cost.tokens if commit.cost else None, ",.0f"),
-        number(taken.flops if taken else None, ".3g"),
-        number(flops, ".3g"),
+        number(taken.flops if taken else None, ".2e"),
+        number(flops, ".2e"),
     ]
 
 

@@ -40,4 +40,4 @@ def drawn(prefix: str, series: Series) -> str:
     )  # fmt: skip
     names = [f"v{point.record.version}, {point.entry.time[:10]}" for point in series.points]
     unit = "nats per token" if series.by_loss else "points"
-    return over_stream(prefix, [line], names, unit, across="recorded")
+    return over_stream(prefix, [[line]], names, unit, across="recorded")

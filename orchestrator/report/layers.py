@@ -78,7 +78,7 @@ def occupancy(source: Source) -> Iterator[Block]:
         side_line(state, commits, side, next((each for each in found if each.side == side), None)) for side, _ in sides
     ]
     bound = (f"{MAX_OCCUPANCY} {protection.max_occupancy}", 100 * protection.max_occupancy) if bounded else None
-    svg = over_stream("occupancy", lines, source.names, "% of a layer's width", bound=bound)
+    svg = over_stream("occupancy", [lines], source.names, "% of a layer's width", bound=bound)
     says = (
         "The fullest layer on each side, in percent of its width, after each task. A dashed line goes on at the rate "
         "of the tasks so far."

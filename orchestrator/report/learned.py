@@ -125,7 +125,8 @@ def course_picture(kind: Kind, lines: Sequence[Line], names: Sequence[str]) -> P
         frozenset(range(1, len(lines) + 1)), folded=True,
     )  # fmt: skip
     ends = "; ".join(f"{line.name} ends at {number(line.values[-1], digits)}" for line in lines)
-    svg = over_stream(f"course-{kind.unit}", lines, names, kind.unit)
+    parts = [[*lines[::3]], [*lines[1:3]]] if kind is ACCURACIES else [[line] for line in lines]  # levels, differences
+    svg = over_stream(f"course-{kind.unit}", parts, names, kind.unit)
     return Picture(
         f"Metrics over the stream, {kind.unit}", f"{ends}. Bars are 95% intervals over test rows.", svg, table
     )

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.report.svg import INK, label, new_figure, svg_of
+from orchestrator.report.svg import COLOURS, INK, label, new_figure, svg_of
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
 Values = Sequence[float | None]
-COLOURS = ("#0072b2", "#b8480f", "#00795a", "#a3457c", "#7a6a00", "#5b5fc7")  # at least 3:1 on the light page
 MARKS = ("o", "s", "^", "D", "v", "P")
 DARKEST = 0.45  # of a cell's relative luminance, above which its text is black
 WIDE = 9.6  # inches
@@ -113,28 +112,31 @@ def write_into(axes: "Axes", cells: "np.ndarray", texts: Sequence[Sequence[str]]
 
 def over_stream(
     prefix: str,
-    lines: Sequence[Line],
+    parts: Sequence[Sequence[Line]],
     tasks: Sequence[str],
     unit: str,
     *,
     bound: tuple[str, float] | None = None,
     across: str = "after training",
 ) -> str:
-    """Lines over the tasks of a stream, with their intervals as bars; a bound is a level line."""
-    figure = new_figure(WIDE, 3.4)
-    axes = figure.subplots()
-    for place, line in enumerate(lines):
-        draw_line(axes, line, place)
-    if bound:
-        axes.axhline(bound[1], color=INK, linestyle=":", linewidth=1.2, label=bound[0])
+    """Lines over the tasks of a stream, a panel per part, with their intervals as bars; a bound is a level line."""
+    figure = new_figure(WIDE, 1.0 + 2.4 * len(parts))
+    below, place = figure.subplots(len(parts), sharex=True, squeeze=False)[:, 0], 0
+    for axes, lines in zip(below, parts, strict=True):
+        for line in lines:
+            draw_line(axes, line, place)
+            place += 1
+        if bound:
+            axes.axhline(bound[1], color=INK, linestyle=":", linewidth=1.2, label=bound[0])
+        axes.set_ylabel(unit)
+        axes.grid(axis="y")
+        axes.legend(ncols=3, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+    axes = below[-1]
     axes.set_xticks(range(1, len(tasks) + 1), [label(each) for each in tasks])
     if sum(map(len, tasks)) > 90:
         axes.tick_params(axis="x", rotation=40)
     axes.set_xlim(0.6, len(tasks) + 0.4)
-    axes.set_ylabel(unit)
     axes.set_xlabel(across)
-    axes.grid(axis="y")
-    axes.legend(ncols=2, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return svg_of(figure, prefix)
 
 

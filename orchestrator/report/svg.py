@@ -17,6 +17,7 @@ from cluster.words import brief, printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = ("#0072b2", "#b8480f", "#00795a", "#a3457c", "#7a6a00", "#5b5fc7")  # 3:1 or more on light and dark pages
 INK = "#010203"  # becomes the page's own colour
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
@@ -35,8 +36,10 @@ STYLE: dict[Any, Any] = {  # matplotlib has a type of all its keys
 def drawing() -> Iterator[None]:
     """Figures that are made and written within the block have the style of reports."""
     import matplotlib as mpl
+    from matplotlib.rcsetup import cycler
 
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    style = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts are used
         yield
 

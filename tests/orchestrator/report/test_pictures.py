@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 from matplotlib.colors import to_rgb
 
-from orchestrator.report.pictures import COLOURS, Line, bars, heat_map, known, luminance, over_stream, panels, text_on
+from orchestrator.report.pictures import Line, bars, heat_map, known, luminance, over_stream, panels, text_on
+from orchestrator.report.svg import COLOURS
 
 PAGES = {"light": "#ffffff", "dark": "#12161b"}
 pytestmark = pytest.mark.usefixtures("drawn")
@@ -59,7 +60,7 @@ def test_a_large_heat_map_has_no_texts_and_stays_small() -> None:
 
 def test_lines_over_a_stream() -> None:
     line = Line("AA", [None, 50.0, 60.0], [None, 2.0, None], dashed=[(3, 60.0), (4, 70.0)])
-    svg = over_stream("s", [line], ["a", "b", "c", "d"], "points", bound=("most", 90.0))
+    svg = over_stream("s", [[line]], ["a", "b", "c", "d"], "points", bound=("most", 90.0))
     assert {"AA", "most", "points", "a", "d"} <= {*texts(svg)} and "nan" not in svg
     assert known(line) == ([2, 3], [50.0, 60.0])
 

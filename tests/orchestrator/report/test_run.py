@@ -8,7 +8,9 @@ from orchestrator.report.source import Source
 
 
 def test_the_head(three: Source) -> None:
+    three.faults.append("default/stream@v1: is damaged")
     page = run_page(three)
+    assert "default/stream@v1: is damaged" in page.notes
     assert (page.title, page.status) == ("default/stream", "finished")
     assert page.lines[0] == "3 of 3 tasks are learned." and "method oa" in page.lines[1]
     shown = {tile.title: (tile.value, tile.beside) for tile in page.tiles}
@@ -21,11 +23,6 @@ def test_the_head(three: Source) -> None:
         "matrix", "stream", "forgetting", "budget", "occupancy", "angles", "curves", "cost", "trend", "data",
         "answers", "guards", "decisions", "modules", "changes", "lineage", "environment", "configuration", "log",
     ]  # fmt: skip
-
-
-def test_what_was_not_read_is_told(three: Source) -> None:
-    three.faults.append("default/stream@v1: is damaged")
-    assert "default/stream@v1: is damaged" in run_page(three).notes
 
 
 def test_before_the_first_task(fake_run: Any) -> None:
