@@ -84,10 +84,8 @@ class TemporaryRefusedError(StoreError):
 
 
 class Temporary(tempfile.TemporaryDirectory[str]):
-    """A new temporary folder, inside `below` or where the environment has them.
-
-    Python would pass over a folder in $TMPDIR that is absent or full, and take another without a word. Here that is an
-    error.
+    """A new temporary folder, inside `below` or where Python puts them. That is $TMPDIR, unless it is absent or full:
+    then Python passes over it, and takes another without a word. Here that is an error.
 
     Raises:
         ConfigError: $TMPDIR names no folder that this user can write to.
@@ -95,10 +93,11 @@ class Temporary(tempfile.TemporaryDirectory[str]):
     """
 
     def __init__(self, prefix: str, below: str | Path | None = None) -> None:
-        named, where = temporary_place()
-        self.place = str(below or named)
+        self.place = str(below or temporary_place()[0])
         try:
-            super().__init__(prefix=prefix, dir=below or where, ignore_cleanup_errors=True)
+            if below is None:
+                check_named()
+            super().__init__(prefix=prefix, dir=below or temporary_folder(), ignore_cleanup_errors=True)
         except OSError as error:
             refused = refused_temporary(error, self.place)
             raise (ConfigError(str(refused)) if error.errno in NOT_FIT else refused) from None
@@ -112,15 +111,28 @@ class Temporary(tempfile.TemporaryDirectory[str]):
             raise refused_temporary(error, self.place) from None
 
 
-def temporary_place() -> tuple[str, str | None]:
-    """How messages name the folder of temporary files, and its path if the environment names one."""
+def temporary_folder() -> str:
+    """Where temporary files go."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # it tries this one, /var/tmp and more, and can write to none
+        return USUAL
+
+
+def temporary_place() -> tuple[str, str]:
+    """How messages name the folder of temporary files, and its path: what the environment names, or where they go."""
     for variable in TEMPORARY:
         if value := os.environ.get(variable):
             return f"{variable}={value!r}", str(Path(value).absolute())
-    try:
-        return tempfile.gettempdir(), None
-    except FileNotFoundError:  # it tries this one, /var/tmp and more, and can write to none
-        return USUAL, USUAL
+    return temporary_folder(), temporary_folder()
+
+
+def check_named() -> None:
+    """Raises OSError unless files can be put where the environment names a place for temporary ones."""
+    place = temporary_place()[1]
+    tempfile.TemporaryDirectory(prefix="orthoplex-", dir=place).cleanup()
+    if is_full(Path(place)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
 
 
 def refused_temporary(error: OSError, place: str) -> TemporaryRefusedError:
@@ -172,7 +184,7 @@ def usual_places() -> Iterator[tuple[str, Path]]:
         yield "standard output", STDOUT
     yield f"the current folder {Path().absolute()}", Path()
     named, place = temporary_place()
-    yield f"temporary files in {named}", Path(place or named)
+    yield f"temporary files in {named}", Path(place)
     with suppress(ConfigError):
         yield f"{state_folder()} ({STATE_VARIABLE})", state_folder()
 

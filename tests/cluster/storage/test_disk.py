@@ -66,6 +66,7 @@ def test_other_errors_stay() -> None:
 def test_a_temporary_folder_on_a_full_disk(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python itself would go to /tmp without a word."""
     monkeypatch.setenv("TMPDIR", str(disk.path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     said = rf"^temporary files in TMPDIR='{disk.path}' on {HOST}: No space left on device; free some.*, or name another"
     with Temporary("x-") as folder:
         assert Path(folder).parent == disk.path
@@ -73,6 +74,8 @@ def test_a_temporary_folder_on_a_full_disk(disk: Disk, monkeypatch: pytest.Monke
         disk.fill()
         (Path(folder) / "data").write_bytes(b"x" * 10_000)
     assert [path.name for path in disk.path.iterdir()] == [".filler"]
+    with pytest.raises(TemporaryRefusedError, match=said):
+        Temporary("x-")
     disk.remount("ro")
     with pytest.raises(TemporaryRefusedError, match=r"^temporary files in TMPDIR=.*Read-only file system; mount it"):
         Temporary("x-")
@@ -80,6 +83,7 @@ def test_a_temporary_folder_on_a_full_disk(disk: Disk, monkeypatch: pytest.Monke
 
 def test_an_error_of_another_disk_stays(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(disk.path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(OSError, match="Errno 2") as caught, Temporary("x-"):
         (tmp_path / "absent" / "file").open()
     assert not is_of(caught.value, disk.path)
