@@ -142,13 +142,13 @@ def refused_temporary(error: OSError, place: str) -> TemporaryRefusedError:
 
 
 def is_of(error: OSError, folder: Path) -> bool:
-    """Whether the disk under a folder refuses: the error names a file in it, or names none and the disk is full or
-    cannot be written."""
-    if error.errno not in FIXES:
+    """Whether the disk under a folder refuses: the error names a file in it, or names none and the disk is full. So it
+    is if the folder itself is gone; a file that is absent in it is another fault."""
+    gone = error.errno == errno.ENOENT and not folder.exists()
+    if error.errno not in FULL | {errno.EROFS, errno.EIO} and not gone:
         return False
     if isinstance(error.filename, str | bytes):
-        named = Path(os.fsdecode(error.filename)).absolute()
-        return named.is_relative_to(folder.absolute())
+        return Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
     return error.errno in FULL and is_full(folder)
 
 

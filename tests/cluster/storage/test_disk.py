@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,6 +88,11 @@ def test_an_error_of_another_disk_stays(disk: Disk, tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="Errno 2") as caught, Temporary("x-"):
         (tmp_path / "absent" / "file").open()
     assert not is_of(caught.value, disk.path)
+    with pytest.raises(FileNotFoundError), Temporary("x-") as folder:
+        (Path(folder) / "absent").open()  # nor is this one of the disk
+    with pytest.raises(TemporaryRefusedError, match="No such file"), Temporary("x-") as folder:
+        shutil.rmtree(folder)  # as what cleans /tmp does
+        (Path(folder) / "data").write_bytes(b"")
     with pytest.raises(OSError, match="Errno 28"), Temporary("x-"):
         raise failed(errno.ENOSPC)  # there is room in the folder, so it is of another
 
