@@ -6,18 +6,18 @@ from orchestrator.gates.bounds import Measured
 from orchestrator.gates.capacity import fullness
 from orchestrator.track.metrics import best_before, of_the_same_rows
 from orchestrator.track.spending import cost_of
-from orchestrator.track.state import Matrix, RunState
+from orchestrator.track.state import Matrix, RunState, score_at
 
 
 def measured(state: RunState, *, last_whole: bool = False) -> Measured:
     """The figures after the newest task. What needs the scores of all tasks is None if not all were scored then; with
     `last_whole`, it is what it was when all tasks so far were scored last."""
-    whole = state.whole("validation")
+    whole, by_loss, new = state.whole("validation"), state.of_loss, new_tasks(state)
     known = last_whole or whole >= state.learned
     found = state.metrics("validation") if known else {}
     worst = worst_forgotten(state) if known else None
-    new = new_tasks(state)
-    own = [state.matrix("validation")[state.learned - 1][index] for index in new - state.of_loss]
+    scores = [score_at(state.commits[-1].validation, index) for index in new - by_loss]
+    own = [score.accuracy() if score else None for score in scores]
     config = config_of(state)
     fullest = next(fullness(config.adapter.protection, state), None) if config else None
     return Measured(
@@ -25,7 +25,7 @@ def measured(state: RunState, *, last_whole: bool = False) -> Measured:
         average_accuracy=found.get("aa"),
         forgetting=found.get("forgetting"),
         active_parameters=state.active_parameters,
-        by_loss=state.of_loss,
+        by_loss=by_loss,
         nll_increase=state.loss_metrics("validation")["nll_increase"] if known else None,
         new=new,
         new_accuracy=min((each for each in own if each is not None), default=None) if None not in own else None,
@@ -63,7 +63,11 @@ def compared(state: RunState) -> Matrix:
 def forgotten(state: RunState) -> dict[int, int]:
     """By each task, from 0, that can have been forgotten: the row, from 0, in which its score was best before the last
     whole one."""
-    matrix = compared(state)
+    return places_of(compared(state))
+
+
+def places_of(matrix: Matrix) -> dict[int, int]:
+    """`forgotten` of these rows."""
     places = {j: best_before(matrix, j) for j in range(len(matrix) - 1) if matrix[-1][j] is not None}
     return {task: place for task, place in places.items() if place is not None}
 
@@ -71,7 +75,7 @@ def forgotten(state: RunState) -> dict[int, int]:
 def worst_forgotten(state: RunState) -> tuple[int, float] | None:
     """The task, from 0, that is forgotten most, and by how much; None if none can have been."""
     matrix = compared(state)
-    lost = {task: _minus(matrix[place][task], matrix[-1][task]) for task, place in forgotten(state).items()}
+    lost = {task: _minus(matrix[place][task], matrix[-1][task]) for task, place in places_of(matrix).items()}
     return max(lost.items(), key=lambda item: item[1]) if lost else None
 
 

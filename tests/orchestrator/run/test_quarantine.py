@@ -25,6 +25,7 @@ from orchestrator.run.driver_log import RunLog
 from orchestrator.run.fork import plan_fork
 from orchestrator.track.events import Commit, Quarantine
 from orchestrator.track.moves import aliases
+from orchestrator.track.rules import PromotionRule
 from orchestrator.track.view import status_view
 from tests.support.entries import Raw
 from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
@@ -230,6 +231,9 @@ def test_with_confidence_a_breach_inside_the_noise_does_not_stop(store: Path) ->
     assert last.limits == (pytest.approx(0.35, abs=0.06), pytest.approx(0.65, abs=0.06))
     assert [line for line in notes(state) if "these rows cannot tell on which side it is" in line] == [last.reason]
     assert status_view(state)["decisions"][1]["limits"] == [*last.limits]  # type: ignore[index, call-overload]
+    unsure = gate(controller.store, "stream", PromotionRule(min_average_accuracy=0.6, confidence=0.95))
+    assert (unsure.broken, len(unsure.open)) == ([], 1)
+    assert len(gate(controller.store, "stream", PromotionRule(min_average_accuracy=0.6)).broken) == 1
     with pytest.raises(GuardStop, match=r"at 95% confidence between .* is quarantined"):
         asked(bounded(store, "ab", name="low", guards={"min_average_accuracy": 0.8, "confidence": 0.95}, **rows))[
             0
