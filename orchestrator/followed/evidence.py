@@ -77,8 +77,9 @@ def entry_keys(log: Log, entries: list[Entry]) -> list[str]:
 
 
 def files_of(track: Track, entries: list[Entry]) -> Iterator[tuple[str, FileRecord | None]]:
-    """Manifests of all versions that stand, and the files that they list, by key."""
-    for commit in replay(track.team, track.name, entries).standing:
+    """Manifests of all versions that stand, and of what is quarantined, and the files that they list, by key."""
+    state = replay(track.team, track.name, entries)
+    for commit in (*state.standing, *filter(None, [state.quarantined])):
         yield manifest_key(commit.prefix), None
         for path, record in manifest_files(track.manifest_of(commit)).items():
             yield f"{commit.prefix}/{path}", record

@@ -16,8 +16,9 @@ from orchestrator.followed.records import records_of
 from orchestrator.followed.trend import LEVEL, Series, trend
 from orchestrator.log.decision import Value
 from orchestrator.log.entry import Entry, JsonLike
-from orchestrator.log.event import Decided, decided, parse
-from orchestrator.track.events import ENDINGS, Finish
+from orchestrator.log.event import Decided, decided, events, parse
+from orchestrator.track.aside import Approval
+from orchestrator.track.events import ENDINGS, Finish, Quarantine
 from orchestrator.track.layout import list_tracks
 from orchestrator.track.moves import moves
 from orchestrator.track.rules import RulesLog
@@ -73,6 +74,18 @@ class MovedThen:
     why: str
     held: Sequence[str]
     set_aside: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaidThen:
+    """What a person said of a version, or what a guard did with a task that would have been one: `pending`, `approved`,
+    `rejected`, `quarantined`."""
+
+    ref: str
+    said: str
+    time: str
+    actor: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +152,7 @@ class Review:
     tracks: int
     learned: Sequence[LearnedThen]
     moved: Sequence[MovedThen]
+    said: Sequence[SaidThen]
     changed: Sequence[Changed]
     thresholds: Sequence[Threshold]
     ended: Sequence[Ended]
@@ -186,6 +200,7 @@ def review(tracks: Sequence[Track], when: Period, *, scope: str, level: float = 
         tracks=len(tracks),
         learned=[each for _, entries, state in both for each in learned_in(state, entries, when)],
         moved=[each for track, entries, _ in both for each in moved_in(track.label, entries, when)],
+        said=[each for track, entries, _ in both for each in said_in(track.label, entries, when)],
         changed=sorted((each for each in changes if when.holds(each.time)), key=lambda each: each.time),
         thresholds=[each for track, entries, _ in both for each in thresholds_in(track.label, entries, when)],
         ended=[each for track, entries, _ in both for each in ended_in(track.label, entries, when)],
@@ -227,6 +242,18 @@ def moved_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Mov
                 held=[made.reason for made in judged if made.verdict == "go_on"],
                 set_aside=[made.reason for made in judged if made.verdict == "stop"],
             )  # fmt: skip
+
+
+def said_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[SaidThen]:
+    """Words on versions, and quarantines with what broke."""
+    found = when.within(entries)
+    said = [(entry, event.version, str(event.state), event.why) for entry, event in events(found, Approval)]
+    for entry, event in events(found, Quarantine):
+        broken = (each.decision for each in decided([entry]))
+        why = "; ".join(each.reason for each in broken if each.verdict == "stop")
+        said.append((entry, event.version, "quarantined", why))
+    for entry, version, what, why in sorted(said, key=lambda each: each[0].seq):
+        yield SaidThen(ref=f"{label}@v{version}", said=what, time=entry.time, actor=entry.actor, why=why)
 
 
 def thresholds_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Threshold]:

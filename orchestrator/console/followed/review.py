@@ -59,6 +59,11 @@ def what_was_done(made: Review) -> Iterator[Section]:
         ],
     )  # fmt: skip
     yield Section(
+        title="Approved, rejected, quarantined", nothing="Nothing was.",
+        columns=("version", "what", "when (UTC)", "who", "why"),
+        rows=[(each.ref, each.said, at(each.time), each.actor, each.why or "·") for each in made.said],
+    )  # fmt: skip
+    yield Section(
         title="Rules and settings that were changed", nothing="None was changed.",
         columns=("where", "key", "from", "to", "when (UTC)", "who", "why"),
         rows=[

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, IntegrityError
+from cluster.storage import FileRecord
 from orchestrator.followed.checking import check
 from orchestrator.followed.evidence import pack
 from orchestrator.log.entry import canonical, digest
 from orchestrator.registry.references import Version
 from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import trusting_what_is_there
+from tests.support.entries import COMMIT
 from tests.support.keys import public_pem, sign_with
 
 Files = dict[str, bytes]
@@ -177,3 +179,19 @@ def test_keys_that_cannot_be_read(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no key")
     with pytest.raises(ConfigError, match="not a PEM public key"):
         check(archive, [tmp_path / "text"])
+
+
+def test_what_is_quarantined_is_part_of_the_evidence(fake_run: Any, tmp_path: Path) -> None:
+    run = fake_run("a", "b")
+    run.commit([0.9, 0.2], zero_shot=[0.5, 0.05])
+    track, prefix = run.track, run.track.fresh_prefix()
+    track.store.put(f"{prefix}/training.parquet", b"x")
+    files = [FileRecord("training.parquet", 1, digest(b"x"))]
+    sha256 = track.write_manifest(prefix, {"base_model": {"name": "minilm"}}, files)
+    body = {**COMMIT, "version": 2, "task": "b", "prefix": prefix, "manifest_sha256": sha256, "identity": "i"}
+    run.append("quarantine", body)
+    pack(track, tmp_path / "q.tar", adapters=False, answers=False, beside={})
+    made = check(tmp_path / "q.tar")
+    assert made.faults == [] and made.reports[0].files == 2
+    edit = lambda files: files.__setitem__(f"store/{prefix}/training.parquet", b"y")  # noqa: E731
+    assert "differs from its manifest" in check(changed(tmp_path / "q.tar", edit)).faults[0]

@@ -10,9 +10,11 @@ from cluster.errors import ConfigError
 from orchestrator.followed.recording import record
 from orchestrator.followed.review import Period, Review, period, review
 from orchestrator.registry.aliases import promote, rollback
+from orchestrator.registry.approvals import say
 from orchestrator.registry.references import resolve
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from tests.orchestrator.followed.conftest import evaluated
+from tests.support.entries import COMMIT
 
 EVER = Period(since=datetime(2000, 1, 1, tzinfo=UTC), until=datetime(3000, 1, 1, tzinfo=UTC))
 
@@ -77,7 +79,8 @@ def test_which_thresholds_were_met_broken_and_moved(run: Any) -> None:
     made = page(run)
     found = {each.rule: each for each in made.thresholds}
     guard, floor = found["guards.max_forgetting"], found["min_average_accuracy"]
-    assert (guard.judged, guard.broken, guard.measured, guard.bound) == (2, 1, 0.3, 0.2)
+    assert (guard.judged, guard.broken, guard.bound) == (3, 1, 0.4)  # the promotion of v2 was judged by it, too
+    assert guard.measured == pytest.approx(0.2)
     assert (floor.judged, floor.broken, floor.bound) == (2, 0, 0.6)
     told = {(each.where, each.key): (each.before, each.after, each.why) for each in made.changed}
     assert told["default/stream", "guards.max_forgetting"] == (None, 0.4, "")
@@ -95,7 +98,7 @@ def test_which_scores_drifted(run: Any) -> None:
 def test_other_periods_are_left_out(run: Any) -> None:
     long_ago = Period(since=datetime(2000, 1, 1, tzinfo=UTC), until=datetime(2001, 1, 1, tzinfo=UTC))
     made = page(run, long_ago)
-    parts = made.learned, made.moved, made.changed, made.thresholds, made.ended, made.scored, made.cost
+    parts = made.learned, made.moved, made.said, made.changed, made.thresholds, made.ended, made.scored, made.cost
     assert made.tracks == 1 and not any(parts)
 
 
@@ -116,3 +119,29 @@ def test_a_day_ends_at_its_end() -> None:
 def test_what_is_no_period(since: str | None, until: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         period(since, until)
+
+
+def test_what_was_said_of_versions_and_what_a_guard_held_back(fake_run: Callable[..., Any]) -> None:
+    made = fake_run("a", "b")
+    made.commit([0.9, 0.2], zero_shot=[0.5, 0.05])
+    say(made.track, 1, "pending"), say(made.track, 1, "rejected", why="too slow")
+    body = {**COMMIT, "version": 2, "task": "b", "prefix": f"{made.track.version_root}/x", "identity": "i",
+            "decisions": [decision("stop", 0.3), decision("go_on", 0.1)]}  # fmt: skip
+    made.append("quarantine", body)
+    found = page(made)
+    assert [(each.ref, each.said, each.why) for each in found.said] == [
+        ("default/stream@v1", "pending", ""), ("default/stream@v1", "rejected", "too slow"),
+        ("default/stream@v2", "quarantined", "forgetting is 0.3"),
+    ]  # fmt: skip
+    assert len(found.learned) == 1
+
+
+def test_rules_that_were_set_aside_are_named(run: Any) -> None:
+    store, team = run.track.store, run.track.team
+    RulesLog(store, team).change(
+        TeamRules(promotion={"production": PromotionRule(min_average_accuracy=0.99)}), expect=2, why="strict"
+    )
+    promote(run.track, 2, "production", why="it must go out", override=True)
+    last = page(run).moved[-1]
+    assert [each for each in last.set_aside if "min_average_accuracy 0.99" in each]
+    assert not any("0.99" in each for each in last.held)

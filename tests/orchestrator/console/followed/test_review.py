@@ -15,7 +15,7 @@ def page(why: str = "", cost: tuple[CostThen, ...] = ()) -> Review:
     )  # fmt: skip
     return Review(
         scope="all", since="2026-11-01T00:00+00:00", until="2026-12-01T00:00+00:00", tracks=1, learned=[],
-        moved=[moved], changed=[], thresholds=[], ended=[], scored=[], cost=cost,
+        moved=[moved], said=[], changed=[], thresholds=[], ended=[], scored=[], cost=cost,
     )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_html_is_whole_and_runs_nothing_of_others() -> None:
     found.feed(html(page(EVIL)))
     assert found.open == [] and "script" not in found.seen and "img" not in found.seen
     assert "<script>alert(1)</script> | **x**" in found.text and "\x1b" not in found.text
-    assert found.seen.count("table") == 1 and found.seen.count("h2") == 7
+    assert found.seen.count("table") == 1 and found.seen.count("h2") == 8
 
 
 def test_markdown_keeps_its_columns() -> None:
