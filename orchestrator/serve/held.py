@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from cluster.errors import ConfigError, OrthoplexError
 from orchestrator.delivery.export import base_of, gpu_or_cpu, load_base
 from orchestrator.delivery.predictor import Predictor
+from orchestrator.log.entry import Entry
 from orchestrator.registry.references import Version, parse_reference
 from orchestrator.serve.problems import Problem
 from orchestrator.serve.settings import ServeSettings, check_answers, check_one_base, versions_of
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 @dataclass(eq=False)
 class Held:
     """One served adapter. `alias` is followed in the log of `track`; None is a fixed version. `problem` says why it is
-    not the version that it should be."""
+    not the version that it should be. `seen` counts the log's entries that are followed."""
 
     name: str
     track: Track
@@ -38,6 +39,7 @@ class Held:
     predictor: Predictor
     since: int = field(default_factory=lambda: int(time.time()))
     problem: str | None = None
+    seen: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,12 +121,18 @@ class Adapters:
     def _changed(self, held: Held, alias: str) -> str | None:
         """Has the version answer that the alias names; why it does not, if so."""
         try:
-            version = pointed(held.track, alias)
-            if version is None or version.reference == held.predictor.reference:
-                return None if version else f"the alias {alias!r} is not in the log any more"
+            entries = held.track.catch_up()
+            if len(entries) == held.seen and held.problem is None:
+                return None
+            version = pointed(held.track, entries, alias)
+            if version is None:
+                return f"the alias {alias!r} is not in the log any more"
+            if version.reference == held.predictor.reference:
+                held.seen = len(entries)
+                return None
             check_answers(version)
             check_one_base(self.first, version)
-            held.predictor, held.since = self.predictor(version), int(time.time())
+            held.predictor, held.since, held.seen = self.predictor(version), int(time.time()), len(entries)
         except OrthoplexError as error:
             return str(error)
         except Exception as error:
@@ -162,9 +170,8 @@ def alias_of(name: str) -> str | None:
     return asked.which if asked.number is None else None
 
 
-def pointed(track: Track, alias: str) -> Version | None:
-    """The version that an alias points to now; None if it is gone. Entries that were read are not read again."""
-    entries = track.catch_up()
+def pointed(track: Track, entries: Sequence[Entry], alias: str) -> Version | None:
+    """The version that an alias points to in a track with these entries; None if it is gone."""
     move = aliases(entries).get(alias)
     if move is None:
         return None

@@ -18,7 +18,9 @@ from orchestrator.delivery.predictor import Predictor
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.references import resolve
 from orchestrator.run.controller import Controller
+from orchestrator.run.driver_process import this_process
 from orchestrator.run.fork import plan_fork
+from orchestrator.track.events import Start
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
 from tests.support.command_line import here
@@ -203,6 +205,15 @@ def test_the_imported_track_itself_is_no_run(place: Path, monkeypatch: pytest.Mo
     config, fork = gone_on(place, name="no-rows", tasks=[*unsaid, generative(place, "more", "prompt_completion")])
     with pytest.raises(DataError, match="task qa: was imported without rows"):
         run(config, fork, monkeypatch)
+
+
+def test_a_track_that_a_driver_holds_is_not_imported_into(place: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    track = Track(open_store(store), "team", "driven")
+    track.append(Start(driver=this_process(), lease_s=60), after=None)
+    with pytest.raises(ConfigError, match="--as team/driven: exists already"):
+        import_lora(place / "lora", "team", "driven", store, wanted())
+    assert [entry.op for entry in track.entries()] == ["start"]
 
 
 def test_labels_of_an_encoder_and_of_a_decoder(place: Path, tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_an_old_version_drains_and_is_freed(folder: Path) -> None:
     assert held.predictor.reference == "team/run@v1"
 
 
+def test_a_log_that_did_not_grow_is_not_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = adapters_of(folder, "team/run@live")
+    (held,) = adapters.held
+    adapters.refresh()
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.serve.held.replay", lambda *_: pytest.fail("replayed"))
+        adapters.refresh()
+    promote(track_of(folder), 2, "live")
+    adapters.refresh()
+    assert held.predictor.reference == "team/run@v2"
+
+
 def test_a_version_that_cannot_be_loaded_leaves_the_one_that_answers(folder: Path) -> None:
     """It is told once, and gone once the alias is moved back."""
     told: list[str] = []
