@@ -17,7 +17,7 @@ from cluster.errors import ConfigError
 from cluster.text_files import quoted
 from cluster.words import brief
 from trainers.architecture import CONFIG
-from trainers.data.formats import shallow
+from trainers.data.formats import decoded
 from trainers.folders import is_folder
 
 POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
@@ -112,11 +112,9 @@ def _config_faults(path: Path) -> Iterator[str]:
     if path.stat().st_size > MOST_CONFIG_BYTES:
         yield f"{path.name} has more than {MOST_CONFIG_BYTES >> 20} MiB; {AGAIN}"
     try:
-        text = path.read_text("utf-8")
-        content = shallow(json.loads(text), text.count("{") + text.count("["))
-    except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else brief(str(error), 200)
-        yield f"{path.name} is not readable JSON ({said}); {AGAIN}"
+        content = decoded(path.read_text("utf-8"))
+    except ValueError as error:
+        yield f"{path.name} is not readable JSON ({brief(str(error), 200)}); {AGAIN}"
     else:
         if not isinstance(content, dict):
             yield f"{path.name} holds no mapping of keys; {AGAIN}"

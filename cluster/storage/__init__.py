@@ -3,7 +3,7 @@
 What writers must agree on rests on one conditional operation, `put_if_absent`: stores disagree on all the others.
 """
 
-from cluster.storage.files import FileRecord, download_files, upload_files
+from cluster.storage.files import FileRecord, download_files, upload_contents, upload_files
 from cluster.storage.interface import Content, Keys, Store, is_key
 from cluster.storage.local import LocalStore
 from cluster.storage.opening import DEFAULT_STORE, PROBE_KEY, open_store, probe
@@ -22,5 +22,6 @@ __all__ = [
     "is_key",
     "open_store",
     "probe",
+    "upload_contents",
     "upload_files",
 ]

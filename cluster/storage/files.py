@@ -1,6 +1,7 @@
 """Moves folders of files to a store and back. All bytes are digested meanwhile; small files are moved in parallel."""
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,14 @@ def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]
 
     contents = spread(send, names, [path.stat().st_size for path in paths])
     return [FileRecord(name, *content) for name, content in zip(names, contents, strict=True)]
+
+
+def upload_contents(store: Store, prefix: str, files: Mapping[str, bytes]) -> list[FileRecord]:
+    """As `upload_files`, of bytes by path."""
+    with tempfile.TemporaryDirectory(prefix="orthoplex-upload-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        return upload_files(store, prefix, Path(folder))
 
 
 def download_files(store: Store, prefix: str, records: Sequence[FileRecord], directory: Path) -> None:

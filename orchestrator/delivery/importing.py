@@ -1,6 +1,5 @@
 """Brings a LoRA that PEFT has written into a store, as the one task of a track: `orthoplex adapters import`."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ import torch
 
 from cluster.errors import ConfigError
 from cluster.folders import file_digest
-from cluster.storage import open_store, upload_files
+from cluster.storage import open_store, upload_contents
 from orchestrator.config.errors import Yaml
 from orchestrator.config.file import read_mapping
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.delivery.exported import exported
 from orchestrator.log.event import Unchanged
 from orchestrator.track.events import AnswersTold, Commit, Import, Learned, TaskDescription
-from orchestrator.track.provenance import code_version
+from orchestrator.track.provenance import base_told, code_version
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
 from trainers.data.generative.chat import find_template
@@ -237,7 +236,6 @@ def learned(task: TaskDescription, stream: Stream, base: Backbone) -> Learned:
     """The facts of the task; nothing was measured."""
     parameters = sum(lora.a_RK.numel() + lora.b_DR.numel() for lora in stream.values())
     ranks = {name: lora.rank for name, lora in stream.items()}
-    told = {"tokenizer": dict(base.tokenizer_digests), "base_config": dict(base.settings)}
     return Learned.model_validate(
         {
             "task": task.name,
@@ -245,18 +243,15 @@ def learned(task: TaskDescription, stream: Stream, base: Backbone) -> Learned:
             "base_digest": base.digest,
             "active_parameters": parameters,
             "budget": without_threshold(ranks, ranks),
-            **{key: known for key, known in told.items() if known},
+            **base_told(base.tokenizer_digests, base.settings),
         }
     )
 
 
 def stored(track: Track, facts: Learned, told: Mapping[str, Any], stream: Stream) -> Commit:
     """The commit of the updates, whose files and manifest are in the store then."""
-    prefix, files = track.fresh_prefix(), as_task(stream)
-    with tempfile.TemporaryDirectory(prefix="orthoplex-import-") as made:
-        for name, data in files.items():
-            (Path(made) / name).write_bytes(data)
-        records = upload_files(track.store, prefix, Path(made))
+    prefix = track.fresh_prefix()
+    records = upload_contents(track.store, prefix, as_task(stream))
     sha256 = track.write_manifest(prefix, told, records)
     size = sum(record.size for record in records)
     return Commit.placed(facts, version=1, prefix=prefix, manifest_sha256=sha256, stored_bytes=size)
@@ -264,12 +259,11 @@ def stored(track: Track, facts: Learned, told: Mapping[str, Any], stream: Stream
 
 def manifest(event: Import, config: RunConfig, facts: Learned) -> dict[str, Any]:
     """The manifest's keys beside its files: those of a task that a run has learned, and `imported`."""
-    told = {"tokenizer": facts.tokenizer, "base_config": facts.base_config}
     return {
         "base_model": config.model.model_dump(mode="json"), "base_digest": facts.base_digest,
         "adapter": config.adapter.model_dump(mode="json"), "task": event.task.body(),
         "budget": {name: each.body() for name, each in facts.budget.items()}, "occupancy": {}, "principal_angles": [],
         "parents": [], "trained_against": [], "config": dict(event.config), "code": code_version(), "metrics": {},
         "cost": None, "imported": {"origin": event.origin, "files": event.files},
-        **{key: known for key, known in told.items() if known},
+        **base_told(facts.tokenizer, facts.base_config),
     }  # fmt: skip

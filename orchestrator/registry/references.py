@@ -86,26 +86,34 @@ def find_track(store: Store, name: str) -> Track:
     raise ConfigError(f"RUN {name!r}: not in the store {store.uri}, {hint} (--store names another store)")
 
 
+class NamesSweep(ConfigError):
+    """A name is that of a sweep, and a run is meant. `having` are the sweeps, as team/sweep."""
+
+    def __init__(self, having: list[str], message: str) -> None:
+        super().__init__(message)
+        self.having = having
+
+
 def find_log(store: Store, name: str) -> Log:
     """The log of the run named `name` or `team/name`, or else of the sweep. Raises ConfigError as `find_track`."""
     try:
         return find_track(store, name)
-    except ConfigError:
-        having = sweeps_named(store, name)
-        if len(having) != 1 or ("/" in name and having != [name]):
+    except NamesSweep as error:
+        if len(error.having) != 1 or ("/" in name and error.having != [name]):
             raise
-        return Log(store, sweep_root(*having[0].split("/")), having[0])
+        return Log(store, sweep_root(*error.having[0].split("/")), error.having[0])
 
 
 def check_no_sweep(store: Store, name: str) -> None:
-    """Raises ConfigError if the name is that of a sweep, of whichever team."""
+    """Raises NamesSweep if the name is that of a sweep, of whichever team."""
     having = sweeps_named(store, name)
     if not having:
         return
     found = f"{having[0]} is a sweep" if len(having) == 1 else f"{' and '.join(having)} are sweeps"
-    raise ConfigError(
+    raise NamesSweep(
+        having,
         f"RUN {name!r}: {found}; `orthoplex sweep CONFIG --show` shows it, and its trials are the runs "
-        f"{having[0]}-00001, {having[0]}-00002, …"
+        f"{having[0]}-00001, {having[0]}-00002, …",
     )
 
 

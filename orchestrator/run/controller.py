@@ -37,7 +37,7 @@ from orchestrator.run.retries import Attempt, decide_retry
 from orchestrator.run.watch import Reporter, Watch
 from orchestrator.run.workers import Group, OwnWorkers, Workers, base_now, describe_joint
 from orchestrator.track.events import Commit, Finish, Learned, Open, Quarantine, Retry, TaskDescription
-from orchestrator.track.provenance import code_version
+from orchestrator.track.provenance import base_told, code_version
 from orchestrator.track.scores import scores
 from orchestrator.track.state import RunState
 from orchestrator.track.track import Track
@@ -311,7 +311,7 @@ class Controller:
                 "test": scores(done.test),
                 "cost": done.cost,
                 **zero_shot,
-                **base_told(done),
+                **base_told(done.tokenizer, done.base_config),
                 **kept,
                 **union,
                 **mixed,
@@ -340,7 +340,7 @@ class Controller:
             "code": code_version(),
             "metrics": learned.model_dump(mode="json", include={"validation", "test", "union"}, exclude_unset=True),
             "cost": done.cost,
-            **base_told(done),
+            **base_told(done.tokenizer, done.base_config),
             **({} if done.kept is None else {"kept": done.kept}),
         }
 
@@ -378,12 +378,6 @@ def target_layers(config: RunConfig) -> list[str]:
     from trainers.methods.registry import check_method
 
     return [*check_method(config.model, config.adapter)[1].modules]
-
-
-def base_told(done: TaskDone) -> dict[str, Any]:
-    """What commit and manifest say of the base beside its digest, as far as it is known."""
-    told = {"tokenizer": done.tokenizer, "base_config": done.base_config}
-    return {key: known for key, known in told.items() if known}
 
 
 def digests_of(files: tuple[bytes, ...]) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def alias_of(name: str) -> str | None:
     return asked.which if asked.number is None else None
 
 
-def pointed(track: Track, entries: Sequence[Entry], alias: str) -> Version | None:
+def pointed(track: Track, entries: list[Entry], alias: str) -> Version | None:
     """The version that an alias points to in a track with these entries; None if it is gone."""
     move = aliases(entries).get(alias)
     if move is None:

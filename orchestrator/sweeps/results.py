@@ -17,7 +17,7 @@ import yaml
 from pydantic import JsonValue
 
 from cluster.schema import NEW
-from cluster.storage import FileRecord, Store, download_files, upload_files
+from cluster.storage import FileRecord, Store, download_files, upload_contents
 from cluster.storage.disk import writing
 from orchestrator.log.chain import Log
 from orchestrator.sweeps.choice import Choice, Judged, choose, judged, unmet
@@ -232,10 +232,7 @@ def conclude(config: SweepConfig, state: SweepState) -> tuple[Chosen, dict[str, 
 def publish(store: Store, log: Log, chosen: Chosen, files: Mapping[str, bytes]) -> Chosen:
     """Stores the files under a fresh prefix. Returns the choice with that prefix and the files' digests."""
     prefix = f"{log.root}/v/{uuid.uuid4().hex}"
-    with tempfile.TemporaryDirectory(prefix="orthoplex-sweep-") as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        records = upload_files(store, prefix, Path(folder))
+    records = upload_contents(store, prefix, files)
     placed = tuple(StoredFile(path=record.path, size=record.size, sha256=record.sha256) for record in records)
     return chosen.model_copy(update={"prefix": prefix, "files": placed})
 

@@ -1,10 +1,11 @@
 """The code that wrote something: versions of the main packages, and the commit of the checkout that runs."""
 
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 PACKAGES = ("orthoplex", "ray", "torch", "deepspeed", "transformers")
 GIT_TIMEOUT_S = 10
@@ -49,3 +50,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def base_told(tokenizer: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What commit and manifest say of the base beside its digest, as far as it is known."""
+    told = {"tokenizer": dict(tokenizer), "base_config": dict(config)}
+    return {key: known for key, known in told.items() if known}

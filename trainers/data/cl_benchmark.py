@@ -1,13 +1,12 @@
 """Reading a dataset of a CL_Benchmark checkout."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError
 from cluster.text_files import NotUtf8, at_home, in_utf8
-from trainers.data.formats import shallow
+from trainers.data.formats import decoded
 from trainers.data.sources import ClBenchmarkTask, RawTask, Split, did_you_mean, listed, shown
 
 
@@ -61,11 +60,10 @@ def read_json_list(task: ClBenchmarkTask, path: Path) -> list[Any]:
     try:
         with in_utf8(path):
             text = path.read_text(encoding="utf-8-sig")
-        content = shallow(json.loads(text), text.count("[") + text.count("{"))
-    except (OSError, ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        content = decoded(text)
+    except (OSError, ValueError) as error:
         fix = "save it as UTF-8" if isinstance(error, NotUtf8) else "repair the file"
-        raise DataError(f"task {task.name}: {path} is not readable JSON ({said}); {fix}") from None
+        raise DataError(f"task {task.name}: {path} is not readable JSON ({error}); {fix}") from None
     if not isinstance(content, list):
         raise DataError(f"task {task.name}: {path} holds {shown(content)}; it must be a JSON list")
     return content

@@ -265,6 +265,14 @@ def json_list(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Any]:
         raise ValueError("something follows the list")
 
 
+def decoded(text: str, decoder: json.JSONDecoder = DECODER) -> Any:
+    """The value of a JSON text. Raises ValueError if it is none, or is nested too deeply."""
+    try:
+        return shallow(decoder.decode(text), text.count("[") + text.count("{"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def shallow(value: Any, brackets: int) -> Any:
     """The value, in whose text at most so many lists and objects begin. Raises RecursionError if it is nested deeper
     than MOST_DEPTH, so that whoever walks it does not fail."""

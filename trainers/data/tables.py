@@ -7,6 +7,7 @@ is in another form, or that says how its files are to be parsed, the rows are th
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -60,14 +61,12 @@ def read_hub(task: HubTask) -> RawTask:
 
     tables = dict[str, list[tuple[str, Columns]]]()
     with quiet(datasets), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
-        dataset: HubDataset | None = None
+        looked = Looked(task, wanted(task), scratch if task.is_folder else None)
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
-                if (saved := saved_split(task, split)) is not None:
-                    tables[key] = [(where, columns_of(saved, wanted(task)))]
-                    continue
-                dataset = dataset or HubDataset.found(task, wanted(task), scratch if task.is_folder else None)
-                tables[key] = [(where, dataset.columns(split))]
+                saved = looked.saved_split(split)
+                found = looked.dataset.columns(split) if saved is None else columns_of(saved, looked.names)
+                tables[key] = [(where, found)]
         return table_task(task, tables)
 
 
@@ -192,21 +191,40 @@ class HubDataset:
         return columns_of(table, columns)
 
 
-def saved_split(task: HubData, split: str) -> Any:
-    """A split of a folder that `save_to_disk` of `datasets` wrote; None if it is no such folder. Raises ValueError if
-    it has no split of that name, or a folder, of whichever kind, holds a pipe or a device."""
-    from datasets import DatasetDict, load_from_disk
+@dataclass
+class Looked:
+    """A data set, of which these columns are read; it is looked up once for all of its splits. `cache` replaces the
+    user's for a local folder."""
 
-    for path in Path(task.dataset).rglob("*") if task.is_folder else ():
-        if path.exists() and not path.is_dir():
-            check_regular(path)
-    if not any((Path(task.dataset) / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return None
-    saved = load_from_disk(task.dataset)
-    splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in splits:
-        raise ValueError(f"the folder has the splits {listed(map(str, splits))}")
-    return splits[split]
+    task: HubData
+    names: tuple[str, ...]
+    cache: str | None
+
+    @cached_property
+    def dataset(self) -> HubDataset:
+        """As `datasets` finds it."""
+        return HubDataset.found(self.task, self.names, self.cache)
+
+    @cached_property
+    def saved(self) -> Mapping[str, Any] | None:
+        """The splits of a folder that `save_to_disk` of `datasets` wrote; None if it is no such folder. Raises
+        ValueError if a folder, of whichever kind, holds a pipe or a device."""
+        from datasets import DatasetDict, load_from_disk
+
+        folder = Path(self.task.dataset)
+        for path in folder.rglob("*") if self.task.is_folder else ():
+            if path.exists() and not path.is_dir():
+                check_regular(path)
+        if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return None
+        saved: Any = load_from_disk(self.task.dataset)
+        return saved if isinstance(saved, DatasetDict) else {"train": saved}
+
+    def saved_split(self, split: str) -> Any:
+        """A split of `saved`; None if there are none. Raises ValueError as `saved`, or if it is not among them."""
+        if self.saved is not None and split not in self.saved:
+            raise ValueError(f"the folder has the splits {listed(map(str, self.saved))}")
+        return self.saved and self.saved[split]
 
 
 def columns_of(table: Any, names: Sequence[str]) -> Columns:

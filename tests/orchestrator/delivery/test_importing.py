@@ -257,7 +257,7 @@ def test_what_is_not_said_is_asked_for(place: Path, tmp_path: Path) -> None:
 def test_an_import_that_was_cut_is_gone_on_with(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = str(tmp_path / "store")
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.delivery.importing.upload_files", lambda *_: pytest.fail("cut"))
+        patch.setattr("orchestrator.delivery.importing.upload_contents", lambda *_: pytest.fail("cut"))
         with pytest.raises(pytest.fail.Exception):
             import_lora(place / "lora", "team", "cut", store, wanted())
     with pytest.raises(ConfigError, match="another import was begun"):

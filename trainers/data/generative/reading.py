@@ -15,10 +15,10 @@ from typing import Any
 from cluster.errors import DataError, StoreError
 from cluster.text_files import NotUtf8, check_regular, in_utf8, opened
 from trainers.data import formats
-from trainers.data.files import copied, data_files, joint_name, named
+from trainers.data.files import copied, data_files, joint_name, named, once
 from trainers.data.generative.config import GenerativeFilesTask, GenerativeHubTask
 from trainers.data.sources import FORMS, HUB_FIX, as_list, form_of, listed, quiet, suffix_of
-from trainers.data.tables import HubDataset, as_data_error, saved_split
+from trainers.data.tables import HubDataset, Looked, as_data_error
 
 PARQUET_ROWS = 1_000  # read at once
 Rows = Iterator[tuple[str, int, Any]]
@@ -50,7 +50,8 @@ def file_source(task: GenerativeFilesTask, key: str, names: Sequence[str], scrat
     """One split: the files that are named, one after the other."""
     where = joint_name([f"{key} {name!r}" for name in names])
     found = [named_files(task.name, key, name, scratch / str(number)) for number, name in enumerate(names)]
-    paths: Named = [*dict.fromkeys(chain.from_iterable(found))]
+    called = dict(reversed([*chain.from_iterable(found)]))  # by path; of names of one path the first counts
+    paths: Named = [(path, called[path]) for path in once(path for each in found for path, _ in each)]
 
     def rows() -> Rows:
         for path, shown_as in paths:
@@ -117,10 +118,9 @@ def readable(task: str, where: str) -> Iterator[None]:
 def parsed(task: str, where: str, text: str) -> Any:
     """A JSON text. Raises DataError if it is none."""
     try:
-        return formats.shallow(formats.STRICT.decode(text), text.count("[") + text.count("{"))
-    except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"task {task}: {where} is not readable JSON ({said}); repair the file") from None
+        return formats.decoded(text, formats.STRICT)
+    except ValueError as error:
+        raise DataError(f"task {task}: {where} is not readable JSON ({error}); repair the file") from None
 
 
 def json_rows(task: str, where: str, path: Path) -> Iterator[Any]:  # noqa: ARG001
@@ -172,25 +172,25 @@ def hub_sources(task: GenerativeHubTask, scratch: Path) -> dict[str, Source]:
     """
     import datasets
 
-    found = {}
+    found, looked = {}, Looked(task, (), str(scratch) if task.is_folder else None)
     with quiet(datasets):
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):
-                found[key] = hub_source(task, where, split, str(scratch) if task.is_folder else None)
+                found[key] = hub_source(task, where, split, looked)
     return found
 
 
-def hub_source(task: GenerativeHubTask, where: str, split: str, cache: str | None) -> Source:
+def hub_source(task: GenerativeHubTask, where: str, split: str, looked: Looked) -> Source:
     """A split as `datasets` has it, also of a folder that its `save_to_disk` wrote. JSON is read as it is written, not
     by pyarrow, which ends the process at a file whose first value is null."""
     from datasets import load_dataset
 
-    if (saved := saved_split(task, split)) is not None:
+    if (saved := looked.saved_split(split)) is not None:
         return table_source(task.name, where, saved)
-    dataset = HubDataset.found(task, (), cache)
-    if dataset.form == "json":
-        return json_source(task.name, where, split, dataset)
-    return table_source(task.name, where, load_dataset(task.dataset, task.config_name, split=split, cache_dir=cache))
+    if looked.dataset.form == "json":
+        return json_source(task.name, where, split, looked.dataset)
+    table = load_dataset(task.dataset, task.config_name, split=split, cache_dir=looked.cache)
+    return table_source(task.name, where, table)
 
 
 def json_source(task: str, where: str, split: str, dataset: HubDataset) -> Source:

@@ -74,7 +74,19 @@ def test_an_object_store(s3_bucket: str, tmp_path: Path) -> None:
             sources(tmp_path / "more", train=missing, test=uri)
 
 
-def test_a_data_set_folder(tmp_path: Path) -> None:
+def test_a_file_that_is_named_in_two_ways_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = write(tmp_path / "a.csv", ROWS[:2]), write(tmp_path / "b.csv", ROWS[2:])
+    monkeypatch.chdir(tmp_path)
+    found = sources(tmp_path, train=["a.csv", str(path), "./a.csv", "b.csv"], test=str(other))["train"]
+    assert [row for *_, row in found.rows()] == ROWS and found.size == path.stat().st_size + other.stat().st_size
+
+
+def test_a_data_set_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainers.data.tables import HubDataset
+
+    looked: list[Any] = []
+    found_as = HubDataset.found
+    monkeypatch.setattr(HubDataset, "found", lambda *how: looked.append(how) or found_as(*how))
     folder = tmp_path / "set"
     folder.mkdir()
     write(folder / "train.jsonl", ROWS)
@@ -83,6 +95,7 @@ def test_a_data_set_folder(tmp_path: Path) -> None:
     task: Any = TypeAdapter(AnyTask).validate_python(given)
     found = hub_sources(task, tmp_path / "cache")
     assert [row for *_, row in found["train"].rows()] == ROWS and len([*found["test"].rows()]) == 2
+    assert len(looked) == 1  # for both splits
     with pytest.raises(DataError, match=r"task t: test_split 'tests' of dataset .* cannot be read"):
         hub_sources(task.model_copy(update={"test_split": "tests"}), tmp_path / "cache")
 
