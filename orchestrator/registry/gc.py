@@ -37,6 +37,7 @@ from orchestrator.track.track import Track
 KEPT_INDICES = 2
 LEFT_BEHIND_S = 3600.0  # a temporary file this old belongs to no living writer
 TRIES = 5
+FEW = "gc must note what it removes before it frees it; a few KiB more on that disk are enough"
 AT_ONCE = 100  # prefixes per entry, which then fits into the reserve
 
 
@@ -175,9 +176,9 @@ class Collector:
         """What `write` appends; again, if the disk is full and something can be given up that nobody needs."""
         try:
             return write()
-        except DiskFullError:
+        except DiskFullError as error:
             if not self._give_up():
-                raise
+                raise DiskFullError(f"{error}. {FEW}") from None
             return write()
 
     def _give_up(self) -> bool:
