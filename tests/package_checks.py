@@ -53,7 +53,12 @@ def built(folder: Path) -> tuple[Path, Path]:
     names = zipfile.ZipFile(wheel).namelist()
     with tarfile.open(sdist) as archive:
         carried = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("orchestrator/examples/quickstart.yaml", "orthoplex/py.typed", "cluster/constraints.txt"):
+    for name in (
+        "orchestrator/examples/quickstart.yaml",
+        "orthoplex/py.typed",
+        "cluster/constraints.txt",
+        "orchestrator/templates/report.html",
+    ):
         assert name in names, name
     assert any(name.endswith("licenses/LICENSE") for name in names) and {"LICENSE", "README.md"} <= carried
     top = {name.partition("/")[0] for name in names}
@@ -93,6 +98,7 @@ def first_steps(bin_folder: Path, folder: Path) -> Path:
     assert planned["state"] == "absent" and planned["steps"] == [2, 2, 2, 2]
     run(orthoplex, "run", "quickstart.yaml", *settings, cwd=folder)
     assert json.loads(run(orthoplex, "status", "quickstart", "--json", cwd=folder))["state"] == "finished"
+    assert "</html>" in run(orthoplex, "report", "quickstart", "-o", "-", cwd=folder)
     return folder / "quickstart.yaml"
 
 

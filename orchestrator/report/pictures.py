@@ -15,6 +15,7 @@ Values = Sequence[float | None]
 MARKS = ("o", "s", "^", "D", "v", "P")
 DARKEST = 0.45  # of a cell's relative luminance, above which its text is black
 WIDE = 9.6  # inches
+MOST_ACROSS = 120  # characters below a picture
 MOST_TEXTS = 400  # cells of a heat map that are written into
 
 
@@ -85,16 +86,20 @@ def heat_map(
 def named_cells(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
     """Names of rows, the first on top, and of columns, slanted if they are many."""
     axes.invert_yaxis()
-    axes.set_xticks([place + 0.5 for place in range(len(columns))], [label(each) for each in columns])
+    name_across(axes, [place + 0.5 for place in range(len(columns))], columns)
     axes.set_yticks([place + 0.5 for place in range(len(rows))], [label(each) for each in rows])
-    if sum(map(len, columns)) > 90:
-        axes.tick_params(axis="x", rotation=40)
-        for tick in axes.get_xticklabels():
-            tick.set_horizontalalignment("right")
-            tick.set_rotation_mode("anchor")
     axes.tick_params(length=0, labelsize=8 if len(rows) <= 40 else 6)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def name_across(axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
+    """Names below these places, slanted if they would touch."""
+    shown = [label(each) for each in names]
+    axes.set_xticks(list(places), shown)
+    if len(shown) * max(map(len, shown), default=0) > MOST_ACROSS:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
 def write_into(axes: "Axes", cells: "np.ndarray", texts: Sequence[Sequence[str]]) -> None:
@@ -132,9 +137,7 @@ def over_stream(
         axes.grid(axis="y")
         axes.legend(ncols=3, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     axes = below[-1]
-    axes.set_xticks(range(1, len(tasks) + 1), [label(each) for each in tasks])
-    if sum(map(len, tasks)) > 90:
-        axes.tick_params(axis="x", rotation=40)
+    name_across(axes, range(1, len(tasks) + 1), tasks)
     axes.set_xlim(0.6, len(tasks) + 0.4)
     axes.set_xlabel(across)
     return svg_of(figure, prefix)
@@ -202,9 +205,7 @@ def bars(prefix: str, parts: Mapping[str, Values], tasks: Sequence[str], unit: s
         heights = [value or 0.0 for value in values]
         axes.bar(range(1, len(tasks) + 1), heights, bottom=below, width=0.7, color=COLOURS[place], label=label(name))
         below = [low + height for low, height in zip(below, heights, strict=True)]
-    axes.set_xticks(range(1, len(tasks) + 1), [label(each) for each in tasks])
-    if sum(map(len, tasks)) > 90:
-        axes.tick_params(axis="x", rotation=40)
+    name_across(axes, range(1, len(tasks) + 1), tasks)
     axes.set_ylabel(unit)
     axes.grid(axis="y")
     axes.legend(ncols=len(parts), fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))

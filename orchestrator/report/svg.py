@@ -75,7 +75,8 @@ def svg_of(figure: "Figure", prefix: str) -> str:
     root.set("focusable", "false")
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
-    return ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
+    text = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
+    return text.replace("stroke: #000000", "stroke: currentColor")  # letters in coloured cells stay black
 
 
 def named(root: ElementTree.Element, prefix: str) -> None:

@@ -65,6 +65,11 @@ def test_lines_over_a_stream() -> None:
     assert known(line) == ([2, 3], [50.0, 60.0])
 
 
+def test_names_that_would_touch_are_slanted() -> None:
+    assert "rotate(-40" not in over_stream("s", [[Line("AA", [1.0, 2.0])]], ["a", "b"], "points")
+    assert "rotate(-40" in over_stream("s", [[Line("AA", [1.0] * 9)]], ["a long name"] * 9 + ["n" * 13], "points")
+
+
 def test_panels() -> None:
     lines = [Line(name, [None] * place + [50.0] * (7 - place), [None] * 7) for place, name in enumerate("abcdefg")]
     found = texts(panels("p", lines, "points", [20.0, *[None] * 6]))
