@@ -10,7 +10,7 @@ from trainers.methods.oa.bank import AdapterBank
 from trainers.methods.oa.history import History
 from trainers.methods.oa.layers import attach, use
 from trainers.methods.targets import match_modules, width
-from trainers.models.quantise import Float8Linear, quantise
+from trainers.models.quantise import Float8Linear, parameters_of, quantise
 
 IDS = torch.arange(5, 29).reshape(2, 12)
 
@@ -23,6 +23,7 @@ def outputs(model: nn.Module) -> torch.Tensor:
 def test_weights_are_eight_bits_within_their_rounding_and_the_head_is_left() -> None:
     plain, model = tiny("llama"), tiny("llama")
     quantise(model)
+    assert parameters_of(model) == parameters_of(plain) == sum(each.numel() for each in plain.parameters())
     for name, module in model.named_modules():
         if isinstance(module, Float8Linear):
             original = plain.get_submodule(name).weight

@@ -160,6 +160,10 @@ def test_a_task_resumed_with_more_steps_than_epochs_ends_with_the_same_bytes(new
     (stream.store / "c" / "0").unlink()
     whole = new(1).training(0, own=LONG).run()
     assert resumed.artifact.files == whole.artifact.files
+    batches = new(1).training(0, own=LONG).batches()
+    lengths = new(1).training(0, own=LONG).split.lengths
+    assert resumed.tokens == whole.tokens == sum(int(lengths[batch].sum()) for batch in batches) > 0
+    assert resumed.parameters == whole.parameters > 0
     assert whole.log.tensors()["step"].tolist() == [*range(1, 11)]
     (stream.store / "c" / "0").unlink()
     assert resumed.artifact.files != new(1).learn(0).files

@@ -163,6 +163,10 @@ def test_what_a_bfloat16_base_keeps_reaches_log_manifest_status_and_warning(as_a
         assert commit.kept.modules == pytest.approx(modules, rel=1e-3)
         manifest = controller.track.manifest_of(commit)
         assert manifest["kept"] == commit.kept.body()
+    size = sum(each.numel() for each in load_backbone(controller.config.model).model.parameters())
+    costs = [commit.cost for commit in commits if commit.cost]
+    assert len(costs) == 2 and {cost.base_parameters for cost in costs} == {size}
+    assert all(cost.tokens and cost.trained_parameters for cost in costs)
     assert commits[-1].kept.overall < 0.9 and len(warned) == 2  # type: ignore[union-attr]
     assert f"hold {commits[-1].kept.overall:.0%} of the change" in warned[-1]  # type: ignore[union-attr]
     view = status_view(controller.state)
