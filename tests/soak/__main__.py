@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.storage.retry import PATIENCE
 from tests.soak.faults import Fault, draw_faults
 from tests.soak.figures import judged
 from tests.soak.outcome import Outcome, outcome
 from tests.soak.stream import FolderStore, write_stream
 from tests.soak.supervisor import Record, Supervised
 from tests.support.tiny_run import command
+
+PATIENCE_S = "3"  # some outages are longer, and end a driver
 
 
 def soak(folder: Path, kind: str, tasks: int, faults: list[Fault], seed: int) -> tuple[Record, Outcome]:
@@ -32,8 +35,8 @@ def soak(folder: Path, kind: str, tasks: int, faults: list[Fault], seed: int) ->
     def say(line: str) -> None:
         print(f"{kind}: {line}", flush=True)
 
-    run = Supervised(words, place, say, away=store.away, seed=seed)
-    return run.run(faults), outcome(str(store.path))
+    run = Supervised(words, place, say, away=store.away, environment={PATIENCE: PATIENCE_S}, seed=seed)
+    return run.run(faults), outcome(str(store.path), measured=True)
 
 
 def main() -> int:
