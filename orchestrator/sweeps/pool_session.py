@@ -17,7 +17,8 @@ from trainers.folders import for_workers, model_folder
 from trainers.workers.pool import Pool
 
 Say = Callable[[str], None]
-IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
+ALONE = "torch"  # while another thread imports a part of it, it stays half made, and no process imports it twice
+IMPORTS = ("transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it."""
     import ray
 
+    import_module(ALONE)
     folder, early = model_folder(config.run.model.name), imported_ahead(IMPORTS)
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()

@@ -1,6 +1,7 @@
 """A session has a pool as large as the cluster allows, ready before it is used and gone after; no Ray is started."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_as_many_groups_as_the_cluster_holds(fakes: Fakes) -> None:
         assert found.config.run.cluster.num_workers.max == 2
     assert said == ["starting 3 worker groups"]
     assert fakes.told == [("ray", 2), ("pool", 3, 2, "minilm"), "pool left", "ray left"]
+
+
+def test_torch_is_imported_before_a_thread_imports_what_needs_it(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that import parts of torch at once leave it half made."""
+    imported: list[tuple[str, bool]] = []
+    here = threading.current_thread()
+    monkeypatch.setattr(pool_session, "IMPORTS", ("transformers.modeling_utils",))
+    monkeypatch.setattr(
+        pool_session, "import_module", lambda name: imported.append((name, threading.current_thread() is here))
+    )
+    with session(sweep(), lambda _: None):
+        assert imported == [("torch", True), ("transformers.modeling_utils", False)]
 
 
 def test_zero_3_loads_its_own_base(fakes: Fakes) -> None:
