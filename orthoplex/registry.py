@@ -31,10 +31,13 @@ class Registry:
         warn_of_skipped(found.track.label, found.entries)
         return found
 
-    def promote(self, reference: str, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
-        """Points an alias at a version, within the team's bounds. Raises as `orchestrator.registry.aliases.promote`."""
+    def promote(
+        self, reference: str, alias: str, *, expect: int | None = None, why: str = "", override: bool = False
+    ) -> Entry:
+        """Points an alias at a version, within the team's bounds, or setting them aside. Raises as
+        `orchestrator.registry.aliases.promote`."""
         found = self.find(reference)
-        return aliases.promote(found.track, found.commit.version, alias, expect=expect, why=why)
+        return aliases.promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
 
     def rollback(self, run: str, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
         """Points an alias at the version before. Raises as `orchestrator.registry.aliases.rollback`."""
