@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.errors import GuardStop
+from orchestrator.config.run import RunConfig
+from orchestrator.registry.quarantine import discard
 from orchestrator.run.controller import Controller
 from orchestrator.track.events import Committed
 from orchestrator.track.view import status_view
@@ -70,6 +73,7 @@ class OneWorker(FakeWorkers):
 
     def train(self, order: Order, on_event: Callable[[Any], None]) -> TaskDone:
         on_event(None)
+        self.orders.append(order)
         if self.worker is None:
             self.worker = Worker(replace(self.jobs[-1], tasks=TASKS), torch.device("cpu"), lambda _: None)
         self.worker.catch_up(order)
@@ -177,3 +181,51 @@ def test_what_a_bfloat16_base_keeps_reaches_log_manifest_status_and_warning(as_a
     controller, warned = run_alone(tmp_path / "none", "none")
     assert [commit.kept for commit in controller.state.commits] == [None, None] and warned == []
     assert all("kept" not in controller.track.manifest_of(commit) for commit in controller.state.commits)
+
+
+def small(store: Path, **guards: float) -> RunConfig:
+    """Two small tasks, whose adapters are kept out of each other."""
+    bases = {"side": "both", "energy": 0.6}
+    adapter = {
+        "target_modules": ["encoder.layer.0.output.dense"], "max_rank": 4, "threshold": 0.05, "orthogonality": bases
+    }  # fmt: skip
+    return run_config(
+        store, ["first", "second"], model={"name": "minilm", "max_length": 16}, adapter=adapter, guards=guards,
+        train={"max_steps": 3, "batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 1},
+        cluster={"num_workers": 1}, deepspeed={"zero_stage": 0},
+    )  # fmt: skip
+
+
+def kept_files(controller: Controller) -> list[tuple[bytes, ...]]:
+    """Adapter and bases of every committed task."""
+    names = controller.config.adapter.files
+    return [controller.track.committed(commit, *names) for commit in controller.state.commits]
+
+
+def test_a_quarantined_task_is_judged_folded_and_leaves_nothing_in_the_worker(as_a_rank: None, tmp_path: Path) -> None:
+    """One worker: the second task is quarantined, given up, trained anew, quarantined again and committed:
+    adapters, bases and scores are those of a run that went through, to the bit."""
+    plain, free = OneWorker(small(tmp_path / "a")), small(tmp_path / "a")
+    through = Controller(free, Told(), workers=plain)
+    through.run()
+    parameters = through.state.commits[0].active_parameters
+    assert parameters and through.state.active_parameters
+    bound = small(tmp_path / "b", max_active_parameters=parameters)
+    worker: Worker | None = None
+    for again in range(2):
+        workers = OneWorker(bound, worker=worker)
+        controller = Controller(bound, Told(), workers=workers)
+        with pytest.raises(GuardStop, match="v2, second, is quarantined"):
+            controller.run()
+        worker = workers.worker
+        assert worker and len(worker.held) == 2 and [order.index for order in workers.orders] == ([0, 1], [1])[again]
+        held = controller.state.quarantined
+        assert held and held.validation == through.state.commits[1].validation  # scored as it is folded
+        if not again:
+            assert discard(controller.track) == held.prefix
+    loose = small(tmp_path / "b")
+    last = OneWorker(loose, worker=worker)
+    controller = Controller(loose, Told(), workers=last)
+    assert controller.run().learned == 2 and last.orders == []
+    assert kept_files(controller) == kept_files(through)
+    assert controller.state.commits[1].test == through.state.commits[1].test
