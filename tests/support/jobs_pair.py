@@ -42,6 +42,7 @@ TASKS = (rows("first", ("red", "green")), rows("second", ("cold", "mild", "hot")
 
 
 def job(run: str, store: str, stage: int, adapter: dict[str, Any], **train: Any) -> Job:
+    Path(store).mkdir(parents=True, exist_ok=True)  # as a driver leaves it to workers
     settings = {"target_modules": ["output.dense"], "max_rank": 4, "threshold": 0.9, **adapter}
     optimisation = {"epochs": 2, "batch_size": 8, "warmup_steps": 2, "learning_rate": 5e-3, "logging_steps": 2, **train}
     return Job(

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
 def job_of(folder: Path, name: str) -> Job:
     """An odd batch size, so that ranks have unequal shares."""
     stage, task_type, policy = CASES[name]
+    (folder / f"store-{dist.get_world_size()}").mkdir(exist_ok=True)  # as a driver leaves it to workers
     model = {"name": str(folder / "base"), "task_type": task_type, "max_length": 16}
     adapter = {"target_modules": ["c_attn"], "max_rank": 3, "threshold": 0.3, "orthogonality": {"side": "both"}}
     train = {"epochs": 1, "batch_size": 7, "warmup_steps": 1, "learning_rate": 5e-3, "logging_steps": 1, **policy}
