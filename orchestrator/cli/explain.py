@@ -28,13 +28,13 @@ def explain(
 ) -> None:
     """Show why each layer has its budget. How r_eff, τ and |g| moved, what is protected, what the run decided."""
     from cluster.storage import open_store
-    from orchestrator.console.explained.stream import print_explanation, shown
+    from orchestrator.console.explained.stream import print_explanation, shown, with_quarantined
     from orchestrator.console.views import View
     from orchestrator.log.chain import READERS
     from orchestrator.registry.decisions import decided
     from orchestrator.track.track import Track
 
-    state, view = read_run(name, store), View(tasks, module)
+    state, view = with_quarantined(read_run(name, store)), View(tasks, module)
     commits = view.commits(state)
     found = decided(Track(open_store(store), state.team, state.name), state, commits)
     read = commits if as_json or not chooses(state) else []

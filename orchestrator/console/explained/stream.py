@@ -1,6 +1,7 @@
 """A run's decisions in the order of its stream: about the layers of each task, and those that its log carries."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.console.budgets import Logged
 from orchestrator.console.explained.advice import advice, verdict
@@ -38,6 +39,15 @@ def print_explanation(state: RunState, found: Sequence[Decided], logs: Mapping[i
             out.print(f"{moment}  {each.decision.subject}: {in_words(each.decision)}", markup=False)
     for line in (*changes(state, told), *pending(state, view)):
         out.print(line, markup=False)
+
+
+def with_quarantined(state: RunState) -> RunState:
+    """The state with what is quarantined as its last commit, at the place of its entry."""
+    held = state.quarantined
+    if held is None:
+        return state
+    commit = state.reached.commits[-1].model_copy(update={"seq": held.seq, "time": held.time})
+    return replace(state, commits=(*state.commits, commit))
 
 
 def place(event: Decided | Carried) -> int:
@@ -135,5 +145,6 @@ def decided_view(state: RunState, commit: Committed | None, task: str) -> dict[s
     subjects = {task} | ({f"v{commit.version}"} if commit else set())
     return {
         "ref": state.reference(commit) if commit else None,
+        "quarantined": bool(commit and state.quarantined and state.quarantined.version == commit.version),
         "run": [each.shown() for each in state.decisions if each.decision.subject in subjects],
     }

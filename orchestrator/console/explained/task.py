@@ -27,7 +27,8 @@ def print_task(state: RunState, found: Decided, log: Logged, view: View) -> None
     """The decisions about the layers of a task that the view asks for. `log` are the columns of its training.parquet,
     which are needed if no rule chose its ranks."""
     commit = found.commit
-    out.print(f"\n{task_title(state, commit)} ({state.reference(commit)})", markup=False)
+    held = "quarantined, would be " if state.quarantined and state.quarantined.version == commit.version else ""
+    out.print(f"\n{task_title(state, commit)} ({held}{state.reference(commit)})", markup=False)
     layers = view.layers(commit.budget)
     chosen = {name: mine["budget"] for name in layers if "budget" in (mine := found.of(name))}
     if view.module and len(layers) <= MOST_TOLD:

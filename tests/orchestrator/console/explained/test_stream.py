@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Interrupted
+from cluster.errors import GuardStop, Interrupted
 from cluster.storage import open_store
 from orchestrator.run.controller import Controller
 from orchestrator.track.state import replay
@@ -72,6 +72,19 @@ def test_of_a_task_that_is_not_committed(tmp_path: Path, said: Said) -> None:
     text = said("--task", "b")
     assert "b: halve, since" in text and "about 1 task (b)" in text and "v1" not in text
     assert "nothing is decided yet" in said("--task", "c") and "halve" not in said("--task", "c")
+
+
+def test_what_a_guard_stopped(tmp_path: Path, said: Said) -> None:
+    """It is no version, and is explained all the same."""
+    with pytest.raises(GuardStop):
+        run(tmp_path, guards={"min_average_accuracy": 0.9})
+    lines = said().splitlines()
+    (title,) = (i for i, line in enumerate(lines) if line == "a (quarantined, would be default/stream@v1)")
+    assert any("2 layers kept 1 of 2 dimensions each." in line for line in lines[title:])
+    assert any("  v1: stop, since " in line for line in lines[title:])
+    assert lines[-1] == "stopped, nothing is decided yet about 1 task (b)"
+    (part,) = json.loads(said("--json"))
+    assert part["decided"]["quarantined"] and len(part["decided"]["modules"]) == 6
 
 
 def test_one_layer(tmp_path: Path, said: Said) -> None:
