@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-report test-s3 test-mlflow test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
+.PHONY: help quickstart quickstart-llm cluster-up cluster-down test test-fast test-all test-cpus test-faults fuzz soak test-report test-s3 test-mlflow test-wandb test-vllm test-package test-standalone docs lint lock sbom audit measure format install install-dev clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -87,6 +87,14 @@ CHROMIUM_ROOT ?= $(HOME)/.cache/orthoplex/chromium
 test-report: install-dev  ## open reports in headless Chromium and check them with axe-core (Debian's and npm's packages, 100 MB, fetched once)
 	tests/report/chromium.sh fetch $(CHROMIUM_ROOT)
 	ORTHOPLEX_CHROMIUM_ROOT=$(CHROMIUM_ROOT) $(BIN)/python -m pytest -rA --no-header tests/orchestrator/report/test_in_browser.py
+
+WANDB ?= 0.31.0
+WANDB_FOLDER ?= $(HOME)/.cache/orthoplex/wandb-$(WANDB)
+$(WANDB_FOLDER):
+	$(PIP) install -q --target $(WANDB_FOLDER) wandb==$(WANDB)
+
+test-wandb: install-dev $(WANDB_FOLDER)  ## test what goes to Weights & Biases, offline (60 MB, fetched once)
+	ORTHOPLEX_WANDB_FOLDER=$(WANDB_FOLDER) $(BIN)/python -m pytest tests/orchestrator/sinks/test_wandb.py
 
 MLFLOW ?= 3.17.2
 MLFLOW_ROOT ?= $(HOME)/.cache/orthoplex/mlflow-$(MLFLOW)

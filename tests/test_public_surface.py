@@ -288,7 +288,7 @@ SECTIONS: dict[type[BaseModel], dict[str, Any]] = {
     },
     AshaConfig: {"grace_tasks": 2, "reduction_factor": 2},
     ChoiceConfig: {"rule": "fewest_parameters", "within": 0.005, "min_bwt": None, "max_parameters": None},
-    TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None, "prometheus": False},
+    TrackingConfig: {"tensorboard": None, "mlflow": None, "jsonl": None, "prometheus": False, "wandb": None},
     DocstringsTask: {"name": REQUIRED, "source": REQUIRED, "task": REQUIRED, **CLASSES, **LIMITS},
     ClBenchmarkTask: {"name": REQUIRED, "source": REQUIRED, "dataset": REQUIRED, **CLASSES, **LIMITS},
     FilesTask: {

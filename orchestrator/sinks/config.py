@@ -1,9 +1,9 @@
 """The `tracking` section of a run's or a sweep's configuration."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cluster.schema import STORED, Grown
 
@@ -12,15 +12,17 @@ class TrackingConfig(Grown):
     """Where else figures go; null switches a sink off.
 
     `tensorboard` is a folder for event files, `mlflow` an MLflow tracking URI, `jsonl` a file that lines are appended
-    to. `prometheus` makes gauges of them among Ray's own metrics, which each node of a cluster serves.
+    to. `prometheus` makes gauges of them among Ray's own metrics, which each node of a cluster serves. `wandb` is a
+    project of Weights & Biases, with or without its owner: `owner/project`.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("prometheus",)
+    added: ClassVar[tuple[str, ...]] = ("prometheus", "wandb")
 
     tensorboard: str | None = None
     mlflow: str | None = None
     jsonl: str | None = None
     prometheus: bool = False
+    wandb: Annotated[str, Field(pattern=r"^([\w.-]{1,64}/)?[\w. -]{1,128}$")] | None = None
 
     @field_validator("mlflow")
     @classmethod

@@ -14,6 +14,8 @@ from orchestrator.sinks.jsonl import JsonLines
 from orchestrator.sinks.mlflow import MISSING, SCHEMES, MLflow
 from orchestrator.sinks.prometheus import Prometheus
 from orchestrator.sinks.tensorboard import TensorBoard
+from orchestrator.sinks.wandb import MISSING as NO_WANDB
+from orchestrator.sinks.wandb import WandB
 
 
 def open_sinks(tracking: TrackingConfig, say: Callable[[str], None]) -> Sinks:
@@ -32,6 +34,8 @@ def open_sinks(tracking: TrackingConfig, say: Callable[[str], None]) -> Sinks:
         makers["jsonl"] = partial(JsonLines, expanded("jsonl", tracking.jsonl))
     if tracking.prometheus:
         makers["prometheus"] = Prometheus
+    if tracking.wandb:
+        makers["wandb"] = partial(WandB, tracking.wandb)
     return Sinks(makers, say)
 
 
@@ -39,7 +43,8 @@ def check_tracking(tracking: TrackingConfig) -> None:
     """What `plan` and the drivers ask before anything starts.
 
     Raises:
-        ConfigError: MLflow is not installed or does not know the URI's scheme, or a path's home folder is unknown.
+        ConfigError: W&B or MLflow is not installed, MLflow does not know the URI's scheme, or a path's home folder is
+            unknown.
     """
     if tracking.mlflow:
         if find_spec("mlflow") is None:
@@ -48,6 +53,8 @@ def check_tracking(tracking: TrackingConfig) -> None:
         if urlsplit(tracking.mlflow).scheme.partition("+")[0] not in known:
             shown = ", ".join(filter(None, known))
             raise ConfigError(f"tracking.mlflow: {tracking.mlflow!r}: begin it with one of {shown}")
+    if tracking.wandb and find_spec("wandb") is None:
+        raise ConfigError(NO_WANDB)
     for key, path in (("tensorboard", tracking.tensorboard), ("jsonl", tracking.jsonl)):
         expanded(key, path or "")
 
