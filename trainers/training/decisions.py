@@ -17,12 +17,13 @@ null if in no logged step), and |g|, τ and the loss at that step. What is not k
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.errors import IntegrityError
 from cluster.finite import finite
 from trainers.method_config import MethodConfig, OrthogonalityConfig
 
@@ -30,6 +31,20 @@ DECISIONS = "decisions.parquet"
 MOST_SAMPLES = 24  # rows of a trajectory
 JSON_COLUMNS = ("thresholds", "inputs", "outcome")
 COLUMNS = ("when", "run", "task", "module", "decision", "rule", *JSON_COLUMNS)
+
+NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
+    "budget": {
+        "thresholds": ("tau",), "inputs": ("steps", "trajectory", "g", "off"),
+        "outcome": ("rank", "max_rank", "settled"),
+    },
+    "protection": {
+        "thresholds": (), "inputs": ("tasks", "width", "written", "read", "overlap"),
+        "outcome": ("written", "read", "dropped"),
+    },
+    "capacity": {
+        "thresholds": ("max_occupancy",), "inputs": ("free",), "outcome": ("verdict", "side", "occupancy"),
+    },
+}  # fmt: skip
 
 Kind = Literal["budget", "protection", "capacity"]
 Told = Mapping[str, Any]  # as JSON has it
@@ -273,12 +288,24 @@ def rounded(value: Any) -> Any:
 
 
 def read_decisions(data: bytes) -> list[ModuleDecision]:
-    """The decisions in the bytes of such a file. Columns that are not known are left out."""
-    return [*_lines(data)]
+    """The decisions in the bytes of such a file. Columns that are not known are left out.
 
-
-def _lines(data: bytes) -> Iterator[ModuleDecision]:
+    Raises:
+        IntegrityError: it is no such file.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for line in pq.read_table(io.BytesIO(data), columns=[*COLUMNS]).to_pylist():
-        yield ModuleDecision(**{**line, **{key: json.loads(line[key]) for key in JSON_COLUMNS}})
+    try:
+        return [parsed(line) for line in pq.read_table(io.BytesIO(data), columns=[*COLUMNS]).to_pylist()]
+    except (pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{DECISIONS}: is malformed ({error!r:.200}); restore it from a backup") from None
+
+
+def parsed(line: Mapping[str, Any]) -> ModuleDecision:
+    """A line of the file. Raises ValueError, KeyError or TypeError if it is none."""
+    parts = {key: json.loads(line[key]) for key in JSON_COLUMNS}
+    for key, needed in NEEDED[line["decision"]].items():
+        if not isinstance(parts[key], dict) or {*needed} - {*parts[key]}:
+            raise ValueError(f"{key} of a {line['decision']} is not what it should be")
+    return ModuleDecision(**{**line, **parts})

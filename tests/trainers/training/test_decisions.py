@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from cluster.errors import IntegrityError
 from trainers.lowrank_config import AdaloraConfig, InfloraConfig
 from trainers.method_config import AdapterConfig, LoraConfig, MethodConfig
 from trainers.training.decisions import (
@@ -149,3 +152,15 @@ def test_the_file_gives_them_back(tmp_path: Path) -> None:
     assert len(read) == 3 and read[1:] == decisions[1:]
     assert read[0].inputs["off"][0]["loss"] is None  # NaN
     assert as_json({"x": [1 / 3, float("inf"), 7, "y"]}) == '{"x": [0.333333, null, 7, "y"]}'
+
+
+@pytest.mark.parametrize("changed", [{"decision": "other"}, {"outcome": "[]"}, {"inputs": "{}"}, {"thresholds": "{"}])
+def test_what_is_no_such_file(tmp_path: Path, changed: dict[str, str]) -> None:
+    for data in (b"", b"PAR1"):
+        with pytest.raises(IntegrityError, match=r"decisions\.parquet: is malformed"):
+            read_decisions(data)
+    write_decisions(tmp_path / "x", facts().decisions())
+    lines = pq.read_table(tmp_path / "x").to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**lines[0], **changed}]), tmp_path / "x")
+    with pytest.raises(IntegrityError, match="is malformed"):
+        read_decisions((tmp_path / "x").read_bytes())
