@@ -36,7 +36,7 @@ def soak(folder: Path, kind: str, tasks: int, faults: list[Fault], seed: int) ->
         print(f"{kind}: {line}", flush=True)
 
     run = Supervised(words, place, say, away=store.away, environment={PATIENCE: PATIENCE_S}, seed=seed)
-    return run.run(faults), outcome(str(store.path), measured=True)
+    return run.run(faults), outcome(str(store.path))
 
 
 def main() -> int:

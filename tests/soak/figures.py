@@ -37,8 +37,9 @@ def pace(tasks: list[TaskCost]) -> list[float]:
 
 
 def growth(tasks: list[TaskCost], found: Outcome) -> dict[str, int]:
-    """By how many bytes driver and workers grew, and how many more they held in the end: the driver log entries,
-    workers adapters and bases. Of the driver that committed most tasks, without its first ones."""
+    """By how many bytes driver and workers grew, and how many more they held in the end: the driver log entries, as it
+    holds them, workers adapters and bases, as they are stored. Of the driver that committed most tasks, without its
+    first ones."""
     longest = max({task.start for task in tasks}, key=lambda start: sum(task.start == start for task in tasks))
     mine = [task for task in tasks if task.start == longest and task.driver]
     first, last = mine[min(SETTLED, len(mine) // 2)], mine[-1]
@@ -48,6 +49,5 @@ def growth(tasks: list[TaskCost], found: Outcome) -> dict[str, int]:
         "driver_grew": last.driver - first.driver,
         "driver_holds": sum(found.log[added]),
         "worker_grew": max((b - a for a, b in zip(first.workers, last.workers, strict=False)), default=0),
-        "worker_holds": round(found.adapter * (last.task - first.task)),
-        "files": sum(found.stored[added]),
+        "worker_holds": sum(found.stored[added]),
     }

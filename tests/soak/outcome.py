@@ -1,32 +1,26 @@
 """What a run came to: what must not depend on what happened meanwhile."""
 
-import gc
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from cluster.storage import open_store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import carried, parse
-from orchestrator.track.events import KINDS, Commit
+from orchestrator.track.events import KINDS
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track, manifest_files
-from tests.soak.memory import anonymous_bytes, held_bytes
+from tests.soak.memory import held_bytes
 from tests.soak.stream import NAME, TEAM
-from trainers.methods.oa.artifact import TaskAdapter
-from trainers.methods.oa.artifact import parse as read
 
 FILES = ("adapter.safetensors", "bases.safetensors")
-MEASURED = 1000  # adapters
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`scores` are the matrices, `digests` the sha256 of the files of each task. `entries` counts those of the log,
     `ops` by operation. In bytes, per task: `log` is what a driver holds of the entries since the commit before,
-    `stored` its files; `adapter` is what a worker holds of one."""
+    `stored` the files of its adapter and bases."""
 
     status: str
     scores: dict[str, Any]
@@ -34,7 +28,6 @@ class Outcome:
     entries: int
     ops: dict[str, int]
     log: list[int]
-    adapter: float
     stored: list[int]
 
     def differences(self, other: "Outcome") -> list[str]:
@@ -47,8 +40,8 @@ class Outcome:
         return found + ["state"] * (self.status != other.status)
 
 
-def outcome(uri: str, *, measured: bool = False) -> Outcome:
-    """The outcome of the soak's run in a store; `adapter` is 0 unless it is to be measured."""
+def outcome(uri: str) -> Outcome:
+    """The outcome of the soak's run in a store."""
     track = Track(open_store(uri), TEAM, NAME)
     entries = track.entries()
     state = replay(TEAM, NAME, entries)
@@ -61,7 +54,6 @@ def outcome(uri: str, *, measured: bool = False) -> Outcome:
         entries=len(entries),
         ops={op: ops.count(op) for op in sorted({*ops})},
         log=[log_bytes(entries[first:last]) for first, last in pairwise(ends)],
-        adapter=adapter_bytes(track, state.commits) if measured else 0.0,
         stored=[sum(files[name].size for name in FILES) for files in manifests],
     )
 
@@ -70,17 +62,6 @@ def log_bytes(entries: list[Entry]) -> int:
     """The bytes that a log takes in a process that has read it: entries, and what they were parsed into."""
     parsed = [[carried(entry), parse(entry, KINDS[entry.op])] for entry in entries]
     return held_bytes([entries, parsed])
-
-
-def adapter_bytes(track: Track, commits: Sequence[Commit]) -> float:
-    """The bytes that a task's adapter takes in a worker, the mean over these. Bases and what the functional penalty
-    needs are joined there. Most of it is what PyTorch adds to numbers, so it is measured: this process holds many."""
-    files = [track.committed(commit, *FILES) for commit in commits]
-    held, before = list[TaskAdapter](), anonymous_bytes(os.getpid())
-    while len(held) < MEASURED:
-        held += [replace(read(*each), written={}, read={}, felt={}) for each in files]
-    gc.collect()
-    return (anonymous_bytes(os.getpid()) - before) / len(held)
 
 
 def told(found: Outcome) -> dict[str, Any]:

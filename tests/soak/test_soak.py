@@ -96,7 +96,7 @@ def test_a_worker_is_killed_and_what_never_gets_on_is_given_up(tmp_path: Path) -
 
 MB = 1_000_000
 TASKS = [TaskCost(task, 1.0, 1, 400 * MB + 1000 * task, [500 * MB, 500 * MB + 300 * task]) for task in range(1, 201)]
-WHOLE = Outcome("finished", {"test": [[0.5]]}, [["a", "b"]] * 200, 2000, {}, [900] * 200, 260.0, [400] * 200)
+WHOLE = Outcome("finished", {"test": [[0.5]]}, [["a", "b"]] * 200, 2000, {}, [900] * 200, [260] * 200)
 
 
 def test_two_runs_that_came_to_the_same() -> None:
@@ -120,7 +120,7 @@ def test_two_runs_that_differ(change: dict[str, Any], fault: str) -> None:
 
 
 def test_memory_that_grows_by_more_than_is_held() -> None:
-    less = replace(WHOLE, log=[800] * 200, adapter=200.0)
+    less = replace(WHOLE, log=[800] * 200, stored=[200] * 200)
     assert [each.partition(" grew")[0] for each in judged((Record(tasks=TASKS), less), (Record(), less))["faults"]] == [
         "the driver", "the worker",
     ]  # fmt: skip
