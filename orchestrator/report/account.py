@@ -7,6 +7,8 @@ import yaml
 from orchestrator.console.explained.layer import sentences
 from orchestrator.console.story import Story, Told, in_words
 from orchestrator.followed.changed import Changed, config_changes, rule_changes, value_shown
+from orchestrator.gates.noise import unresolvable
+from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Decided, Index, Json, well_formed
 from orchestrator.registry.lineage import tree
@@ -47,6 +49,9 @@ def guards(source: Source) -> Iterator[Block]:
         yield facts("Bounds of this run, on the validation splits", bounds)
     else:
         yield Words(["No guard is set: nothing bounds forgetting, accuracy or size."])
+    rows = [task.rows.validation for task in source.state.tasks]
+    if open_ := unresolvable(source.config.guards, rows, GUARDS) if source.config else []:
+        yield Words(open_)
     if held := source.state.quarantined:
         yield Words([f"Quarantined: {held.task}, which would be v{held.version}, since {moment(held.time)} UTC."])
     yield from decided(each for each in source.state.decisions if each.decision.rule.startswith(GUARDS))
@@ -57,13 +62,18 @@ def decided(decisions: Iterable[Decided]) -> Iterator[Block]:
     rows = [
         [
             moment(each.entry.time), each.decision.subject, each.decision.rule, figure(each.decision.measured),
-            figure(each.decision.bound), each.decision.verdict.replace("_", " "), each.decision.reason,
+            figure(each.decision.bound), verdict(each.decision), each.decision.reason,
         ]
         for each in decisions
     ]  # fmt: skip
     if rows:
         heads = ["when (UTC)", "about", "rule", "measured", "bound", "verdict", "why"]
         yield Grid("Decisions, in order", heads, rows, frozenset({3, 4}))
+
+
+def verdict(decision: Decision) -> str:
+    """The verdict, and whether the rows leave it open."""
+    return f"{decision.verdict.replace('_', ' ')}{' (unresolved)' * decision.open}"
 
 
 def per_layer(source: Source) -> Iterator[Block]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.console.explained.layer import sentences
 from orchestrator.registry.aliases import promote
-from orchestrator.report.account import account_sections, acts, changes, guards, lineage, log, per_layer
+from orchestrator.report.account import account_sections, acts, changes, guards, lineage, log, per_layer, verdict
 from orchestrator.report.blocks import Grid, Verbatim, Words
 from orchestrator.report.source import Source
 from orchestrator.run.controller import Controller
@@ -48,6 +48,17 @@ def test_guards_with_what_they_judged(tmp_path: Path, no_ray: None) -> None:
     assert isinstance(bounds, Grid) and bounds.rows == [["min_average_accuracy", "0.1"]]
     assert isinstance(judged, Grid) and [row[1] for row in judged.rows] == ["v1", "v2", "v3"]
     assert judged.rows[0][2:6] == ["guards.min_average_accuracy", "0.4", "0.1", "go on"]
+
+
+def test_what_the_rows_cannot_resolve(tmp_path: Path, no_ray: None) -> None:
+    bounds = {"max_forgetting": 0.05, "confidence": 0.95}
+    source = committed(tmp_path / "store", guards=bounds, evaluate={"keep_rows": True})
+    _, words, judged = guards(source)
+    assert isinstance(words, Words) and words.lines[0].startswith(
+        "guards.max_forgetting 0.05: the validation rows cannot"
+    )
+    assert isinstance(judged, Grid)
+    assert [row[5] for row in judged.rows] == [verdict(each.decision) for each in source.state.decisions]
 
 
 def test_no_guard(three: Source) -> None:
