@@ -15,6 +15,7 @@ from tests.support.sample import SEED
 TOGETHER_S = 30.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FUZZERS))
 def test_everything_is_refused_or_accepted_rightly(name: str) -> None:
     report = fuzz(FUZZERS[name], TOGETHER_S / len(FUZZERS), SEED)

@@ -105,6 +105,7 @@ def test_first_points_first_and_none_twice(algorithm: str) -> None:
     assert all({*values} == {*space} and all(space[k].holds(v) for k, v in values.items()) for _, values in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_small_space_is_not_given_up_early(algorithm: str) -> None:
     """Of 27 points twenty are to be tried; a sampler that keeps to its favourites has to be helped out of them."""

@@ -8,6 +8,7 @@ import pytest
 from trainers.data.docstring_answers import MAKERS, MAX_ROWS, MAX_SAME, AnswerTask, answer_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", MAKERS)
 def test_rows_are_many_distinct_and_the_same_for_a_seed(task: AnswerTask) -> None:
     train, test = answer_rows(task, 0)
@@ -22,6 +23,7 @@ def test_rows_are_many_distinct_and_the_same_for_a_seed(task: AnswerTask) -> Non
         assert not row["prompt"].endswith(" ")
 
 
+@pytest.mark.slow
 def test_what_each_task_asks() -> None:
     for row in answer_rows("example", 0)[0]:
         assert row["prompt"].startswith("def ") and row["prompt"].endswith("\n>>>")

@@ -71,6 +71,7 @@ def test_the_seed_chooses_rows_and_split():
     assert set(test) & set(other_train)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_agrees_is_silent_quick_and_imports_nothing_with_side_effects():
     """Against this process it has another hash seed, another import order, and none of what pytest and tests load."""
     script = (

@@ -150,6 +150,7 @@ for given in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_a_data_set_whose_first_value_is_null_leaves_the_process_alive(tmp_path: Path) -> None:
     """In a process of its own: pyarrow's reader would end this one."""
     made = {"null": "null\n" + GOOD, "list": "[null]", "good": GOOD, "odd": '{"prompt": 1}\n[]\n'}

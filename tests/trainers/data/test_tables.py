@@ -85,6 +85,7 @@ def test_given_labels(tmp_path, given):
     assert len({task.fingerprint for task in found.values()}) == 1
 
 
+@pytest.mark.slow
 def test_any_rows(tmp_path):
     """Whatever hypothesis thinks of."""
     hypothesis = pytest.importorskip("hypothesis")

@@ -138,6 +138,7 @@ def test_it_learns(case: New, learned: MethodStream) -> None:
     assert all(each.keys() == {"written", "read", "free", "dropped"} for each in full.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [0, 1])
 def test_beside_a_shared_base_it_answers_alike(case: New, learned: MethodStream, task: int) -> None:
     """The view answers as the stream; the base that it is of answers as before, with every bit as it was."""
@@ -163,6 +164,7 @@ def test_what_is_committed_gives_the_outputs_again(case: New, learned: MethodStr
     assert {*learned.committed[0].files} == {*learned.config.files} or isinstance(learned.config, ShiftConfig)
 
 
+@pytest.mark.slow
 def test_reset_puts_the_base_back(case: New, learned: MethodStream) -> None:
     """Bit for bit, and under the names it had; the method can then learn again, and gives the same files."""
     stream = case()
@@ -194,6 +196,7 @@ def test_groups_cover_what_is_trained_and_nothing_of_the_base(case: New) -> None
     attached.detach()
 
 
+@pytest.mark.slow
 def test_detach_leaves_the_model_as_it_answered(case: New, learned: MethodStream) -> None:
     stream = case()
     for committed in (0, 1, 1):  # on the base, after one task, after two
@@ -226,6 +229,7 @@ def test_initial_values_are_those_of_the_seed(case: New) -> None:
     assert any(different) or isinstance(one.config, alike)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_task_that_was_left_ends_where_an_undisturbed_one_does(case: New, learned: MethodStream, index: int) -> None:
     """Left after 4 of 6 updates, taken up by another process: the same files to the bit, and the same log."""
@@ -243,6 +247,7 @@ def test_a_task_that_was_left_ends_where_an_undisturbed_one_does(case: New, lear
     assert [row["step"] for row in resumed.log.rows] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_task_whose_last_update_was_kept_needs_no_other(case: New, learned: MethodStream) -> None:
     """As where a driver dies between the last checkpoint and the commit."""
     before, after = case(), case()
@@ -260,6 +265,7 @@ def test_a_damaged_file_is_refused(case: New, learned: MethodStream) -> None:
             stream.method.extend([Artifact({**learned.committed[0].files, name: data[: len(data) // 2]})])
 
 
+@pytest.mark.slow
 def test_peft_gives_the_outputs(case: New, learned: MethodStream, tmp_path: Path) -> None:
     """Of the newest task, from the exported folder, over a base that PEFT has loaded itself."""
     import peft
@@ -276,6 +282,7 @@ def test_peft_gives_the_outputs(case: New, learned: MethodStream, tmp_path: Path
     torch.testing.assert_close(reading.outputs(), learned.outputs(1), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_merged_weights_give_the_outputs(case: New, learned: MethodStream, tmp_path: Path) -> None:
     tasks = learned.committed[-1:] if learned.config.needs_task else learned.committed
     plain = load_backbone_of(learned)

@@ -9,6 +9,7 @@ from trainers.methods.patterns import check_regexes_end, ends
 NAMES = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(8) for part in "qkvo"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [r"(a*)*b", r"([a-z._0-9]+)+!", r"(\w\w?|\.)*!", ".*" * 12 + "!"])
 def test_what_does_not_end_is_refused_with_its_key(pattern: str) -> None:
     if pattern == r"(a*)*b":

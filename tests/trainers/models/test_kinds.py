@@ -70,6 +70,7 @@ def test_the_committed_table_has_no_row_that_disagrees() -> None:
     assert "| gpt2 | GPT2LMHeadModel | CAUSAL_LM | yes | yes |" in text and "**!**" not in text
 
 
+@pytest.mark.slow
 def test_the_committed_table_has_every_class() -> None:
     """Of the version of transformers that it was made with."""
     text = model_table.DOCUMENT.read_text("utf-8")

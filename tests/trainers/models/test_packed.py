@@ -82,6 +82,7 @@ def test_tied_weights_are_packed_once(tmp_path: Path) -> None:
     assert len(vocabulary) == 1 and made.model.lm_head.weight is made.model.get_input_embeddings().weight
 
 
+@pytest.mark.slow
 def test_only_what_nobody_writes_is_shared() -> None:
     """With a history folded in and taken out, in training mode, the shared bytes are those that were packed."""
     packed = mapped(PackedBase.of(load_backbone(ModelConfig(max_length=16))))

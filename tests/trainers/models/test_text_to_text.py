@@ -69,6 +69,7 @@ def test_likelihood_is_a_naive_loop(family: str, words: list[str]) -> None:
         assert bone.predict(rows, labels, batch_size).tolist() == naive.argmax(1).tolist()
 
 
+@pytest.mark.slow
 @every_family
 def test_answers_that_are_alike(family: str) -> None:
     """Shared beginnings, padding or the end inside an answer, and one token for both confuse neither loss nor score."""

@@ -100,6 +100,7 @@ def test_rows_that_are_cut(kind: str) -> None:
         assert len(row) <= 34 <= len(longer)
 
 
+@pytest.mark.slow
 def test_any_texts_and_words() -> None:
     """Whatever hypothesis thinks of."""
     hypothesis = pytest.importorskip("hypothesis")

@@ -171,6 +171,7 @@ def alone(
     return run
 
 
+@pytest.mark.slow
 def test_a_run_with_replay(alone: Any) -> None:
     """Rows, steps and log; what protects the past reads the task's own rows."""
     controller, workers = alone("replay", {"orthogonality": {"side": "both"}}, replay={"share": 0.25})
@@ -190,6 +191,7 @@ def test_a_run_with_replay(alone: Any) -> None:
     assert all(all_.correct <= own.correct for all_, own in zip(union, commits[2].test, strict=True))  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_joint_run_is_one_training_on_all_rows(alone: Any) -> None:
     controller, workers = alone("joint", {"orthogonality": {"side": "both"}}, joint=True, epochs=6, learning_rate=5e-3)
     (commit,) = controller.state.commits

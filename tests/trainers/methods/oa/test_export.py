@@ -154,6 +154,7 @@ def test_a_layer_as_lora(kind: str, bias: bool) -> None:
     torch.testing.assert_close(given_ND, h_ND @ product_DD.T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_gives_what_the_stream_gives(cases: dict[str, Case], read: Read, family: str) -> None:
     case, model = cases[family], cases[family].load()
