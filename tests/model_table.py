@@ -160,6 +160,7 @@ def told(error: Exception) -> str:
 
 def trained(config: RunConfig) -> Worker:
     """Trains, folds and uploads the first two tasks as a worker does, and then scores all."""
+    Path(config.store).mkdir(exist_ok=True)  # as a driver leaves it to workers
     data = load_tasks(config, say=lambda _: None)
     job = Job(
         "t/x", config.model, config.adapter, config.train, config.deepspeed, config.store,
