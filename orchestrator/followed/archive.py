@@ -130,13 +130,18 @@ def parsed(file: IO[bytes], path: Path) -> Archive:
     """The members of an archive and what it says of them. Errors are those of `opened`."""
     places: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    end = 0
+    end, most = 0, os.fstat(file.fileno()).st_size
     for member in members(file, path):
         fault = fault_of(member) or ("is there twice" if member.name in places else None)
         if fault or len(places) > MOST_FILES:
             raise broken(path, f"{shown(member.name)!r} {fault or 'is one file too many'}")
         places[member.name], sizes[member.name] = member.offset_data, member.size
         end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        stop = member.offset_data + member.size
+        if end > most:
+            raise broken(path, f"{shown(member.name)!r} is cut")
+        if os.pread(file.fileno(), end - stop, stop).strip(b"\0"):
+            raise broken(path, f"something stands behind {shown(member.name)!r}")
     check_end(file, path, end)
     if CONTENTS not in places or sizes[CONTENTS] > MOST_CONTENTS_BYTES:
         raise broken(path, f"{CONTENTS} is missing or too large")
@@ -162,6 +167,9 @@ def fault_of(member: tarfile.TarInfo) -> str | None:
     """Why a member may not be in an archive; None if it may."""
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         return "is no regular file"
+    told = member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode
+    if told != (0, 0, 0, "", "", 0o644) or member.pax_headers.keys() - {"path"}:
+        return "has an owner, a time or a mode of its own"
     return None if is_key(member.name) else "is no safe name"
 
 

@@ -122,6 +122,15 @@ def ended(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     return call
 
 
+def huge(path: Path) -> Path:
+    """The first member's header says that it has 2^80 bytes, in the base 256 of GNU's tar."""
+    data = bytearray(written(path).read_bytes())
+    data[124:136] = b"\x80" + (1 << 80).to_bytes(11, "big")
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
+    path.write_bytes(data)
+    return path
+
+
 def sparse(path: Path) -> Path:
     headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9999999999"}
     return made_of(path, ("x", b"0\n" + b"\0" * 510, {"pax_headers": headers}))
@@ -136,7 +145,13 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a device": (special(tarfile.CHRTYPE), "no regular file"),
     "a pipe": (special(tarfile.FIFOTYPE), "no regular file"),
     "a folder": (special(tarfile.DIRTYPE), "no regular file"),
-    "a sparse file": (sparse, "no regular file|no tar file"),
+    "a sparse file": (sparse, "no regular file|no tar file|of its own"),
+    "a time of its own": (lambda p: made_of(p, ("x", b"", {"mtime": 1})), "a time or a mode"),
+    "a script": (lambda p: made_of(p, ("x", b"", {"mode": 0o755})), "a time or a mode"),
+    "a size beyond everything": (huge, "is cut|no tar file"),
+    "an owner": (lambda p: made_of(p, ("x", b"", {"uname": "root"})), "an owner"),
+    "a remark": (lambda p: made_of(p, ("x", b"", {"pax_headers": {"comment": "hidden"}})), "of its own"),
+    "something between two files": (ended(lambda data: data.replace(b"one\0", b"one!")), "stands behind"),
     "a file twice": (lambda p: made_of(p, ("x", b"1", {}), ("x", b"1", {})), "is there twice"),
     "contents twice": (named(CONTENTS), "is there twice"),
     "a file that is not listed": (
