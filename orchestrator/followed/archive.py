@@ -138,7 +138,7 @@ def parsed(file: IO[bytes], path: Path) -> Archive:
         places[member.name], sizes[member.name] = member.offset_data, member.size
         end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         stop = member.offset_data + member.size
-        if end > most:
+        if not 0 <= member.size <= end <= most:
             raise broken(path, f"{shown(member.name)!r} is cut")
         if os.pread(file.fileno(), end - stop, stop).strip(b"\0"):
             raise broken(path, f"something stands behind {shown(member.name)!r}")

@@ -122,10 +122,10 @@ def ended(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     return call
 
 
-def huge(path: Path) -> Path:
-    """The first member's header says that it has 2^80 bytes, in the base 256 of GNU's tar."""
+def sized(path: Path, size: int) -> Path:
+    """The first member's header says that it has so many bytes, in the base 256 of GNU's tar."""
     data = bytearray(written(path).read_bytes())
-    data[124:136] = b"\x80" + (1 << 80).to_bytes(11, "big")
+    data[124:136] = bytes([0x80 if size > 0 else 0xFF]) + (size % (1 << 88)).to_bytes(11, "big")
     data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))
     path.write_bytes(data)
     return path
@@ -148,7 +148,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a sparse file": (sparse, "no regular file|no tar file|of its own"),
     "a time of its own": (lambda p: made_of(p, ("x", b"", {"mtime": 1})), "a time or a mode"),
     "a script": (lambda p: made_of(p, ("x", b"", {"mode": 0o755})), "a time or a mode"),
-    "a size beyond everything": (huge, "is cut|no tar file"),
+    "a size beyond everything": (lambda p: sized(p, 1 << 80), "is cut|no tar file"),
+    "a size below nothing": (lambda p: sized(p, -(1 << 70)), "is cut|no tar file|is there twice"),
     "an owner": (lambda p: made_of(p, ("x", b"", {"uname": "root"})), "an owner"),
     "a remark": (lambda p: made_of(p, ("x", b"", {"pax_headers": {"comment": "hidden"}})), "of its own"),
     "something between two files": (ended(lambda data: data.replace(b"one\0", b"one!")), "stands behind"),
