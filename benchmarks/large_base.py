@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/orthoplex-llama-7b"))
+    parser.add_argument("--folder", type=Path, default=Path(".orthoplex/llama-7b"))
     options = parser.parse_args()
     device = torch.device("cpu" if options.cpu else "cuda")
     for key, value in {

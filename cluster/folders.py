@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.temporary import owning
+
 
 @contextmanager
 def appearing(directory: Path) -> Iterator[Path]:
@@ -16,13 +18,14 @@ def appearing(directory: Path) -> Iterator[Path]:
     `directory` must be absolute, and absent or an empty folder by then. Raises OSError of the disk.
     """
     staging = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        _as_new(staging)
-        staging.replace(directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with owning(staging):
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            _as_new(staging)
+            staging.replace(directory)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _as_new(folder: Path) -> None:

@@ -10,7 +10,6 @@ whatever address they are given, so the cluster asks for a token, a new one each
 import argparse
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from cluster.errors import ConfigError, OrthoplexError
 from cluster.processes import Process, alive, descendants, identify, kill
+from cluster.session import write_secret
 
 STATE = Path(".orthoplex/cluster.json")
 HOST = "127.0.0.1"
@@ -58,7 +58,8 @@ def up(state: Path = STATE, nodes: int = 2) -> LocalCluster:
     gcs, dashboard = free_port(6379), free_port(8265)
     folder = tempfile.mkdtemp(prefix="orthoplex-cluster-", dir="/tmp")
     head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port(10001)}"]
-    head += ["--include-dashboard=true", f"--dashboard-host={HOST}", f"--temp-dir={folder}"]
+    head += ["--include-dashboard=true", f"--dashboard-host={HOST}"]
+    head += [f"--temp-dir={folder}/r"]  # Ray opens its folder to everybody, but not the one around it
     token = write_token(state.with_suffix(".token"))
     started = LocalCluster(f"{HOST}:{gcs}", f"http://{HOST}:{dashboard}", folder, str(token), ())
     write(state, started)
@@ -125,8 +126,7 @@ def write_token(path: Path) -> Path:
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-        file.write(secrets.token_hex(32))
+    write_secret(path)
     return path
 
 

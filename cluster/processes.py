@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,3 +48,27 @@ def kill(process: Process, number: signal.Signals) -> None:
     """Sends a signal to the process if it is still running."""
     if alive(process):
         os.kill(process.pid, number)
+
+
+def process_table() -> str:
+    """Names the table in which ids of processes are unique: the boot of this machine and the namespace of ids; empty if
+    the machine does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def users_of(folder: Path) -> list[Process]:
+    """This user's other processes that were started with the path of the folder, or of something in it, in a variable
+    of their environment."""
+    path, found = os.fsencode(folder), list[Process]()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            process = identify(int(entry.name))
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            values = (variable.partition(b"=")[2] for variable in variables)
+            if process.pid != os.getpid() and any(v == path or v.startswith(path + b"/") for v in values):
+                found.append(process)
+    return found

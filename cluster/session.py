@@ -1,19 +1,27 @@
-"""A connection to Ray within a block of code. Whatever it starts on this machine, it also removes."""
+"""A connection to Ray within a block of code. Whatever it starts on this machine, it also removes.
+
+A Ray that is started here is private: it listens on loopback alone, and all of it asks for a token that it got for this
+session. Token and files are in a folder of mode 0700, since Ray makes its own folders open to everybody.
+"""
 
 import logging
 import os
+import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster import leaving
 from cluster.errors import ConfigError
 from cluster.names import refuse_taken
 from cluster.resources import ClusterConfig
+from cluster.temporary import SHORT, end_users, remove_left, temporary
 
 NAMESPACE = "orthoplex"
 QUIET = {
@@ -23,6 +31,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # where ranks on one machine talk
 
 
 def debugging() -> bool:
@@ -46,18 +55,59 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    leaving.check()
+    remove_left()
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    folder = None if address else tempfile.mkdtemp(prefix="orthoplex-ray-", dir="/tmp")
-    try:
-        _connect(cluster, address, folder)
-        if folder and (shortage := cluster.shortage(ray.cluster_resources())):
-            raise ConfigError(f"cluster: {shortage} on this machine; lower num_workers, or set use_gpu to false")
+    with ExitStack() as stack:
+        if address:
+            stack.callback(ray.shutdown)
+            _connect(cluster, address)
+        else:
+            _start(cluster, stack.enter_context(_private_folder()))
+            if shortage := cluster.shortage(ray.cluster_resources()):
+                raise ConfigError(f"cluster: {shortage} on this machine; lower num_workers, or set use_gpu to false")
+        leaving.check()
         reap()
         yield
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for a Ray of this process, which ends with the block. Its path is short, since sockets are put there."""
+    import ray
+
+    folder = temporary(below=SHORT)
+    try:
+        yield Path(folder.name)
     finally:
         ray.shutdown()
-        if folder and not debugging():
-            shutil.rmtree(folder, ignore_errors=True)
+        _look_for_token()
+        end_users(Path(folder.name))
+        if debugging():  # under a name that no later process removes
+            Path(folder.name).rename(tempfile.mkdtemp(prefix="orthoplex-debug-", dir=SHORT))
+        folder.cleanup()
+
+
+def _look_for_token() -> None:
+    """Has Ray read again, in this process, whether it asks for a token, then for which. The other way round, a thread
+    of Ray that still runs might need a token when there is none any more, and end the process."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def write_secret(path: Path) -> None:
+    """Writes a new token to a file that only this user can read. Raises FileExistsError if there is one."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(secrets.token_hex(32))
+
+
+def on_this_machine() -> bool:
+    """Whether all nodes of the connected Ray are this machine, and talk over loopback."""
+    import ray
+
+    return ray.util.get_node_ip_address() in ("127.0.0.1", "::1")
 
 
 def here() -> Any:
@@ -151,53 +201,105 @@ def keep_raylets_off_stdout() -> None:
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
-def _connect(cluster: ClusterConfig, address: str | None, folder: str | None) -> None:
+def _connect(cluster: ClusterConfig, address: str) -> None:
     import ray
 
-    variables = QUIET if cluster.use_gpu else {**QUIET, "DS_ACCELERATOR": "cpu"}
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    if not debugging():
-        keep_raylets_off_stdout()
-    common = {
-        "namespace": NAMESPACE,
-        "logging_level": logging.INFO if debugging() else logging.ERROR,
-        "log_to_driver": debugging(),
-    }
-    if folder is None:
-        try:
-            ray.init(address=address, runtime_env={"env_vars": variables}, **common)
-        except (ConnectionError, RuntimeError, ValueError):
-            raise ConfigError(
-                f"cluster.address: no Ray cluster answers at {address!r}; start one, or set it to null (and unset "
-                "RAY_ADDRESS) to run on this machine"
-            ) from None
-        return
+    common = _prepared()
+    try:
+        with _handlers_kept():
+            ray.init(address=address, runtime_env={"env_vars": variables_of(cluster)}, **common)
+    except (ConnectionError, RuntimeError, ValueError):
+        raise ConfigError(
+            f"cluster.address: no Ray cluster answers at {address!r}; start one, or set it to null (and unset "
+            "RAY_ADDRESS) to run on this machine"
+        ) from None
+
+
+def _start(cluster: ClusterConfig, folder: Path) -> None:
+    import ray
+
+    common = _prepared()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 3 CPU-seconds, and one machine is not preempted
-    with inherited(variables):  # without a runtime_env, or the processes that Ray starts beforehand fit nobody
+    # without a runtime_env, or the processes that Ray starts beforehand fit nobody
+    loopback = {name: value for name, value in LOOPBACK.items() if name not in os.environ}
+    private = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    write_secret(folder / "token")
+    with inherited({**loopback, **variables_of(cluster), **private}), _loopback_alone(), _handlers_kept():
+        _look_for_token()
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cluster.num_workers.max * cluster.cpus_per_worker),
             include_dashboard=False,
             object_store_memory=object_store_bytes(),
-            _temp_dir=folder,
+            _temp_dir=str(folder / "r"),
             **common,
         )
 
 
+def _prepared() -> dict[str, Any]:
+    """Quiet surroundings for `ray.init`; returns arguments that it always gets."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not debugging():
+        keep_raylets_off_stdout()
+    return {
+        "namespace": NAMESPACE,
+        "logging_level": logging.INFO if debugging() else logging.ERROR,
+        "log_to_driver": debugging(),
+    }
+
+
+def variables_of(cluster: ClusterConfig) -> dict[str, str]:
+    """The variables that workers get."""
+    return QUIET if cluster.use_gpu else {**QUIET, "DS_ACCELERATOR": "cpu"}
+
+
 @contextmanager
-def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started within the block have these variables in their environment."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _loopback_alone() -> Iterator[None]:
+    """A Ray that is started within the block has the address 127.0.0.1, as Ray does it on macOS. Then it listens on
+    loopback alone. An address that it is given would be replaced by one that others reach, if it is 127.0.0.1."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray sets a handler of SIGTERM that ends the process with exit code 15; within the block not, if it has one."""
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+@contextmanager
+def inherited(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Processes that are started within the block have these variables in their environment, or lack them if they are
+    None."""
+    before = {name: os.environ.get(name) for name in variables}
+    try:
+        _set(variables)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def object_store_bytes() -> int:

@@ -8,7 +8,6 @@ allowed by name.
 import os
 import re
 import shlex
-import tempfile
 import uuid
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from cluster.secrets import is_secret, secret_files
 from cluster.session import QUIET
+from cluster.temporary import temporary
 
 EXCLUDED = (".git", ".venv/", "venv/", ".orthoplex/", "__pycache__/", ".*_cache/", "*.egg-info/")
 PASSED = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
@@ -183,7 +183,7 @@ def packaged(directory: Path, excluded: Sequence[str] = EXCLUDED, allowed: Colle
     root, names = directory.resolve(), [*get_runtime_env_default_excludes(), *excluded]
     found = travelling(root, names, gitignore)
     held = {*secret_files(root, found, allowed)}
-    with tempfile.TemporaryDirectory(prefix="orthoplex-submit-") as folder:
+    with temporary("submit") as folder:
         path = Path(folder) / f"{root.name or 'working_dir'}.zip"
         with zipfile.ZipFile(path, "w", strict_timestamps=False) as archive:
             for name in found:

@@ -1,5 +1,8 @@
 """`python -m orchestrator` is the `orthoplex` command."""
 
-from orchestrator.cli.main import main
+from cluster.leaving import leaving
 
-main()
+with leaving():
+    from orchestrator.cli.main import main
+
+    main()

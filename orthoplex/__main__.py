@@ -12,9 +12,12 @@ def main() -> None:
     except ImportError as error:
         print(f"orthoplex: {error}", file=sys.stderr)
         sys.exit(2)
-    from orchestrator.cli.main import main as command
+    from cluster.leaving import leaving
 
-    command()
+    with leaving():
+        from orchestrator.cli.main import main as command
+
+        command()
 
 
 if __name__ == "__main__":

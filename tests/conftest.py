@@ -25,6 +25,7 @@ import pytest
 
 from cluster.resources import ClusterConfig
 from cluster.session import ray_session
+from cluster.temporary import temporary
 from tests.support.disks import Disk, small_disk
 from tests.support.sample import ALL_CASES, SEED
 
@@ -119,7 +120,7 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What this machine sees of logs and pulls stays in a folder of the session, in child processes too; so do
     temporary files, which another test process might take for what a run has left behind."""
     tmp_path_factory.getbasetemp()  # is where it would be without this
-    with tempfile.TemporaryDirectory(prefix="orthoplex-state-") as folder, pytest.MonkeyPatch.context() as patch:
+    with temporary("state") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORTHOPLEX_STATE", folder)
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.session import here
+from cluster.temporary import temporary
 from cluster.text_files import at_home
 from trainers.config import ModelConfig
 
@@ -76,13 +77,15 @@ def started_in() -> Path:
 
 @contextmanager
 def scratch(below: str) -> Iterator[Path]:
-    """Moves the process into a temporary folder of its own, inside `below` if that exists on this node. Yields the
-    folder in which the process was started, and moves the process back there afterwards."""
+    """Moves the process, and its temporary files, into a folder of its own, inside `below` if that exists on this node.
+    Yields the folder in which the process was started, and moves the process back there afterwards."""
     start = started_in()
     parent = below if Path(below).is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="orthoplex-rank-", dir=parent, ignore_cleanup_errors=True) as own:
+    with temporary("rank", below=parent) as own:
         os.chdir(own)
+        before, tempfile.tempdir = tempfile.tempdir, own
         try:
             yield start
         finally:
+            tempfile.tempdir = before
             os.chdir(start)

@@ -1,6 +1,5 @@
 """Moves folders of files to a store and back. All bytes are digested meanwhile; small files are moved in parallel."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TypeVar
 from cluster.errors import IntegrityError
 from cluster.storage.disk import writing
 from cluster.storage.interface import Content, Store, is_key
+from cluster.temporary import temporary
 
 SMALL_BYTES, THREADS = 16 << 20, 16
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def upload_files(store: Store, prefix: str, directory: Path) -> list[FileRecord]
 
 def upload_contents(store: Store, prefix: str, files: Mapping[str, bytes]) -> list[FileRecord]:
     """As `upload_files`, of bytes by path."""
-    with tempfile.TemporaryDirectory(prefix="orthoplex-upload-") as folder:
+    with temporary("upload") as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         return upload_files(store, prefix, Path(folder))

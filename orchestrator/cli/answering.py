@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.errors import ConfigError, Interrupted
+from cluster.temporary import temporary
 from orchestrator.cli import completion
 from orchestrator.cli.common import (
     DEFAULT_STORE,
@@ -172,7 +172,7 @@ def files_named(patterns: Sequence[str], option: str = "--input") -> Iterator[li
     """The files that are named. Standard input, as `-`, is one while the block lasts, and so are copies of objects."""
     from orchestrator.delivery.tables import found
 
-    with tempfile.TemporaryDirectory(prefix="orthoplex-predict-") as folder:
+    with temporary("predict") as folder:
         held = Path(folder) / "stdin.jsonl"
         if "-" in patterns:
             with held.open("wb") as file:
@@ -239,7 +239,7 @@ def write_rows(
     from orchestrator.delivery.tables import form_to_write
 
     commit = knows.version.commit
-    with tempfile.TemporaryDirectory(prefix="orthoplex-output-") as scratch:
+    with temporary("output") as scratch:
         path, mirror = placed(output, Path(scratch))
         work = Predicting(
             asking=asking, reference=knows.reference, manifest_sha256=commit.manifest_sha256, inputs=paths, output=path,

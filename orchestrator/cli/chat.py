@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.errors import ConfigError, DataError, Interrupted, OrthoplexError
+from cluster.leaving import forget
 from cluster.words import did_you_mean
 from orchestrator.cli import completion
 from orchestrator.cli.answering import Device, MaxTokens, repertoire
@@ -102,6 +103,7 @@ def messages(ask: Ask) -> Iterator[str]:
         except KeyboardInterrupt:
             if ask is not typed:
                 raise Interrupted("interrupted") from None
+            forget()
             tell("Ctrl-D or /quit leaves")
             continue
         if text.strip():
@@ -189,6 +191,7 @@ class Screen:
             except KeyboardInterrupt:
                 if not self.terminal:
                     raise Interrupted("interrupted") from None
+                forget()
                 self.put("\n")
                 tell("stopped; the conversation goes on from here")
                 return

@@ -17,6 +17,7 @@ import typer
 
 import orchestrator.cli.upkeep  # noqa: F401  registers its verbs
 from cluster.errors import ConfigError, Interrupted, OrthoplexError, StoreError
+from cluster.leaving import told
 from cluster.storage.disk import refusal, unforeseen
 from cluster.words import as_options
 from orchestrator.cli import answering as cli_answering
@@ -319,6 +320,8 @@ def answer() -> None:
     try:
         command()(prog_name="orthoplex")
     except OrthoplexError as error:
+        if told and not isinstance(error, Interrupted):  # a signal that a library took for an error of its own
+            error = Interrupted("interrupted")
         if volume.verbose:
             traceback.print_exception(error)
         with suppress(OSError):

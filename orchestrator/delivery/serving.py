@@ -1,7 +1,6 @@
 """Delivers committed streams to servers, as folders in the store that they load, and to Python, with `load`."""
 
 import re
-import tempfile
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
 from cluster.storage import is_key, upload_files
+from cluster.temporary import temporary
 from orchestrator.delivery.export import Fit, differences, export, learned, published_base
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import SERVE_ROOT, served_prefix
@@ -62,8 +62,8 @@ def serve_layout(
     prefix = served_prefix(root, NOT_IN_KEYS.sub("--", served).strip(".-"), name)
     if not is_key(f"{prefix}/{PEFT_CONFIG}") or not NOT_IN_KEYS.sub("", served):
         raise ConfigError(f"serve-layout: {prefix!r} is no safe place in a store; change --root or --base")
-    with tempfile.TemporaryDirectory(prefix="orthoplex-serve-") as temporary:
-        folder = Path(temporary) / name
+    with temporary("serve") as made:
+        folder = Path(made) / name
         notes = export(version, "peft", folder, model=model, served=served, fit=fit).notes
         config = (folder / PEFT_CONFIG).read_bytes()
         (folder / PEFT_CONFIG).unlink()

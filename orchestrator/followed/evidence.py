@@ -8,10 +8,10 @@ store is checked here too, offline. What is left out is named by its digest.
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cluster.errors import IntegrityError
 from cluster.storage import FileRecord
+from cluster.temporary import temporary
 from orchestrator.followed.archive import STORE, Told, write_archive
 from orchestrator.followed.records import RecordLog, records_of
 from orchestrator.log import signing
@@ -56,7 +56,7 @@ def pack(track: Track, output: Path, *, adapters: bool, answers: bool, beside: M
         "kind": KIND, "team": track.team, "name": track.name,
         "heads": {log.label: head_of(entries) for log, entries in read.items() if entries},
     }  # fmt: skip
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(READERS) as pool:
+    with temporary("evidence") as folder, ThreadPoolExecutor(READERS) as pool:
 
         def fetch(numbered: tuple[int, tuple[str, FileRecord | None]]) -> tuple[str, Path]:
             number, (key, record) = numbered

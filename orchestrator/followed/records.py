@@ -7,7 +7,6 @@ The log of the track is not written to, so that whoever drives it is not disturb
 record can do no harm to it. If the team's rules ask for signatures, any key that they list may sign a record.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import Store
+from cluster.temporary import temporary
 from orchestrator.log.chain import Log
 from orchestrator.log.entry import Entry, digest
 from orchestrator.log.event import Anything, Count, Event, Index, Number, events
@@ -91,7 +91,7 @@ class RecordLog(TeamLog):
     def add(self, version: Version, scores: RowScores, told: Mapping[str, object]) -> Entry:
         """Records a score: its row scores, then its entry on top of whatever others wrote. `told` has the fields of
         `Record` that follow neither from the version nor from `scores`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary("records") as folder:
             path = Path(folder) / ROWS
             write_row_scores(path, [scores])
             data = path.read_bytes()

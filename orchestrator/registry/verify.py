@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import FileRecord
+from cluster.temporary import temporary
 from orchestrator.log import index
 from orchestrator.log.chain import MOST_INDEX_BYTES, Log
 from orchestrator.log.entry import Entry, digest
@@ -49,7 +49,7 @@ def verify(track: Track, held: Container[str] | None = None) -> Report:
     files = list[tuple[str, FileRecord]]()
     faults += _manifest_faults(track, state, files)
     files = [file for file in files if held is None or file[0] in held]
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(CHECKERS) as pool:
+    with temporary("verify") as folder, ThreadPoolExecutor(CHECKERS) as pool:
         faults += filter(None, pool.map(partial(_file_fault, track, Path(folder)), files))
     left_out = skipped(entries)
     return Report(

@@ -9,17 +9,16 @@ length of the lease, by its own clock, and takes over only if nothing new was wr
 
 import os
 import socket
-from pathlib import Path
 from typing import Literal
 
-from cluster.processes import start_time
+from cluster.processes import process_table, start_time
 from orchestrator.track.events import Process
 
 
 def this_process() -> Process:
     """The process that runs this code."""
     pid = os.getpid()
-    return Process(host=socket.gethostname(), pid=pid, space=_space(), started=start_time(pid))
+    return Process(host=socket.gethostname(), pid=pid, space=process_table(), started=start_time(pid))
 
 
 def standing(other: Process, here: Process) -> Literal["alive", "gone", "unknown"]:
@@ -29,11 +28,3 @@ def standing(other: Process, here: Process) -> Literal["alive", "gone", "unknown
     if other.pid == here.pid:
         return "gone"  # an earlier run of this very process
     return "alive" if start_time(other.pid) == other.started else "gone"
-
-
-def _space() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""

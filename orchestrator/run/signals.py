@@ -6,21 +6,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from cluster import leaving
 from cluster.errors import Interrupted
 
 
 @contextmanager
 def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Turns SIGINT and SIGTERM into `Interrupted`, raised by the yielded check; a second one ends at once.
-
-    To be entered after `ray.init`, which sets handlers of its own. Outside the main thread it does nothing.
+    """Turns SIGINT and SIGTERM into `Interrupted`, raised by the yielded check. A second one is a KeyboardInterrupt,
+    and another ends the process at once, see `cluster.leaving`. A signal that came before the block counts as the
+    first. Outside the main thread it does nothing.
     """
-    received: list[int] = []
+    received = [*leaving.told]
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
         received.append(number)
+        leaving.told[:] = received
+        if len(received) > 2:
+            leaving.end_now()
+        if len(received) == 2:
+            raise KeyboardInterrupt
 
     def check() -> None:
         if received:
@@ -31,9 +35,11 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in leaving.SIGNALS}
     try:
         yield check
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if leaving.leave not in previous.values():  # Python code that goes on, and not a command
+            leaving.forget()

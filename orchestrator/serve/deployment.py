@@ -18,6 +18,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from cluster.errors import ConfigError
+from cluster.session import on_this_machine
 from orchestrator.log.entry import JsonLike
 from orchestrator.serve.settings import KEYS, ServeSettings, key_digests, on_gpu
 
@@ -31,6 +32,7 @@ class Replica:
         """`settings` are those of ServeSettings; `digests` of API keys. Raises as `Adapters`."""
         from orchestrator.serve.app import in_process
 
+        listen_on_loopback()
         if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # which Ray sets to the replica's cores
             import torch
 
@@ -51,6 +53,16 @@ class Replica:
         """Raises RuntimeError if the replica cannot answer any more, so that Ray replaces it."""
         if not self.service.healthy:
             raise RuntimeError("the thread that computes has ended")
+
+
+def listen_on_loopback() -> None:
+    """Ray Serve has each replica listen to other deployments on every interface. If all of Ray is on this machine, the
+    replica of this process, which has not begun to, does so on loopback."""
+    from ray.serve._private import replica
+
+    if on_this_machine():
+        listen = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, _: listen(server, "127.0.0.1:0")
 
 
 ADAPTERS = serve.deployment(

@@ -4,7 +4,6 @@ import ipaddress
 import logging
 import os
 import re
-import secrets
 import signal
 import socket
 import sys
@@ -64,15 +63,11 @@ class Address(NamedTuple):
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
-    """Has a Ray that this process starts ask for a token, which nobody else has, since Ray's own servers listen on
-    every interface; run workers at the usual priority; and wait for its proxy. To be called before Ray is imported,
-    which reads this."""
-    if "ray" in sys.modules:
-        return
-    environment.setdefault("RAY_worker_niceness", "0")
-    environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", PROXY_READY_S)  # Ray gives a busy machine 5 s
-    if "RAY_AUTH_MODE" not in environment:
-        environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    """Has a Ray that this process starts run workers at the usual priority, and wait for its proxy. To be called before
+    Ray is imported, which reads this."""
+    if "ray" not in sys.modules:
+        environment.setdefault("RAY_worker_niceness", "0")
+        environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", PROXY_READY_S)  # Ray gives a busy machine 5 s
 
 
 def check(settings: ServeSettings, address: Address, environment: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,6 +17,7 @@ from ray.tune.experiment import Trial
 from cluster.errors import Interrupted, TrainingError
 from cluster.session import debugging
 from cluster.storage import open_store
+from cluster.temporary import temporary
 from orchestrator.run.driver_log import DriverLog
 from orchestrator.sweeps import results
 from orchestrator.sweeps.capacity import spent
@@ -82,7 +82,7 @@ class Tuning(tune.Callback):
             config=config, tasks=self.log.state.tasks, pool=session.pool.client, job=job, first_tasks=self.first_tasks
         )
         searcher = StreamSearch(self.config, self.log.state, self._record, lambda: self.leaving is not None)
-        with tempfile.TemporaryDirectory(prefix="orthoplex-tune-") as folder, closing(self.tracking):
+        with temporary("tune") as folder, closing(self.tracking):
             tune.run(  # and not a Tuner, which would pickle itself and all it is given into a file
                 tune.with_parameters(StreamTrial, shared=shared), resources_per_trial={"memory": TRIAL_BYTES},
                 search_alg=searcher, scheduler=self.scheduler, num_samples=-1, max_concurrent_trials=session.at_once,

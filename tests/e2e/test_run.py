@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.storage import LocalStore
+from cluster.temporary import temporary
 from orchestrator.track.track import Track
 from tests.support.tiny_run import REPO, call, called, command, config_file, following, hurried
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def temporary_files_of_users() -> Iterator[Path]:
     """A folder for the temporary files of these commands alone: another test process may be at work."""
     with (
-        tempfile.TemporaryDirectory(prefix="orthoplex-state-", dir="/tmp") as own,
+        temporary("state", below="/tmp") as own,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("TMPDIR", own)
@@ -56,8 +56,8 @@ def abandoned() -> set[str]:
     """Ray's session folders, in /tmp or named by a running process, whose driver has ended. A session is named after
     the id of its driver's process."""
     commands = " ".join(" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
-    folders = [*map(str, Path("/tmp").glob("orthoplex-ray-*/session_*")), commands]
-    sessions = re.finditer(r"/tmp/orthoplex-ray-\w+/session_[\d_-]+_(\d+)", " ".join(folders))
+    folders = [*map(str, Path("/tmp").glob("orthoplex-*/r/session_*")), commands]
+    sessions = re.finditer(r"/tmp/orthoplex-[\w.-]+/r/session_[\d_-]+_(\d+)", " ".join(folders))
     return {session[0] for session in sessions if not psutil.pid_exists(int(session[1]))}
 
 

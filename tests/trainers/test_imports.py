@@ -2,10 +2,14 @@
 
 import gc
 import importlib
+import os
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
+from trainers import keep_compiled
 from trainers.imports import UNUSED, quick_imports
 
 
@@ -32,3 +36,20 @@ def test_mlflow_is_not_found_in_the_block_and_is_after_it(monkeypatch: pytest.Mo
     with quick_imports():
         assert sys.modules[UNUSED] is there
     assert sys.modules[UNUSED] is there
+
+
+def test_what_torch_compiles_is_kept_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv(place, "/chosen")
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / "state"))
+    keep_compiled()
+    assert os.environ[place] == "/chosen" and not [*tmp_path.iterdir()]
+    monkeypatch.delenv(place)
+    keep_compiled()
+    assert os.environ[place] == str(tmp_path / "state/compiled")
+    assert stat.S_IMODE((tmp_path / "state/compiled").stat().st_mode) == 0o700
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ORTHOPLEX_STATE", str(tmp_path / "file"))
+    monkeypatch.delenv(place)
+    keep_compiled()
+    assert place not in os.environ

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import DataError
+from cluster.temporary import temporary
 from cluster.text_files import NotUtf8, check_regular
 from trainers.data.files import data_files, joint_name
 from trainers.data.formats import Columns, read
@@ -60,7 +60,7 @@ def read_hub(task: HubTask) -> RawTask:
     import datasets
 
     tables = dict[str, list[tuple[str, Columns]]]()
-    with quiet(datasets), TemporaryDirectory(prefix="orthoplex-data-") as scratch:
+    with quiet(datasets), temporary("data") as scratch:
         looked = Looked(task, wanted(task), scratch if task.is_folder else None)
         for key, (split, where) in task.splits.items():
             with as_data_error(task, where, HUB_FIX):

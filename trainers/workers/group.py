@@ -7,7 +7,6 @@ for a run `TorchTrainer.fit()`, runs in the feed's process, so both end if the d
 
 import asyncio
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any, Self
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.session import here
+from cluster.temporary import temporary
 from trainers.messages import (
     Checkpointed,
     Event,
@@ -183,9 +183,7 @@ class WorkerGroup:
         import ray
 
         self.feed: Any = ray.remote(num_cpus=0, scheduling_strategy=here())(Feed).remote()
-        self.folder = tempfile.TemporaryDirectory(
-            prefix="orthoplex-train-", dir=self.parent, ignore_cleanup_errors=True
-        )
+        self.folder = temporary("train", below=self.parent)
         self.served = self.feed.serve.remote(self.serve or fit, self.cluster, self.folder.name)
         if self.job is not None:
             self.begin(self.job)
@@ -266,9 +264,10 @@ class WorkerGroup:
 def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
     """Runs `TorchTrainer.fit()` over the train loop. Nothing is kept in `folder`, its storage."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.callback import UserCallback
 
+    from trainers.workers.meeting import Meeting
     from trainers.workers.worker import train_loop  # imports torch, which a driver does not need
 
     class Witness(UserCallback):
@@ -283,7 +282,7 @@ def fit(cluster: ClusterConfig, feed: Any, folder: str) -> None:
     TorchTrainer(
         train_loop,
         train_loop_config={"feed": feed, "folder": folder},
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        torch_config=Meeting(backend="nccl" if cluster.use_gpu else "gloo", folder=folder),
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.max) if workers.elastic else workers.max,
             use_gpu=cluster.use_gpu,

@@ -6,7 +6,6 @@ skipped; if it dies later, its task ends by itself.
 """
 
 import asyncio
-import tempfile
 import threading
 import time
 import uuid
@@ -20,6 +19,7 @@ from typing import Any, Self
 from cluster.errors import Interrupted, OrthoplexError, TrainingError
 from cluster.resources import ClusterConfig
 from cluster.session import here, reap, reap_trainers
+from cluster.temporary import temporary
 from trainers.config import ModelConfig
 from trainers.messages import Event, Failed, Job, Lost, Order, TaskDone, Watched
 from trainers.workers.group import CLOSE_S, POLL_S, OnEvent, WorkerGroup, WorkersLost, last_line, outcome
@@ -262,7 +262,7 @@ class Pool:
     def __enter__(self) -> Self:
         import ray
 
-        self.folder = tempfile.TemporaryDirectory(prefix="orthoplex-pool-", ignore_cleanup_errors=True)
+        self.folder = temporary("pool")
         made = ray.remote(num_cpus=0, scheduling_strategy=here())(Slots)
         self.actor: Any = made.remote(self.cluster, self.slots, self.folder.name)
         self.client = PoolClient(self.actor)

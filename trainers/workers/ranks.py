@@ -47,9 +47,9 @@ class Rank:
         gpus = tuple(context.get_accelerator_ids()["GPU"])
         return Place(context.get_node_id(), ray.util.get_node_ip_address(), port, gpus)
 
-    def work(self, feed: Any, rank: int, places: Sequence[Place], folder: str) -> None:
-        """Joins the others, and takes orders from the feed until the stream ends. Files are put below `folder` if it
-        exists on this node."""
+    def work(self, feed: Any, rank: int, places: Sequence[Place], meeting: str, folder: str) -> None:
+        """Joins the others at `meeting`, and takes orders from the feed until the stream ends. Files are put below
+        `folder` if it exists on this node."""
         import torch
         import torch.distributed as dist
 
@@ -58,7 +58,9 @@ class Rank:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) * len(gpus)) if gpus else torch.device("cpu")
         if gpus:
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        dist.init_process_group(
+            "nccl" if gpus else "gloo", init_method=meeting, rank=rank, world_size=len(places), timeout=PATIENCE
+        )
         from trainers.workers.worker import work
 
         with scratch(folder) as start:
@@ -84,6 +86,8 @@ def broken(cluster: ClusterConfig, reserved: Any, feed: Any, folder: str) -> Los
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    from trainers.workers.meeting import meeting_in  # imports torch
+
     asked = cluster.worker_resources()
     made = ray.remote(num_cpus=asked["CPU"], num_gpus=asked.get("GPU", 0))(Rank)
     ranks = [
@@ -95,7 +99,8 @@ def broken(cluster: ClusterConfig, reserved: Any, feed: Any, folder: str) -> Los
         for place in [rank.place.remote() for rank in ranks]:
             number = len(places)
             places.append(ray.get(place))
-        working = {rank.work.remote(feed, number, places, folder): number for number, rank in enumerate(ranks)}
+        meeting = meeting_in(folder) or "env://"
+        working = {rank.work.remote(feed, number, places, meeting, folder): number for number, rank in enumerate(ranks)}
         while working:
             (ended, *_), _ = ray.wait(list(working))
             number = working.pop(ended)

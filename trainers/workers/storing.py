@@ -1,11 +1,11 @@
 """Puts what a task leaves into the store: its files, its training log, what was decided, answers and row scores."""
 
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.storage import FileRecord, open_store, upload_files
+from cluster.temporary import temporary
 from trainers.failures import during
 from trainers.messages import Job
 from trainers.methods.base import Shares
@@ -30,7 +30,7 @@ def decided(
 
 def store_task(store_uri: str, prefix: str, trained: Trained, decisions: Sequence[ModuleDecision]) -> list[FileRecord]:
     """Stores the task's files below `prefix`. There is no file of decisions if the method takes none per module."""
-    with during("upload"), tempfile.TemporaryDirectory(prefix="orthoplex-task-", dir=".") as folder:
+    with during("upload"), temporary("task") as folder:
         trained.artifact.write(Path(folder))
         trained.log.write(Path(folder) / "training.parquet")
         if decisions:
@@ -42,6 +42,6 @@ def store_scored(store_uri: str, prefix: str, scored: Scoring) -> list[FileRecor
     """Stores answers and row scores beside the task's files; no file of what there is none of."""
     if not (scored.kept or scored.rows):
         return []
-    with during("upload answers"), tempfile.TemporaryDirectory(prefix="orthoplex-answers-", dir=".") as folder:
+    with during("upload answers"), temporary("answers") as folder:
         scored.write(Path(folder))
         return upload_files(open_store(store_uri, stands=True), prefix, Path(folder))

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
-from orchestrator.serve.deployment import Replica, application
+from orchestrator.serve import deployment
+from orchestrator.serve.deployment import Replica, application, listen_on_loopback
 from orchestrator.serve.settings import KEYS
 from tests.support.served import Run, client
 
@@ -16,10 +17,10 @@ def test_it_is_built_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys by their digests, and as much at once as the replica itself refuses."""
     monkeypatch.setenv(KEYS, KEY)
     made = application({"adapters": ["team/run@production"], "max_concurrent": 10, "device": "cuda", "cpus": 3})
-    deployment: Any = made._bound_deployment
-    assert deployment.name == "Adapters" and deployment.max_ongoing_requests == 36
-    assert deployment.ray_actor_options == {"num_cpus": 3, "num_gpus": 1}
-    assert KEY not in str(deployment.init_args) and len(deployment.init_args[1]) == 1
+    bound: Any = made._bound_deployment
+    assert bound.name == "Adapters" and bound.max_ongoing_requests == 36
+    assert bound.ray_actor_options == {"num_cpus": 3, "num_gpus": 1}
+    assert KEY not in str(bound.init_args) and len(bound.init_args[1]) == 1
 
 
 def test_arguments_of_the_command_line_are_strings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +45,16 @@ def test_what_cannot_be_built(arguments: dict[str, Any], message: str, monkeypat
     monkeypatch.delenv(KEYS, raising=False)
     with pytest.raises(ConfigError, match=message):
         application(arguments)
+
+
+def test_a_replica_listens_on_loopback_if_all_of_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private import replica
+
+    for alone, expected in ((False, "[::]:0"), (True, "127.0.0.1:0")):
+        monkeypatch.setattr(replica, "add_port_to_grpc_server", lambda _server, address: address)
+        monkeypatch.setattr(deployment, "on_this_machine", lambda alone=alone: alone)
+        listen_on_loopback()
+        assert replica.add_port_to_grpc_server(None, "[::]:0") == expected
 
 
 def test_a_replica(labels_run: Run) -> None:

@@ -114,15 +114,12 @@ def test_a_replica_that_is_away_is_told_of_once() -> None:
     assert said == ["a → v1", away, away, "a → v2"]
 
 
-def test_a_ray_of_its_own_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that nobody else has; unless the user has said how, or Ray is there already."""
+def test_the_priority_of_workers_is_the_users_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    found: list[dict[str, str]] = [{}, {}, {"RAY_AUTH_MODE": "disabled"}]
+    found: list[dict[str, str]] = [{}, {"RAY_worker_niceness": "5"}]
     for each in found:
         prepare(each)
-    tokens = [each.get("RAY_AUTH_TOKEN", "") for each in found]
-    assert len(tokens[0]) == len(tokens[1]) == 64 and tokens[0] != tokens[1] and tokens[2] == ""
-    assert [each["RAY_AUTH_MODE"] for each in found] == ["token", "token", "disabled"]
+    assert [each["RAY_worker_niceness"] for each in found] == ["0", "5"]
     prepare(mine := {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "7"})
     assert [each["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] for each in (found[0], mine)] == ["60", "7"]
     monkeypatch.setitem(sys.modules, "ray", sys)

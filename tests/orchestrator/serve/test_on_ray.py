@@ -12,6 +12,7 @@ from orchestrator.registry.aliases import promote
 from orchestrator.serve.launch import Address, serving
 from orchestrator.serve.settings import KEYS, ServeSettings
 from tests.support.served import Run, track_of
+from tests.support.sockets import exposed, listening
 
 KEY = "a-key-of-sixteen-characters"
 PROBE = "new 3 red word end"
@@ -28,6 +29,7 @@ def test_an_alias_moves_under_load(local_ray: None, texts_run: Run, monkeypatch:
         moved = asyncio.run(under_load(load, track, seconds=6, clients=8, moves=2))
         assert look()["team/run@v3"] == ("team/run@v3", None)
         pieces = streamed(address)
+        assert exposed(listening()) == {}
     assert load.failures == load.mixed == []
     assert {named for _, named in load.answers} == {"team/run@v1", "team/run@v2"} and len(load.answers) > 20
     assert len(moved) == 4 and max(load.shown_after_s(moved)) < 5

@@ -12,6 +12,7 @@ from cluster.resources import ClusterConfig
 from cluster.session import reap_trainers
 from cluster.storage import Store, open_store
 from tests.support.jobs_pair import TASKS, job
+from tests.support.sockets import exposed, listening
 from tests.trainers.workers.test_pool import digests, until, workers
 from trainers.messages import Job, Order, Progress, Started
 from trainers.workers.group import WorkerGroup, WorkersLost, fit
@@ -44,12 +45,20 @@ def begun(store: Store, run: str) -> bool:
 
 
 def test_two_ranks_leave_what_ray_train_s_leave_and_are_replaced(base: Job) -> None:
+    """Neither kind, nor the Ray that both run on, listens where another machine could reach it."""
     store = open_store(base.store_uri)
 
     def trained(group: WorkerGroup, name: str) -> tuple[str, str]:
-        events: list[object] = []
-        found = digests(group.train(order_of(base, name), events.append))
+        events, reached = list[object](), dict[str, str]()
+
+        def seen(event: object) -> None:
+            events.append(event)
+            if isinstance(event, Started):  # all ranks have met
+                reached.update(listening())
+
+        found = digests(group.train(order_of(base, name), seen))
         assert [event.workers for event in events if isinstance(event, Started)] == [2]
+        assert len(reached) > 8 and exposed(reached) == {}
         return found
 
     def kill_one(event: object) -> None:
@@ -81,5 +90,5 @@ def test_ranks_see_the_gpus_of_their_node_in_their_order() -> None:
 def test_files_go_below_the_folder(base: Job, tmp_path: Path) -> None:
     with WorkerGroup(base, ClusterConfig(num_workers=1), folder=str(tmp_path), serve=serve) as group:
         group.train(order_of(base, "alone"), lambda _: None)
-        assert [path.name for path in tmp_path.glob("*/orthoplex-rank-*")]
+        assert [path.name for path in tmp_path.glob("*/orthoplex-*-rank-*")]
     assert not list(tmp_path.iterdir())

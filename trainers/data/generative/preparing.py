@@ -21,12 +21,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cluster.errors import DataError
+from cluster.temporary import temporary
 from trainers.data.cleaning import DataConfig, count, limited, share_note
 from trainers.data.generative.cache import cached
 from trainers.data.generative.config import (
@@ -67,7 +67,7 @@ def prepare_task(task: AnyGenerative, data: DataConfig, data_dir: Path | None, s
         DataError: a file or column is absent, a row does not fit the format, or a split is empty. The message names the
             task, the row, what was found and the fix.
     """
-    with TemporaryDirectory(prefix="orthoplex-data-") as scratch:
+    with temporary("data") as scratch:
         sources = read_sources(task, data_dir, seed, Path(scratch))
         if sum(source.size for source in sources.values()) < CACHED_BYTES:
             folder = Path(scratch) / "made"
@@ -193,7 +193,7 @@ def read_table(path: Path, *, in_memory: bool = False) -> Any:
 def make(task: AnyGenerative, data: DataConfig, seed: int, sources: dict[str, Source], folder: Path) -> None:
     """Fills a folder with the splits of a task and what is told of them."""
     notes: list[str] = []
-    with TemporaryDirectory(prefix="orthoplex-data-", dir=folder.parent) as scratch:
+    with temporary("data", below=folder.parent) as scratch:
         read = {key: scan(task, source, Path(scratch) / key, notes) for key, source in sources.items()}
         chosen = choose(task, data, seed, read, notes)
         total = hashlib.sha256(json.dumps(task.form).encode())
