@@ -212,6 +212,7 @@ def test_detach_leaves_the_model_as_it_answered(case: New, learned: MethodStream
         stream.take([Artifact(learned.committed[committed].files)])
 
 
+@pytest.mark.slow
 def test_initial_values_are_those_of_the_seed(case: New) -> None:
     one, other = case(), case()
     torch.manual_seed(1)

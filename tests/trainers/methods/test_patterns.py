@@ -19,6 +19,7 @@ def test_what_does_not_end_is_refused_with_its_key(pattern: str) -> None:
         check_regexes_end(AdapterConfig(target_modules=pattern), NAMES)
 
 
+@pytest.mark.slow
 def test_patterns_of_single_layers_too() -> None:
     config = AdapterConfig(target_modules=".*", rank_pattern={"q_proj": 4, r"([a-z._0-9]+)+!": 2})
     with pytest.raises(ConfigError, match=r"adapter\.rank_pattern: '\(\[a-z"):

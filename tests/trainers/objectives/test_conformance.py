@@ -166,6 +166,7 @@ def test_the_loss_has_a_gradient(name: str, family: str, data: dict[str, Prepare
     assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
+@pytest.mark.slow
 @every_pair
 def test_scores_add_up_over_rows(name: str, family: str, data: dict[str, Prepared]) -> None:
     split, count = encoded(name, family, data[name]), len(data[name][1].test)

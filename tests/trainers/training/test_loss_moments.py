@@ -74,6 +74,7 @@ def by_hand(setting: Setting, rows: range) -> dict[str, tuple[Tensor, Tensor]]:
     return sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_are_those_of_single_rows(tmp_path: Path, family: str) -> None:
     setting = setting_of(family, tmp_path)

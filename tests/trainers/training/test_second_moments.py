@@ -118,6 +118,7 @@ def test_texts_as_long_as_answers_are_told_apart(tmp_path: Path) -> None:
         torch.testing.assert_close(padded[name], moment_DD, rtol=1e-4, atol=1e-4 * float(moment_DD.abs().max()))
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_read_as_others(tmp_path: Path) -> None:
     backbone = load_backbone(ModelConfig(name=str(save_tiny("llama", tmp_path)), task_type="CAUSAL_LM", max_length=32))
     modules = match_modules(backbone.model, ["o_proj"])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from trainers.methods.base import Artifact
@@ -12,6 +13,7 @@ from trainers.methods.oa.subspace import Basis
 TASKS, RANK, WIDTH, HEADER_BYTES = 200, 5, 1024, 1024
 
 
+@pytest.mark.slow
 def test_200_tasks_cost_the_sum_of_their_ranks(tmp_path: Path) -> None:
     """Each adds its own r directions of 4·D bytes, and a singular value each: not the r·t of the history so far."""
     generator = torch.Generator().manual_seed(0)

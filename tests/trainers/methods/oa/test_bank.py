@@ -133,6 +133,7 @@ def kept_alone(bank: AdapterBank, cap: int) -> dict[str, set[int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("steps", [0, 8])  # gates on a grid have many equal values; 0 is none
 def test_what_the_cap_counts_is_what_is_used_reported_and_stored(dtype: torch.dtype, steps: int) -> None:
