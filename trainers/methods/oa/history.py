@@ -10,7 +10,7 @@ The first task may be a LoRA from elsewhere: then W0 + s B A is in the place of 
 K input width, R rank of one task, C of all, H of a basis.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -27,6 +27,8 @@ from trainers.methods.oa.rounding import Change, Rounding, write
 from trainers.methods.oa.subspace import Basis, principal_angles
 from trainers.methods.originals import Originals
 from trainers.methods.targets import Layer, dense, input_width, width
+
+AT_ONCE = 64  # tasks whose directions are compared together
 
 
 def fold(
@@ -222,12 +224,22 @@ def angles(earlier: Sequence[TaskAdapter], last: TaskAdapter) -> list[dict[str, 
 
     One entry per earlier task, over the modules that both adapt: {"smallest", "mean"}; 90 if they have none in common.
     """
-    found = []
-    for task in earlier:
-        shared = [name for name in last.modules if name in task.adapts]
-        each = [principal_angles(last.writes_DR(n), task.writes_DR(n)) for n in shared] or [
-            torch.full((1,), 90.0, dtype=torch.float64)
-        ]
-        together = torch.cat(each)
-        found.append({"smallest": float(together.min()), "mean": float(together.mean())})
-    return found
+    each: list[list[Tensor]] = [[] for _ in earlier]
+    for name in last.modules:
+        for numbers in _alike(earlier, name):
+            stacked = torch.stack([earlier[number].writes_DR(name) for number in numbers])
+            for number, found in zip(numbers, principal_angles(last.writes_DR(name), stacked), strict=True):
+                each[number].append(found)
+    together = [torch.cat(found) if found else torch.full((1,), 90.0, dtype=torch.float64) for found in each]
+    return [{"smallest": float(found.min()), "mean": float(found.mean())} for found in together]
+
+
+def _alike(tasks: Sequence[TaskAdapter], name: str) -> Iterator[list[int]]:
+    """The tasks that adapt a layer, as numbers, at most AT_ONCE of equal rank together."""
+    by_rank: dict[int, list[int]] = {}
+    for number, task in enumerate(tasks):
+        if name in task.modules or name in task.start:
+            by_rank.setdefault(task.writes_DR(name).shape[1], []).append(number)
+    for numbers in by_rank.values():
+        for first in range(0, len(numbers), AT_ONCE):
+            yield numbers[first : first + AT_ONCE]

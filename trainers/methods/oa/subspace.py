@@ -42,19 +42,20 @@ class Basis:
 
 
 def principal_angles(a_DR: Tensor, b_DS: Tensor) -> Tensor:
-    """Angles between the column spaces of two matrices of full column rank, in degrees, smallest first.
+    """Angles between the column spaces of two matrices of full column rank, in degrees, smallest first; with a stack of
+    matrices (N, D, S), those to each.
 
     θ_i = arccos σ_i(Q_aᵀ Q_b); small ones from sines, since the cosine is flat there. Source: Björck and Golub,
     Mathematics of Computation 27 (1973), algorithm 1 and section 4.
 
     Returns:
-        (min(R, S),) float64 in [0, 90].
+        (min(R, S),) or (N, min(R, S)) float64 in [0, 90].
     """
     q_DR, q_DS = (torch.linalg.qr(matrix.double()).Q for matrix in (a_DR, b_DS))
-    if q_DR.shape[1] < q_DS.shape[1]:
+    if q_DR.shape[-1] < q_DS.shape[-1]:
         q_DR, q_DS = q_DS, q_DR
-    cosines = torch.linalg.svdvals(q_DR.T @ q_DS).clamp(max=1)
-    sines = torch.linalg.svdvals(q_DS - q_DR @ (q_DR.T @ q_DS)).flip(0).clamp(max=1)
+    cosines = torch.linalg.svdvals(q_DR.mT @ q_DS).clamp(max=1)
+    sines = torch.linalg.svdvals(q_DS - q_DR @ (q_DR.mT @ q_DS)).flip(-1).clamp(max=1)
     return torch.where(cosines > 0.7, sines.asin(), cosines.acos()).rad2deg()
 
 

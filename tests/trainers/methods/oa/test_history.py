@@ -20,8 +20,10 @@ from tests.support.oa_streams import SMALL, WIDTH, bert, history_of, kept_of, ou
 from trainers.method_config import OrthogonalityConfig
 from trainers.methods.base import Artifact
 from trainers.methods.oa import artifact, export
+from trainers.methods.oa import history as history_module
 from trainers.methods.oa.history import History, angles
 from trainers.methods.oa.layers import attach, use
+from trainers.methods.oa.subspace import principal_angles
 from trainers.methods.targets import input_width, linear_layers, match_modules
 from trainers.methods.updates import fresh
 
@@ -188,6 +190,26 @@ def test_angles_between_tasks_show_protection() -> None:
         found = angles(history.tasks[:-1], history.tasks[-1])
         assert len(found) == 2
         assert all((entry["smallest"] > 89.9) == right and entry["mean"] >= entry["smallest"] for entry in found)
+
+
+def test_angles_of_tasks_of_unequal_ranks_are_each_task_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are compared together, by rank and so many at once; one has no layer in common."""
+    monkeypatch.setattr(history_module, "AT_ONCE", 2)
+    history = history_of(bert(), settings())
+    tasks = [kept_of(trained(history, settings(), seed), history) for seed in range(6)]
+    name, part = next(iter(tasks[1].modules.items()))
+    less = dataclasses.replace(part, w1_RD=part.w1_RD[:1], w2_DR=part.w2_DR[:, :1], gamma_R=part.gamma_R[:1])
+    tasks[1] = dataclasses.replace(tasks[1], modules={name: less})
+    tasks[2] = dataclasses.replace(tasks[2], modules={})
+    expected = [
+        torch.cat([*(principal_angles(tasks[-1].writes_DR(n), task.writes_DR(n)) for n in task.modules)])
+        if task.modules
+        else torch.tensor([90.0])
+        for task in tasks[:-1]
+    ]
+    found = angles(tasks[:-1], tasks[-1])
+    assert [each["smallest"] for each in found] == pytest.approx([float(each.min()) for each in expected])
+    assert [each["mean"] for each in found] == pytest.approx([float(each.mean()) for each in expected])
 
 
 @pytest.mark.parametrize("saturation", ["stop", "drop"])

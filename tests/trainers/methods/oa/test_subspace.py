@@ -81,6 +81,10 @@ def test_principal_angles_are_those_that_were_built_in() -> None:
         assert torch.allclose(found, torch.tensor(degrees, dtype=torch.float64), atol=1e-5), degrees
     narrow = principal_angles(frame[:, :1], frame[:, :3])
     assert narrow.shape == (1,) and float(narrow[0]) == pytest.approx(0, abs=1e-5)
+    stack = torch.stack([orthonormal(20, 3, seed).double() for seed in (1, 2)])
+    for own in (frame[:, :2], frame[:, :4]):
+        each = torch.stack([principal_angles(own, one) for one in stack])
+        assert torch.allclose(principal_angles(own, stack), each, atol=1e-9)
 
 
 def test_a_limited_basis_keeps_the_largest_singular_values_in_their_order() -> None:
