@@ -17,8 +17,7 @@ from trainers.folders import for_workers, model_folder
 from trainers.workers.pool import Pool
 
 Say = Callable[[str], None]
-ALONE = "torch"  # while another thread imports a part of it, it stays half made, and no process imports it twice
-IMPORTS = ("transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
+IMPORTS = ("torch", "transformers.modeling_utils", "orchestrator.sweeps.tuning")  # of the model's check, and Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +34,24 @@ class Session:
 
 @contextmanager
 def session(config: SweepConfig, say: Say) -> Iterator[Session]:
-    """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it."""
+    """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it.
+
+    What is needed next is imported while workers start, in this thread: Ray imports as it connects, and packages that
+    two threads import at once may stay half made (`partially initialized module 'torch'`).
+    """
     import ray
 
-    import_module(ALONE)
-    folder, early = model_folder(config.run.model.name), imported_ahead(IMPORTS)
+    folder = model_folder(config.run.model.name)
     with ray_session(session_cluster(config)), stop_signals(say) as stop:
         resources = ray.cluster_resources()
-        if config.trials_per_gpu is None and config.run.cluster.use_gpu:  # what fits is read off the model
-            early.join()
         config = sharing(config, gpu_memory, resources.get("GPU", 0))
         at_once = slots(config, resources)
         say(f"starting {at_once} worker group{'s' if at_once > 1 else ''}")
         run = config.trial(1, {})
         model = None if run.deepspeed.zero_stage == 3 else run.model
         with Pool(run.cluster, at_once, model, for_workers(folder)) as pool:
-            early.join()  # two threads are not to import the same
+            for module in IMPORTS:
+                import_module(module)
             yield Session(config=config, at_once=at_once, pool=pool, stop=stop)
         stop()
 

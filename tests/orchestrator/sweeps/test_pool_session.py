@@ -68,16 +68,16 @@ def test_as_many_groups_as_the_cluster_holds(fakes: Fakes) -> None:
     assert fakes.told == [("ray", 2), ("pool", 3, 2, "minilm"), "pool left", "ray left"]
 
 
-def test_torch_is_imported_before_a_thread_imports_what_needs_it(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that import parts of torch at once leave it half made."""
-    imported: list[tuple[str, bool]] = []
+def test_imports_are_this_threads_while_workers_start(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that two threads import at once may stay half made, and Ray imports as it connects."""
     here = threading.current_thread()
-    monkeypatch.setattr(pool_session, "IMPORTS", ("transformers.modeling_utils",))
+    monkeypatch.setattr(pool_session, "IMPORTS", ("torch", "what.comes.next"))
     monkeypatch.setattr(
-        pool_session, "import_module", lambda name: imported.append((name, threading.current_thread() is here))
+        pool_session, "import_module", lambda name: fakes.told.append((name, threading.current_thread() is here))
     )
     with session(sweep(), lambda _: None):
-        assert imported == [("torch", True), ("transformers.modeling_utils", False)]
+        ray, pool, *imported = fakes.told
+        assert (ray[0], pool[0]) == ("ray", "pool") and imported == [("torch", True), ("what.comes.next", True)]
 
 
 def test_zero_3_loads_its_own_base(fakes: Fakes) -> None:
