@@ -43,6 +43,7 @@ REPLAY, JOINT, BOTH = {"replay": {"share": 0.02}}, {"joint": True}, {"labels": "
         (content(guards={"max_active_parameters": 1, "confidence": 0.9}, evaluate=ROWS), "no bound on accuracies"),
         (content(guards={"max_forgetting": 0.1, "confidence": 0.5}, evaluate=ROWS), "guards.confidence\n"),
         (content(guards={"max_cost": 10}), "guards.max_cost 10.0: nothing says .* set cost.gpu_hour"),
+        (content(guards={"max_cost": 10}, cost={"base_flops": 1e20}), "nothing says .* set cost.gpu_hour"),
         (content(guards={"min_capacity_left": 0.1}), "min_capacity_left 0.1: with these adapter settings"),
         (content(guards={"min_capacity_left": 0.1}, adapter=PER_TASK), "min_capacity_left 0.1: "),
         (content(train={"replay": {"share": 0}}), "train.replay.share"),
