@@ -25,6 +25,7 @@ from cluster.storage.disk import (
     unforeseen,
     writing,
 )
+from cluster.temporary import temporary
 from tests.support.disks import Disk
 
 HOST = socket.gethostname()
@@ -104,6 +105,17 @@ def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     said = rf"^temporary files in {variable}='{tmp_path}/gone' on {HOST}: No such.*; make that folder, or name.*TMPDIR"
     with pytest.raises(ConfigError, match=said):
         Temporary("x-")
+
+
+def test_all_temporary_folders_tell(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of commands and ranks are made by `cluster.temporary`."""
+    monkeypatch.setenv("TMPDIR", str(disk.path / "gone"))
+    with pytest.raises(ConfigError, match=r"TMPDIR=.*No such file"):
+        temporary("verify")
+    said = f"^temporary files in {disk.path} on .*: No space left"
+    with pytest.raises(TemporaryRefusedError, match=said), temporary("rank", below=disk.path) as folder:
+        disk.fill()
+        (Path(folder) / "data").write_bytes(b"x" * 10_000)
 
 
 def test_no_usable_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
