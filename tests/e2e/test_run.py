@@ -182,7 +182,8 @@ def test_what_a_guard_quarantines_is_committed_later_as_it_was_trained(folder: P
     """Also after real training: the files of the third task exist, the stream stays and answers as before."""
     store, grown = ("--store", str(disturbed)), str(config_file(folder, 3, disturbed))
     before, bound = tensors(disturbed), status(disturbed)["metrics"]["active_parameters"]
-    assert call("adapters", "promote", "tiny@v2", "--alias", "production", *store).returncode == 0
+    promoted = call("adapters", "promote", "tiny@v2", "--alias", "production", "--override", "--why", "as it is", *store)
+    assert promoted.returncode == 0 and "set aside" in promoted.stdout  # the guard of the test before
     result = call("run", grown, "--set", f"guards.max_active_parameters={bound}")
     assert result.returncode == 3 and "v3, library, is quarantined" in result.stderr, result.stdout + result.stderr
     assert [task["state"] for task in status(disturbed)["tasks"]] == ["done", "done", "quarantined"]
@@ -199,6 +200,7 @@ def test_what_a_guard_quarantines_is_committed_later_as_it_was_trained(folder: P
     assert since[-5:] == ["stop", "start", "open", "commit", "finish"]  # and no workers
     assert all((kept[key] == value).all() for key, value in tensors(disturbed)[4].items())
     assert call("adapters", "verify", *store).returncode == 0
+    assert json.loads(call("adapters", "list", "--json", *store).stdout)[1]["aliases"] == ["production"]
 
 
 def test_another_configuration_is_refused_with_the_difference(folder: Path, whole: Path) -> None:
