@@ -182,7 +182,9 @@ def test_what_a_guard_quarantines_is_committed_later_as_it_was_trained(folder: P
     """Also after real training: the files of the third task exist, the stream stays and answers as before."""
     store, grown = ("--store", str(disturbed)), str(config_file(folder, 3, disturbed))
     before, bound = tensors(disturbed), status(disturbed)["metrics"]["active_parameters"]
-    promoted = call("adapters", "promote", "tiny@v2", "--alias", "production", "--override", "--why", "as it is", *store)
+    promoted = call(
+        "adapters", "promote", "tiny@v2", "--alias", "production", "--override", "--why", "as it is", *store
+    )
     assert promoted.returncode == 0 and "set aside" in promoted.stdout  # the guard of the test before
     result = call("run", grown, "--set", f"guards.max_active_parameters={bound}")
     assert result.returncode == 3 and "v3, library, is quarantined" in result.stderr, result.stdout + result.stderr
