@@ -178,33 +178,6 @@ def test_a_guard_stops_a_stream_before_its_next_task(folder: Path, disturbed: Pa
     assert state["matrix"][0][2] is None  # the third task did not exist yet
 
 
-def test_what_a_guard_quarantines_is_committed_later_as_it_was_trained(folder: Path, disturbed: Path) -> None:
-    """Also after real training: the files of the third task exist, the stream stays and answers as before."""
-    store, grown = ("--store", str(disturbed)), str(config_file(folder, 3, disturbed))
-    before, bound = tensors(disturbed), status(disturbed)["metrics"]["active_parameters"]
-    promoted = call(
-        "adapters", "promote", "tiny@v2", "--alias", "production", "--override", "--why", "as it is", *store
-    )
-    assert promoted.returncode == 0 and "set aside" in promoted.stdout  # the guard of the test before
-    result = call("run", grown, "--set", f"guards.max_active_parameters={bound}")
-    assert result.returncode == 3 and "v3, library, is quarantined" in result.stderr, result.stdout + result.stderr
-    assert [task["state"] for task in status(disturbed)["tasks"]] == ["done", "done", "quarantined"]
-    for a, b in zip(before, tensors(disturbed), strict=True):
-        assert all((a[key] == b[key]).all() for key in a)
-    (held,) = json.loads(call("adapters", "list", "--quarantined", "--json", *store).stdout)
-    kept = load_file(disturbed / held["location"] / "adapter.safetensors")
-    report = folder / "junit.xml"
-    assert call("gate", "tiny", "--junit", str(report), *store).returncode == 3 and 'failures="1"' in report.read_text()
-    again = call("run", grown)
-    assert again.returncode == 0 and "committing it as it was trained" in again.stdout, again.stdout + again.stderr
-    track = Track(LocalStore(disturbed), "default", "tiny")
-    since = [entry.op for entry in track.entries() if entry.op != "renew"]
-    assert since[-5:] == ["stop", "start", "open", "commit", "finish"]  # and no workers
-    assert all((kept[key] == value).all() for key, value in tensors(disturbed)[4].items())
-    assert call("adapters", "verify", *store).returncode == 0
-    assert json.loads(call("adapters", "list", "--json", *store).stdout)[1]["aliases"] == ["production"]
-
-
 def test_another_configuration_is_refused_with_the_difference(folder: Path, whole: Path) -> None:
     result = call("run", str(config_file(folder, 2, whole)), "--set", "adapter.threshold=0.1")
     assert result.returncode == 2
