@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import KeyAbsentError
 from orchestrator.config.bounds import READS_ACCURACY, BoundsConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.gates.bounds import Noise
 from orchestrator.gates.figures import forgotten, new_tasks
-from orchestrator.log.decision import Decision
 from orchestrator.track.events import Commit
 from orchestrator.track.metrics import points
 from orchestrator.track.state import RunState
@@ -140,9 +140,12 @@ def least_of(rows: "Sequence[np.ndarray] | None", level: float) -> Noise | None:
     return Noise(low=min(n.low for n in each), high=min(n.high for n in each), level=level) if each else None
 
 
-def left_open(decisions: Sequence[Decision]) -> list[str]:
-    """The bounds that the rows could not resolve, a sentence per bound."""
-    return [each.reason for each in decisions if each.open]
+def too_few_rows(config: RunConfig, validation: Sequence[int]) -> list[str]:
+    """The guards of a run that its validation rows cannot resolve. `validation` are those of each task, of which
+    `evaluate.rows` at most are scored; tasks that are judged by their loss do not count."""
+    most = config.evaluate.rows
+    counted = [rows for rows, by_loss in zip(validation, config.by_loss, strict=False) if not by_loss]
+    return unresolvable(config.guards, [min(rows, most or rows) for rows in counted], "guards.")
 
 
 def unresolvable(bounds: BoundsConfig, rows: Sequence[int], section: str = "") -> list[str]:

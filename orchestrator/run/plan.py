@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from cluster.storage import open_store
 from orchestrator.config.run import RunConfig
-from orchestrator.gates.noise import unresolvable
+from orchestrator.gates.noise import too_few_rows
 from orchestrator.log.event import Json
 from orchestrator.run.changes import going_on, objections, way_on
 from orchestrator.run.evaluation import Cost, Size
@@ -144,7 +144,11 @@ def make_plan(config: RunConfig) -> Plan:
         ],
         objections=[each.line for each in found],
         way_on=way_on(state, found),
-        notes=[*filter(None, [not_asked_for(given, model.config)]), *too_few_rows(config, sizes), *held_back(state)],
+        notes=[
+            *filter(None, [not_asked_for(given, model.config)]),
+            *too_few_rows(config, [each.validation for each in sizes]),
+            *held_back(state),
+        ],
         time=reckon(config, left, track.store, state),
     )
 
@@ -162,13 +166,6 @@ def held_back(state: RunState) -> list[str]:
     if (held := state.quarantined) is None:
         return []
     return [f"v{held.version}, {held.task}, is quarantined: `run` commits it as it was trained if its bounds let it"]
-
-
-def too_few_rows(config: RunConfig, sizes: Sequence[Size]) -> list[str]:
-    """The guards that so few validation rows cannot resolve."""
-    of_accuracy = [each for each, by_loss in zip(sizes, config.by_loss, strict=True) if not by_loss]
-    rows = [min(each.validation, config.evaluate.rows or each.validation) for each in of_accuracy]
-    return unresolvable(config.guards, rows, "guards.")
 
 
 def planned_steps(config: RunConfig, sizes: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """What rows leave open: limits against a bootstrap that is drawn here row by row, verdicts, bounds beyond all rows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from orchestrator.config.run import GuardConfig
 from orchestrator.gates.bounds import judge
 from orchestrator.gates.figures import measured
-from orchestrator.gates.noise import least_of, left_open, most_of, noise, of_mean, unresolvable
+from orchestrator.gates.noise import least_of, most_of, noise, of_mean, too_few_rows, unresolvable
 from orchestrator.log.decision import Decision
 from orchestrator.track.events import Commit
 from orchestrator.track.state import RunState
+from tests.support.fake_workers import run_config
 from trainers.data.row_scores import RowScores
 
 
@@ -82,7 +84,7 @@ def test_a_breach_inside_the_noise_does_not_stop(lost: RunState) -> None:
     (open_,) = verdicts(lost, rows, max_forgetting=0.1)
     assert (open_.verdict, open_.open, open_.measured) == ("go_on", True, pytest.approx(0.2))
     assert open_.limits and open_.limits[0] == pytest.approx(0.0, abs=0.01) and open_.limits[1] == pytest.approx(0.4)
-    assert "these rows cannot tell on which side it is" in open_.reason and left_open([open_]) == [open_.reason]
+    assert "these rows cannot tell on which side it is" in open_.reason
     (plain,) = judge(GuardConfig(max_forgetting=0.1), measured(lost), "v2")
     assert (plain.verdict, plain.limits, "limits" in plain.model_dump()) == ("stop", None, False)
 
@@ -146,3 +148,12 @@ def test_bounds_that_no_outcome_could_break(bounds: dict[str, float], rows: list
     if bounds == {"max_forgetting": 0.01}:
         drawn = of_mean([-bits(2 * each // 100, each) for each in rows], 0.95, -1)
         assert drawn is None or (-drawn.high < 0.01) == bool(said)
+
+
+def test_guards_that_the_scored_rows_cannot_resolve() -> None:
+    """Rows beyond `evaluate.rows` are not scored."""
+    guards, evaluate = {"max_forgetting": 0.01, "confidence": 0.95}, {"keep_rows": True}
+    assert too_few_rows(run_config(Path("store"), guards=guards, evaluate=evaluate), [2000, 2000]) == []
+    fewer = run_config(Path("store"), guards=guards, evaluate={**evaluate, "rows": 40})
+    (said,) = too_few_rows(fewer, [2000, 2000])
+    assert said.startswith("guards.max_forgetting 0.01: the validation rows cannot resolve it")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cluster.errors import ConfigError, GuardStop
 from cluster.storage import open_store
 from orchestrator.cli.main import app
-from orchestrator.config.run import RunConfig, parse_config
+from orchestrator.config.run import GuardConfig, RunConfig, parse_config
+from orchestrator.gates.noise import too_few_rows
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.catalog import rows_of
 from orchestrator.run.controller import Controller
@@ -43,6 +44,12 @@ def config_of(store: Path, by_loss: Sequence[bool] = (True, True, True), **guard
 
 def run(config: RunConfig, nll: Mapping[int, Sequence[float]], **fake: Any) -> RunState:
     return Controller(config, Told(), workers=FakeWorkers(config, nll=nll, **fake)).run()
+
+
+def test_tasks_of_losses_have_no_rows_that_a_guard_reads(tmp_path: Path) -> None:
+    guards = GuardConfig(max_forgetting=0.01, confidence=0.95)
+    config = config_of(tmp_path, (True, False, True)).model_copy(update={"guards": guards})
+    assert too_few_rows(config, [10, 2000, 10]) == [] and len(too_few_rows(config, [10, 20, 10])) == 1
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run.evaluation import Size
-from orchestrator.run.plan import PROCESS_BYTES, held_back, planned, rounding_of, too_few_rows, worker_memory
+from orchestrator.run.plan import PROCESS_BYTES, held_back, planned, rounding_of, worker_memory
 from orchestrator.track.events import Floors, RowCounts, TaskDescription
 from tests.support.entries import COMMIT
 from tests.support.fake_workers import run_config
@@ -88,14 +87,7 @@ def test_rounding_is_told_of_if_tasks_are_folded_into_narrow_weights(adapter: di
     assert rounding_of(run_config(Path("store"), "a", **sections)) is None
 
 
-def test_notes_on_guards(fake_run: Any) -> None:
-    """Bounds that so few rows cannot resolve, and what is quarantined."""
-    evaluate, sizes = {"keep_rows": True}, [Size(train=9, validation=2000, test=9, generated=0)] * 2
-    config = run_config(Path("store"), guards={"max_forgetting": 0.01, "confidence": 0.95}, evaluate=evaluate)
-    assert too_few_rows(config, sizes) == []
-    fewer = run_config(Path("store"), guards=config.guards.model_dump(), evaluate={**evaluate, "rows": 40})
-    (said,) = too_few_rows(fewer, sizes)
-    assert said.startswith("guards.max_forgetting 0.01: the validation rows cannot resolve it")
+def test_what_is_quarantined_is_noted(fake_run: Any) -> None:
     run = fake_run("a")
     assert held_back(run.state) == []
     run.append("quarantine", {**COMMIT, "identity": "i"})
