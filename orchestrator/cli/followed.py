@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ConfigError, GuardStop, IntegrityError
+from cluster.storage.disk import refusal
 from orchestrator.cli import completion
 from orchestrator.cli.adapters import Team
 from orchestrator.cli.common import DEFAULT_STORE, AsJson, RunName, StoreUri, echo, only_our_output, print_json, tell
@@ -115,7 +116,7 @@ def write_page(output: Path, made: "Review") -> None:
     try:
         output.write_text(html(made) if output.suffix == ".html" else markdown(made), "utf-8")
     except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}; choose another") from None
+        raise ConfigError(str(refusal(f"--output {output}: cannot be written", error, "choose another"))) from None
     typer.echo(f"wrote {output}", err=True)
 
 

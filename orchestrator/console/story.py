@@ -65,8 +65,20 @@ class Told:
     def lines(self) -> list[str]:
         """For people: the time in UTC and the sentence; below it each decision with its reason."""
         note = " (void: another driver had taken over)" if self.void else ""
-        moment = self.time[:19].replace("T", " ")
-        return [f"{moment}  {self.text}{note}", *(f"{'':21}decided: {in_words(each)}" for each in self.decisions)]
+        return [
+            f"{second(self.time)}  {self.text}{note}",
+            *(f"{'':21}decided: {in_words(each)}" for each in self.decisions),
+        ]
+
+
+def second(time: str) -> str:
+    """A time of a log, to the second."""
+    return time[:19].replace("T", " ")
+
+
+def minute(time: str) -> str:
+    """A time of a log, to the minute."""
+    return time[:16].replace("T", " ")
 
 
 def in_words(decision: Decision) -> str:

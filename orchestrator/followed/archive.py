@@ -20,6 +20,7 @@ from typing import IO
 
 from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import Content, FileRecord, is_key
+from cluster.storage.disk import refusal
 from cluster.storage.interface import Keys, refuse_larger
 from orchestrator.log.entry import SHA256, JsonLike, canonical, digest
 from orchestrator.log.event import shown
@@ -45,7 +46,7 @@ def write_archive(path: Path, files: Mapping[str, bytes | Path], told: Told, sea
                 add(archive, name, files[name])
         temporary.replace(path)
     except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}; choose another path") from None
+        raise ConfigError(str(refusal(f"--output {path}: cannot be written", error, "choose another path"))) from None
     finally:
         temporary.unlink(missing_ok=True)
     return digest(contents)

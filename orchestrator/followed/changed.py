@@ -64,6 +64,11 @@ def names_of(tasks: JsonLike) -> JsonLike:
     return [task.get("name") if isinstance(task, Mapping) else None for task in tasks]
 
 
+def figure_shown(value: JsonLike) -> str:
+    """A measured value, or a bound; a dot for None."""
+    return "·" if value is None else f"{value:.4g}" if isinstance(value, float) else value_shown(value)
+
+
 def value_shown(value: JsonLike) -> str:
     """A value for people; the end of a long one is left out."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import yaml
 
 from orchestrator.console.explained.layer import sentences
-from orchestrator.console.story import Story, Told, in_words
-from orchestrator.followed.changed import Changed, config_changes, rule_changes, value_shown
-from orchestrator.gates.noise import unresolvable
+from orchestrator.console.story import Story, Told, in_words, second
+from orchestrator.followed.changed import Changed, config_changes, figure_shown, rule_changes, value_shown
+from orchestrator.gates.noise import too_few_rows
 from orchestrator.log.decision import Decision
-from orchestrator.log.entry import Entry, JsonLike
+from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Index, Json, well_formed
 from orchestrator.registry.lineage import tree
 from orchestrator.report.blocks import Block, Grid, Section, Verbatim, Words, facts
@@ -50,10 +50,10 @@ def guards(source: Source) -> Iterator[Block]:
     else:
         yield Words(["No guard is set: nothing bounds forgetting, accuracy or size."])
     rows = [task.rows.validation for task in source.state.tasks]
-    if open_ := unresolvable(source.config.guards, rows, GUARDS) if source.config else []:
-        yield Words(open_)
+    if source.config and (few := too_few_rows(source.config, rows)):
+        yield Words(few)
     if held := source.state.quarantined:
-        yield Words([f"Quarantined: {held.task}, which would be v{held.version}, since {moment(held.time)} UTC."])
+        yield Words([f"Quarantined: {held.task}, which would be v{held.version}, since {second(held.time)} UTC."])
     yield from decided(each for each in source.state.decisions if each.decision.rule.startswith(GUARDS))
 
 
@@ -61,8 +61,8 @@ def decided(decisions: Iterable[Decided]) -> Iterator[Block]:
     """A row per decision."""
     rows = [
         [
-            moment(each.entry.time), each.decision.subject, each.decision.rule, figure(each.decision.measured),
-            figure(each.decision.bound), verdict(each.decision), each.decision.reason,
+            second(each.entry.time), each.decision.subject, each.decision.rule, figure_shown(each.decision.measured),
+            figure_shown(each.decision.bound), verdict(each.decision), each.decision.reason,
         ]
         for each in decisions
     ]  # fmt: skip
@@ -89,23 +89,13 @@ def per_layer(source: Source) -> Iterator[Block]:
         yield Grid(f"Decisions per layer and task{all_}", heads, rows[:MOST_LINES], folded=True)
 
 
-def figure(value: JsonLike) -> str:
-    """A measured or allowed value."""
-    return "·" if value is None else f"{value:.4g}" if isinstance(value, float) else value_shown(value)
-
-
-def moment(time: str) -> str:
-    """A time to the second."""
-    return time[:19].replace("T", " ")
-
-
 def changes(source: Source) -> Iterator[Block]:
     """Every change by a person: keys of the configuration, the team's rules, aliases, forks, deletions."""
     keys = [
         *((each, "") for each in config_changes(source.state.label, source.entries)),
         *((each, "rules of the team: ") for each in rule_changes(source.rules)),
     ]
-    rows = [[moment(each.time), each.actor, f"{head}{change_told(each)}", each.why or "·"] for each, head in keys]
+    rows = [[second(each.time), each.actor, f"{head}{change_told(each)}", each.why or "·"] for each, head in keys]
     rows = sorted([*rows, *acts(source.entries)])
     if rows:
         yield Grid("Changes, in order", ["when (UTC)", "who", "what", "why"], rows)
@@ -120,7 +110,7 @@ def acts(entries: Sequence[Entry]) -> Iterator[list[str]]:
     """A row per entry that no driver's work and no change of the configuration is, in the words of `orthoplex logs`."""
     for told in Story().tell(entries):
         if told.op not in SILENT and not told.void:
-            yield [moment(told.time), told.actor, told.text, "·"]
+            yield [second(told.time), told.actor, told.text, "·"]
 
 
 def lineage(source: Source) -> Iterator[Block]:
@@ -139,7 +129,7 @@ def lineage(source: Source) -> Iterator[Block]:
     )
     rows = [
         [
-            each["ref"], each["task"], moment(each["committed_at"]), ", ".join(each["aliases"]) or "·",
+            each["ref"], each["task"], second(each["committed_at"]), ", ".join(each["aliases"]) or "·",
             "deleted" if each["deleted"] else "there", each["manifest_sha256"],
         ]
         for each in found["versions"]
@@ -168,7 +158,7 @@ def drivers(entries: Sequence[Entry]) -> Iterator[Block]:
     """Who drove, where, with which versions and with which workers."""
     rows = [
         [
-            moment(entry.time), entry.actor, event.driver.host,
+            second(entry.time), entry.actor, event.driver.host,
             ", ".join(f"{name} {version}" for name, version in event.versions.items()),
             yaml.safe_dump(dict(event.cluster), default_flow_style=True, width=10_000).strip(),
         ]
@@ -188,7 +178,7 @@ def configuration(config: Json) -> Iterator[Block]:
 def log(entries: Sequence[Entry]) -> Block:
     """What `orthoplex logs` tells, without signs of life."""
     told = [each for each in Story().tell(entries) if each.op != Renew.op]
-    rows = [[f"{each.seq}", moment(each.time), each.actor, sentence(each)] for each in told]
+    rows = [[f"{each.seq}", second(each.time), each.actor, sentence(each)] for each in told]
     return Grid(
         f"{len(rows)} entries, without signs of life", ["entry", "when (UTC)", "who", "what"], rows, folded=True
     )

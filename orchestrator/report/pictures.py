@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Values = Sequence[float | None]
 MARKS = ("o", "s", "^", "D", "v", "P")
-DARKEST = 0.45  # of a cell's relative luminance, above which its text is black
 WIDE = 9.6  # inches
 MOST_ACROSS = 120  # characters below a picture
 MOST_TEXTS = 400  # cells of a heat map that are written into

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from orchestrator.console.notes import notes
 from orchestrator.console.run import duration
 from orchestrator.console.scores import ACCURACIES, LOSSES, half_shown
-from orchestrator.report.account import account_sections, moment
+from orchestrator.console.story import second
+from orchestrator.report.account import account_sections
 from orchestrator.report.blocks import Page, Tile
 from orchestrator.report.effort import effort_sections
 from orchestrator.report.later import later_sections
@@ -42,7 +43,7 @@ def head_lines(source: Source) -> Iterator[str]:
     if state.driving.told:
         yield f"{state.driving.told[0].upper()}{state.driving.told[1:]}"
     if state.driving.heard:
-        yield f"Its driver was last heard of at {moment(state.driving.heard.time)} UTC."
+        yield f"Its driver was last heard of at {second(state.driving.heard.time)} UTC."
 
 
 def tiles(state: RunState) -> Iterator[Tile]:

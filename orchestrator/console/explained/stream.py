@@ -7,7 +7,7 @@ from orchestrator.console.budgets import Logged
 from orchestrator.console.explained.advice import advice, verdict
 from orchestrator.console.explained.task import print_task
 from orchestrator.console.screen import out
-from orchestrator.console.story import few, in_words
+from orchestrator.console.story import few, in_words, second
 from orchestrator.console.views import ALL, View
 from orchestrator.log.entry import JsonLike
 from orchestrator.log.event import Decided as Carried
@@ -35,8 +35,7 @@ def print_explanation(state: RunState, found: Sequence[Decided], logs: Mapping[i
         if isinstance(each, Decided):
             print_task(state, each, logs.get(each.commit.version, {}), view)
         else:
-            moment = each.entry.time[:19].replace("T", " ")
-            out.print(f"{moment}  {each.decision.subject}: {in_words(each.decision)}", markup=False)
+            out.print(f"{second(each.entry.time)}  {each.decision.subject}: {in_words(each.decision)}", markup=False)
     for line in (*changes(state, told), *pending(state, view)):
         out.print(line, markup=False)
 

@@ -7,7 +7,8 @@ from html import escape
 from orchestrator.console.samples import visible
 from orchestrator.console.scores import nats, percent
 from orchestrator.console.screen import out, print_table
-from orchestrator.followed.changed import value_shown
+from orchestrator.console.story import minute
+from orchestrator.followed.changed import figure_shown, value_shown
 from orchestrator.followed.review import MovedThen, Review
 from trainers.data.generative.config import OF_LOSS
 
@@ -43,7 +44,7 @@ def what_was_done(made: Review) -> Iterator[Section]:
         title="Learned", nothing="No task was committed.",
         columns=("version", "task", "when (UTC)", "who", "AA", "parameters", "bytes"),
         rows=[
-            (each.ref, each.task, at(each.time), each.actor, percent(each.average_accuracy),
+            (each.ref, each.task, minute(each.time), each.actor, percent(each.average_accuracy),
              count(each.active_parameters), count(each.bytes))
             for each in made.learned
         ],
@@ -53,7 +54,7 @@ def what_was_done(made: Review) -> Iterator[Section]:
         columns=("alias", "from", "to", "when (UTC)", "who", "why", "bounds that it met"),
         rows=[
             (f"{each.track}@{each.alias}", f"v{each.before}" if each.before else "·",
-             f"v{each.version}" + (" (rollback)" if each.kind == "rollback" else ""), at(each.time), each.actor,
+             f"v{each.version}" + (" (rollback)" if each.kind == "rollback" else ""), minute(each.time), each.actor,
              each.why or "(no reason given)", bounds_of(each))
             for each in made.moved
         ],
@@ -61,13 +62,13 @@ def what_was_done(made: Review) -> Iterator[Section]:
     yield Section(
         title="Approved, rejected, quarantined", nothing="Nothing was.",
         columns=("version", "what", "when (UTC)", "who", "why"),
-        rows=[(each.ref, each.said, at(each.time), each.actor, each.why or "·") for each in made.said],
+        rows=[(each.ref, each.said, minute(each.time), each.actor, each.why or "·") for each in made.said],
     )  # fmt: skip
     yield Section(
         title="Rules and settings that were changed", nothing="None was changed.",
         columns=("where", "key", "from", "to", "when (UTC)", "who", "why"),
         rows=[
-            (each.where, each.key, value_shown(each.before), value_shown(each.after), at(each.time), each.actor,
+            (each.where, each.key, value_shown(each.before), value_shown(each.after), minute(each.time), each.actor,
              each.why or "·")
             for each in made.changed
         ],
@@ -80,8 +81,8 @@ def how_it_went(made: Review) -> Iterator[Section]:
         title="Thresholds", nothing="None was judged.",
         columns=("run", "rule", "judged", "broken", "newest", "bound", "in words"),
         rows=[
-            (each.track, each.rule, str(each.judged), str(each.broken), figure(each.measured), figure(each.bound),
-             each.reason)
+            (each.track, each.rule, str(each.judged), str(each.broken), figure_shown(each.measured),
+             figure_shown(each.bound), each.reason)
             for each in made.thresholds
         ],
     )  # fmt: skip
@@ -96,7 +97,7 @@ def how_it_went(made: Review) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         title="Runs that ended early", nothing="None did.", columns=("run", "how", "when (UTC)", "reason"),
-        rows=[(each.track, each.status, at(each.time), each.reason or "·") for each in made.ended],
+        rows=[(each.track, each.status, minute(each.time), each.reason or "·") for each in made.ended],
     )  # fmt: skip
     yield Section(
         title="Cost", nothing="Nothing was trained.", columns=("run", "tasks", "seconds", "GPU-hours", "money"),
@@ -107,8 +108,8 @@ def how_it_went(made: Review) -> Iterator[Section]:
 def cost_rows(made: Review) -> Iterator[Sequence[str]]:
     """What each run took, and all of them; money by currency."""
     for each in made.cost:
-        money = "·" if each.money is None else f"{each.money:.2f} {each.currency}"
-        yield each.track, str(each.tasks), f"{each.train_s + each.evaluate_s:,.0f}", f"{each.gpu_hours:.2f}", money
+        money = "·" if each.money is None else f"{each.money:,.2f} {each.currency}"
+        yield each.track, str(each.tasks), f"{each.train_s + each.evaluate_s:,.0f}", f"{each.gpu_hours:,.2f}", money
     if len(made.cost) > 1:
         sums: dict[str, float] = {}
         for each in made.cost:
@@ -116,8 +117,8 @@ def cost_rows(made: Review) -> Iterator[Sequence[str]]:
                 sums[each.currency or ""] = sums.get(each.currency or "", 0.0) + each.money
         seconds = sum(each.train_s + each.evaluate_s for each in made.cost)
         hours, tasks = sum(each.gpu_hours for each in made.cost), sum(each.tasks for each in made.cost)
-        money = ", ".join(f"{value:.2f} {name}" for name, value in sums.items()) or "·"
-        yield "all", str(tasks), f"{seconds:,.0f}", f"{hours:.2f}", money
+        money = ", ".join(f"{value:,.2f} {name}" for name, value in sums.items()) or "·"
+        yield "all", str(tasks), f"{seconds:,.0f}", f"{hours:,.2f}", money
 
 
 def summary(made: Review) -> str:
@@ -133,7 +134,7 @@ def summary(made: Review) -> str:
 
 def heading(made: Review) -> str:
     """What the page is about."""
-    return f"{made.scope}, {made.since[:16]} to {made.until[:16]} UTC, {made.tracks} runs"
+    return f"{made.scope}, {minute(made.since)} to {minute(made.until)} UTC, {made.tracks} runs"
 
 
 def print_review(made: Review) -> None:
@@ -215,16 +216,6 @@ def bounds_of(move: MovedThen) -> str:
     return "; ".join([*move.held, *(f"set aside: {reason}" for reason in move.set_aside)]) or "none are set"
 
 
-def at(time: str) -> str:
-    """The time of an entry, to the minute."""
-    return time[:16].replace("T", " ")
-
-
 def count(value: int | None) -> str:
     """A count; a dot for None."""
     return "·" if value is None else f"{value:,}"
-
-
-def figure(value: float | str | None) -> str:
-    """A measured value, or a bound."""
-    return "·" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from rich.table import Table
 from orchestrator.console.samples import visible
 from orchestrator.console.scores import nats, percent
 from orchestrator.console.screen import out, print_table
+from orchestrator.console.story import minute, of
 from orchestrator.followed.trend import Compared, Point, Series
 
 COLUMNS = ("recorded (UTC)", "version", "asked as", "rows", "score", "95%", "since the first", "since before", "")
@@ -38,7 +39,7 @@ def cells(series: Series, point: Point) -> Iterator[str]:
     """A score, its interval and its changes."""
     form = nats if series.by_loss else percent
     record = point.record
-    yield point.entry.time[:16].replace("T", " ")
+    yield minute(point.entry.time)
     yield f"v{record.version}"
     yield escape(visible(record.asked or "newest"))
     yield f"{record.rows:,}"
@@ -65,8 +66,8 @@ def lines_of(series: Series) -> Iterator[str]:
         yield "one score is no trend yet; record another, of the same rows if you can"
         return
     tests = ", ".join(dict.fromkeys(each.change.test for each in made))
-    chance = f"{len(made) * series.level:.2g}".rstrip(".")
-    count = "1 comparison" if len(made) == 1 else f"{len(made)} comparisons"
+    chance = f"{series.comparisons * series.level:.2g}"
+    count = of(series.comparisons, "comparison")
     yield f"{count} at p < {series.level:g} ({tests}); by chance {chance} of them would be flagged"
     if not all(each.change.paired for each in made):
         yield "~: other rows were scored then, so that a difference may be the rows' own"
