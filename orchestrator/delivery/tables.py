@@ -1,6 +1,7 @@
 """Rows in files: read one after the other, written whole or not at all, joined to one file without holding them all."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -88,7 +89,10 @@ def form_to_write(path: Path, form: str | None, option: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path`, whose file becomes it when the block ends. If the block fails, nothing is left."""
+    """A path beside `path`, whose file becomes it when the block ends. If the block fails, nothing is left. Raises
+    OSError if it cannot be, as a folder cannot."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield staging

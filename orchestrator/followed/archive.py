@@ -22,6 +22,7 @@ from cluster.errors import ConfigError, IntegrityError, KeyAbsentError, StoreErr
 from cluster.storage import Content, FileRecord, is_key
 from cluster.storage.disk import refusal
 from cluster.storage.interface import Keys, refuse_larger
+from orchestrator.delivery.tables import replacing
 from orchestrator.log.entry import SHA256, JsonLike, canonical, digest
 from orchestrator.log.event import shown
 
@@ -38,17 +39,13 @@ def write_archive(path: Path, files: Mapping[str, bytes | Path], told: Told, sea
     appears whole or not at all. Raises ConfigError if the disk refuses."""
     content = {**told, "format": FORMAT, "files": [record_of(name, files[name]) for name in sorted(files)]}
     contents = canonical({**content, **seal(content)})
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+        with replacing(path) as staging, tarfile.open(staging, "w", format=tarfile.PAX_FORMAT) as archive:
             add(archive, CONTENTS, contents)
             for name in sorted(files):
                 add(archive, name, files[name])
-        temporary.replace(path)
     except OSError as error:
         raise ConfigError(str(refusal(f"--output {path}: cannot be written", error, "choose another path"))) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return digest(contents)
 
 
@@ -160,6 +157,8 @@ def members(file: IO[bytes], path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             yield from archive
+    except (MemoryError, RecursionError):  # what a header says of its own length is believed
+        raise broken(path, "a header is too large, or has too many before it") from None
     except (tarfile.TarError, ValueError, TypeError, LookupError, OverflowError, EOFError) as error:  # of its parser
         raise broken(path, f"is no tar file, or damaged ({error})") from None
 
@@ -193,8 +192,8 @@ def listed_in(data: bytes, path: Path) -> tuple[Told, dict[str, FileRecord]]:
             raise ValueError("not canonical JSON")
         files = {each["path"]: FileRecord(each["path"], each["size"], each["sha256"]) for each in contents["files"]}
         for record in files.values():
-            if not (type(record.size) is int and SHA256.fullmatch(record.sha256)):
-                raise ValueError(f"no size or sha256: {shown(str(record))}")
+            if not (type(record.size) is int and isinstance(record.path, str) and SHA256.fullmatch(record.sha256)):
+                raise ValueError(f"no path, size or sha256: {shown(str(record))}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise broken(path, f"{CONTENTS} is malformed ({error!r})") from None
     if len(files) != len(contents["files"]):

@@ -136,7 +136,8 @@ def strays(track: Track, rules: RulesLog, records: RecordLog) -> Iterator[str]:
     vouched |= {key for key, _ in files_of(track, entries)}
     vouched |= {f"{record.prefix}/{ROWS}" for _, record in records.records()}
     for name in store.archive.files:
-        if name.removeprefix(STORE) not in vouched and name not in BESIDE:
+        held = name.startswith(STORE) and name.removeprefix(STORE) in vouched
+        if not held and name not in BESIDE:
             yield f"{name}: nothing in the log vouches for it"
 
 

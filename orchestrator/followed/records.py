@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.errors import IntegrityError, KeyAbsentError, StoreError
 from cluster.storage import Store
@@ -32,6 +32,7 @@ from trainers.data.row_scores import ROWS, RowScores, read_row_scores, write_row
 if TYPE_CHECKING:
     import numpy as np
 
+ROUNDED = 1e-6  # of scores in float32
 MOST_ROWS_BYTES = 1 << 30  # a million rows are 4 MB
 
 
@@ -60,6 +61,12 @@ class Record(Event):
     packages: dict[str, str] = Field(default_factory=dict)
     seconds: Number | None = None
     note: str = ""
+
+    @model_validator(mode="after")
+    def _has_its_metric(self) -> "Record":
+        if self.metric not in self.metrics:
+            raise ValueError(f"metric: {self.metric!r} is not among the metrics")
+        return self
 
     @property
     def score(self) -> float:
@@ -116,9 +123,21 @@ class RecordLog(TeamLog):
         return self.append(made, after=entries[-1] if entries else None, requires=Anything())
 
     def values(self, record: Record) -> "np.ndarray":
-        """The row scores of a record, (n,). Raises IntegrityError if they are missing or were changed."""
-        (scores,) = read_row_scores(self.scores(record))
+        """The row scores of a record, (n,). Raises IntegrityError if they are missing, were changed, or are not as
+        many from 0 to 1 as the record says."""
+        try:
+            (scores,) = read_row_scores(self.scores(record))
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # pyarrow's are ValueErrors
+            raise self._no_scores(record) from None
+        if len(scores.values) != record.rows or not ((scores.values >= 0) & (scores.values <= 1 + ROUNDED)).all():
+            raise self._no_scores(record)
         return scores.values
+
+    def _no_scores(self, record: Record) -> IntegrityError:
+        return IntegrityError(
+            f"{self.label}: {record.prefix}/{ROWS}: does not hold {record.rows} scores from 0 to 1, as the record of "
+            f"{record.reference} says; a faulty program recorded it"
+        )
 
     def scores(self, record: Record) -> bytes:
         """Their file. Errors are those of `values`."""

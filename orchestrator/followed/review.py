@@ -6,7 +6,7 @@ which thresholds were met; how recorded scores went. Times are those of the logs
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from cluster.errors import ConfigError
@@ -27,6 +27,7 @@ from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
 
 DEFAULT_DAYS = 30
+EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(days=DEFAULT_DAYS)  # a period that ends before is empty
 _ENDED = {kind.op: kind for kind in ENDINGS if kind is not Finish}
 
 
@@ -168,7 +169,7 @@ def period(since: str | None, until: str | None, now: datetime | None = None) ->
     """From a day or time (ISO 8601; UTC if it names no zone) to another; a day that ends it is part of it. By default
     it ends now, and has 30 days. Raises ConfigError if one is no time, or it is empty."""
     end = moment("--to", until, last=True) if until else now or datetime.now(UTC)
-    start = moment("--from", since, last=False) if since else end - timedelta(days=DEFAULT_DAYS)
+    start = moment("--from", since, last=False) if since else max(end, EARLIEST) - timedelta(days=DEFAULT_DAYS)
     if start >= end:
         raise ConfigError(f"--from {start:%Y-%m-%dT%H:%M}: is not before --to {end:%Y-%m-%dT%H:%M}")
     return Period(since=start, until=end)
@@ -178,10 +179,19 @@ def moment(option: str, text: str, *, last: bool) -> datetime:
     """The time that an option names; the end of the day if it is a day and `last`."""
     try:
         found = datetime.fromisoformat(text)
-        found = found if found.tzinfo else found.replace(tzinfo=UTC)
-        return found + timedelta(days=1) if last and len(text) == len("2026-01-31") else found
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        return found + timedelta(days=1) if last and is_day(text) else found
     except (ValueError, OverflowError):
         raise ConfigError(f"{option} {text!r}: no day or time; write it as 2026-01-31, or 2026-01-31T12:00") from None
+
+
+def is_day(text: str) -> bool:
+    """Whether a time is a day, however ISO 8601 writes it."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def review(tracks: Sequence[Track], when: Period, *, scope: str, level: float = LEVEL) -> Review:

@@ -139,7 +139,7 @@ def points(records: Sequence[tuple[Entry, Record]], values: Values, level: float
         return known[record.scores_sha256]
 
     def compared(earlier: tuple[Entry, Record], record: Record) -> Compared:
-        paired = earlier[1].rows_sha256 == record.rows_sha256
+        paired = (earlier[1].rows_sha256, earlier[1].rows) == (record.rows_sha256, record.rows)
         made = change(read(earlier[1]), read(record), paired=paired)
         return Compared(seq=earlier[0].seq, change=made, verdict=made.verdict(level))
 

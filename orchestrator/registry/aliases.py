@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from cluster.errors import ConfigError
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import NAME, Entry, actor
+from orchestrator.log.event import Requirement
 from orchestrator.log.signing import Trust, sign
 from orchestrator.registry.gating import GUARDS, promotable
 from orchestrator.registry.references import VERSION
 from orchestrator.track.aside import Promote, Rollback
 from orchestrator.track.events import refuse_unknown
 from orchestrator.track.moves import Alias, aliases
-from orchestrator.track.requirements import AliasAt, moved
+from orchestrator.track.requirements import AliasAt, All, NoNewWord, moved
 from orchestrator.track.rules import RulesLog, TeamRules
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
@@ -108,7 +109,9 @@ def _as_expected(track: Track, entries: Sequence[Entry], alias: str, expect: int
 
 
 def _append(track: Track, entries: Sequence[Entry], event: Promote | Rollback) -> Entry:
-    unmoved = AliasAt(
-        label=track.label, alias=event.alias, seq=event.expect, version=event.version, entries=tuple(entries)
+    needs: tuple[Requirement, ...] = (
+        AliasAt(label=track.label, alias=event.alias, seq=event.expect, version=event.version, entries=tuple(entries)),
     )
-    return track.append(event, after=entries[-1] if entries else None, requires=unmoved)
+    if isinstance(event, Promote):
+        needs += (NoNewWord(track.label, event.version),)
+    return track.append(event, after=entries[-1] if entries else None, requires=All(needs))

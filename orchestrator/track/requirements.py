@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cluster.errors import ConflictError
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Requirement, events
-from orchestrator.track.aside import ASIDE_OPS, Abort
+from orchestrator.track.aside import ASIDE_OPS, Abort, Approval
 from orchestrator.track.driving import Driver, counted, driving
 from orchestrator.track.events import Commit
 from orchestrator.track.moves import Alias, aliases
@@ -84,6 +84,23 @@ class Stands:
         """See Requirement. Raises ConfigError if the version was deleted."""
         team, _, name = self.label.partition("/")
         replay(team, name, [*self.entries, *since]).version(self.version)
+
+
+@dataclass(frozen=True)
+class NoNewWord:
+    """Nobody has said anything of `version` since, as that it is rejected."""
+
+    label: str
+    version: int
+
+    def check(self, since: Sequence[Entry]) -> None:
+        """See Requirement."""
+        for entry, said in events(since, Approval):
+            if said.version == self.version:
+                raise ConflictError(
+                    f"{self.label}@v{self.version}: {entry.actor} wrote entry {entry.seq} ({said.state}) of it first, "
+                    f"at {entry.time}; look again"
+                )
 
 
 def moved(label: str, alias: str, expect: int, now: Alias | None) -> ConflictError:

@@ -96,7 +96,7 @@ def gzipped(path: Path) -> Path:
     return path
 
 
-def listing(path: Path, *, name: str = "x", size: Any = 1, data: bytes | None = None) -> Path:
+def listing(path: Path, *, name: Any = "x", size: Any = 1, data: bytes | None = None) -> Path:
     """An archive whose contents.json lists one file of that name and size; `data` is in it, if it is given."""
     told = canonical({"format": 1, "files": [{"path": name, "size": size, "sha256": digest(data or b"")}]})
     return made_of(path, *(() if data is None else (("x", data, {}),)), contents=told)
@@ -136,10 +136,24 @@ def sparse(path: Path) -> Path:
     return made_of(path, ("x", b"0\n" + b"\0" * 510, {"pax_headers": headers}))
 
 
+def headed(header: bytes) -> Callable[[Path], Path]:
+    return ended(lambda data: header + data)
+
+
+def header(kind: bytes, size: int) -> bytes:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a way out": (named("../x"), "is no safe name"),
     "an absolute path": (named("/etc/x"), "is no safe name"),
     "a name that moves the cursor": (named("x\x1b[2J"), "is no safe name"),
+    "a header of terabytes": (headed(header(b"x", 1 << 44)), "header is too large"),
+    "a name of terabytes": (headed(header(b"L", 1 << 44)), "header is too large"),
+    "headers of headers": (headed((header(b"L", 1) + b"x".ljust(512, b"\0")) * 3000), "too many before it"),
+    "a name that is a number": (lambda p: listing(p, name=1, data=b""), "no path, size or sha256"),
     "a link": (special(tarfile.SYMTYPE), "no regular file"),
     "a hard link": (special(tarfile.LNKTYPE), "no regular file"),
     "a device": (special(tarfile.CHRTYPE), "no regular file"),

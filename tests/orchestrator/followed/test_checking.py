@@ -101,6 +101,7 @@ LOG = "stream/log/0999999997.json"  # the first commit
         (edited(".records/stream/log/0999999999.json", b'"rows":3', b'"rows":4'), "does not follow"),
         (lambda files: files.__setitem__("store/t/default/stream/v/1/more.json", b"{}"), "nothing in the log vouches"),
         (lambda files: files.__setitem__("run.sh", b"rm -r /"), "run.sh: nothing in the log vouches"),
+        (lambda files: files.__setitem__(f"t/default/{LOG}", b"{}"), f"t/default/{LOG}: nothing in the log vouches"),
         (replaced(".policy/log/0999999999.json", b"{}"), "malformed"),
         (without("stream/log/0999999996.json"), "`heads` are not the newest"),  # the last entry is cut off
     ],

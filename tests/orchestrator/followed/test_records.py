@@ -10,6 +10,7 @@ import pytest
 from cluster.errors import ConfigError, IntegrityError
 from orchestrator.followed.recording import check_can_record
 from orchestrator.followed.records import RecordLog, records_of, verify_records
+from orchestrator.followed.trend import trend
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.references import Version
 from orchestrator.track.layout import list_tracks
@@ -17,6 +18,7 @@ from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import Track, trusting_what_is_there
 from tests.support.entries import Raw
 from tests.support.keys import public_pem, sign_with
+from trainers.data.row_scores import RowScores
 
 BITS = [1, 0, 1, 1, 0, 1]
 
@@ -128,3 +130,24 @@ def test_a_newer_orthoplex_may_add_keys_and_operations(version: Version, recorde
     with pytest.raises(IntegrityError, match="rows_sha256"):
         log.records()
     assert dataclasses.asdict(verify_records(log))["faults"]
+
+
+@pytest.mark.parametrize("values", [[1, float("nan"), 0], [1, 7, 0], [1, 0]])
+def test_scores_that_are_none_are_refused(version: Version, recorder: Any, values: list[float]) -> None:
+    """Any key may record, so that what it recorded is not believed."""
+    recorder([1, 0, 1])
+    log = records_of(version.track)
+    scores = RowScores(task="a", split="recorded", learned=2, rows=np.arange(len(values)), values=np.array(values))
+    ((_, good),) = log.records()
+    told = {key: good.body()[key] for key in ("metric", "metrics", "rows_sha256", "files")}
+    log.add(version, scores, {**told, "rows": 3})
+    with pytest.raises(IntegrityError, match="does not hold 3 scores from 0 to 1"):
+        trend(log)
+    with pytest.raises(ValueError, match="metric: 'f1' is not among the metrics"):
+        log.add(version, scores, {**told, "metric": "f1"})
+
+
+def test_fewer_rows_of_the_same_digest_are_no_pairs(version: Version, recorder: Any) -> None:
+    recorder([1, 0, 1]), recorder([1, 0])
+    (series,) = trend(records_of(version.track))
+    assert series.points[1].first is not None and not series.points[1].first.change.paired

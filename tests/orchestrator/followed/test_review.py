@@ -106,6 +106,9 @@ def test_a_day_ends_at_its_end() -> None:
     assert found.holds("2026-11-30T23:59:59.999+00:00") and not found.holds("2026-12-01T00:00:00.000+00:00")
     assert found.holds("2026-11-01T00:00:00.000+00:00") and not found.holds("2026-10-31T23:59:59.999+00:00")
     assert not period("2026-11-01", "2026-11-30T12:00").holds("2026-11-30T12:00:00.000+00:00")
+    assert period("20261101", "20261130") == period("2026-11-01", "2026-W49-1") == found
+    assert period(None, "2026-11-30T01:00+02:00").until.isoformat() == "2026-11-29T23:00:00+00:00"
+    assert period(None, "0001-01-01").until.day == 2
     now = datetime(2026, 11, 28, 12, tzinfo=UTC)
     assert period(None, None, now) == Period(since=now - timedelta(days=30), until=now)
 
@@ -113,6 +116,7 @@ def test_a_day_ends_at_its_end() -> None:
 @pytest.mark.parametrize(
     ("since", "until", "message"),
     [("soon", None, "--from 'soon': no day"), ("2026-02-30", None, "no day or time"), (None, "9999-12-31", "--to"),
+     (None, "0001-01-01T00:00", "is not before"),
      ("2026-02-02", "2026-02-01", "is not before")],
 )  # fmt: skip
 def test_what_is_no_period(since: str | None, until: str | None, message: str) -> None:

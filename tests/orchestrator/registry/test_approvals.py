@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, IntegrityError
+from cluster.errors import ConfigError, ConflictError, IntegrityError
 from orchestrator.registry.aliases import promote, writer
 from orchestrator.registry.approvals import judge_word, say, word_on
 from orchestrator.registry.gc import Collector
@@ -54,6 +54,22 @@ def test_a_word_needs_a_version_and_a_reason(track: Track) -> None:
     Collector(track, timedelta(0)).delete(2, "old")
     with pytest.raises(ConfigError, match="was deleted"):
         say(track, 2, "approved", "late")
+
+
+def test_a_version_that_is_rejected_meanwhile_is_not_promoted(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(track)
+    say(track, 2, "approved", "good")
+    put = track.store.put_if_absent
+
+    def first(key: str, data: bytes) -> bool:
+        monkeypatch.undo()
+        say(Track(track.store, "team", "stream"), 2, "rejected", "it swears")
+        return put(key, data)
+
+    monkeypatch.setattr(track.store, "put_if_absent", first)
+    with pytest.raises(ConflictError, match=r"team/stream@v2: .* wrote entry 4 \(rejected\) of it first"):
+        promote(track, 2, "production")
+    assert [entry.op for entry in track.entries()][2:] == ["approval", "approval"]
 
 
 def test_a_version_that_is_deleted_meanwhile_gets_none(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:

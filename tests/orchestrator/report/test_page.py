@@ -74,6 +74,11 @@ def test_where_it_is_written(tmp_path: Path, capfd: pytest.CaptureFixture[str], 
     assert capfd.readouterr().out == "τ <p>"
     write("τ", f"s3://{s3_bucket}/reports/r.html")
     assert open_store(f"s3://{s3_bucket}").get("reports/r.html") == "τ".encode()
-    for wrong, said in ((tmp_path / "no" / "r.html", "cannot be written"), (f"s3://{s3_bucket}", "names no object")):
+    for wrong, said in (
+        (tmp_path / "no" / "r.html", "cannot be written"),
+        (tmp_path, "Is a directory"),
+        (".", "Is a directory"),
+        (f"s3://{s3_bucket}", "names no object"),
+    ):
         with pytest.raises(ConfigError, match=said):
             write("x", str(wrong))
