@@ -142,6 +142,8 @@ class Log:
             requires.check(since)
             newest = since[-1] if since else after
             data = self._composed(says(since) if callable(says) else says, newest)
+            if len(data) > MOST_ENTRY_BYTES:
+                raise ConfigError(f"{self.label}: an entry of {len(data):,} bytes is more than readers take; say less")
             entry = parse_entry(data)
             self._refuse_unbelieved(entry)
             self._refuse_headless(newest)

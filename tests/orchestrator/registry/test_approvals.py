@@ -72,6 +72,13 @@ def test_a_version_that_is_rejected_meanwhile_is_not_promoted(track: Track, monk
     assert [entry.op for entry in track.entries()][2:] == ["approval", "approval"]
 
 
+def test_a_reason_that_nobody_could_read_again_is_refused(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.log.chain.MOST_ENTRY_BYTES", 20_000)
+    with pytest.raises(ConfigError, match="is more than readers take; say less"):
+        say(track, 2, "approved", "x" * 20_000)
+    assert state_of(track, 2) is None
+
+
 def test_a_version_that_is_deleted_meanwhile_gets_none(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
     put = track.store.put_if_absent
 
