@@ -1,7 +1,5 @@
 """The figures that bounds are compared with, from a run's state: validation scores, parameters, room and money."""
 
-from cluster.errors import ConfigError
-from orchestrator.config.run import RunConfig
 from orchestrator.gates.bounds import Measured
 from orchestrator.gates.capacity import fullness
 from orchestrator.track.metrics import best_before, of_the_same_rows
@@ -18,7 +16,7 @@ def measured(state: RunState, *, last_whole: bool = False) -> Measured:
     worst = worst_forgotten(state) if known else None
     scores = [score_at(state.commits[-1].validation, index) for index in new - by_loss]
     own = [score.accuracy() if score else None for score in scores]
-    config = config_of(state)
+    config = state.readable_config()
     fullest = next(fullness(config.adapter.protection, state), None) if config else None
     return Measured(
         tasks=whole if last_whole else state.learned,
@@ -37,14 +35,6 @@ def measured(state: RunState, *, last_whole: bool = False) -> Measured:
         cost=cost_of(state),
         currency=config.cost.currency if config and config.cost else "",
     )
-
-
-def config_of(state: RunState) -> RunConfig | None:
-    """The run's configuration; None of what was only published, or if this version cannot read it."""
-    try:
-        return state.completed()
-    except ConfigError:
-        return None
 
 
 def new_tasks(state: RunState) -> frozenset[int]:

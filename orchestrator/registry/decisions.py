@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cluster.errors import ConfigError, IntegrityError, KeyAbsentError
+from cluster.errors import IntegrityError, KeyAbsentError
 from orchestrator.log.chain import READERS
 from orchestrator.log.event import Part
 from orchestrator.track.events import Committed
@@ -83,15 +83,12 @@ def columns(data: bytes) -> Columns:
 
 def told(state: RunState, commit: Committed, log: Columns) -> list[ModuleDecision]:
     """The decisions of a task that kept none, as far as its log and the commits tell."""
-    try:
-        settings = state.completed().adapter if state.config else None
-    except ConfigError:  # of a newer Orthoplex
-        settings = None
-    if settings is None:
+    config = state.readable_config()
+    if config is None:
         return []
     before = [each.occupancy for each in state.commits if each.version < commit.version]
     return Facts(
-        when=commit.time, run=state.label, task=commit.task, settings=settings, log=log,
+        when=commit.time, run=state.label, task=commit.task, settings=config.adapter, log=log,
         budget=figures(commit.budget), before=figures(before[-1]) if before else {}, after=figures(commit.occupancy),
         earlier=len(before), overlaps={}, functional=commit.functional,
     ).decisions()  # fmt: skip

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 
-from cluster.errors import ConfigError
 from orchestrator.registry.references import Version
 from orchestrator.track.events import TaskDescription
 from orchestrator.track.scores import Score
@@ -15,10 +14,8 @@ def figures_of(version: Version, names: Collection[str]) -> Figures | None:
     """The scores of these tasks on their test rows, as they were after the version was learned; metrics over all tasks
     if these are all that it has learned. None if none was scored."""
     state = version.state.upto(version.commit.version)
-    try:
-        configured = {task.name: task for task in state.completed().tasks}
-    except ConfigError:  # only versions were published to the track
-        configured = {}
+    config = state.readable_config()
+    configured = {task.name: task for task in config.tasks} if config else {}
     tasks = [
         of_task(described, score, configured.get(described.name))
         for described, score in zip(state.tasks, version.commit.test, strict=False)

@@ -6,7 +6,7 @@ from cluster.errors import ConfigError
 from cluster.storage import Store
 from orchestrator.config.bounds import BoundsConfig
 from orchestrator.gates.bounds import judge
-from orchestrator.gates.figures import config_of, measured
+from orchestrator.gates.figures import measured
 from orchestrator.gates.noise import Kept, kept_rows, noise
 from orchestrator.gates.verdict import Verdict
 from orchestrator.log.decision import Decision
@@ -29,7 +29,7 @@ def judged(rule: BoundsConfig, state: RunState, version: int, kept: Kept | None 
 
 def guarded(state: RunState, version: int, kept: Kept) -> list[Decision]:
     """The decisions of the run's own guards on a version, as its newest configuration has them; none without one."""
-    config, then = config_of(state), state.upto(version)
+    config, then = state.readable_config(), state.upto(version)
     if config is None or not config.guards.asks([*type(config.guards).model_fields]):
         return []
     figures, known = measured(then, last_whole=True), noise(config.guards, then, kept)

@@ -5,7 +5,6 @@ A file that is missing or damaged leaves a gap and a fault to tell; the rest is 
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -77,9 +76,7 @@ class Source:
     @cached_property
     def config(self) -> RunConfig | None:
         """The configuration; None if there is none, or this version cannot read it."""
-        with suppress(ConfigError):
-            return self.state.completed()
-        return None
+        return self.state.readable_config()
 
     @cached_property
     def names(self) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cluster.errors import ConfigError
 from cluster.resources import ClusterConfig
 from orchestrator.config.run import CostConfig, RunConfig
 from orchestrator.log.entry import JsonLike
@@ -72,10 +71,7 @@ def spent(state: RunState) -> Spent | None:
 
 def spent_by_version(state: RunState) -> Mapping[int, Spent]:
     """What each version took, by number; copies of a fork's source are left out."""
-    try:
-        config = state.completed()
-    except ConfigError:
-        config = None
+    config = state.readable_config()
     costs = ((commit.version, commit.cost) for commit in state.commits if commit.cost)
     return {version: spent_on(config, version - 1, cost) for version, cost in costs}
 

@@ -91,6 +91,13 @@ class RunState:
         except ValueError as error:
             raise ConfigError(f"{self.label}: its configuration cannot be read by this Orthoplex: {error}") from None
 
+    def readable_config(self) -> RunConfig | None:
+        """As `completed`; None if that raises ConfigError."""
+        try:
+            return self.completed()
+        except ConfigError:
+            return None
+
     def upto(self, version: int) -> "RunState":
         """The state with the commits up to a version alone."""
         return replace(self, commits=tuple(commit for commit in self.commits if commit.version <= version))
