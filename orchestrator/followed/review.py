@@ -14,7 +14,7 @@ from cluster.storage import Store
 from orchestrator.followed.changed import Changed, config_changes, rule_changes
 from orchestrator.followed.records import records_of
 from orchestrator.followed.trend import LEVEL, Series, trend
-from orchestrator.log.decision import Value
+from orchestrator.log.decision import Value, stops
 from orchestrator.log.entry import Entry, JsonLike
 from orchestrator.log.event import Decided, decided, events, parse
 from orchestrator.track.aside import Approval
@@ -250,7 +250,7 @@ def moved_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Mov
                 track=label, alias=move.name, kind="promote" if entry.op == "promote" else "rollback", before=before,
                 version=move.version, time=move.time, actor=move.actor, why=move.why,
                 held=[made.reason for made in judged if made.verdict == "go_on"],
-                set_aside=[made.reason for made in judged if made.verdict == "stop"],
+                set_aside=stops(judged),
             )  # fmt: skip
 
 
@@ -259,8 +259,7 @@ def said_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Said
     found = when.within(entries)
     said = [(entry, event.version, str(event.state), event.why) for entry, event in events(found, Approval)]
     for entry, event in events(found, Quarantine):
-        broken = (each.decision for each in decided([entry]))
-        why = "; ".join(each.reason for each in broken if each.verdict == "stop")
+        why = "; ".join(stops(each.decision for each in decided([entry])))
         said.append((entry, event.version, "quarantined", why))
     for entry, version, what, why in sorted(said, key=lambda each: each[0].seq):
         yield SaidThen(ref=f"{label}@v{version}", said=what, time=entry.time, actor=entry.actor, why=why)

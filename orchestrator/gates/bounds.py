@@ -66,11 +66,6 @@ def above(value: float, bound: float) -> bool:
     return value > bound + TOLERANCE
 
 
-def breaches(bounds: BoundsConfig, measured: Measured, section: str = "") -> list[str]:
-    """The reasons why bounds do not hold, one line per bound, see `judge`."""
-    return [each.reason for each in judge(bounds, measured, "", section) if each.verdict == "stop"]
-
-
 def judge(
     bounds: BoundsConfig,
     measured: Measured,

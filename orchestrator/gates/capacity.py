@@ -1,6 +1,6 @@
 """How full the bases are that keep a stream's adapters apart. A pure function of its state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.track.state import RunState
@@ -37,3 +37,11 @@ def fullness(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iter
         fit = free * len(state.commits) / occupancy if occupancy else float("inf")
         projected = orthogonality.projects_input if side == "read" else orthogonality.projects_output
         yield Fullness(module=module, side=side, occupancy=occupancy, tasks=fit, shut=projected and occupancy >= 1)
+
+
+def fullest_by_side(found: Iterable[Fullness]) -> dict[str, Fullness]:
+    """By side, the first of its bases: of `fullness` the fullest one."""
+    fullest: dict[str, Fullness] = {}
+    for each in found:
+        fullest.setdefault(each.side, each)
+    return fullest

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.log.decision import Decision
+from orchestrator.log.decision import Decision, stops
 from orchestrator.log.entry import JsonLike
 
 
@@ -19,7 +19,7 @@ class Verdict:
     @property
     def broken(self) -> list[str]:
         """Why it does not pass; empty if it does."""
-        return [each.reason for each in self.decisions if each.verdict == "stop"]
+        return stops(self.decisions)
 
     @property
     def open(self) -> list[str]:

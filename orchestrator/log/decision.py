@@ -3,6 +3,8 @@
 This module stands on the floor of entries, below everything that decides: guards, retries, promotion and sweeps.
 """
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 Value = int | float | str | None
@@ -40,3 +42,8 @@ class Decision(BaseModel):
         written: dict[str, JsonValue] = write(self.model_copy(update={"limits": None}))
         kept = {key: value for key, value in written.items() if key != "limits"}
         return {**kept, "limits": [*self.limits]} if self.limits else kept
+
+
+def stops(decisions: Iterable[Decision]) -> list[str]:
+    """The reasons of those that say `stop`."""
+    return [each.reason for each in decisions if each.verdict == "stop"]

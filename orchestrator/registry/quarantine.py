@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 from cluster.storage import Store
+from orchestrator.log.decision import stops
 from orchestrator.log.entry import JsonLike
 from orchestrator.track.aside import Abort
 from orchestrator.track.events import refuse_unknown, skipped
@@ -58,7 +59,7 @@ def held_by(state: RunState) -> Held | None:
         "name": state.label,
         "version": held.version,
         "task": held.task,
-        "reasons": [each.decision.reason for each in latest if each.decision.verdict == "stop"],
+        "reasons": stops(each.decision for each in latest),
         "decisions": [each.shown() for each in latest],
         "active_parameters": held.active_parameters,
         "stored_bytes": held.stored_bytes,

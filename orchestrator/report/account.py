@@ -11,6 +11,7 @@ from orchestrator.gates.noise import too_few_rows
 from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Decided, Index, Json, well_formed
+from orchestrator.registry.gating import GUARDS
 from orchestrator.registry.lineage import tree
 from orchestrator.report.blocks import Block, Grid, Section, Verbatim, Words, facts
 from orchestrator.report.source import Source
@@ -18,7 +19,6 @@ from orchestrator.track.driving import counted
 from orchestrator.track.events import DRIVEN, Fork, Import, Renew, Start
 
 SILENT = {Index.op, *(kind.op for kind in DRIVEN)} - {Fork.op, Import.op}  # nobody's change
-GUARDS = "guards."
 MOST_LINES = 1_000  # layers of tasks
 
 

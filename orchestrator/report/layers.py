@@ -6,10 +6,11 @@ from statistics import fmean
 from orchestrator.console.budgets import CHOSEN, budget_table, budgets, chosen_rank
 from orchestrator.console.scores import number, percent, task_title
 from orchestrator.console.views import ALL
+from orchestrator.gates.capacity import Fullness, fullest_by_side, fullness
 from orchestrator.report.blocks import Block, Grid, Picture, Section, Words, grid_of
 from orchestrator.report.pictures import Line, Values, heat_map, over_stream
 from orchestrator.report.source import Angles, Source
-from orchestrator.run.guards import MAX_OCCUPANCY, Fullness, forecast, fullness
+from orchestrator.run.guards import MAX_OCCUPANCY, forecast
 from orchestrator.track.events import Committed
 from orchestrator.track.state import RunState
 
@@ -74,9 +75,8 @@ def occupancy(source: Source) -> Iterator[Block]:
         return
     sides = [("read", protection.projects_input), ("written", protection.protects_output)]
     bounded, found = {side for side, kept_out in sides if kept_out}, [*fullness(protection, state)]
-    lines = [
-        side_line(state, commits, side, next((each for each in found if each.side == side), None)) for side, _ in sides
-    ]
+    now = fullest_by_side(found)
+    lines = [side_line(state, commits, side, now.get(side)) for side, _ in sides]
     bound = (f"{MAX_OCCUPANCY} {protection.max_occupancy}", 100 * protection.max_occupancy) if bounded else None
     svg = over_stream("occupancy", [lines], source.names, "% of a layer's width", bound=bound)
     says = (
@@ -114,14 +114,11 @@ def side_line(state: RunState, commits: Sequence[Committed], side: str, now: Ful
 
 def room(found: Sequence[Fullness], left: int) -> list[str]:
     """For how many tasks there is room on each side."""
-    first: dict[str, Fullness] = {}
-    for each in found:
-        first.setdefault(each.side, each)
     return [
         f"{each.shown[0].upper()}{each.shown[1:]}; at the rate of the tasks so far there is room for "
         f"{'any number of' if each.tasks == float('inf') else f'{each.tasks:.1f}'} further tasks of that kind, and "
         f"{left} are left."
-        for each in first.values()
+        for each in fullest_by_side(found).values()
     ]
 
 

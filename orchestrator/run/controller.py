@@ -21,6 +21,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.gates.noise import kept_rows
 from orchestrator.gates.noise import noise as noise_of
 from orchestrator.log.chain import READERS
+from orchestrator.log.decision import stops
 from orchestrator.log.entry import canonical, digest
 from orchestrator.run.changes import (
     HARMLESS,
@@ -269,8 +270,8 @@ class Controller:
         if held.index >= len(self.state.tasks) or held.identity != identity_of(self._identity(held.index)):
             self.reporter.say(f"{name} is quarantined, but is to be trained otherwise now: training it anew")
             return
-        if stops := self._judge(self.state.reached):
-            raise self._quarantined(stops)
+        if reasons := self._judge(self.state.reached):
+            raise self._quarantined(reasons)
         self._files(held.commit)
         self.reporter.say(f"{name} was quarantined, and is within the bounds now: committing it as it was trained")
         self._append(held.commit)
@@ -282,7 +283,7 @@ class Controller:
         noise = noise_of(self.config.guards, state, kept_rows(self.track))
         decisions = judged(self.config.guards, state, noise)
         self.log.decide(*decisions)
-        return [each.reason for each in decisions if each.verdict == "stop"]
+        return stops(decisions)
 
     def _quarantined(self, reasons: Sequence[str]) -> GuardStop:
         held = self.state.quarantined

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from orchestrator.config.run import GuardConfig
 from orchestrator.gates.bounds import Noise, above, judge
-from orchestrator.gates.capacity import Fullness, fullness
+from orchestrator.gates.capacity import fullest_by_side, fullness
 from orchestrator.gates.figures import measured
 from orchestrator.log.decision import Decision
 from orchestrator.track.state import RunState
@@ -66,9 +66,6 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
     if orthogonality is None:
         return []
     policy = {"stop": "the stream will stop there", "drop": "the weakest directions will be dropped from there on"}
-    fullest: dict[str, Fullness] = {}
-    for each in fullness(orthogonality, state):
-        fullest.setdefault(each.side, each)
     return [
         Decision(
             rule=MAX_OCCUPANCY, subject=f"v{state.learned}", measured=each.occupancy,
@@ -76,7 +73,7 @@ def forecast(orthogonality: OrthogonalityConfig | None, state: RunState, left: i
             reason=f"{each.shown}; at this rate there is room for {each.tasks:.1f} of the {left} tasks left, then "
             f"{policy[orthogonality.saturation]}",
         )
-        for each in fullest.values()
+        for each in fullest_by_side(fullness(orthogonality, state)).values()
         if each.tasks < left
     ]  # fmt: skip
 

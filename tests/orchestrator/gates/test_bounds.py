@@ -3,7 +3,8 @@
 import pytest
 
 from orchestrator.config.run import GuardConfig
-from orchestrator.gates.bounds import TOLERANCE, Measured, above, breaches, judge
+from orchestrator.gates.bounds import TOLERANCE, Measured, above, judge
+from orchestrator.log.decision import stops
 from orchestrator.track.rules import PromotionRule
 
 ALL = {"min_average_accuracy": 0.8, "max_forgetting": 0.1, "max_active_parameters": 100}
@@ -12,33 +13,33 @@ NOT_MEASURED = Measured(tasks=2, average_accuracy=None, forgetting=None, active_
 
 
 def test_a_value_on_its_bound_passes() -> None:
-    assert breaches(PromotionRule(**ALL), TWO) == []
+    assert stops(judge(PromotionRule(**ALL), TWO, "")) == []
     rounded = Measured(tasks=2, average_accuracy=0.8 - TOLERANCE / 2, forgetting=0.9 - 0.8, active_parameters=100)
-    assert rounded.forgetting != 0.1 and breaches(PromotionRule(**ALL), rounded) == []
+    assert rounded.forgetting != 0.1 and stops(judge(PromotionRule(**ALL), rounded, "")) == []
     assert not above(0.1 + TOLERANCE / 2, 0.1) and above(0.1 + 2 * TOLERANCE, 0.1)
 
 
 def test_each_breach_is_a_line() -> None:
     worse = Measured(tasks=2, average_accuracy=0.7, forgetting=0.2, active_parameters=101)
-    assert breaches(GuardConfig(**ALL), worse, "guards.") == [
+    assert stops(judge(GuardConfig(**ALL), worse, "", "guards.")) == [
         "AA of 70.00 points is below guards.min_average_accuracy 0.8 (80.00 points)",
         "forgetting of 20.00 points is above guards.max_forgetting 0.1 (10.00 points)",
         "101 parameters are above guards.max_active_parameters 100",
     ]
-    assert breaches(GuardConfig(), worse) == []
+    assert stops(judge(GuardConfig(), worse, "")) == []
 
 
 @pytest.mark.parametrize("kind", [GuardConfig, PromotionRule])
 def test_what_was_not_measured_does_not_hold(kind: type[GuardConfig | PromotionRule]) -> None:
-    said = breaches(kind(**ALL), NOT_MEASURED)
+    said = stops(judge(kind(**ALL), NOT_MEASURED, ""))
     assert len(said) == 3 and all("not measured" in line for line in said)
-    assert breaches(kind(), NOT_MEASURED) == []
+    assert stops(judge(kind(), NOT_MEASURED, "")) == []
 
 
 def test_what_is_not_defined_yet_is_not_asked_for() -> None:
     none = Measured(tasks=0, average_accuracy=None, forgetting=None, active_parameters=0)
     one = Measured(tasks=1, average_accuracy=0.8, forgetting=None, active_parameters=100)
-    assert breaches(GuardConfig(**ALL), none) == breaches(GuardConfig(**ALL), one) == []
+    assert stops(judge(GuardConfig(**ALL), none, "")) == stops(judge(GuardConfig(**ALL), one, "")) == []
 
 
 def judged(measured: Measured, *, final: bool, **bounds: float) -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from cluster.storage import LocalStore
 from orchestrator.config.run import RunConfig, parse_config
 from orchestrator.console.run import print_status
 from orchestrator.console.screen import out
-from orchestrator.gates.bounds import breaches
+from orchestrator.gates.bounds import judge
 from orchestrator.gates.figures import measured
+from orchestrator.log.decision import stops
 from orchestrator.registry.catalog import rows_of
 from orchestrator.registry.verify import verify
 from orchestrator.run.changes import HARMLESS, without
@@ -140,8 +141,8 @@ def test_in_lists_and_promotion(sparse: Controller) -> None:
     rows = rows_of("default/stream", sparse.track.entries())
     assert [row["average_accuracy"] for row in rows] == [0.8, pytest.approx(0.6), None]
     bounds = run_config(Path("store"), guards={"min_average_accuracy": 0.1, "max_forgetting": 0.9}).guards
-    assert breaches(bounds, measured(sparse.state.upto(2))) == []
-    assert breaches(bounds, measured(sparse.state)) == [
+    assert stops(judge(bounds, measured(sparse.state.upto(2)), "")) == []
+    assert stops(judge(bounds, measured(sparse.state), "")) == [
         "AA was not measured, but min_average_accuracy asks for it",
         "forgetting was not measured, but max_forgetting asks for it",
     ]
