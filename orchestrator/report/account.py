@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import yaml
 
+from cluster.schema import WHOLE, Frozen
 from orchestrator.console.explained.layer import sentences
 from orchestrator.console.story import Story, Told, in_words, second
 from orchestrator.followed.changed import Changed, config_changes, figure_shown, rule_changes, value_shown
@@ -37,7 +38,9 @@ def account_sections(source: Source) -> Iterator[Section]:
     yield Section("changes", "Changes", [*changes(source)], "Nobody has changed a key, a rule or an alias.")
     yield Section("lineage", "Lineage", [*lineage(source)])
     yield Section("environment", "Environment", [*environment(source)], "No driver has told what it ran with.")
-    yield Section("configuration", "Configuration", [*configuration(source.state.config)], "The log holds none.")
+    yield Section(
+        "configuration", "Configuration", [*configuration(source.config, source.state.config)], "The log holds none."
+    )
     yield Section("log", "Log", [log(source.entries)])
 
 
@@ -168,11 +171,13 @@ def drivers(entries: Sequence[Entry]) -> Iterator[Block]:
         yield Grid("Drivers", ["when (UTC)", "who", "machine", "versions", "workers asked for"], rows)
 
 
-def configuration(config: Json) -> Iterator[Block]:
-    """The configuration as it is stored."""
-    if config:
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
-        yield Verbatim("As it stands in the log", text)
+def configuration(meant: Frozen | None, stored: Json) -> Iterator[Block]:
+    """The configuration with all its keys, so that it means the same as that of a new run; as it is stored if this
+    version cannot read it."""
+    if stored:
+        title = "All keys, to be run again as they are" if meant else "As stored; this version cannot read it"
+        shown = meant.model_dump(mode="json", context=WHOLE) if meant else dict(stored)
+        yield Verbatim(title, yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100))
 
 
 def log(entries: Sequence[Entry]) -> Block:

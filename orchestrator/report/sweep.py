@@ -75,7 +75,7 @@ def sections(store: Store, config: SweepConfig, state: SweepState, entries: Sequ
     yield Section("data", "Data", [*data(state)], "The log describes no task.")
     yield Section("lineage", "Lineage", [*lineage(config, state)], none)
     yield Section("environment", "Environment", [*drivers(entries)], "No driver has told what it ran with.")
-    yield Section("configuration", "Configuration", [*configuration(state.config)], "The log holds none.")
+    yield Section("configuration", "Configuration", [*configuration(config, state.config)], "The log holds none.")
     yield Section("log", "Log", [log(entries)])
 
 

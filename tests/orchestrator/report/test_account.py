@@ -3,15 +3,33 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
+
+from cluster.storage import open_store
+from orchestrator.config.run import RunConfig, load_config
 from orchestrator.console.explained.layer import sentences
 from orchestrator.registry.aliases import promote
-from orchestrator.report.account import account_sections, acts, changes, guards, lineage, log, per_layer, verdict
+from orchestrator.registry.references import find_track
+from orchestrator.report.account import (
+    account_sections,
+    acts,
+    changes,
+    configuration,
+    guards,
+    lineage,
+    log,
+    per_layer,
+    verdict,
+)
 from orchestrator.report.blocks import Grid, Verbatim, Words
 from orchestrator.report.source import Source
 from orchestrator.run.controller import Controller
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from tests.orchestrator.report.conftest import committed, source_of
 from tests.support.fake_workers import FakeWorkers, Told, run_config
+
+ROOT = Path(__file__).parents[3]
 
 
 def told(source: Source) -> list[tuple[str, str]]:
@@ -90,3 +108,27 @@ def test_decisions_per_layer(three: Source) -> None:
     assert grid.folded and [row[0] for row in grid.rows] == [*"aabbcc"]
     found = three.decisions[1]
     assert grid.rows[0][1:] == [found.lines[0].module, " ".join(sentences(found.of(found.lines[0].module)))]
+
+
+@pytest.mark.parametrize("file", ["configs/quickstart.yaml", "configs/quickstart_llm.yaml", "tests/golden/run.yaml"])
+def test_the_configuration_means_the_same_in_a_new_run(file: str) -> None:
+    stored = load_config(ROOT / file).model_dump(mode="json")
+    copied = yaml.safe_load(shown_of(stored))
+    assert RunConfig.model_validate(copied) == RunConfig.stored(stored)
+
+
+def test_the_configuration_of_a_golden_run_means_the_same() -> None:
+    source = Source.of(find_track(open_store(str(ROOT / "tests" / "golden" / "store")), "golden/stream"))
+    assert RunConfig.model_validate(yaml.safe_load(shown_of(source.state.config))) == source.config
+
+
+def test_a_configuration_that_cannot_be_read_is_shown_as_stored() -> None:
+    (block,) = configuration(None, {"of": "the future"})
+    assert block == Verbatim("As stored; this version cannot read it", "of: the future\n")
+    assert [*configuration(None, {})] == []
+
+
+def shown_of(stored: Any) -> str:
+    (block,) = configuration(RunConfig.stored(stored), stored)
+    assert isinstance(block, Verbatim)
+    return block.text
