@@ -8,7 +8,7 @@ OrthoplexError              1   base of everything raised on purpose
 │   ├── ConflictError       1   another writer committed first
 │   └── IntegrityError      1   stored bytes differ from their recorded digest
 ├── TrainingError           1   a worker failed or training diverged
-├── GuardStop               3   a rule set beforehand stopped the run; what was committed stands
+├── GuardStop               3   a rule set beforehand stopped the run, or the promotion; what was committed stands
 └── Interrupted           130   Ctrl-C or SIGTERM; what was committed stands
 """
 
@@ -65,7 +65,7 @@ class TrainingError(OrthoplexError):
 
 
 class GuardStop(OrthoplexError):
-    """A rule set beforehand stopped the run; what was committed stands."""
+    """A rule set beforehand stopped the run, or the promotion; what was committed stands."""
 
     exit_code = 3
 

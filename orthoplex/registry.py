@@ -39,9 +39,12 @@ class Registry:
         found = self.find(reference)
         return aliases.promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
 
-    def rollback(self, run: str, alias: str, *, expect: int | None = None, why: str = "") -> Entry:
-        """Points an alias at the version before. Raises as `orchestrator.registry.aliases.rollback`."""
-        return aliases.rollback(find_track(self.store, run), alias, expect=expect, why=why)
+    def rollback(
+        self, run: str, alias: str, *, expect: int | None = None, why: str = "", override: bool = False
+    ) -> Entry:
+        """Points an alias at the version before, unless that is rejected; or setting that aside. Raises as
+        `orchestrator.registry.aliases.rollback`."""
+        return aliases.rollback(find_track(self.store, run), alias, expect=expect, why=why, override=override)
 
     def pull(self, reference: str, directory: Path | str) -> int:
         """Copies a version's files into a folder that is new or empty, every digest checked; returns their size in

@@ -28,6 +28,7 @@ from orchestrator.cli.common import (
 
 if TYPE_CHECKING:
     from cluster.storage import Store
+    from orchestrator.log.entry import Entry
     from orchestrator.registry.catalog import Row, Shown
     from orchestrator.registry.references import Version
     from orchestrator.track.aside import ApprovalState
@@ -42,6 +43,7 @@ Expect = Annotated[
     typer.Option("--expect", metavar="SEQ", help="the entry that moved it last, as you saw it; 0 if none has"),
 ]
 Why = Annotated[str, typer.Option("--why", help="the reason, kept in the log")]
+Override = Annotated[bool, typer.Option("--override", help="set what forbids it aside, in your name; needs --why")]
 Team = Annotated[str | None, typer.Option("--team", help="only this team's; needs no right to list other teams")]
 
 
@@ -171,25 +173,29 @@ def promote_adapter(
     *,
     store: StoreUri = DEFAULT_STORE,
     expect: Expect = None,
-    override: Annotated[
-        bool, typer.Option("--override", help="set broken rules aside, in your name; needs --why")
-    ] = False,
+    override: Override = False,
     why: Why = "",
     webhook: Webhook = None,
     registry: Registry = None,
 ) -> None:
     """Point an alias at an adapter. The team's rules and the run's guards must hold, on the validation matrix."""
-    from orchestrator.log.event import parse
     from orchestrator.registry.aliases import promote
-    from orchestrator.track.aside import Promote
 
     check_elsewhere(webhook, registry)
     found = read_version(reference, store)
     entry = promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
     echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
-    if overridden := parse(entry, Promote).overridden:
-        echo(f"set aside, as entry {entry.seq} says: {', '.join(overridden)}")
+    print_set_aside(entry)
     tell_elsewhere(found.track, entry, webhook, registry)
+
+
+def print_set_aside(entry: "Entry") -> None:
+    """The rules that a move set aside; nothing if it set none aside."""
+    from orchestrator.log.event import parse
+    from orchestrator.track.aside import Move
+
+    if overridden := parse(entry, Move).overridden:
+        echo(f"set aside, as entry {entry.seq} says: {', '.join(overridden)}")
 
 
 @adapters.command("request")
@@ -225,11 +231,12 @@ def rollback_alias(
     *,
     store: StoreUri = DEFAULT_STORE,
     expect: Expect = None,
+    override: Override = False,
     why: Why = "",
     webhook: Webhook = None,
     registry: Registry = None,
 ) -> None:
-    """Point an alias at the version before. What it named before it was last promoted."""
+    """Point an alias at the version before, unless that is rejected. What it named before it was last promoted."""
     from cluster.storage import open_store
     from orchestrator.log.event import parse
     from orchestrator.registry.aliases import rollback
@@ -241,8 +248,9 @@ def rollback_alias(
         raise ConfigError(f"ALIAS {reference!r}: expected RUN@ALIAS, as in quickstart@production")
     check_elsewhere(webhook, registry)
     track = find_track(open_store(store), name)
-    entry = rollback(track, alias, expect=expect, why=why)
+    entry = rollback(track, alias, expect=expect, why=why, override=override)
     echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
+    print_set_aside(entry)
     tell_elsewhere(track, entry, webhook, registry)
 
 

@@ -145,7 +145,7 @@ class Story:
         """A move of an alias, and whether it counts: only if the alias stood where its writer saw it."""
         verb = "points to" if isinstance(event, Promote) else "points back to"
         told = f"{event.alias} {verb} v{event.version}, by {entry.actor}{f': {event.why}' if event.why else ''}"
-        if isinstance(event, Promote) and event.overridden:
+        if event.overridden:
             told += f", setting aside {', '.join(event.overridden)}"
         if event.expect != self.moved.get(event.alias, 0):
             return f"{told} (does not count: somebody else had moved it)"
@@ -246,11 +246,11 @@ def plain(entry: Entry, event: Event) -> str:
             evidence = f" (evidence: {', '.join(event.evidence)})" if event.evidence else ""
             reason = event.reason or event.status
             return f"{reason if reason.startswith(event.status) else f'{event.status}: {reason}'}{evidence}"
-    return kept_tidy(event) or of_a_sweep(event)
+    return kept_tidy(entry, event) or of_a_sweep(event)
 
 
-def kept_tidy(event: Event) -> str:
-    """An entry of the garbage collector, or of an index; empty if it is neither."""
+def kept_tidy(entry: Entry, event: Event) -> str:
+    """An entry of the garbage collector or of an index, or a word on a version; empty if it is none of them."""
     match event:
         case Delete():
             versions = ", ".join(f"v{version}" for version in event.versions)
@@ -262,7 +262,8 @@ def kept_tidy(event: Event) -> str:
             return f"an index of the entries up to {event.upto} was written"
         case Approval():
             words = {"pending": "waits for approval", "approved": "approved", "rejected": "rejected"}
-            return f"v{event.version} {words[event.state]}{f': {event.why}' if event.why else ''}"
+            told = f"v{event.version} {words[event.state]}, says {entry.actor}"
+            return f"{told}{f': {event.why}' if event.why else ''}"
     return ""
 
 

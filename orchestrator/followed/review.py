@@ -250,8 +250,18 @@ def moved_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[Mov
                 track=label, alias=move.name, kind="promote" if entry.op == "promote" else "rollback", before=before,
                 version=move.version, time=move.time, actor=move.actor, why=move.why,
                 held=[made.reason for made in judged if made.verdict == "go_on"],
-                set_aside=stops(judged),
+                set_aside=stops(judged) or rejected_before(entries, move.version, move.seq),
             )  # fmt: skip
+
+
+def rejected_before(entries: Sequence[Entry], version: int, seq: int) -> list[str]:
+    """Who had rejected a version before an entry; empty if that was not the last word. An older Orthoplex went back to
+    such a version without a decision."""
+    said = [each for each in events(entries, Approval) if each[1].version == version and each[0].seq < seq]
+    if not said or said[-1][1].state != "rejected":
+        return []
+    entry, word = said[-1]
+    return [f"v{version} is rejected by {entry.actor}, {entry.time}: {word.why}"]
 
 
 def said_in(label: str, entries: Sequence[Entry], when: Period) -> Iterator[SaidThen]:

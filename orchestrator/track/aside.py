@@ -14,21 +14,21 @@ ApprovalState = Literal["pending", "approved", "rejected"]
 
 
 class Move(Event):
-    """An alias is pointed at a version. `expect` is the seq of the entry that moved it last, 0 if none did."""
+    """An alias is pointed at a version. `expect` is the seq of the entry that moved it last, 0 if none did.
+    `overridden` are the rules that its writer set aside, for the reason `why`; `decisions` say how they were broken."""
 
     alias: str
     version: VersionNumber
     expect: Count
     why: str = ""
+    overridden: tuple[str, ...] = ()
 
 
 class Promote(Move):
-    """Forward, within the bounds of revision `rules_revision` of the team's rules. `overridden` are the rules that its
-    writer set aside, for the reason `why`; `decisions` say how they were broken."""
+    """Forward, within the bounds of revision `rules_revision` of the team's rules."""
 
     op = "promote"
     rules_revision: Int = 0
-    overridden: tuple[str, ...] = ()
 
 
 class Rollback(Move):

@@ -213,7 +213,8 @@ def html_table(part: Section) -> str:
 
 def bounds_of(move: MovedThen) -> str:
     """The bounds that a promotion met, and those that its mover set aside."""
-    return "; ".join([*move.held, *(f"set aside: {reason}" for reason in move.set_aside)]) or "none are set"
+    none = "none are set" if move.kind == "promote" else "a rollback is judged by none"
+    return "; ".join([*move.held, *(f"set aside: {reason}" for reason in move.set_aside)]) or none
 
 
 def count(value: int | None) -> str:

@@ -52,7 +52,7 @@ def test_approval_and_override(orthoplex: Orthoplex, begun: Any, tmp_path: Path)
     assert orthoplex("adapters", "rules", "default", "--set", rules, *store)[0] == 0
     promote = ("adapters", "promote", "stream@v2", "--alias", "production", *store)
     code, _, err = orthoplex(*promote)
-    assert code == 2 and "v2 is not approved by anybody yet" in err
+    assert code == 3 and "v2 is not approved by anybody yet" in err
     assert orthoplex("adapters", "request", "stream@v2", "--why", "please look", *store)[0] == 0
     assert "approval: pending by " in orthoplex("adapters", "show", "stream@v2", *store).out
     assert orthoplex("gate", "stream@v2", "--alias", "production", *store)[0] == 3
@@ -64,8 +64,13 @@ def test_approval_and_override(orthoplex: Orthoplex, begun: Any, tmp_path: Path)
     assert orthoplex(*promote)[0] == 0
     assert orthoplex("adapters", "reject", "stream@v1", "--why", "swears", *store)[0] == 0
     again = ("adapters", "promote", "stream@v1", "--alias", "production", *store)
-    assert orthoplex(*again)[0] == 2
+    assert orthoplex(*again)[0] == 3
     out = orthoplex(*again, "--override", "--why", "must").out
     assert "set aside, as entry " in out and out.endswith(": approval\n")
     logs = orthoplex("logs", "stream", *store).out
-    assert "v2 approved: fine" in logs and "setting aside approval" in logs and "decided: override, since must" in logs
+    assert (
+        "v2 approved, says " in logs
+        and ": fine" in logs
+        and "setting aside approval" in logs
+        and "decided: override, since must" in logs
+    )

@@ -55,7 +55,7 @@ def test_rules_and_policy(
     assert json.loads(orthoplex("adapters", "rules", "default", "--json", *store).out)["rules"] == shown["rules"]
     assert shown["revision"] == 1 and shown["rules"]["promotion"]["production"]["min_average_accuracy"] == 0.99
     code, said = refused("adapters", "promote", "stream@v2", "--alias", "production", *store)
-    assert code == 2 and "is below min_average_accuracy 0.99" in said
+    assert code == 3 and "is below min_average_accuracy 0.99" in said
     code, said = refused("adapters", "rules", "default", "--set", tmp_path / "rules.yaml", "--expect", 0, *store)
     assert code == 1 and "at revision 2" in said
     made = json.loads(orthoplex("adapters", "policy", "--team", "default", "--role", "gc", "--bucket", "abc").out)

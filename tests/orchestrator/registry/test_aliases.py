@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, ConflictError
+from cluster.errors import ConfigError, ConflictError, GuardStop
 from orchestrator.registry.aliases import promote, rollback
 from orchestrator.registry.gating import judged
 from orchestrator.track.moves import aliases, at, moves
@@ -213,7 +213,7 @@ def test_rules_are_kept(run: Any) -> None:
     log = RulesLog(run.track.store, "default")
     rules = TeamRules(promotion={"production": PromotionRule(min_average_accuracy=0.8, max_forgetting=0.1)})
     log.change(rules, expect=0, why="no worse")
-    with pytest.raises(ConfigError, match=r"not become production, by revision 1 .*:\n  AA of 60.00 points.*\n  forg"):
+    with pytest.raises(GuardStop, match=r"not become production, by revision 1 .*:\n  AA of 60.00 points.*\n  forg"):
         promote(run.track, 2, "production")
     promote(run.track, 2, "candidate")
     promoted = promote(run.track, 1, "production")

@@ -1,21 +1,26 @@
 """Words of people on versions: who, why, on which bytes; what they allow; they disturb no driver."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, ConflictError, IntegrityError
-from orchestrator.registry.aliases import promote, writer
+from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError
+from orchestrator.console.followed.review import bounds_of
+from orchestrator.followed.review import Period, moved_in
+from orchestrator.registry.aliases import promote, rollback, writer
 from orchestrator.registry.approvals import judge_word, say, word_on
 from orchestrator.registry.gc import Collector
 from orchestrator.registry.verify import verify
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
 from orchestrator.track.state import replay
 from orchestrator.track.track import Track
+from tests.support.entries import Raw
 from tests.support.keys import sign_with
 from tests.support.registries import track_with
+
+EVER = Period(since=datetime.min.replace(tzinfo=UTC), until=datetime.max.replace(tzinfo=UTC))
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def test_what_needs_approval_is_not_promoted_without(track: Track) -> None:
     for state, why in ((None, ""), ("pending", "please"), ("rejected", "no")):
         if state:
             say(track, 1, state, why)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match=r"v1 is (not approved|pending|rejected)"):
+        with pytest.raises(GuardStop, match=r"v1 is (not approved|pending|rejected)"):
             promote(track, 1, "production")
     promote(track, 2, "candidate")  # no rule
     say(track, 1, "approved", "looked at 50 answers")
@@ -108,9 +113,33 @@ def test_what_needs_approval_is_not_promoted_without(track: Track) -> None:
 
 def test_what_is_rejected_becomes_nothing_without_a_rule(track: Track) -> None:
     say(track, 1, "rejected", "it swears")
-    with pytest.raises(ConfigError, match=r"v1 is rejected by .*: it swears"):
+    with pytest.raises(GuardStop, match=r"v1 is rejected by .*: it swears"):
         promote(track, 1, "candidate")
     assert judge_word(None, 1, needed=False) == []
+
+
+def test_an_alias_does_not_go_back_to_what_is_rejected(track: Track) -> None:
+    promote(track, 1, "production"), promote(track, 2, "production")
+    say(track, 1, "rejected", "it swears")
+    with pytest.raises(
+        GuardStop, match=r"production may not go back to v1:\n  v1 is rejected by .*: it swears\n.*--over"
+    ):
+        rollback(track, "production", why="v2 is worse")
+    with pytest.raises(ConfigError, match="--override: say why, with --why"):
+        rollback(track, "production", override=True)
+    made = rollback(track, "production", why="v2 is worse", override=True)
+    assert made.body["version"] == 1 and made.body["overridden"] == ["approval"]
+    assert [each["verdict"] for each in made.body["decisions"]] == ["stop", "override"]
+    (told,) = [each for each in moved_in("team/stream", track.entries(), EVER) if each.kind == "rollback"]
+    assert "set aside: v1 is rejected by" in bounds_of(told)
+
+
+def test_a_rollback_of_an_older_orthoplex_does_not_hide_a_rejection(track: Track) -> None:
+    promote(track, 1, "production"), promote(track, 2, "production")
+    say(track, 1, "rejected", "it swears")
+    track.append(Raw("rollback", {"alias": "production", "version": 1, "expect": 4, "why": ""}), after=track.head())
+    told = [*moved_in("team/stream", track.entries(), EVER)][-1]
+    assert told.kind == "rollback" and "v1 is rejected by" in bounds_of(told)
 
 
 def test_a_named_person_sets_rules_aside_with_a_reason(track: Track) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, GuardStop
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.gating import gate, judged
 from orchestrator.track.rules import PromotionRule, RulesLog, TeamRules
@@ -46,7 +46,7 @@ def test_by_the_own_guards_and_a_team(run: Any) -> None:
 
 
 def test_promotion_refuses_what_breaks_the_runs_own_guards(run: Any) -> None:
-    with pytest.raises(ConfigError, match=r"below guards.min_average_accuracy 0.7 .*\n.*--override"):
+    with pytest.raises(GuardStop, match=r"below guards.min_average_accuracy 0.7 .*\n.*--override"):
         promote(run.track, 2, "production")
     assert "decisions" not in promote(run.track, 1, "production").body  # what a guard let pass is in the log already
     made = promote(run.track, 2, "production", why="asked for", override=True).body

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError
+from cluster.errors import GuardStop
 from cluster.storage import LocalStore
 from orchestrator.registry.aliases import promote
 from orchestrator.registry.publish import publish
@@ -84,7 +84,7 @@ def test_every_reader_reads_it(track: Track, call: Orthoplex) -> None:
 def test_rules_that_ask_for_what_was_not_measured_refuse(track: Track, rule: dict[str, Any], said: str) -> None:
     rules = TeamRules(promotion={"production": PromotionRule(**rule)})
     RulesLog(track.store, "team").change(rules, expect=0, why="")
-    with pytest.raises(ConfigError, match=f"may not become production.*\n  {said}, but {next(iter(rule))} asks for"):
+    with pytest.raises(GuardStop, match=f"may not become production.*\n  {said}, but {next(iter(rule))} asks for"):
         promote(track, 2, "production")
     promote(track, 2, "candidate")
 

@@ -57,7 +57,15 @@ def test_what_the_page_says() -> None:
     made = page()
     (moved,) = [part for part in sections(made) if part.rows]
     assert moved.rows == [
-        ("a/b@production", "v2", "v1 (rollback)", "2026-11-28 10:11", "me@here", "(no reason given)", "none are set")
+        (
+            "a/b@production",
+            "v2",
+            "v1 (rollback)",
+            "2026-11-28 10:11",
+            "me@here",
+            "(no reason given)",
+            "a rollback is judged by none",
+        )
     ]
     assert summary(made).startswith("0 tasks learned, 1 moves of aliases, 0 changes")
 
