@@ -23,12 +23,11 @@ from orchestrator.cli.common import (
     print_json_rows,
     read_version,
     tell,
-    tell_elsewhere,
+    tell_moved,
 )
 
 if TYPE_CHECKING:
     from cluster.storage import Store
-    from orchestrator.log.entry import Entry
     from orchestrator.registry.catalog import Row, Shown
     from orchestrator.registry.references import Version
     from orchestrator.track.aside import ApprovalState
@@ -184,18 +183,7 @@ def promote_adapter(
     check_elsewhere(webhook, registry)
     found = read_version(reference, store)
     entry = promote(found.track, found.commit.version, alias, expect=expect, why=why, override=override)
-    echo(f"{found.track.label}@{alias} is v{found.commit.version} now (entry {entry.seq})")
-    print_set_aside(entry)
-    tell_elsewhere(found.track, entry, webhook, registry)
-
-
-def print_set_aside(entry: "Entry") -> None:
-    """The rules that a move set aside; nothing if it set none aside."""
-    from orchestrator.log.event import parse
-    from orchestrator.track.aside import Move
-
-    if overridden := parse(entry, Move).overridden:
-        echo(f"set aside, as entry {entry.seq} says: {', '.join(overridden)}")
+    tell_moved(found.track, entry, "now", webhook, registry)
 
 
 @adapters.command("request")
@@ -238,10 +226,8 @@ def rollback_alias(
 ) -> None:
     """Point an alias at the version before, unless that is rejected. What it named before it was last promoted."""
     from cluster.storage import open_store
-    from orchestrator.log.event import parse
     from orchestrator.registry.aliases import rollback
     from orchestrator.registry.references import find_track
-    from orchestrator.track.aside import Rollback
 
     name, _, alias = reference.rpartition("@")
     if not name:
@@ -249,9 +235,7 @@ def rollback_alias(
     check_elsewhere(webhook, registry)
     track = find_track(open_store(store), name)
     entry = rollback(track, alias, expect=expect, why=why, override=override)
-    echo(f"{track.label}@{alias} is v{parse(entry, Rollback).version} again (entry {entry.seq})")
-    print_set_aside(entry)
-    tell_elsewhere(track, entry, webhook, registry)
+    tell_moved(track, entry, "again", webhook, registry)
 
 
 @adapters.command("pull")

@@ -163,6 +163,18 @@ def check_elsewhere(webhook: str | None, registry: str | None) -> None:
         check_mlflow()
 
 
+def tell_moved(track: "Track", entry: "Entry", when: str, webhook: str | None, registry: str | None) -> None:
+    """Prints where an alias points `when`, and what was set aside for it; then as `tell_elsewhere`."""
+    from orchestrator.log.event import parse
+    from orchestrator.track.aside import Move
+
+    move = parse(entry, Move)
+    echo(f"{track.label}@{move.alias} is v{move.version} {when} (entry {entry.seq})")
+    if move.overridden:
+        echo(f"set aside, as entry {entry.seq} says: {', '.join(move.overridden)}")
+    tell_elsewhere(track, entry, webhook, registry)
+
+
 def tell_elsewhere(track: "Track", entry: "Entry", webhook: str | None, registry: str | None) -> None:
     """Tells of a move. What is not told is a warning: the alias is moved."""
     if not (webhook or registry):
