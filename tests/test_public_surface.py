@@ -60,7 +60,7 @@ VERBS = {
     "adapters request": ["reference", "--store", "--why"],
     "adapters approve": ["reference", "--store", "--why"],
     "adapters reject": ["reference", "--store", "--why"],
-    "adapters rollback": ["reference", "--store", "--expect", "--why", "--webhook", "--mlflow"],
+    "adapters rollback": ["reference", "--store", "--expect", "--override", "--why", "--webhook", "--mlflow"],
     "adapters pull": ["reference", "directory", "--store", "--stream"],
     "adapters verify": ["track", "--store", "--team", "--json"],
     "adapters gc": [
