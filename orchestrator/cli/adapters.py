@@ -90,7 +90,8 @@ def listing_line(row: "Row") -> str:
     """One adapter among many, for people."""
     named = "".join(f"  {name} (moved by entry {seq})" for name, seq in row["alias_revisions"].items())
     shown = f"{shown_accuracy(row)}  {shown_count(row)} parameters"
-    return f"{row['ref']}  {row['task']}  {shown}  {row['committed_at']}{named}"
+    said = f"  {row['approval']['state']}" if "approval" in row else ""
+    return f"{row['ref']}  {row['task']}  {shown}  {row['committed_at']}{named}{said}"
 
 
 def shown_accuracy(row: "Row", halves: Mapping[str, float | None] = MappingProxyType({})) -> str:

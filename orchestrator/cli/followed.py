@@ -182,17 +182,24 @@ def verify(
         for note in made.notes:
             tell(note)
     if made.faults:
-        raise IntegrityError("\n  ".join([f"{path}: {len(made.faults)} faults found", *made.faults]))
+        from orchestrator.console.story import of
+
+        raise IntegrityError("\n  ".join([f"{path}: {of(len(made.faults), 'fault')} found", *made.faults]))
 
 
 def checked_lines(made: "Checked") -> Iterator[str]:
     """What an archive holds, for people."""
-    yield f"{made.path}: {made.run}, {made.files} files, {made.bytes:,} bytes"
+    from orchestrator.console.story import of
+
+    yield f"{made.path}: {made.run}, {of(made.files, 'file')}, {made.bytes:,} bytes"
     yield f"contents.json: sha256 {made.sha256}, " + (f"signed by {made.sealed_by}" if made.sealed_by else "not signed")
     for report in made.reports:
-        yield f"{report.track}: {report.entries} entries, {report.versions} versions, {report.files} files: " + (
-            "whole" if not report.faults else f"{len(report.faults)} faults"
+        whole = "whole" if not report.faults else of(len(report.faults), "fault")
+        holds = (
+            f"{of(report.entries, 'entry', 'entries')}, {of(report.versions, 'version')}, {of(report.files, 'file')}"
         )
+        yield f"{report.track}: {holds}: {whole}"
     if not made.faults:
         yield "signatures: " + ("every entry that the rules ask it of is signed" if made.signed else "not asked for")
-        yield f"{made.named} more files are named by their digests, and not in the archive"
+        are = "file is named by its digest" if made.named == 1 else "files are named by their digests"
+        yield f"{made.named:,} more {are}, and not in the archive"

@@ -25,6 +25,7 @@ def verify_tracks(
     track: TrackName = None, store: StoreUri = DEFAULT_STORE, team: Team = None, as_json: AsJson = False
 ) -> None:
     """Read everything again. Chain, signatures, manifests, the digest of every file."""
+    from orchestrator.console.story import of
     from orchestrator.followed.records import records_of, verify_records
     from orchestrator.registry.verify import verify
 
@@ -39,10 +40,11 @@ def verify_tracks(
     for note in (note for report in reports for note in report.notes):
         tell(note)
     for report in reports if not as_json else ():
-        held = f"{report.entries} entries, {report.versions} versions, {report.files} files, {report.bytes:,} bytes"
-        echo(f"{report.track}: {held}: {'whole' if not report.faults else f'{len(report.faults)} faults'}")
+        held = f"{of(report.entries, 'entry', 'entries')}, {of(report.versions, 'version')}, {of(report.files, 'file')}"
+        whole = "whole" if not report.faults else of(len(report.faults), "fault")
+        echo(f"{report.track}: {held}, {report.bytes:,} bytes: {whole}")
     if faults := [fault for report in reports for fault in report.faults]:
-        raise IntegrityError("\n  ".join([f"{len(faults)} faults found", *faults]))
+        raise IntegrityError("\n  ".join([f"{of(len(faults), 'fault')} found", *faults]))
 
 
 @adapters.command("gc")

@@ -12,6 +12,7 @@ from orchestrator.console.run import middle_cut
 from orchestrator.console.samples import visible
 from orchestrator.console.scores import number, percent
 from orchestrator.console.screen import out, print_table
+from orchestrator.console.story import of
 from orchestrator.console.volume import volume
 from trainers.data.generative.config import OF_LOSS
 
@@ -92,7 +93,7 @@ def print_classes(made: "Evaluation") -> None:
     rows = made.confusion
     met = [place for place in range(len(rows)) if sum(rows[place]) or any(row[place] for row in rows)]
     if absent := len(rows) - len(met):
-        out.print(f"  {absent} labels that no row has and no answer is are left out below", markup=False)
+        out.print(f"  {of(absent, 'label')} that no row has and no answer is: left out below", markup=False)
     labels = [made.labels[place] for place in met]
     print_table(class_table({label: made.classes[label] for label in labels}))
     if len(labels) <= WIDEST:

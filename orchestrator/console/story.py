@@ -197,9 +197,9 @@ def few(names: Sequence[str]) -> str:
     return f"{of(len(names), 'task')} ({', '.join(names[:MOST_NAMES])}{more})"
 
 
-def of(count: float, noun: str) -> str:
+def of(count: float, noun: str, plural: str = "") -> str:
     """So many of them."""
-    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,g} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def started(entry: Entry, event: Start) -> str:

@@ -7,7 +7,8 @@ from cluster.storage import Store
 from orchestrator.log.entry import Entry
 from orchestrator.log.event import Json, events
 from orchestrator.log.index import Indexed
-from orchestrator.track.aside import Abort, Delete
+from orchestrator.registry.approvals import Word, word_on
+from orchestrator.track.aside import Abort, Approval, Delete
 from orchestrator.track.events import Committed, skipped
 from orchestrator.track.layout import list_tracks
 from orchestrator.track.metrics import mean
@@ -45,7 +46,8 @@ class Listed(NamedTuple):
 class Row(TypedDict):
     """A version in the form that `adapters list --json` prints. `aliases` are the names that point to it,
     `alias_revisions` the entries that moved them. `average_accuracy` is AA on the test splits of the tasks up to it, a
-    fraction, and `average_nll` the mean nll per token of those of them that are judged by it. None: not measured."""
+    fraction, and `average_nll` the mean nll per token of those of them that are judged by it. None: not measured.
+    `approval` is the last word on it, if anybody has said one."""
 
     ref: str
     name: str
@@ -60,15 +62,15 @@ class Row(TypedDict):
     overlap: float | None
     location: str
     committed_at: str
+    approval: NotRequired[Json]
 
 
 class Shown(Row):
     """A version as `adapters show --json` shows it. `half_widths` are half the 95% intervals of its metrics on the test
-    splits, see `orchestrator.track.intervals`; `approval` is the last word on it, if anybody has said one."""
+    splits, see `orchestrator.track.intervals`."""
 
     half_widths: dict[str, float | None]
     manifest: Json
-    approval: NotRequired[Json]
 
 
 def listed(
@@ -81,7 +83,17 @@ def listed(
         below, above = track.brief()
         if left_out := skipped([*below.entries, *above]):
             note(f"{track.label}: {left_out}")
-        yield from rows(track.label, below, above, task)
+        said = any(entry.op == Approval.op for entry in (*below.entries, *above))
+        words = words_on(track.entries()) if said else {}  # an index does not keep what was said
+        for row in rows(track.label, below, above, task):
+            yield {**row, "approval": words[row["location"]].shown()} if row["location"] in words else row
+
+
+def words_on(entries: Sequence[Entry]) -> dict[str, Word]:
+    """The last word on each version that somebody has said one on, by the place of its files."""
+    about = {event.version for _, event in events(entries, Approval)}
+    commits = [commit for _, commit in events(entries, Committed) if commit.version in about]
+    return {commit.prefix: word for commit in commits if (word := word_on(entries, commit))}
 
 
 def rows(label: str, below: Indexed, above: Sequence[Entry], task: str | None = None) -> Iterator[Row]:

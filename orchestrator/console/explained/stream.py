@@ -29,6 +29,8 @@ def print_explanation(state: RunState, found: Sequence[Decided], logs: Mapping[i
     versions whose ranks no rule chose are needed.
     """
     told = [each for each in found if each.commit.budget and (each.lines or logs.get(each.commit.version))]
+    for task in told:
+        view.layers(task.commit.budget)  # a name that is none is refused before anything is printed
     print_head(state, told)
     events: list[Decided | Carried] = [*told, *carried(state, view)]
     for each in sorted(events, key=place):

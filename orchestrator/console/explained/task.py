@@ -1,6 +1,7 @@
 """What was decided about the layers of one task: sentences over all, then layers in detail or a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from statistics import fmean
 
 from rich.markup import escape
@@ -10,7 +11,7 @@ from orchestrator.console.budgets import Logged, budgets, chosen_rank, mean, num
 from orchestrator.console.explained import layer
 from orchestrator.console.explained.advice import verdict
 from orchestrator.console.scores import number, task_title
-from orchestrator.console.screen import out, print_table
+from orchestrator.console.screen import fits, out, print_table
 from orchestrator.console.story import of
 from orchestrator.console.views import View
 from orchestrator.registry.decisions import Decided
@@ -114,11 +115,29 @@ def print_rows(commit: Committed, chosen: Mapping[str, ModuleDecision], log: Log
     rows = view.rows(commit.budget)
     if not chosen and not log:
         return
-    print_table(choice_table(commit, chosen, rows) if chosen else rank_table(commit, log, rows))
+    table = rows_table(commit, chosen, log, rows)
+    if not fits(table) and (shared := shared_start([*rows])):
+        say(f"names below begin with {shared}")
+        rows = {name.removeprefix(shared): layers for name, layers in rows.items()}
+        table = rows_table(commit, chosen, log, rows)
+    print_table(table)
     if any(len(layers) > 1 for layers in rows.values()):
         say(FEWER)
     if chosen and any(each.inputs["g"] for each in chosen.values()):
         say(DETAIL)
+
+
+def rows_table(
+    commit: Committed, chosen: Mapping[str, ModuleDecision], log: Logged, rows: Mapping[str, Sequence[str]]
+) -> Table:
+    """The table of these rows, by what is known of them."""
+    return choice_table(commit, chosen, rows) if chosen else rank_table(commit, log, rows)
+
+
+def shared_start(names: Sequence[str]) -> str:
+    """What all names begin with, up to a dot."""
+    parts = [*takewhile(lambda each: len({*each}) == 1, zip(*(name.split(".")[:-1] for name in names), strict=False))]
+    return "".join(f"{part[0]}." for part in parts) if len(names) > 1 else ""
 
 
 def choice_table(commit: Committed, chosen: Mapping[str, ModuleDecision], rows: Mapping[str, Sequence[str]]) -> Table:

@@ -3,16 +3,34 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
+
+from rich.markup import escape as plain
+from rich.table import Table
 
 from orchestrator.console.samples import visible
 from orchestrator.console.scores import nats, percent
-from orchestrator.console.screen import out, print_table
-from orchestrator.console.story import minute
+from orchestrator.console.screen import fits, out, print_table
+from orchestrator.console.story import minute, of
 from orchestrator.followed.changed import figure_shown, value_shown
 from orchestrator.followed.review import MovedThen, Review
 from trainers.data.generative.config import OF_LOSS
 
-RIGHT = frozenset({"AA", "parameters", "bytes", "judged", "broken", "scores", "last", "tasks", "seconds", "GPU-hours"})
+RIGHT = frozenset(
+    {
+        "AA",
+        "parameters",
+        "bytes",
+        "judged",
+        "broken",
+        "scores",
+        "last",
+        "tasks",
+        "s of training",
+        "s of evaluation",
+        "GPU-hours",
+    }
+)
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
@@ -100,7 +118,8 @@ def how_it_went(made: Review) -> Iterator[Section]:
         rows=[(each.track, each.status, minute(each.time), each.reason or "·") for each in made.ended],
     )  # fmt: skip
     yield Section(
-        title="Cost", nothing="Nothing was trained.", columns=("run", "tasks", "seconds", "GPU-hours", "money"),
+        title="Cost", nothing="Nothing was trained.",
+        columns=("run", "tasks", "s of training", "s of evaluation", "GPU-hours", "money"),
         rows=[*cost_rows(made)],
     )  # fmt: skip
 
@@ -109,39 +128,38 @@ def cost_rows(made: Review) -> Iterator[Sequence[str]]:
     """What each run took, and all of them; money by currency."""
     for each in made.cost:
         money = "·" if each.money is None else f"{each.money:,.2f} {each.currency}"
-        yield each.track, str(each.tasks), f"{each.train_s + each.evaluate_s:,.0f}", f"{each.gpu_hours:,.2f}", money
+        took = f"{each.train_s:,.0f}", f"{each.evaluate_s:,.0f}"
+        yield each.track, str(each.tasks), *took, f"{each.gpu_hours:,.2f}", money
     if len(made.cost) > 1:
         sums: dict[str, float] = {}
         for each in made.cost:
             if each.money is not None:
                 sums[each.currency or ""] = sums.get(each.currency or "", 0.0) + each.money
-        seconds = sum(each.train_s + each.evaluate_s for each in made.cost)
+        seconds = tuple(f"{sum(getattr(each, key) for each in made.cost):,.0f}" for key in ("train_s", "evaluate_s"))
         hours, tasks = sum(each.gpu_hours for each in made.cost), sum(each.tasks for each in made.cost)
         money = ", ".join(f"{value:,.2f} {name}" for name, value in sums.items()) or "·"
-        yield "all", str(tasks), f"{seconds:,.0f}", f"{hours:,.2f}", money
+        yield "all", str(tasks), *seconds, f"{hours:,.2f}", money
 
 
 def summary(made: Review) -> str:
     """The page in one sentence."""
     broken, worse = sum(each.broken for each in made.thresholds), sum(each.verdict == "worse" for each in made.scored)
     judged = sum(each.judged for each in made.thresholds)
+    judged_told = f"{broken} of {of(judged, 'judged threshold')} broken"
     return (
-        f"{len(made.learned)} tasks learned, {len(made.moved)} moves of aliases, {len(made.changed)} changes of rules "
-        f"and settings, {broken} of {judged} judged thresholds broken, {worse} of {len(made.scored)} recorded series "
-        "worse than noise explains"
+        f"{of(len(made.learned), 'task')} learned, {of(len(made.moved), 'move')} of aliases, "
+        f"{of(len(made.changed), 'change')} of rules and settings, {judged_told}, {worse} of {len(made.scored)} "
+        "recorded series worse than noise explains"
     )
 
 
 def heading(made: Review) -> str:
     """What the page is about."""
-    return f"{made.scope}, {minute(made.since)} to {minute(made.until)} UTC, {made.tracks} runs"
+    return f"{made.scope}, {minute(made.since)} to {minute(made.until)} UTC, {of(made.tracks, 'run')}"
 
 
 def print_review(made: Review) -> None:
     """The page on a terminal."""
-    from rich.markup import escape as plain
-    from rich.table import Table
-
     out.print(heading(made), markup=False)
     out.print(f"{summary(made)}\n", markup=False)
     for part in sections(made):
@@ -153,7 +171,20 @@ def print_review(made: Review) -> None:
             table.add_column(column, justify="right" if column in RIGHT else "left")
         for row in part.rows:
             table.add_row(*(plain(visible(cell)) for cell in row))
-        print_table(table)
+        if fits(table):
+            print_table(table)
+        else:
+            print_list(part)
+
+
+def print_list(part: Section) -> None:
+    """A part whose table is wider than the terminal: each row as its first cell, and the others by name below."""
+    out.print(part.title, markup=False)
+    for row in part.rows:
+        out.print(f"  {visible(row[0])}", markup=False)
+        told = [f"{column} {visible(cell)}" for column, cell in zip(part.columns[1:], row[1:], strict=True)]
+        for line in wrap("; ".join(told), max(out.width - 4, 20)):
+            out.print(f"    {line}", markup=False)
 
 
 def markdown(made: Review) -> str:

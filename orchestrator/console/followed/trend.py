@@ -68,7 +68,7 @@ def lines_of(series: Series) -> Iterator[str]:
     tests = ", ".join(dict.fromkeys(each.change.test for each in made))
     chance = f"{series.comparisons * series.level:.2g}"
     count = of(series.comparisons, "comparison")
-    yield f"{count} at p < {series.level:g} ({tests}); by chance {chance} of them would be flagged"
+    yield f"{count} tested at level {series.level:g} ({tests}); by chance {chance} would be flagged"
     if not all(each.change.paired for each in made):
         yield "~: other rows were scored then, so that a difference may be the rows' own"
     if series.drifted:

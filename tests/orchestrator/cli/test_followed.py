@@ -36,7 +36,7 @@ def test_trend_shows_what_drifted(orthoplex: Orthoplex, scored: Any) -> None:
     scored(BAD), scored(GOOD, rows="two"), scored([0.5, 0.25], task="b", loss=True)
     code, out, err = orthoplex("trend", "stream", "--task", "a")
     assert code == 0 and "-30.0 p<0.001" in out and "WORSE" in out and "~+0.0 p=1.000" in out
-    assert "3 comparisons at p < 0.01 (McNemar, exact, Fisher, exact); by chance 0.03" in out
+    assert "3 comparisons tested at level 0.01 (McNemar, exact, Fisher, exact); by chance 0.03" in out
     assert "nats per token" in orthoplex("trend", "stream", "--task", "b").out
     found = json.loads(orthoplex("trend", "stream", "--json").out)
     assert [each["task"] for each in found["series"]] == ["a", "b"] and found["track"] == "default/stream"
@@ -56,7 +56,7 @@ def test_drift_ends_with_3_if_asked(orthoplex: Orthoplex, scored: Any) -> None:
 def test_verify_reads_recorded_scores_too(orthoplex: Orthoplex, scored: Any, begun: Any) -> None:
     scored(GOOD)
     code, out, err = orthoplex("adapters", "verify")
-    assert code == 0 and "default/stream records: 1 entries, 0 versions, 1 files" in out
+    assert code == 0 and "default/stream records: 1 entry, 0 versions, 1 file" in out
     (path,) = begun.root.glob("t/default/.records/stream/v/*/rows.parquet")
     path.write_bytes(b"x")
     code, out, err = orthoplex("adapters", "verify", "stream")
@@ -67,7 +67,7 @@ def test_review_as_text_page_and_json(orthoplex: Orthoplex, scored: Any) -> None
     scored(GOOD), scored(BAD)
     orthoplex("adapters", "promote", "stream@v2", "--alias", "production", "--why", "it is better")
     code, out, err = orthoplex("review")
-    assert (code, err) == (0, "") and "2 tasks learned, 1 moves of aliases" in out and "it is better" in out
+    assert (code, err) == (0, "") and "2 tasks learned, 1 move of aliases" in out and "it is better" in out
     assert "1 of 1 recorded series worse than noise explains" in out
     assert len(json.loads(orthoplex("review", "stream", "--json").out)["moved"]) == 1
     for name, begin in (("page.html", "<!doctype html>"), ("page.md", "# default/stream")):
@@ -105,7 +105,7 @@ def test_evidence_is_packed_and_verified_elsewhere(
     data[data.find(b"PAR1") + 5] ^= 1
     Path("e.tar").write_bytes(data)
     code, out, err = orthoplex("verify", "e.tar")
-    assert code == 1 and "1 faults found" in err and ".parquet: was changed" in err
+    assert code == 1 and "1 fault found" in err and ".parquet: was changed" in err
     assert orthoplex("verify", "absent.tar").code == 2
 
 

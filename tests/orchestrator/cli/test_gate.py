@@ -60,6 +60,9 @@ def test_approval_and_override(orthoplex: Orthoplex, begun: Any, tmp_path: Path)
     assert "is approved, says " in orthoplex("adapters", "approve", "stream@v2", "--why", "fine", *store).out
     shown = json.loads(orthoplex("adapters", "show", "stream@v2", "--json", *store).out)
     assert (shown["approval"]["state"], shown["approval"]["why"]) == ("approved", "fine")
+    first, second = json.loads(orthoplex("adapters", "list", "--json", *store).out)
+    assert "approval" not in first and second["approval"] == shown["approval"]
+    assert orthoplex("adapters", "list", *store).out.splitlines()[1].endswith("  approved")
     assert orthoplex("gate", "stream@v2", "--alias", "production", *store)[0] == 0
     assert orthoplex(*promote)[0] == 0
     assert orthoplex("adapters", "reject", "stream@v1", "--why", "swears", *store)[0] == 0

@@ -36,7 +36,7 @@ def test_verify_and_gc(orthoplex: Orthoplex, begun: Any) -> None:
     assert len(orthoplex("adapters", "list", *store).out.splitlines()) == 1
     (begun.root / begun.state.commits[0].prefix / "training.parquet").write_bytes(b"x")
     code, out, err = orthoplex("adapters", "verify", *store)
-    assert code == 1 and "1 faults found" in err and "training.parquet: differs" in err
+    assert code == 1 and "1 fault found" in err and "training.parquet: differs" in err
     assert json.loads(orthoplex("adapters", "verify", "--json", *store).out)[0]["faults"]
 
 

@@ -47,7 +47,7 @@ def test_an_evaluation_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
         in text
     )
     assert re.search(r"│ x +│ +50.0 │ +25.0 │ +33.3 │ +4 │", text) and re.search(r"│ x │ 1 │ 2 │ +1 │", text)
-    assert "1 labels that no row has and no answer is are left out below\n" in text and "never" not in text
+    assert "1 label that no row has and no answer is: left out below\n" in text and "never" not in text
     assert "0.010  'f.csv' row 3: some text\n         right: x   answered: (nothing)" in text
 
 

@@ -98,6 +98,14 @@ def test_one_layer(tmp_path: Path, said: Said) -> None:
     assert "│    6 │ 0.250 │ 0.500 │     0.250 │      0.250 │       0.750 │  1 │" in text and "layer.0" not in text
 
 
+def test_a_name_of_no_layer_is_refused_before_anything_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path)
+    code, out, err = here(monkeypatch, capsys, "explain", "stream", "--module", "nosuch", "--store", tmp_path)
+    assert (code, out) == (2, "") and "--module 'nosuch': no adapted layer is called so" in err
+
+
 def test_full_budgets_come_with_what_to_set(tmp_path: Path, said: Said) -> None:
     """Also of a run from before decisions were kept; a part of the layers says as much."""
     without = {"adapter": {"target_modules": ["dense"], "threshold": 0.1}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.console.explained.task import print_task
+from orchestrator.console.explained.task import print_task, shared_start
 from orchestrator.console.views import View
 from orchestrator.registry.decisions import Decided
 from orchestrator.track.state import RunState
@@ -121,3 +121,8 @@ def test_methods_that_choose_nothing(fake_run: Any, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "layers.1.mlp.up" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [MANY[2], "2", "0.500"]
+
+
+def test_what_names_begin_with() -> None:
+    assert shared_start(["encoder.layer.0.output.dense", "encoder.layer.10.output.dense"]) == "encoder.layer."
+    assert shared_start(["a.b", "a.b.c"]) == "a." and shared_start(["a.b"]) == shared_start(["a", "b"]) == ""

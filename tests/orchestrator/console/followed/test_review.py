@@ -1,7 +1,13 @@
 """A period's page in three forms; what others wrote stays text in each."""
 
 from html.parser import HTMLParser
+from io import StringIO
 
+import pytest
+from rich.console import Console
+
+from orchestrator.console import screen
+from orchestrator.console.followed import review
 from orchestrator.console.followed.review import cost_rows, html, markdown, sections, summary
 from orchestrator.followed.review import CostThen, MovedThen, Review
 
@@ -67,7 +73,7 @@ def test_what_the_page_says() -> None:
             "a rollback is judged by none",
         )
     ]
-    assert summary(made).startswith("0 tasks learned, 1 moves of aliases, 0 changes")
+    assert summary(made).startswith("0 tasks learned, 1 move of aliases, 0 changes")
 
 
 def test_money_is_summed_by_currency() -> None:
@@ -81,5 +87,15 @@ def test_money_is_summed_by_currency() -> None:
             page(cost=(cost("a", 1.0, "EUR"), cost("b", 2.0, "USD"), cost("c", 0.5, "EUR"), cost("d", None, None)))
         )
     ]
-    assert rows[-1] == ("all", "4", "8,000", "6.00", "1.50 EUR, 2.00 USD") and rows[3][-1] == "·"
+    assert rows[-1] == ("all", "4", "7,200", "800", "6.00", "1.50 EUR, 2.00 USD") and rows[3][-1] == "·"
     assert len([*cost_rows(page(cost=(cost("a", 1.0, "EUR"),)))]) == 1
+
+
+def test_a_part_that_is_wider_than_the_terminal_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = Console(file=StringIO(), width=80, force_terminal=True, color_system=None)
+    for module in (review, screen):
+        monkeypatch.setattr(module, "out", narrow)
+    review.print_review(page("because it was better on the rows of last week " * 3))
+    lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80 and "  a/b@production" in lines
+    assert any(line.startswith("    from v2; to v1 (rollback); when (UTC) 2026-11-28 10:11;") for line in lines)

@@ -37,5 +37,5 @@ def test_what_the_lines_say() -> None:
     made = entry("record", {})
     worse = Point(entry=made, record=RECORD, first=compared(-0.2, 0.001, None), before=compared(0.0, 1.0, 0))
     told = "\n".join(lines_of(series_with(worse)))
-    assert "2 comparisons at p < 0.05 (a test); by chance 0.1 of them" in told
+    assert "2 comparisons tested at level 0.05 (a test); by chance 0.1 would" in told
     assert "other rows were scored then" in told and "drift: a/b@v1 is worse than noise explains (entry 7)" in told
