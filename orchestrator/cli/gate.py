@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.log.decision import Decision
     from orchestrator.track.rules import PromotionRule
 
+EXAMPLE = 'docs/operations.md, "Guards, gates and approvals", shows a rules file'
+
 
 def gate(
     name: Annotated[
@@ -36,7 +38,7 @@ def gate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a version by bounds. Exit code 3 if one is broken; of a run, what it learned last."""
+    """Judge a version by bounds, on validation rows. Exit code 3 if one is broken; of a run, what it learned last."""
     from cluster.storage import open_store
     from orchestrator.registry.gating import gate as judge
 
@@ -50,7 +52,7 @@ def gate(
     else:
         echo("\n".join(lines(verdict)))
     if verdict.broken:
-        raise GuardStop(f"{verdict.ref} does not pass: {'; '.join(verdict.broken)}")
+        raise GuardStop(f"{verdict.ref} does not pass: {broken_of(verdict)}")
 
 
 def read_rules(path: Path) -> "PromotionRule":
@@ -58,7 +60,7 @@ def read_rules(path: Path) -> "PromotionRule":
     from orchestrator.config.file import read_mapping
     from orchestrator.track.rules import parse_rule
 
-    return parse_rule(read_mapping(path), str(path))
+    return parse_rule(read_mapping(path, EXAMPLE), str(path))
 
 
 def write_report(path: Path, verdict: "Verdict") -> None:
@@ -74,9 +76,15 @@ def write_report(path: Path, verdict: "Verdict") -> None:
 def lines(verdict: "Verdict") -> list[str]:
     """A verdict for people."""
     held = ", quarantined" if verdict.quarantined else ""
-    count = f"{len(verdict.broken)} of {len(verdict.decisions)} bounds are broken"
-    head = f"{verdict.ref} ({verdict.task}{held}), by {verdict.origin}: {count if verdict.broken else 'passes'}"
-    return [head, *(f"  {mark(each)}  {each.reason} [{each.rule}]" for each in verdict.decisions)]
+    said = broken_of(verdict) if verdict.broken else "passes"
+    head = f"{verdict.ref} ({verdict.task}{held}), by {verdict.origin}, on {verdict.split} rows: {said}"
+    decided = [f"  {mark(each)}  {each.reason} [{each.rule}]" for each in verdict.decisions]
+    return [head, *decided, *(f"  note: {note}" for note in verdict.notes)]
+
+
+def broken_of(verdict: "Verdict") -> str:
+    """How many bounds are broken."""
+    return f"{len(verdict.broken)} of {len(verdict.decisions)} bounds are broken"
 
 
 def mark(decision: "Decision") -> str:

@@ -16,7 +16,9 @@ def junit(verdict: Verdict) -> str:
     for name, value in (
         ("task", verdict.task),
         ("rules", verdict.origin),
+        ("split", verdict.split),
         ("quarantined", str(verdict.quarantined).lower()),
+        *(("note", note) for note in verdict.notes),
     ):
         ET.SubElement(told, "property", {"name": name, "value": clean(value)})
     for decision in verdict.decisions:

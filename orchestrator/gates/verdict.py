@@ -1,6 +1,7 @@
 """The decisions on one version, for people and other programs."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from orchestrator.log.decision import Decision, stops
 from orchestrator.log.entry import JsonLike
@@ -8,13 +9,16 @@ from orchestrator.log.entry import JsonLike
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The decisions on a version, `origin` says by whose bounds. `quarantined`: it is none yet, a guard stopped it."""
+    """The decisions on a version, `origin` says by whose bounds. `quarantined`: it is none yet, a guard stopped it.
+    What they compare was measured on the rows of `split`. `notes` say what did not go as was asked."""
 
     ref: str
     task: str
     origin: str
     quarantined: bool
     decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
+    split: ClassVar[str] = "validation"
 
     @property
     def broken(self) -> list[str]:
@@ -32,9 +36,11 @@ class Verdict:
             "ref": self.ref,
             "task": self.task,
             "rules": self.origin,
+            "split": self.split,
             "quarantined": self.quarantined,
             "passed": not self.broken,
             "broken": self.broken,
             "unresolved": self.open,
+            "notes": [*self.notes],
             "decisions": [each.model_dump(mode="json") for each in self.decisions],
         }

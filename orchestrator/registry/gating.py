@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.errors import ConfigError
 from cluster.storage import Store
-from orchestrator.config.bounds import BoundsConfig
+from orchestrator.config.bounds import READS_ACCURACY, BoundsConfig
 from orchestrator.gates.bounds import judge
 from orchestrator.gates.figures import measured
 from orchestrator.gates.noise import Kept, kept_rows, noise
@@ -13,6 +13,7 @@ from orchestrator.log.decision import Decision
 from orchestrator.log.entry import Entry
 from orchestrator.registry.approvals import judge_word, word_on
 from orchestrator.registry.references import find_track, resolve
+from orchestrator.track.events import Commit
 from orchestrator.track.rules import PromotionRule, RulesLog
 from orchestrator.track.state import RunState, replay
 from orchestrator.track.track import Track
@@ -58,22 +59,39 @@ def gate(
         ConfigError: there is no such version, nothing was learned, or nothing is bounded.
     """
     track, entries, state, quarantined = _subject(store, name)
-    commit = state.commits[-1]
+    commit, kept = state.commits[-1], kept_rows(track)
+    bounds: PromotionRule | None
     if rules is not None:
-        found = judged(rules, state, commit.version, kept_rows(track))
+        bounds, found = rules, judged(rules, state, commit.version, kept)
         found += judge_word(word_on(entries, commit), commit.version, needed=rules.approval)
     elif alias is not None:
         revision, team = RulesLog(track.store, track.team).current()
         origin = f"promotion.{alias} of revision {revision} of the team's rules"
-        found = promotable(track, entries, state, commit.version, team.promotion.get(alias))
+        bounds = team.promotion.get(alias)
+        found = promotable(track, entries, state, commit.version, bounds)
     else:
-        origin, found = "the run's own guards", guarded(state, commit.version, kept_rows(track))
+        origin, bounds, found = "the run's own guards", None, guarded(state, commit.version, kept)
     if not found:
         raise ConfigError(f"gate {name!r}: nothing is bounded by {origin}; name bounds with --rules FILE")
     return Verdict(
         ref=f"{track.label}@v{commit.version}", task=commit.task, origin=origin, quarantined=quarantined,
-        decisions=tuple(found),
+        decisions=tuple(found), notes=tuple(compared_plainly(bounds, found, kept, commit)) if bounds else (),
     )  # fmt: skip
+
+
+def compared_plainly(bounds: BoundsConfig, decisions: Sequence[Decision], kept: Kept, commit: Commit) -> list[str]:
+    """A note on the bounds that `confidence` should concern, but whose rows were not kept; `commit` is the
+    newest task."""
+    asked = bounds.asks(READS_ACCURACY) if bounds.confidence is not None else []
+    plain = [each.rule for each in decisions if each.rule in asked and each.measured is not None and not each.limits]
+    if not plain:
+        return []
+    lacking = "some scores of single rows that this needs were not kept, or are of other rows"
+    off = "the run kept no scores of single rows; with evaluate.keep_rows: true a run keeps them"
+    return [
+        f"confidence {bounds.confidence:g} is not used: {', '.join(plain)} compared plainly, since "
+        f"{lacking if kept(commit) else off}"
+    ]
 
 
 def _subject(store: Store, name: str) -> tuple[Track, list[Entry], RunState, bool]:

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from cluster.errors import ConfigError, IntegrityError
 from cluster.schema import Frozen
 from cluster.storage import Store
+from cluster.words import did_you_mean
 from orchestrator.config.bounds import BoundsConfig
 from orchestrator.config.errors import Yaml
 from orchestrator.log import signing
@@ -229,10 +230,32 @@ def _parsed(kind: type[Model], content: Mapping[str, Yaml], origin: str) -> Mode
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_line(each) for each in error.errors(include_input=False)]  # which may hold a private key
+        lines = [_line(kind, each, content) for each in error.errors(include_input=False)]  # it may be a private key
         raise ConfigError("\n  ".join([f"{origin}: {len(lines)} error(s) in the rules", *lines])) from None
 
 
-def _line(error: ErrorDetails) -> str:
-    said = "unknown key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(str(key) for key in error['loc']) or 'rules'}: {said}"
+def _line(kind: type[Frozen], error: ErrorDetails, content: Mapping[str, Yaml]) -> str:
+    path = [str(key) for key in error["loc"]]
+    said = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        said = f"unknown key; {_known_instead(kind, path)}"
+    elif error["type"] == "less_than_equal":
+        said += _as_fraction(content, path)
+    return f"{'.'.join(path) or 'rules'}: {said}"
+
+
+def _known_instead(kind: type[Frozen], path: Sequence[str]) -> str:
+    """What to write in place of an unknown key."""
+    if kind is PromotionRule and path[0] in ("guards", "promotion"):
+        return f"the keys of a rules file stand at its top; take {path[0]}: around them away"
+    inner: dict[str, type[Frozen]] = {"promotion": PromotionRule, "keys": KeyRule, "unsigned": Unsigned}
+    known = [*(kind if len(path) == 1 else inner.get(path[0], kind)).model_fields]
+    return did_you_mean(path[-1], known) or f"known here: {', '.join(known)}"
+
+
+def _as_fraction(content: Mapping[str, Yaml], path: Sequence[str]) -> str:
+    """The fraction that a number of percent or points is; empty if it is none."""
+    found: Yaml = content
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return f"; fractions: {found / 100:g}" if isinstance(found, int | float) and 1 < found <= 100 else ""

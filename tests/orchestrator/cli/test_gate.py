@@ -22,7 +22,7 @@ def rules(tmp_path: Path) -> Path:
 def test_a_breach_is_exit_3_json_and_junit(orthoplex: Orthoplex, begun: Any, tmp_path: Path, rules: Path) -> None:
     report, store = tmp_path / "junit.xml", ("--store", begun.root)
     code, out, err = orthoplex("gate", "stream", "--rules", rules, "--junit", report, *store)
-    assert code == 3 and err.startswith("orthoplex: default/stream@v2 does not pass: AA of ")
+    assert code == 3 and err == "orthoplex: default/stream@v2 does not pass: 1 of 2 bounds are broken\n"
     assert "1 of 2 bounds are broken" in out and "\n  broken  AA of " in out and "\n  holds   " in out
     assert ET.parse(report).getroot().get("failures") == "1"
     code, out, _ = orthoplex("gate", "stream@v2", "--rules", rules, "--json", *store)
@@ -30,14 +30,39 @@ def test_a_breach_is_exit_3_json_and_junit(orthoplex: Orthoplex, begun: Any, tmp
     assert (code, found["passed"], found["rules"], found["ref"]) == (3, False, str(rules), "default/stream@v2")
     rules.write_text("max_active_parameters: 10000\n")
     code, out, err = orthoplex("gate", "stream", "--rules", rules, *store)
-    assert (code, err) == (0, "") and out.startswith("default/stream@v2 (b), by ") and ": passes\n" in out
+    assert json.loads(orthoplex("gate", "stream", "--rules", rules, "--json", *store).out)["split"] == "validation"
+    assert (
+        (code, err) == (0, "")
+        and out.startswith("default/stream@v2 (b), by ")
+        and ", on validation rows: passes\n" in out
+    )
+
+
+def test_confidence_without_rows_is_noted(orthoplex: Orthoplex, begun: Any, rules: Path) -> None:
+    rules.write_text(f"confidence: 0.9\n{RULES}")
+    out = orthoplex("gate", "stream", "--rules", rules, "--store", begun.root).out
+    said = "confidence 0.9 is not used: min_average_accuracy compared plainly, since the run kept no scores of single"
+    assert f"\n  note: {said}" in out
+    out = orthoplex("gate", "stream", "--rules", rules, "--json", "--store", begun.root).out
+    assert [each.startswith(said) for each in json.loads(out)["notes"]] == [True]
 
 
 def test_bad_input(orthoplex: Orthoplex, begun: Any, tmp_path: Path, rules: Path) -> None:
     store = ("--store", begun.root)
     rules.write_text("max_forgeting: 0.1\nmin_average_accuracy: 7\n")
     code, _, err = orthoplex("gate", "stream", "--rules", rules, *store)
-    assert code == 2 and "2 error(s) in the rules" in err and "max_forgeting: unknown key" in err
+    assert (
+        code == 2
+        and "2 error(s) in the rules" in err
+        and "max_forgeting: unknown key; did you mean 'max_forgetting'?" in err
+    )
+    assert "equal to 1; fractions: 0.07" in err
+    rules.write_text("guards: {max_forgetting: 0.1}\nxyz: 1\n")
+    _, _, err = orthoplex("gate", "stream", "--rules", rules, *store)
+    assert "guards: unknown key; the keys of a rules file stand at its top" in err
+    assert "xyz: unknown key; known here: min_average_accuracy, " in err
+    code, _, err = orthoplex("gate", "stream", "--rules", tmp_path / "none.yaml", *store)
+    assert code == 2 and "no such file; docs/operations.md" in err and "init" not in err
     code, _, err = orthoplex("gate", "stream", *store)
     assert code == 2 and "nothing is bounded by the run's own guards; name bounds with --rules FILE" in err
     rules.write_text(RULES)

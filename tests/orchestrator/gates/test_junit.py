@@ -20,7 +20,7 @@ def test_a_case_per_bound() -> None:
     assert root.tag == "testsuites" and (root.get("tests"), root.get("failures")) == ("3", "1")
     (suite,) = root
     assert {each.get("name"): each.get("value") for each in suite.iter("property")} == {
-        "task": "b", "rules": "rules.yaml", "quarantined": "true",
+        "task": "b", "rules": "rules.yaml", "split": "validation", "quarantined": "true",
     }  # fmt: skip
     broken, open_, held = suite.iter("testcase")
     (failure,) = broken
