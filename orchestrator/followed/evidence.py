@@ -118,4 +118,6 @@ def refuse_faulty(output: Path, faults: Iterable[str]) -> None:
     """Removes an archive that does not stand its own check. Raises IntegrityError if it has faults."""
     if found := [*faults]:
         output.unlink(missing_ok=True)
-        raise IntegrityError("\n  ".join([f"{output}: was not written: {len(found)} faults found", *found]))
+        raise IntegrityError(
+            "\n  ".join([f"{output}: was not written: {len(found)} fault{'s' * (len(found) != 1)} found", *found])
+        )

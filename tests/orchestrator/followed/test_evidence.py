@@ -68,6 +68,6 @@ def test_an_archive_with_faults_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(b"x")
     refuse_faulty(path, [])
-    with pytest.raises(IntegrityError, match="was not written: 1 faults found"):
+    with pytest.raises(IntegrityError, match="was not written: 1 fault found"):
         refuse_faulty(path, ["a fault"])
     assert not path.exists()
