@@ -29,6 +29,12 @@ from cluster.session import write_secret
 STATE = Path(".orthoplex/cluster.json")
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 512 << 20  # per node
+# Nodes of one machine share Ray's folder, and with it what a job uploaded: one that gets it later unpacks it again over
+# one that works in it. Ray has no option for that folder, so `ray start` is run with another name for it per node.
+OWN_FILES = (
+    "import os, ray._private.ray_constants as names; names.DEFAULT_RUNTIME_ENV_DIR_NAME += f'_{os.getpid()}'; "
+    "from ray.scripts.scripts import main; main()"
+)
 START_TIMEOUT_S, STOP_TIMEOUT_S, CHILDREN_TIMEOUT_S = 90.0, 20.0, 3.0
 
 
@@ -101,7 +107,7 @@ def start_node(words: list[str], log: Path, token: Path) -> int:
     cpus = max(1, (os.cpu_count() or 1) // 2)
     common = ["--block", "--disable-usage-stats", f"--node-ip-address={HOST}", f"--num-cpus={cpus}"]
     common += [f"--dashboard-agent-listen-port={free_port(52365)}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, *common]
+    command = [sys.executable, "-c", OWN_FILES, "start", *words, *common]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, cwd=log.parent,

@@ -11,6 +11,7 @@ Ceph is there where $ORTHOPLEX_CEPH_ROOT names the folder that `tests/ceph/ceph.
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -73,6 +74,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # child processes compile the p
 
 
 gc.set_threshold(20_000, 10, 10)  # a fifth of the tests' time was spent in walks through all imported modules
+
+
+def pytest_configure() -> None:
+    """Takes Ctrl-C, also if this process was started in the background, where it is ignored: so would be those that
+    tests start and send it to."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

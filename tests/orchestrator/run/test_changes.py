@@ -44,7 +44,7 @@ HARMLESS = {
     "guards", "guards.confidence", "guards.max_active_parameters", "guards.max_cost", "guards.max_forgetting",
     "guards.max_nll_increase", "guards.max_task_forgetting", "guards.max_task_parameters",
     "guards.min_average_accuracy", "guards.min_capacity_left", "guards.min_new_accuracy", "store",
-    "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.tensorboard",
+    "tracking", "tracking.jsonl", "tracking.mlflow", "tracking.prometheus", "tracking.tensorboard", "tracking.wandb",
     "train.checkpoint_steps", "train.compile", "train.eval_batch_size", "train.gradient_accumulation_steps",
     "train.gradient_checkpointing", "train.logging_steps", "train.on_out_of_memory",
 }  # fmt: skip

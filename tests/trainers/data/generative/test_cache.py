@@ -110,6 +110,7 @@ def test_a_disk_that_does_not_take_it(root: Path) -> None:
     root.parent.mkdir(exist_ok=True)
     root.write_text("no folder")
     with pytest.raises(
-        DataError, match=r"data cache '.*/data': .*; free some space, or name another folder in ORTHOPLEX"
+        DataError,
+        match=r"data cache '.*/data': Not a directory; make that a folder, or name another folder in ORTHOPLEX",
     ):
         entry("a")
