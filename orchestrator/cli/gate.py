@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.log.decision import Decision
     from orchestrator.track.rules import PromotionRule
 
-EXAMPLE = 'docs/operations.md, "Guards, gates and approvals", shows a rules file'
+ABSENT = 'no such file; docs/operations.md, "Guards, gates and approvals", shows a rules file'
 
 
 def gate(
@@ -60,7 +60,7 @@ def read_rules(path: Path) -> "PromotionRule":
     from orchestrator.config.file import read_mapping
     from orchestrator.track.rules import parse_rule
 
-    return parse_rule(read_mapping(path, EXAMPLE), str(path))
+    return parse_rule(read_mapping(path, ABSENT), str(path))
 
 
 def write_report(path: Path, verdict: "Verdict") -> None:

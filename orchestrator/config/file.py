@@ -29,8 +29,8 @@ SAID, NAMED = 300, 100  # characters of an explanation, and of what it is about
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def read_mapping(path: Path, absent: str = "`orthoplex init` writes one") -> dict[str, Yaml]:
-    """The mapping in a YAML file; `absent` says what helps if there is no such file.
+def read_mapping(path: Path, absent: str = "no such file; `orthoplex init` writes one") -> dict[str, Yaml]:
+    """The mapping in a YAML file; `absent` is the message if there is no such file.
 
     Raises:
         ConfigError: the file is absent, cannot be read, is not UTF-8, YAML or a mapping, is too large, or gives a key
@@ -39,7 +39,7 @@ def read_mapping(path: Path, absent: str = "`orthoplex init` writes one") -> dic
     try:
         text = _read_text(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; {absent}") from None
+        raise ConfigError(f"{path}: {absent}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError) as error:
