@@ -140,7 +140,7 @@ beside = $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' $(1))
 NEEDED_BY_TORCH := networkx sympy
 lock: $(SUPPLY)/.installed  ## make the locks anew: the versions of constraints.txt, with the hashes that PyPI gives
 	echo "torch ; sys_platform == 'never'" >$(SUPPLY)/overrides.txt
-	printf '%s\n' hatchling setuptools wheel | $(LOCK) - -o requirements-build.lock
+	printf '%s\n' hatchling editables setuptools wheel | $(LOCK) - -o requirements-build.lock
 	printf '%s\n' $(NEEDED_BY_TORCH) | $(LOCK) pyproject.toml - --extra offline --extra methods --extra mlflow --extra serve \
 	  $(call beside,requirements-build.lock) -o requirements.lock
 	$(LOCK) pyproject.toml --extra dev --extra docs $(call beside,requirements-build.lock requirements.lock) -o requirements-dev.lock
