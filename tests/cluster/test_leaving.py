@@ -135,12 +135,12 @@ def test_a_signal_that_a_library_swallows(
 
 
 def test_signals_that_are_ignored_stay_so_and_handlers_come_back() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before, ending = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
         with leaving.leaving():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) is leaving.leave
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is ending
     finally:
         signal.signal(signal.SIGINT, before)
 

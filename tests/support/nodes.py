@@ -11,6 +11,14 @@ from cluster.processes import alive, identify
 from tests.support.tiny_run import REPO, called, command
 
 
+def named(process: psutil.Process, part: str) -> bool:
+    """Whether a process lives, and has this in its name."""
+    try:
+        return part in process.name()
+    except psutil.Error:
+        return False
+
+
 class Nodes:
     """The cluster of `cluster.local`, whose second node may be killed and replaced."""
 
@@ -38,7 +46,7 @@ class Nodes:
 
     def workers(self) -> list[psutil.Process]:
         found = (process for node in range(2) for process in self.processes(node))
-        return [process for process in found if "RayTrainWorker" in process.name()]
+        return [process for process in found if named(process, "RayTrainWorker")]
 
     def lose_node(self) -> None:
         for process in reversed(self.processes(1)):

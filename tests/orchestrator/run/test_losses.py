@@ -163,7 +163,7 @@ def test_promotion(only_loss: RunState, tmp_path: Path, bound: dict[str, float],
     if not said:
         promote(track, 3, "production")
         return
-    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+    with pytest.raises(GuardStop, match=said.replace(".", r"\.")):
         promote(track, 3, "production")
 
 
