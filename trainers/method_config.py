@@ -12,6 +12,7 @@ from cluster.schema import Frozen, Grown
 from trainers.config import NonNegative, Positive
 
 MOST_REGEX = 1_000  # characters
+MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"  # as decisions name it
 
 
 class OrthogonalityConfig(Frozen):
@@ -51,6 +52,11 @@ class OrthogonalityConfig(Frozen):
     def protects_output(self) -> bool:
         """Whether W2 is kept out of Q, by a penalty or exactly."""
         return self.penalises or self.projects_output
+
+    @property
+    def counted(self) -> list[str]:
+        """The sides whose bases adapters are kept out of, by the names that occupancy has."""
+        return ["written"] * self.protects_output + ["read"] * self.projects_input
 
 
 class FunctionalConfig(Frozen):

@@ -30,8 +30,9 @@ def fullness(orthogonality: OrthogonalityConfig | None, state: RunState) -> Iter
     if orthogonality is None:
         return
     taken = state.commits[-1].occupancy if state.commits else {}
-    found = [(shares.written, module, "written") for module, shares in taken.items() if orthogonality.protects_output]
-    found += [(shares.read, module, "read") for module, shares in taken.items() if orthogonality.projects_input]
+    found = [
+        (getattr(shares, side), module, side) for side in orthogonality.counted for module, shares in taken.items()
+    ]
     for occupancy, module, side in sorted(found, key=lambda item: -item[0]):
         free = max(0.0, orthogonality.max_occupancy - occupancy)
         fit = free * len(state.commits) / occupancy if occupancy else float("inf")

@@ -8,6 +8,7 @@ from orchestrator.console.scores import floors_line, percent
 from orchestrator.registry.samples import Sample
 from orchestrator.report.blocks import Block, Grid, Section, Words
 from orchestrator.report.source import Source
+from orchestrator.track.events import TaskDescription
 from orchestrator.track.state import RunState
 
 MOST_ROWS = 4  # answered rows of a task: those whose metric changed most, then the first ones
@@ -36,16 +37,18 @@ def data(state: RunState) -> Iterator[Block]:
     ]  # fmt: skip
     heads = ["task", "train", "validation", "test", "labels", "floor, points", "sha256 of its rows"]
     yield Grid("Tasks", heads, rows, frozenset({1, 2, 3, 5}))
-    left_out = [[task.name, warning] for task in state.tasks for warning in task.warnings]
-    if left_out:
-        yield Grid("What was dropped, cut or doubtful", ["task", "what"], left_out)
-    else:
-        yield Words(["No row was dropped, and nothing about the data was doubtful."])
+    yield from [*dropped_from(state.tasks)] or [Words(["No row was dropped, and nothing about the data was doubtful."])]
     floors = [
         [task.name, floors_line(task.floors, task.rows.test)] for task in state.tasks if task.floors is not None
     ]  # fmt: skip
     if floors:
         yield Grid("What needs no model", ["task", "points on its test rows"], floors, folded=True)
+
+
+def dropped_from(tasks: Sequence[TaskDescription]) -> Iterator[Block]:
+    """What was left out of the data of tasks; nothing if nothing was."""
+    if rows := [[task.name, warning] for task in tasks for warning in task.warnings]:
+        yield Grid("What was dropped, cut or doubtful", ["task", "what"], rows)
 
 
 def labels_of(labels: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from orchestrator.log.entry import Entry
 from orchestrator.report.account import configuration, decided, drivers, log
 from orchestrator.report.blocks import Block, Grid, Page, Picture, Section, Tile, Verbatim, Words, facts, grid_of
 from orchestrator.report.pictures import WIDE
+from orchestrator.report.rows import dropped_from
 from orchestrator.report.svg import svg_of
 from orchestrator.sweeps.choice import Choice
 from orchestrator.sweeps.config import SweepConfig
@@ -138,8 +139,7 @@ def data(state: SweepState) -> Iterator[Block]:
     ]  # fmt: skip
     if rows:
         yield Grid("Tasks", ["task", "train", "validation", "sha256 of its rows"], rows, frozenset({1, 2}))
-    if left_out := [[task.name, warning] for task in state.tasks for warning in task.warnings]:
-        yield Grid("What was dropped, cut or doubtful", ["task", "what"], left_out)
+    yield from dropped_from(state.tasks)
 
 
 def lineage(config: SweepConfig, state: SweepState) -> Iterator[Block]:

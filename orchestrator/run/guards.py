@@ -8,18 +8,10 @@ from orchestrator.gates.capacity import fullest_by_side, fullness
 from orchestrator.gates.figures import measured
 from orchestrator.log.decision import Decision
 from orchestrator.track.state import RunState
-from trainers.method_config import OrthogonalityConfig
+from trainers.method_config import MAX_OCCUPANCY, OrthogonalityConfig
 
-MAX_OCCUPANCY = "adapter.orthogonality.max_occupancy"
 ROUNDING = "adapter.rounding"
 LEAST_KEPT = 0.9  # of the change that tasks make to the weights; below, a run warns
-
-
-def decide(
-    guards: GuardConfig, orthogonality: OrthogonalityConfig | None, state: RunState, left: int
-) -> list[Decision]:
-    """The decisions of `judged`, and of `full` with `left` tasks to come. The stream goes on if none is `stop`."""
-    return judged(guards, state) + full(orthogonality, state, left)
 
 
 def judged(guards: GuardConfig, state: RunState, noise: Mapping[str, Noise] | None = None) -> list[Decision]:

@@ -56,6 +56,10 @@ def run_config(store: Path, tasks: Sequence[str] = ("a", "b"), **sections: Any) 
     return parse_config({**content, "tasks": described}, "test")
 
 
+class Killed(BaseException):
+    """The driver's process ends here, as far as its log can tell."""
+
+
 @dataclass
 class FakeWorkers:
     """See `orchestrator.run.workers.Workers`; also the group that it hands out.
@@ -295,3 +299,12 @@ def finished_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+Asked = tuple[Controller, FakeWorkers]
+
+
+def asked(config: RunConfig, **workers: Any) -> Asked:
+    """A controller of the run as its log stands now, and its workers."""
+    fake = FakeWorkers(config, **workers)
+    return Controller(config, Told(), workers=fake), fake

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from cluster.errors import IntegrityError
 from cluster.finite import finite
-from trainers.method_config import MethodConfig, OrthogonalityConfig
+from trainers.method_config import MAX_OCCUPANCY, MethodConfig, OrthogonalityConfig
 
 DECISIONS = "decisions.parquet"
 MOST_SAMPLES = 24  # rows of a trajectory
@@ -136,9 +136,9 @@ class Facts:
         if ways is None or shares is None:
             return None
         thresholds = {"max_occupancy": ways.max_occupancy, "saturation": ways.saturation}
-        inputs = {**shares, "width": self.width(module), "counted": counted(ways)}
+        inputs = {**shares, "width": self.width(module), "counted": ways.counted}
         return ModuleDecision(
-            **self.head, module=module, decision="capacity", rule="adapter.orthogonality.max_occupancy",
+            **self.head, module=module, decision="capacity", rule=MAX_OCCUPANCY,
             thresholds=thresholds, inputs=inputs, outcome=room(ways, shares),
         )  # fmt: skip
 
@@ -167,15 +167,10 @@ def directions(shares: Mapping[str, float] | None, width: int | None) -> dict[st
     return {side: None if width is None else round(found[side] * width) for side in ("written", "read")}
 
 
-def counted(ways: OrthogonalityConfig) -> list[str]:
-    """The sides whose bases adapters are kept out of."""
-    return ["written"] * ways.protects_output + ["read"] * ways.projects_input
-
-
 def room(ways: OrthogonalityConfig, shares: Mapping[str, float]) -> dict[str, Any]:
     """The fuller of the bases that count, and what that means: `unbounded` if none counts, `full`, `above`
     max_occupancy, `dropped` if directions were let go of, else `room`."""
-    sides = counted(ways)
+    sides = ways.counted
     if not sides:
         return {"verdict": "unbounded", "side": None, "occupancy": None}
     side = max(sides, key=lambda each: shares[each])

@@ -15,7 +15,6 @@ import pytest
 from cluster.errors import ConfigError, ConflictError, GuardStop, IntegrityError, Interrupted, TrainingError
 from cluster.processes import start_time
 from cluster.storage import open_store
-from orchestrator.config.run import RunConfig
 from orchestrator.log.entry import Entry
 from orchestrator.registry.gc import Collector
 from orchestrator.registry.verify import verify
@@ -29,7 +28,17 @@ from orchestrator.track.events import Process, Start, TaskDescription
 from orchestrator.track.rules import KeyRule, RulesLog, TeamRules
 from orchestrator.track.track import Track
 from tests.golden.golden import GOLDEN, logged, misfits
-from tests.support.fake_workers import BASE, MODULES, FakeWorkers, Told, run_config, sha256, without_ray
+from tests.support.fake_workers import (
+    BASE,
+    MODULES,
+    FakeWorkers,
+    Killed,
+    Told,
+    asked,
+    run_config,
+    sha256,
+    without_ray,
+)
 from tests.support.keys import public_pem, sign_with
 from trainers.config import ModelConfig, OwnTraining
 from trainers.data.generative.refusals import Refused
@@ -41,11 +50,6 @@ from trainers.workers.group import WorkersLost
 NO_MEMORY = Lost("out_of_memory", "no room for 4 bytes")
 DIED = Lost("workers", "rank 1 died")
 HALVE = {"batch_size": 16, "on_out_of_memory": "halve"}
-Asked = tuple[Controller, FakeWorkers]
-
-
-class Killed(BaseException):
-    """The driver's process ends here, as far as its log can tell."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +60,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
-
-
-def asked(config: RunConfig, **workers: Any) -> Asked:
-    """A controller of the run as its log stands now, and its workers."""
-    fake = FakeWorkers(config, **workers)
-    return Controller(config, Told(), workers=fake), fake
 
 
 def entries(controller: Controller) -> list[Entry]:

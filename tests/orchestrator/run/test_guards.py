@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.run import GuardConfig
 from orchestrator.log.decision import Decision
-from orchestrator.run.guards import decide, forecast, rounded_off
+from orchestrator.run.guards import forecast, full, judged, rounded_off
 from orchestrator.track.events import Kept
 from orchestrator.track.state import RunState
 from trainers.method_config import OrthogonalityConfig
@@ -17,9 +17,14 @@ from trainers.method_config import OrthogonalityConfig
 FREE = OrthogonalityConfig()
 
 
-def stops(*judged: Any) -> str:
+def decide(guards: GuardConfig, bases: OrthogonalityConfig | None, state: RunState, left: int) -> list[Decision]:
+    """All that may stop a run, after its newest task and with `left` to come."""
+    return judged(guards, state) + full(bases, state, left)
+
+
+def stops(*asked: Any) -> str:
     """Why the stream is stopped, empty if it goes on."""
-    return "; ".join(each.reason for each in decide(*judged) if each.verdict == "stop")
+    return "; ".join(each.reason for each in decide(*asked) if each.verdict == "stop")
 
 
 @pytest.fixture

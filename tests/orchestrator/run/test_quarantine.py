@@ -27,17 +27,13 @@ from orchestrator.track.events import Commit, Quarantine
 from orchestrator.track.moves import aliases
 from orchestrator.track.rules import PromotionRule
 from orchestrator.track.view import status_view
+from tests.support import fake_workers
 from tests.support.entries import Raw
-from tests.support.fake_workers import FakeWorkers, Told, run_config, without_ray
+from tests.support.fake_workers import Asked, FakeWorkers, Killed, Told, run_config, without_ray
 
-Asked = tuple[Controller, FakeWorkers]
 WORSE = {0: 0.8, 1: 0.2}  # AA of 0.8, then 0.5
 BOUND = {"min_average_accuracy": 0.6}
 NOW = timedelta(0)
-
-
-class Killed(BaseException):
-    """The driver's process ends here, as far as its log can tell."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +47,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def asked(config: RunConfig, **workers: Any) -> Asked:
-    fake = FakeWorkers(config, **{"accuracy": WORSE, **workers})
-    return Controller(config, Told(), workers=fake), fake
+    return fake_workers.asked(config, **{"accuracy": WORSE, **workers})
 
 
 def bounded(store: Path, tasks: str = "abc", **sections: Any) -> RunConfig:
