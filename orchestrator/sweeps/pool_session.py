@@ -36,11 +36,8 @@ class Session:
 def session(config: SweepConfig, say: Say) -> Iterator[Session]:
     """Starts both, and ends them. Raises ConfigError if the cluster or the run do not allow for it.
 
-    What is needed next is imported before, in this thread: Ray imports as it connects, and packages that two threads
-    import at once may stay half made (`partially initialized module 'torch'`).
+    What is needed next is imported while workers start, in this thread.
     """
-    for module in IMPORTS:
-        import_module(module)
     import ray
 
     folder = model_folder(config.run.model.name)
@@ -52,6 +49,8 @@ def session(config: SweepConfig, say: Say) -> Iterator[Session]:
         run = config.trial(1, {})
         model = None if run.deepspeed.zero_stage == 3 else run.model
         with Pool(run.cluster, at_once, model, for_workers(folder)) as pool:
+            for module in IMPORTS:
+                import_module(module)
             yield Session(config=config, at_once=at_once, pool=pool, stop=stop)
         stop()
 

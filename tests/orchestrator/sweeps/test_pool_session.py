@@ -68,15 +68,15 @@ def test_as_many_groups_as_the_cluster_holds(fakes: Fakes) -> None:
     assert fakes.told == [("ray", 2), ("pool", 3, 2, "minilm"), "pool left", "ray left"]
 
 
-def test_imports_are_this_threads_and_come_before_ray(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packages that two threads import at once may stay half made, and Ray imports as it connects."""
+def test_imports_are_this_threads_while_workers_start(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads are not to import the same packages; and the pool is on its way before what takes seconds."""
     here = threading.current_thread()
     monkeypatch.setattr(pool_session, "IMPORTS", ("torch", "what.comes.next"))
     monkeypatch.setattr(
         pool_session, "import_module", lambda name: fakes.told.append((name, threading.current_thread() is here))
     )
     with session(sweep(), lambda _: None):
-        *imported, ray, pool = fakes.told
+        ray, pool, *imported = fakes.told
         assert (ray[0], pool[0]) == ("ray", "pool") and imported == [("torch", True), ("what.comes.next", True)]
 
 
